@@ -1,0 +1,325 @@
+"""Client: one account, one asyncio session, many jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import uuid
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from contextlib import aclosing
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack, get_args
+
+import aiohttp
+import attrs
+
+from modelslab_async import images
+from modelslab_async.dispatch import Dispatcher
+from modelslab_async.download import Progress, SavedVideo
+from modelslab_async.driver import Driver
+from modelslab_async.errors import AuthenticationError, ClientStateError, InvalidRequestError, Problem
+from modelslab_async.feed import Feed
+from modelslab_async.job import Job
+from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.request import (
+    Endpoint,
+    ImageInput,
+    ImageToVideoUltra,
+    LimitsMode,
+    RequestParams,
+    check,
+    shown,
+)
+from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
+
+DEFAULT_MAX_IN_FLIGHT = 5
+"""What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
+KEY_VARIABLE = "MODELSLAB_API_KEY"
+
+AnyRequest = ImageToVideoUltra | Mapping[str, Any]
+_T = TypeVar("_T")
+
+
+class BeyondDocumentationWarning(UserWarning):
+    """A request is sent although it goes beyond the documented limits: `Client(limits="warn")`."""
+
+
+class Client:
+    """Submits requests, watches the jobs, and keeps the account's limits.
+
+    Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. Leaving it by an
+    exception submits no more and detaches from the jobs that run; `attach` watches them on, here or in another process.
+
+    api_key: None takes it from the environment's MODELSLAB_API_KEY.
+    base_url: https, or http on loopback, where an emulator listens.
+    enterprise: True uses the paths and limits of a dedicated server.
+    max_in_flight: jobs at the service at a time. The service's own limit is found and kept, whatever is said here.
+    limits: "refuse" raises for a request beyond the documented limits, "warn" warns and sends, None just sends.
+    wait: "auto" asks the service until it says success, then probes the links until the file reads; "poll" takes the
+        service's word for it; "links" probes the announced links, and asks now and then so that a failure is seen.
+    timeouts: see `Timeouts`.
+    session: an aiohttp session to use; it is not closed here. None opens one at the first request.
+    rng: for jitter; None seeds one from the system.
+    transport: what carries requests, instead of aiohttp: an emulator in this process.
+
+    Raises InvalidRequestError for arguments that cannot be right, AuthenticationError without a key.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str = wire.DEFAULT_BASE_URL,
+        enterprise: bool = False,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        limits: LimitsMode = "refuse",
+        wait: WaitStrategy = "auto",
+        timeouts: Timeouts | None = None,
+        session: aiohttp.ClientSession | None = None,
+        rng: random.Random | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        _check_arguments(base_url, max_in_flight, limits, wait)
+        self._limits = limits
+        self._base_url = base_url.rstrip("/")
+        timeouts = timeouts or Timeouts()
+        secure = self._base_url.startswith("https:")
+        self._driver = Driver(
+            transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
+            key=_key(api_key),
+            base_url=self._base_url,
+            endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
+            timeouts=timeouts,
+            strategy=wait,
+            rng=rng or random.Random(),
+        )
+        self._dispatcher = Dispatcher(self._driver, max_in_flight)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = self._closed = False
+
+    def __repr__(self) -> str:
+        slots = self._dispatcher.slots
+        return f"<Client {self._base_url} jobs={len(self._dispatcher.jobs)} in_flight={slots.taken}/{slots.cap}>"
+
+    async def __aenter__(self) -> Self:
+        self._enter()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose(drain=kind is None)
+
+    async def aclose(self, *, drain: bool = True) -> None:
+        """Close. With `drain`, wait for all jobs first; without, let go of those that run at the service.
+
+        Without `drain`, jobs that wait for their turn are cancelled, and replies to submits under way are waited for:
+        they say whether there is something to pay for.
+        """
+        if self._closed:
+            return
+        self._closing = True
+        try:
+            if drain:
+                await self._dispatcher.drain()
+        finally:
+            self._closed = True
+            try:
+                await self._dispatcher.let_go()
+            finally:
+                await self._driver.transport.aclose()
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
+        """Give the job future of a request; returns at once.
+
+        The request is an `ImageToVideoUltra`, a mapping with the names of the documentation page, or keywords;
+        keywords override the others. It is sent when its turn comes.
+
+        Raises InvalidRequestError with all that is wrong, ClientStateError for a closed client or a foreign loop.
+        """
+        self._enter()
+        wanted = _wanted(request, params)
+        image = self._checked(wanted)
+        job = Job(self._dispatcher, wanted, wanted.track_id or uuid.uuid4().hex)
+        self._dispatcher.enqueue(job, image)
+        return job
+
+    async def generate(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Video:
+        """`submit`, and await the video."""
+        return await self.submit(request, **params)
+
+    def attach(self, job_id: str | int) -> Job:
+        """The job future of a job that was submitted before, here or elsewhere, with the same key. It costs nothing."""
+        self._enter()
+        if not str(job_id).strip():
+            raise InvalidRequestError([Problem("job_id", shown(job_id), "empty", "pass the id that the service gave")])
+        job = Job(self._dispatcher, None, uuid.uuid4().hex, job_id=str(job_id).strip())
+        self._dispatcher.adopt(job)
+        return job
+
+    async def as_completed(self, jobs: Iterable[Job]) -> AsyncGenerator[Job]:
+        """The jobs, each when it ends, however it ends; `job.result()` gives the video or raises."""
+        ended: asyncio.Queue[Job] = asyncio.Queue()
+        awaited = dict.fromkeys(jobs)
+        for job in awaited:
+            job.add_done_callback(ended.put_nowait)
+        for _ in awaited:
+            yield await ended.get()
+
+    async def map(
+        self,
+        requests: Iterable[AnyRequest] | AsyncIterable[AnyRequest],
+        *,
+        lookahead: int = 20,
+    ) -> AsyncGenerator[Job]:
+        """Submit requests as there is room, and give each job when it ends: a million without a million objects.
+
+        `lookahead` bounds the jobs that are submitted and not yet given. A request that cannot be sent is given as a
+        job that is REFUSED. What the iterable raises is raised here, after the jobs before it were given.
+        """
+        if lookahead < 1:
+            raise InvalidRequestError([Problem("lookahead", shown(lookahead), "at least 1", "pass more")])
+        feed = Feed(requests, self._submit_or_refuse, asyncio.Semaphore(lookahead))
+        async with aclosing(feed.jobs()) as jobs:
+            async for job in jobs:
+                yield job
+
+    async def download(
+        self, video: Video | str, path: str | os.PathLike[str], *, progress: Progress | None = None
+    ) -> SavedVideo:
+        """Put a video, or what a URL gives, at `path`: streamed, resumed after a break, verified to be a whole mp4.
+
+        Folders are made, and a file that is there is replaced once the new one is whole and on disk. `progress` is
+        called with the bytes received and the total (None where the server does not tell).
+
+        Raises InvalidVideoError where no link gives a whole mp4, InvalidRequestError for a path that can be no file,
+        OSError where the disk does not play along.
+        """
+        self._enter(closing_too=True)
+        return await self._driver.save(video, path, progress)
+
+    # --- calls that cost nothing -----------------------------------------------------------------------------------
+
+    async def balance(self) -> wire.Balance:
+        """What the account's wallet holds. Raises APIError or TransportError."""
+        return await self._call(wire.BALANCE_PATH, wire.encode_body({}, self._driver.key), wire.decode_balance)
+
+    async def queue_depth(self) -> int:
+        """How many jobs the account has queued or processing, of all endpoints and processes.
+
+        The service takes at most 30 such calls a minute. Raises APIError or TransportError.
+        """
+        return await self._call(wire.QUEUE_DEPTH_PATH, wire.encode_body({}, self._driver.key), wire.decode_queue_depth)
+
+    async def upload(self, image: ImageInput) -> str:
+        """Put a local picture (path, bytes or data URI; 5 MB at most) at the service; gives a URL that lives 24 hours.
+
+        Raises InvalidRequestError for what is no picture, APIError or TransportError.
+        """
+        self._enter(closing_too=True)
+        body = await asyncio.get_running_loop().run_in_executor(None, self._encode_upload, image)
+        return await self._call(wire.UPLOAD_PATH, body, wire.decode_upload)
+
+    def _encode_upload(self, image: ImageInput) -> bytes:
+        picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Endpoint.V6)
+        if isinstance(picture, images.ImageUrl):
+            picture = Problem("image", shown(image), "a URL already", "pass it as init_image as it is")
+        if isinstance(picture, Problem):
+            raise InvalidRequestError([picture])
+        data = images.load(picture)
+        assert isinstance(data, bytes)  # noqa: S101 - a URL was refused above
+        return wire.encode_upload(data, images.sniff(data) or "", self._driver.key)
+
+    async def _call(
+        self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]
+    ) -> _T:
+        self._enter(closing_too=True)
+        return await self._driver.call(path, body, decode)
+
+    # --- inside ----------------------------------------------------------------------------------------------------
+
+    def _enter(self, *, closing_too: bool = False) -> None:
+        """Hold the client to one event loop, and to its lifetime."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ClientStateError("a Client works inside a running event loop: call it from async code") from None
+        if self._loop is None:
+            self._loop = loop
+        if loop is not self._loop:
+            raise ClientStateError("this Client works in another event loop: make one for each loop")
+        if self._closed or (self._closing and not closing_too):
+            raise ClientStateError("this Client is closed: make a new one")
+
+    def _checked(self, request: ImageToVideoUltra) -> images.Image:
+        """The request's picture. Raises, or warns, as `limits` says."""
+        problems = check(request, self._driver.endpoint)
+        image = images.examine(request, self._driver.endpoint)
+        if isinstance(image, Problem):
+            problems.append(image)
+        if isinstance(request.track_id, str) and request.track_id in self._dispatcher.jobs:
+            rule = "a job with this track_id is open"
+            problems.append(Problem("track_id", shown(request.track_id), rule, "choose another, or leave it out"))
+        if self._limits == "refuse" or not all(problem.beyond_documentation for problem in problems):
+            if problems:
+                raise InvalidRequestError(problems)
+        elif self._limits == "warn":
+            for problem in problems:
+                warnings.warn(
+                    f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=3
+                )
+        assert not isinstance(image, Problem)  # noqa: S101 - raised above
+        return image
+
+    def _submit_or_refuse(self, request: AnyRequest) -> Job:
+        try:
+            return self.submit(request)
+        except InvalidRequestError as error:
+            job = Job(self._dispatcher, request if isinstance(request, ImageToVideoUltra) else None, uuid.uuid4().hex)
+            job._advance(lifecycle.Rejected(error))
+            return job
+
+
+def _key(argument: str | None) -> ApiKey:
+    key = os.environ.get(KEY_VARIABLE, "") if argument is None else argument
+    if not isinstance(key, str) or not key.strip():
+        raise AuthenticationError(
+            f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
+            "async with modelslab_async.emulator.Emulator() as emulator: "
+            'Client(api_key="any", base_url=emulator.url)'
+        )
+    return ApiKey(key.strip())
+
+
+def _wanted(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
+    """One request of what `submit` was given."""
+    if isinstance(request, ImageToVideoUltra):
+        if not params:
+            return request
+        request = {field.name: getattr(request, field.name) for field in attrs.fields(ImageToVideoUltra)}
+        if "shift_sample" in params:
+            del request["sample_shift"]
+    return wire.request_from({**(request or {}), **params})
+
+
+def _check_arguments(base_url: str, max_in_flight: int, limits: LimitsMode, wait: WaitStrategy) -> None:
+    problems = []
+    if not wire.is_safe_base_url(base_url):
+        rule = "an https URL, or http to this machine: the key travels in every request"
+        problems.append(Problem("base_url", shown(base_url), rule, "pass one, or leave it out"))
+    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
+        problems.append(Problem("max_in_flight", shown(max_in_flight), "an integer, at least 1", "pass 5, 10 or 15"))
+    if limits not in ("refuse", "warn", None):
+        problems.append(Problem("limits", shown(limits), '"refuse", "warn" or None', "pass one of them"))
+    if wait not in get_args(WaitStrategy):
+        problems.append(Problem("wait", shown(wait), '"auto", "poll" or "links"', "pass one of them"))
+    if problems:
+        raise InvalidRequestError(problems)

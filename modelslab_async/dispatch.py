@@ -1,0 +1,137 @@
+"""Many jobs on few places: whose turn it is, and which tasks run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Coroutine
+
+from modelslab_async.download import Progress, SavedVideo
+from modelslab_async.driver import Driver, let_go
+from modelslab_async.images import Image
+from modelslab_async.job import Job
+from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.slots import Slots
+
+UNCERTAIN_HOLD = 120.0
+"""Seconds for which a job whose reply was lost is taken to fill a place: three times what one was measured to take."""
+
+_log = logging.getLogger("modelslab_async")
+_TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
+
+
+class Dispatcher:
+    """Gives jobs their turn, and keeps the tasks that drive them. A job that waits costs no task."""
+
+    def __init__(self, driver: Driver, max_in_flight: int) -> None:
+        self.jobs: dict[str, Job] = {}
+        """The open jobs, by ref."""
+        self.slots = Slots[Job](max_in_flight)
+        self._driver = driver
+        self._images: dict[Job, Image] = {}
+        self._submits: dict[Job, asyncio.Task[None]] = {}
+        self._follows: dict[Job, asyncio.Task[None]] = {}
+        self._holds: dict[Job, asyncio.TimerHandle] = {}
+        self._retry: asyncio.TimerHandle | None = None
+
+    def enqueue(self, job: Job, image: Image) -> None:
+        """A new job: it goes when its turn comes."""
+        self.jobs[job.ref] = job
+        self._images[job] = image
+        self.slots.enqueue(job)
+        self._pump()
+
+    def adopt(self, job: Job) -> None:
+        """A job that is at the service already."""
+        self.jobs[job.ref] = job
+        self.slots.occupy(job)
+        self._follow(job)
+
+    def moved(self, job: Job, event: lifecycle.Event) -> None:
+        """What a job's move means for the places, and who is next."""
+        _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r", job)
+        match event:
+            case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
+                pass
+            case lifecycle.Accepted():
+                self.slots.accepted(job)
+                self._follow(job)
+            case lifecycle.Succeeded():
+                self.slots.release(job)
+                self._follow(job)
+            case lifecycle.PutBack(wait=wait, maximum=maximum):
+                self.slots.put_back(job, _now(), wait=wait, maximum=maximum)
+            case lifecycle.ReplyLost():
+                self.slots.in_doubt(job)
+                self._holds[job] = asyncio.get_running_loop().call_later(UNCERTAIN_HOLD, self._free, job)
+            case lifecycle.Cancelled():
+                self.slots.withdraw(job)
+            case lifecycle.Rejected() | lifecycle.Failed() | lifecycle.Abandoned():
+                self.slots.release(job)
+        if job.state is not JobState.WAITING and job.state is not JobState.SUBMITTING:
+            self._images.pop(job, None)
+        if not isinstance(event, lifecycle.Started):
+            self._pump()
+
+    def ended(self, job: Job) -> None:
+        """The job has a result."""
+        self.jobs.pop(job.ref, None)
+
+    async def save(self, video: Video, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+        """Put the video on disk."""
+        return await self._driver.save(video, path, progress)
+
+    async def drain(self) -> None:
+        """Wait for every job's end."""
+        while self.jobs:
+            await asyncio.wait([job._future for job in self.jobs.values()])
+
+    async def let_go(self) -> None:
+        """Submit no more, hear the replies to what is under way, and leave the rest to the service."""
+        self._driver.closing = True
+        for job in list(self.jobs.values()):
+            job.cancel()
+        try:
+            if self._submits:
+                await asyncio.wait(self._submits.values(), timeout=self._driver.timeouts.submit)
+        finally:
+            tasks = [*self._submits.values(), *self._follows.values()]
+            for task in tasks:
+                task.cancel()
+            for timer in (*self._holds.values(), self._retry):
+                if timer:
+                    timer.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for job in list(self.jobs.values()):
+                let_go(job)
+
+    def _pump(self) -> None:
+        """Give the free places to those who wait; come again when the service said so."""
+        for job in self.slots.grant(_now()):
+            job._advance(lifecycle.Started())
+            _run(self._submits, job, self._driver.submit(job, self._images[job]))
+        if self._retry:
+            self._retry.cancel()
+        at = self.slots.retry_at
+        self._retry = None if at is None else asyncio.get_running_loop().call_at(at, self._pump)
+
+    def _follow(self, job: Job) -> None:
+        if job not in self._follows:
+            _run(self._follows, job, self._driver.follow(job))
+
+    def _free(self, job: Job) -> None:
+        self._holds.pop(job, None)
+        self.slots.release(job)
+        self._pump()
+
+
+def _run(tasks: dict[Job, asyncio.Task[None]], job: Job, work: Coroutine[object, object, None]) -> None:
+    task = asyncio.create_task(work, name=f"modelslab_async {job.ref}")
+    tasks[job] = task
+    task.add_done_callback(lambda _: tasks.pop(job, None))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,207 @@
+"""A finished video on disk: streamed, verified, placed. A file appears at its path only when it is whole."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import attrs
+
+from modelslab_async.errors import InvalidRequestError, InvalidVideoError, Problem, TransportError
+from modelslab_async.protocol import mp4, retry
+from modelslab_async.protocol.request import shown
+from modelslab_async.transport import Incoming, Transport
+
+RESUMES_PER_LINK = 5
+"""Breaks in a row that bring no new byte, after which a link counts as dead."""
+_DEAD_CODES = (400, 401, 404, 410, 416)
+
+
+class Progress(Protocol):
+    """Called as bytes arrive."""
+
+    def __call__(self, received_bytes: int, total_bytes: int | None, /) -> object:
+        """`total_bytes` is None where the server does not tell."""
+        ...
+
+
+@attrs.frozen
+class SavedVideo:
+    """A whole mp4 at `path`. What the file does not tell is None: pixels, frames, frames per second, seconds."""
+
+    path: Path
+    size_bytes: int
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    fps: float | None = None
+    duration: float | None = None
+
+
+@attrs.define
+class _Arriving:
+    """What has come of one link's file."""
+
+    file: BinaryIO
+    walk: mp4.Walk
+    received: int = 0
+    total: int | None = None
+    validator: str | None = None
+    """ETag or Last-Modified: proves that the rest belongs to what is here."""
+
+
+async def save(
+    transport: Transport,
+    links: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    progress: Progress | None,
+    read_timeout: float | None,
+    backoff: retry.Delays,
+) -> SavedVideo:
+    """Stream the first link that gives a whole mp4 to `path`, in constant memory; an existing file is replaced then.
+
+    Raises InvalidVideoError where no link does, InvalidRequestError for a path that can be no file, and OSError where
+    the disk does not play along. The paid video stays at its links in each case.
+    """
+    target = Path(path)
+    loop = asyncio.get_running_loop()
+    part, file = await loop.run_in_executor(None, _open_part, target)
+    try:
+        arrived = await _first_whole(_Source(transport, read_timeout, backoff, progress), links, file)
+        await loop.run_in_executor(None, _place, file, part, target)
+    finally:
+        await loop.run_in_executor(None, _clear, file, part)
+    facts = arrived.walk.facts()
+    return SavedVideo(target, arrived.received, facts.width, facts.height, facts.frames, facts.fps, facts.duration)
+
+
+def _open_part(target: Path) -> tuple[Path, BinaryIO]:
+    if target.is_dir() or not target.name:
+        raise InvalidRequestError([Problem("path", shown(str(target)), "a folder", "pass the path of a file")])
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    return part, part.open("xb")
+
+
+def _clear(file: BinaryIO, part: Path) -> None:
+    file.close()
+    part.unlink(missing_ok=True)
+
+
+def _place(file: BinaryIO, part: Path, target: Path) -> None:
+    """On disk, then at its name: after a crash there is the old file or the whole new one."""
+    file.flush()
+    os.fsync(file.fileno())
+    file.close()
+    part.replace(target)
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+class _DeadLinkError(Exception):
+    """This link gives no whole mp4."""
+
+
+@attrs.frozen
+class _Source:
+    transport: Transport
+    read_timeout: float | None
+    backoff: retry.Delays
+    progress: Progress | None
+
+
+async def _first_whole(source: _Source, links: Sequence[str], file: BinaryIO) -> _Arriving:
+    reasons = []
+    for link in links:
+        arriving = _Arriving(file, mp4.Walk())
+        try:
+            await _arrive(source, link, arriving)
+        except _DeadLinkError as error:
+            reasons.append(f"{link}: {error}")
+        else:
+            return arriving
+    raise InvalidVideoError(f"no link gives a whole mp4: {'; '.join(reasons) or 'there are no links'}")
+
+
+async def _arrive(source: _Source, link: str, arriving: _Arriving) -> None:
+    """All of one link's file, over as many requests as it takes. Raises _DeadLinkError."""
+    delays, failures = source.backoff(), 0
+    while True:
+        before = arriving.received
+        try:
+            await _receive(source, link, arriving)
+        except TransportError as error:
+            reason = str(error)
+        else:
+            reason = _incomplete(arriving)
+            if not reason:
+                return
+        if arriving.received > before:
+            delays, failures = source.backoff(), 0
+        failures += 1
+        if failures > RESUMES_PER_LINK:
+            raise _DeadLinkError(reason)
+        await asyncio.sleep(next(delays))
+
+
+def _incomplete(arriving: _Arriving) -> str:
+    """Why the file is not whole, or "". Raises _DeadLinkError where more bytes would not help."""
+    verdict = arriving.walk.verdict()
+    if verdict is mp4.Verdict.NOT_MP4:
+        raise _DeadLinkError(verdict.value)
+    if arriving.total is not None and arriving.received < arriving.total:
+        return f"broke off after {arriving.received} of {arriving.total} bytes"
+    if verdict is mp4.Verdict.CUT_SHORT:
+        raise _DeadLinkError(f"{verdict.value}: {arriving.received} bytes")
+    return ""
+
+
+async def _receive(source: _Source, link: str, arriving: _Arriving) -> None:
+    """One request: the whole file, or the rest of it where the server can prove that it is the same file."""
+    headers = {"Accept-Encoding": "identity"}
+    if arriving.received and arriving.validator:
+        headers |= {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
+    async with source.transport.get(link, headers=headers, timeout=source.read_timeout) as incoming:
+        await _begin(incoming, arriving)
+        async for chunk in incoming.chunks():
+            arriving.walk.feed(chunk)
+            if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
+                raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
+            await asyncio.get_running_loop().run_in_executor(None, arriving.file.write, chunk)
+            arriving.received += len(chunk)
+            if source.progress:
+                source.progress(arriving.received, arriving.total)
+
+
+async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
+    """Take the headers; start over unless this is the rest of what is here."""
+    if incoming.status in _DEAD_CODES:
+        raise _DeadLinkError(f"HTTP {incoming.status}")
+    if incoming.status not in (200, 206):
+        raise TransportError(f"HTTP {incoming.status}")
+    length = incoming.headers.get("Content-Length", "")
+    announced = int(length) if length.isascii() and length.isdigit() else None
+    if incoming.status == 206 and arriving.received:
+        expected = f"bytes {arriving.received}-"
+        if incoming.headers.get("Content-Range", "").startswith(expected):
+            return
+        raise TransportError("the server sent another range than was asked for")
+    await asyncio.get_running_loop().run_in_executor(None, _rewind, arriving.file)
+    arriving.walk, arriving.received, arriving.total = mp4.Walk(), 0, announced
+    etag = incoming.headers.get("ETag", "")
+    strong = etag if etag and not etag.startswith("W/") else None
+    arriving.validator = strong or incoming.headers.get("Last-Modified")
+
+
+def _rewind(file: BinaryIO) -> None:
+    file.seek(0)
+    file.truncate()

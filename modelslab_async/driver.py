@@ -1,0 +1,345 @@
+"""The shell around the pure core: takes one job from its turn to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import random
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from itertools import islice
+from typing import TypeVar, assert_never
+
+import attrs
+
+from modelslab_async import download, images
+from modelslab_async.download import Progress, SavedVideo
+from modelslab_async.errors import (
+    APIError,
+    InvalidRequestError,
+    InvalidVideoError,
+    JobDetachedError,
+    JobError,
+    JobFailedError,
+    ModelsLabError,
+    SubmitUncertainError,
+    TransportError,
+)
+from modelslab_async.job import Job
+from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
+from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.request import Endpoint
+from modelslab_async.protocol.schedule import EtaSchedule
+from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.transport import Timeouts, Transport
+
+_log = logging.getLogger("modelslab_async")
+_PROBE_BYTES = 1024
+_NO_FILE_YET = 8.0
+"""Seconds at most between two rounds over links that do not read yet."""
+_T = TypeVar("_T")
+_Outcome = TypeVar("_Outcome")
+
+
+@attrs.define(kw_only=True)
+class Driver:
+    """Performs what the core decides. One for each Client."""
+
+    transport: Transport
+    key: ApiKey
+    base_url: str
+    endpoint: Endpoint
+    timeouts: Timeouts
+    strategy: watch.WaitStrategy
+    rng: random.Random
+    closing: bool = False
+    _noted: set[str] = attrs.field(factory=set[str], init=False)
+
+    async def submit(self, job: Job, image: images.Image) -> None:
+        """From the job's turn to the service's answer."""
+        with _ends_well(job):
+            if isinstance(image, images.ImageUrl):
+                body = self._encode(job, image)
+            else:
+                body = await asyncio.get_running_loop().run_in_executor(None, self._encode, job, image)
+            reply = await self._post_submit(job, body)
+            if isinstance(reply, wire.Accepted):
+                self._note(reply.notes)
+            job._advance(reply if isinstance(reply, lifecycle.Event) else _answered(reply))
+
+    async def follow(self, job: Job) -> None:
+        """From the service's acceptance to the job's end."""
+        with _ends_well(job):
+            if job.state is JobState.PROCESSING:
+                await self._watch(job)
+            if job.state is JobState.READY:
+                await self._find_file(job)
+
+    async def call(self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]) -> _T:
+        """A call that costs nothing, repeated while its failure may pass."""
+        waits = islice(retry.delays(self.rng), retry.CALL_ATTEMPTS - 1)
+        while True:
+            error: ModelsLabError
+            try:
+                reply = decode(await self._post(path, body, self.timeouts.fetch), self.key)
+                if not isinstance(reply, Refused | Malformed):
+                    return reply
+                error = wire.error_of(reply)
+            except TransportError as lost:
+                error = lost
+            error.charged = False
+            wait = next(waits, None)
+            if wait is None or not retry.may_pass(error):
+                raise error
+            await asyncio.sleep(max(wait, _wished(error)))
+
+    async def save(self, video: Video | str, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+        """Put a video, or what a URL gives, on disk."""
+        links = [video] if isinstance(video, str) else list(dict.fromkeys((video.url, *video.links)))
+        try:
+            return await download.save(
+                self.transport, links, path, progress=progress, read_timeout=self.timeouts.read, backoff=self._backoff
+            )
+        except InvalidVideoError as error:
+            if isinstance(video, Video):
+                error.about(ref=video.ref, job_id=video.id, charged=True)
+            raise
+
+    # --- submit ----------------------------------------------------------------------------------------------------
+
+    def _encode(self, job: Job, image: images.Image) -> bytes:
+        assert job.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
+        params = wire.encode_request(job.request, ref=job.ref)
+        return wire.encode_body(params, self.key, picture=images.load(image))
+
+    async def _post_submit(self, job: Job, body: bytes) -> wire.Accepted | wire.Ready | wire.Failed | lifecycle.Event:
+        """The paid POST, repeated only while it surely was not taken."""
+        waits = islice(retry.delays(self.rng), retry.SUBMIT_ATTEMPTS - 1)
+        while not self.closing:
+            reply = await self._post_once(job, body)
+            if not isinstance(reply, Refused | Malformed | TransportError):
+                return reply
+            error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
+            match retry.after_submit(error):
+                case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
+                    _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
+                    await asyncio.sleep(max(wait, _wished(error)))
+                case retry.Verdict.PUT_BACK:
+                    maximum = reply.maximum if isinstance(reply, Refused) else None
+                    return lifecycle.PutBack(_wished(error) or None, maximum)
+                case retry.Verdict.REPEAT | retry.Verdict.REFUSED:
+                    return lifecycle.Rejected(error)
+                case retry.Verdict.UNCERTAIN:
+                    return lifecycle.ReplyLost(_uncertain(error))
+        return lifecycle.Rejected(_closed_before())
+
+    async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
+        try:
+            reply = await self._post(wire.submit_path(self.endpoint), body, self.timeouts.submit)
+        except TransportError as error:
+            return error
+        except asyncio.CancelledError:
+            job._advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
+            raise
+        return wire.decode_submit(reply, self.key)
+
+    # --- wait ------------------------------------------------------------------------------------------------------
+
+    async def _watch(self, job: Job) -> None:
+        accepted = job._accepted or wire.Accepted(id=job.id or "")
+        policy = watch.WatchPolicy(strategy=self.strategy, timeout=self.timeouts.job, fetch_timeout=self.timeouts.fetch)
+        flow = watch.watch(
+            policy, EtaSchedule(accepted.eta, self.rng), self._backoff, now=_now(), links=accepted.future_links
+        )
+        outcome = await self._perform(job, flow)
+        match outcome:
+            case wire.Ready():
+                job._advance(lifecycle.Succeeded(outcome))
+            case watch.Failed(error=error):
+                job._advance(lifecycle.Failed(error))
+            case watch.GaveUp(error=error):
+                job._advance(lifecycle.Abandoned(error))
+            case _:
+                assert_never(outcome)
+
+    async def _find_file(self, job: Job) -> None:
+        accepted, ready = job._accepted, job._ready or wire.Ready()
+        announced = accepted.future_links if accepted else ()
+        links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *announced)))
+        if self.strategy == "poll" and links:
+            outcome: watch.Readable | watch.Unreadable = watch.Readable(links[0])
+        else:
+            flow = watch.settle(links, self._backoff_links, now=_now(), probe_timeout=self.timeouts.fetch)
+            outcome = await self._perform(job, flow)
+        if isinstance(outcome, watch.Unreadable):
+            job._advance(lifecycle.Unreadable(InvalidVideoError(f"no link reads as an mp4: {outcome.reason}")))
+        else:
+            job._advance(lifecycle.Verified(_video(job, ready, outcome.url, links)))
+
+    async def _perform(self, job: Job, flow: Generator[watch.Action, watch.Seen, _Outcome]) -> _Outcome:
+        """Drive a flow of the core to its end."""
+        try:
+            action = next(flow)
+            while True:
+                what = await self._act(job, action)
+                action = flow.send(watch.Seen(_now(), what))
+        except StopIteration as end:
+            outcome: _Outcome = end.value
+            return outcome
+
+    async def _act(
+        self, job: Job, action: watch.Action
+    ) -> wire.FetchReply | TransportError | watch.Readable | watch.Unreadable | None:
+        match action:
+            case watch.Wait(seconds=seconds):
+                await _sleep_until_woken(job, seconds)
+                return None
+            case watch.Fetch(timeout=timeout):
+                return await self._fetch(job, timeout)
+            case watch.Probe(url=url, timeout=timeout):
+                return await self._probe(url, timeout)
+            case _:
+                assert_never(action)
+
+    async def _fetch(self, job: Job, timeout: float) -> wire.FetchReply | TransportError:
+        job._awake.clear()
+        path = wire.fetch_path(self.endpoint, job.id or "")
+        try:
+            reply = wire.decode_fetch(await self._post(path, wire.encode_body({}, self.key), timeout), self.key)
+        except TransportError as error:
+            _log.info("%r: a look failed: %s", job, error)
+            return error
+        if isinstance(reply, wire.NotReady):
+            self._note(reply.notes)
+        _log.debug("%r: looked: %s", job, type(reply).__name__)
+        return reply
+
+    async def _probe(self, url: str, timeout: float) -> watch.Readable | watch.Unreadable:
+        """Read the first bytes of a link. No key goes along."""
+        head = b""
+        headers = {"Range": f"bytes=0-{_PROBE_BYTES - 1}", "Accept-Encoding": "identity"}
+        try:
+            async with (
+                asyncio.timeout(_finite(timeout)),
+                self.transport.get(url, headers=headers, timeout=_finite(timeout)) as incoming,
+            ):
+                if incoming.status not in (200, 206):
+                    return watch.Unreadable(f"HTTP {incoming.status}")
+                async for chunk in incoming.chunks():
+                    head += chunk
+                    if len(head) >= mp4.HEAD_BYTES:
+                        break
+        except (TransportError, TimeoutError) as error:
+            return watch.Unreadable(str(error) or "timed out")
+        return watch.Readable(url) if mp4.looks_like_mp4(head) else watch.Unreadable("not an mp4")
+
+    # --- small things ----------------------------------------------------------------------------------------------
+
+    async def _post(self, path: str, body: bytes, timeout: float | None) -> HttpReply:
+        return await self.transport.post(self.base_url + path, body, timeout=_finite(timeout))
+
+    def _backoff(self) -> Iterator[float]:
+        return retry.delays(self.rng)
+
+    def _backoff_links(self) -> Iterator[float]:
+        return retry.delays(self.rng, longest=_NO_FILE_YET)
+
+    def _note(self, notes: tuple[str, ...]) -> None:
+        """Tell an oddity once."""
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                _log.warning("the service says something odd, told once: %s", note)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _finite(seconds: float | None) -> float | None:
+    return None if seconds is None or math.isinf(seconds) else seconds
+
+
+def _wished(error: ModelsLabError) -> float:
+    return error.retry_after or 0.0 if isinstance(error, APIError) else 0.0
+
+
+async def _sleep_until_woken(job: Job, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await job._awake.wait()
+
+
+def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
+    meta = ready.meta or (job._accepted.meta if job._accepted else {})
+    seed = meta.get("seed")
+    asked = job.request.seed if job.request else None
+    return Video(
+        id=job.id,
+        ref=job.ref,
+        url=url,
+        links=links,
+        seed=seed if isinstance(seed, int) else asked,
+        meta=meta,
+        generation_time=ready.generation_time,
+    )
+
+
+def _answered(reply: wire.Accepted | wire.Ready | wire.Failed) -> lifecycle.Event:
+    match reply:
+        case wire.Accepted():
+            return lifecycle.Accepted(reply)
+        case wire.Ready():
+            return lifecycle.Succeeded(reply)
+        case wire.Failed(message=message):
+            return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"))
+        case _:
+            assert_never(reply)
+
+
+def _uncertain(error: ModelsLabError) -> SubmitUncertainError:
+    message = f"the submit was sent and its outcome is unknown, so it is not sent again: {error.args[0]}"
+    uncertain = SubmitUncertainError(message)
+    uncertain.__cause__ = error
+    return uncertain
+
+
+@contextmanager
+def _ends_well(job: Job) -> Iterator[None]:
+    """Whatever happens in here, the job gets an end that says what is known of its charge."""
+    try:
+        yield
+    except InvalidRequestError as error:  # its picture is gone, or has changed, since it was submitted
+        job._advance(lifecycle.Rejected(error))
+    except asyncio.CancelledError:
+        let_go(job)
+        raise
+    except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a paid job without an end
+        _log.exception("%r: a mistake in modelslab_async", job)
+        _give_up(job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
+
+
+def let_go(job: Job) -> None:
+    """Nothing is under way for this job any more, and nothing will be."""
+    if job.state is JobState.SUBMITTING:
+        job._advance(lifecycle.Rejected(_closed_before()))
+    job._detach()
+
+
+def _closed_before() -> JobDetachedError:
+    return JobDetachedError("the client was closed before this job was sent")
+
+
+def _give_up(job: Job, error: JobError) -> None:
+    match job.state:
+        case JobState.SUBMITTING:
+            job._advance(lifecycle.ReplyLost(error))
+        case JobState.PROCESSING:
+            job._advance(lifecycle.Abandoned(error))
+        case JobState.READY if not job.done():
+            job._advance(lifecycle.Unreadable(error))
+        case _:
+            pass

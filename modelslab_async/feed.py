@@ -1,0 +1,64 @@
+"""Endless requests through a window: what `Client.map` is made of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
+from contextlib import suppress
+from typing import Generic, TypeVar
+
+import attrs
+
+from modelslab_async.job import Job
+
+T = TypeVar("T")
+
+
+@attrs.define
+class Feed(Generic[T]):
+    """Submits from a source while there is room; gives the jobs as they end."""
+
+    source: Iterable[T] | AsyncIterable[T]
+    submit: Callable[[T], Job]
+    room: asyncio.Semaphore
+    ended: asyncio.Queue[Job | None] = attrs.field(factory=asyncio.Queue[Job | None])
+    submitted: int = 0
+
+    async def jobs(self) -> AsyncGenerator[Job]:
+        """Each job when it ends; then what the source raised, if it did."""
+        feeder = asyncio.create_task(self._fill())
+        feeder.add_done_callback(lambda _: self.ended.put_nowait(None))
+        given = 0
+        try:
+            while not feeder.done() or given < self.submitted:
+                job = await self.ended.get()
+                if job is not None:
+                    given += 1
+                    self.room.release()
+                    yield job
+            await feeder
+        finally:
+            feeder.cancel()
+            with suppress(BaseException):  # told already, or nobody listens any more
+                await feeder
+
+    async def _fill(self) -> None:
+        requests = aiter(_asynchronous(self.source))
+        while True:
+            await self.room.acquire()
+            try:
+                request = await anext(requests)
+            except StopAsyncIteration:
+                return
+            job = self.submit(request)
+            self.submitted += 1
+            job.add_done_callback(self.ended.put_nowait)
+
+
+async def _asynchronous(source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    if isinstance(source, AsyncIterable):
+        async for item in source:
+            yield item
+    else:
+        for item in source:
+            yield item

@@ -1,0 +1,198 @@
+"""The job future, and the one function that moves it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Protocol
+
+import attrs
+
+from modelslab_async.download import Progress, SavedVideo
+from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
+from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.request import ImageToVideoUltra
+
+
+@attrs.frozen
+class StateChange:
+    """A job came into a state, `elapsed` seconds after it was submitted."""
+
+    state: JobState
+    elapsed: float
+
+
+class Keeper(Protocol):
+    """What a job asks of the client that runs it."""
+
+    def moved(self, job: Job, event: lifecycle.Event) -> None:
+        """The job came into another state."""
+        ...
+
+    def ended(self, job: Job) -> None:
+        """The job has a result."""
+        ...
+
+    async def save(self, video: Video, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+        """Put the video on disk."""
+        ...
+
+
+class Job:
+    """A video to come. Await it for the `Video`; cancelling the task that awaits it never cancels the job.
+
+    state: where it is.
+    ref: its reference, chosen by us (or the request's track_id), sent as track_id.
+    id: the service's id; None before the service took it.
+    request: what was asked for; None for a job that was attached to.
+    """
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        request: ImageToVideoUltra | None,
+        ref: str,
+        *,
+        job_id: str | None = None,
+    ) -> None:
+        self.request = request
+        self.ref = ref
+        self.id = job_id
+        self.state = JobState.WAITING if job_id is None else JobState.PROCESSING
+        self._keeper = keeper
+        self._loop = asyncio.get_running_loop()
+        self._submitted_at = self._loop.time()
+        self._future: asyncio.Future[Video] = self._loop.create_future()
+        self._history = [StateChange(self.state, 0.0)]
+        self._news = asyncio.Event()
+        self._awake = asyncio.Event()
+        self._accepted: wire.Accepted | None = None
+        self._ready: wire.Ready | None = None
+        self._due_at: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Job {self.state.value} ref={self.ref} id={self.id}>"
+
+    def __await__(self) -> Generator[None, None, Video]:
+        """The video, or the error that ended the job."""
+        return asyncio.shield(self._future).__await__()
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds left by the service's word, never under 0; None where it gave none, or before it took the job."""
+        return None if self._due_at is None else max(0.0, self._due_at - self._loop.time())
+
+    def done(self) -> bool:
+        """Whether there is a result or an exception."""
+        return self._future.done()
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` withdrew it."""
+        return self._future.cancelled()
+
+    def result(self) -> Video:
+        """The video; raises the job's error, asyncio.CancelledError, or asyncio.InvalidStateError before the end."""
+        return self._future.result()
+
+    def exception(self) -> BaseException | None:
+        """The error that ended the job, or None; raises as `result` does for a job without an end or cancelled."""
+        return self._future.exception()
+
+    def add_done_callback(self, callback: Callable[[Job], object]) -> None:
+        """Have `callback(job)` called by the event loop soon after the end, or soon if it was."""
+        self._future.add_done_callback(lambda _: callback(self))
+
+    def cancel(self) -> bool:
+        """Withdraw it: True only while it waits for its turn, and then nothing is charged. Later there is no way."""
+        if self.state is not JobState.WAITING:
+            return False
+        self._advance(lifecycle.Cancelled())
+        return True
+
+    async def submitted(self) -> str:
+        """Wait until the service took it, and give the service's id ("" where it told none); raises the job's error."""
+        async for change in self.events():
+            if change.state in (JobState.PROCESSING, JobState.READY):
+                return self.id or ""
+        await self
+        return self.id or ""
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the end, for at most so many seconds; True if it came. Raises no error of the job."""
+        done, _ = await asyncio.wait([self._future], timeout=timeout)
+        return bool(done)
+
+    def wake(self) -> None:
+        """Look now: something says that the job ended. What the service then answers decides."""
+        self._awake.set()
+
+    async def events(self) -> AsyncGenerator[StateChange]:
+        """The states so far, then each as it comes, until the end of the job."""
+        told = 0
+        while True:
+            news = self._news
+            while told < len(self._history):
+                yield self._history[told]
+                told += 1
+            if self.done():
+                return
+            if news is self._news:
+                await news.wait()
+
+    async def save(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> SavedVideo:
+        """Wait for the video and put it at `path`, whole or not at all. See `Client.download`."""
+        return await self._keeper.save(await self, path, progress)
+
+    def _advance(self, event: lifecycle.Event) -> None:
+        """The one way in which a job moves: table, own fields, keeper, listeners, result."""
+        before, self.state = self.state, lifecycle.transition(self.state, event)
+        self._learn(event)
+        if self.state is not before:
+            self._history.append(StateChange(self.state, self._loop.time() - self._submitted_at))
+        self._keeper.moved(self, event)
+        self._settle(event)
+        self._tell()
+
+    def _learn(self, event: lifecycle.Event) -> None:
+        match event:
+            case lifecycle.Accepted(reply=reply):
+                self.id, self._accepted = reply.id, reply
+                self._due_at = None if reply.eta is None else self._loop.time() + reply.eta
+            case lifecycle.Succeeded(ready=ready):
+                self.id, self._ready, self._due_at = self.id or ready.id, ready, self._loop.time()
+            case _:
+                pass
+
+    def _settle(self, event: lifecycle.Event) -> None:
+        match event:
+            case lifecycle.Verified(video=video):
+                self._future.set_result(video)
+            case lifecycle.Cancelled():
+                self._future.cancel()
+            case lifecycle.Rejected(error=error):
+                self._fail(error, charged=False)
+            case lifecycle.Failed(error=error) | lifecycle.ReplyLost(error=error):
+                self._fail(error, charged=None)
+            case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
+                self._fail(error, charged=None if isinstance(error, NotFoundError) else True)
+            case lifecycle.Started() | lifecycle.PutBack() | lifecycle.Accepted() | lifecycle.Succeeded():
+                pass
+
+    def _detach(self) -> None:
+        """The client leaves; the job goes on at the service, and its state here stays the last that was known."""
+        if not self.done():
+            message = f"the client was closed; Client.attach({self.id!r}) watches this job on"
+            self._fail(JobDetachedError(message), charged=True)
+            self._tell()
+
+    def _fail(self, error: ModelsLabError, *, charged: bool | None) -> None:
+        self._future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged))
+        self._future.exception()  # told by log and state; asyncio's "never retrieved" would tell it a second time
+
+    def _tell(self) -> None:
+        if self.done():
+            self._keeper.ended(self)
+        news, self._news = self._news, asyncio.Event()
+        news.set()

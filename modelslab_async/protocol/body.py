@@ -1,0 +1,267 @@
+"""One reply of the service, read leniently: every field as far as it can be read, and never an exception.
+
+Half of `wire`, which gives its public values; the field names and quirks of replies are here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, NewType
+
+import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_structure_fn, override
+
+from modelslab_async.errors import (
+    APIError,
+    AuthenticationError,
+    BadRequestError,
+    InsufficientCreditsError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
+)
+from modelslab_async.protocol.request import is_http_url
+from modelslab_async.protocol.secret import ApiKey
+
+_LONGEST_WAIT = 3600.0
+_EXCERPT_CHARACTERS = 200
+_EXCERPT_BYTES = 100_000
+
+Links = NewType("Links", tuple[str, ...])
+Text = NewType("Text", str)
+Status = NewType("Status", str)
+Seconds = NewType("Seconds", float)
+Id = NewType("Id", str)
+Meta = NewType("Meta", dict[str, Any])
+
+
+@attrs.frozen
+class HttpReply:
+    """An HTTP answer: the code, the whole body, and the value of its Retry-After header, if any."""
+
+    status: int
+    body: bytes
+    retry_after: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Body:
+    """A reply's JSON object; `raw` is the object itself, without the key."""
+
+    status: Status = Status("")
+    id: Id | None = None
+    eta: Seconds | None = None
+    output: Links = Links(())
+    more_links: Links = Links(())
+    proxy_links: Links = Links(())
+    future_links: Links = Links(())
+    fetch_result: Text = Text("")
+    meta: Meta = attrs.field(factory=lambda: Meta({}))
+    generation_time: Seconds | None = None
+    retry_after: Seconds | None = None
+    message: Text = Text("")
+    messege: Text = Text("")
+    error: Text = Text("")
+    tip: Text = Text("")
+    tips: Text = Text("")
+    raw: Meta = attrs.field(factory=lambda: Meta({}))
+
+    @property
+    def links(self) -> tuple[str, ...]:
+        """Where the file is, in the order in which to try."""
+        return tuple(dict.fromkeys((*self.output, *self.more_links, *self.proxy_links)))
+
+    @property
+    def reason(self) -> str:
+        """All that the reply says in words, once each. `messege` is the service's own spelling."""
+        words = (self.message, self.messege, self.error, self.tip, self.tips)
+        return " ".join(dict.fromkeys(word for word in words if word))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Oddities that a log should tell once."""
+        notes = []
+        if self.status not in ("processing", "success"):
+            notes.append(f"status {self.status!r} is not documented; taken as processing")
+        fetch_id = self.fetch_result.rstrip("/").rpartition("/")[2]
+        if fetch_id and self.id is not None and fetch_id != self.id:
+            notes.append(f"fetch_result names the id {fetch_id}, not {self.id}; {self.id} is used")
+        return tuple(notes)
+
+
+@attrs.frozen(kw_only=True)
+class Refused:
+    """Submit or fetch: the service says no. `maximum` is the number of places where its message names it."""
+
+    kind: type[APIError]
+    message: str
+    http_status: int
+    retry_after: float | None = None
+    maximum: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Malformed:
+    """Not the service's protocol: a gateway's page, cut JSON, or JSON that says nothing."""
+
+    reason: str
+    http_status: int
+
+
+def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
+    """The body, if it has a status; else what the HTTP code alone says."""
+    try:
+        value = key.redact(json.loads(reply.body))
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        return _by_code(reply, Body(message=Text(f"not a JSON object: {_excerpt(reply.body, key)}")))
+    body: Body = _converter().structure({**value, "raw": value}, Body)
+    return body if body.status else _by_code(reply, body)
+
+
+def refused(body: Body, reply: HttpReply) -> Refused:
+    """A refusal, told apart by the HTTP code where it is one of an error, else by the words."""
+    reason = body.reason or "no reason given"
+    named = re.search(r"maximum (?:of )?(\d{1,4})\b", reason, re.IGNORECASE)
+    return Refused(
+        kind=_kind(reply.status, reason),
+        message=reason,
+        http_status=reply.status,
+        retry_after=_wait(body, reply),
+        maximum=int(named[1]) if named else None,
+    )
+
+
+def _by_code(reply: HttpReply, body: Body) -> Refused | Malformed:
+    """Without a status: a 4xx was not taken, nor was a permanent redirect (none is followed). All else is unknown.
+
+    408 may come from a gateway that gave up on a request in work, and 302 and 303 may follow one that was done.
+    """
+    reason = body.reason or "a JSON object without a status"
+    if reply.status in (301, 307, 308):
+        reason = f"redirected, which is not followed; is the base URL right? {reason}"
+    elif not 400 <= reply.status < 500 or reply.status == 408:
+        return Malformed(reason=reason, http_status=reply.status)
+    return refused(Body(message=Text(reason), retry_after=body.retry_after), reply)
+
+
+_BY_CODE: Mapping[int, type[APIError]] = {
+    401: AuthenticationError,
+    402: InsufficientCreditsError,
+    404: NotFoundError,
+    429: RateLimitError,
+}
+_BY_WORDS: tuple[tuple[str, type[APIError]], ...] = (
+    (r"rate limit|too many requests|queued requests|try again in \d|spam", RateLimitError),
+    (r"api[ _-]?key|unauthori[sz]ed|unauthenticated|invalid key", AuthenticationError),
+    (r"credit|balance|wallet|insufficient|payment|subscri", InsufficientCreditsError),
+    (r"not found", NotFoundError),
+)
+"""The service tells errors at HTTP 200 too, and then only its words tell them apart."""
+
+
+def _kind(status: int, reason: str) -> type[APIError]:
+    if status >= 500:
+        return ServerError
+    by_words = (kind for words, kind in _BY_WORDS if re.search(words, reason, re.IGNORECASE))
+    return _BY_CODE.get(status) or next(by_words, BadRequestError)
+
+
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def _wait(body: Body, reply: HttpReply) -> float | None:
+    """Seconds to wait, at most an hour: from the body, the message ("try again in 30 minutes") or the header."""
+    named = re.search(r"\b(?:in|after) (\d{1,6}) ?(s|m|h)", body.reason, re.IGNORECASE)
+    from_words = float(named[1]) * _UNITS[named[2].lower()] if named else None
+    for seconds in (body.retry_after, from_words, _seconds(reply.retry_after)):
+        if seconds is not None:
+            return min(seconds, _LONGEST_WAIT)
+    return None
+
+
+def _excerpt(body: bytes, key: ApiKey) -> str:
+    """The first words of what is no JSON, without markup and without the key."""
+    text = key.redact(body[:_EXCERPT_BYTES].decode(errors="replace"))
+    words = " ".join(re.sub(r"<(style|script)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL).split())
+    return repr(words[:_EXCERPT_CHARACTERS])
+
+
+# --- field by field ------------------------------------------------------------------------------------------------
+
+
+def _links(value: Any) -> tuple[str, ...]:
+    """A list of URLs; seen also as one string, "" or null."""
+    items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
+    return tuple(item.strip() for item in items if isinstance(item, str) and is_http_url(item.strip()))
+
+
+def _text(value: Any) -> str:
+    """A sentence; seen also as an object of field → list of sentences."""
+    match value:
+        case str():
+            return value.strip()
+        case list():
+            return " ".join(filter(None, map(_text, value)))
+        case dict():
+            return " ".join(f"{name}: {text}" for name, item in value.items() if (text := _text(item)))
+        case _:
+            return ""
+
+
+def _status(value: Any) -> str:
+    return value.strip().lower() if isinstance(value, str) else ""
+
+
+def _seconds(value: Any) -> float | None:
+    """A number of seconds, perhaps as a string; None for what is no such number."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        seconds = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
+
+
+def _id(value: Any) -> str | None:
+    """An integer; a string is accepted, an empty one is none."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return None
+    return str(value).strip() or None
+
+
+def _meta(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+_READERS: Mapping[Any, Callable[[Any], Any]] = {
+    Links: _links,
+    Text: _text,
+    Status: _status,
+    Seconds | None: _seconds,
+    Id | None: _id,
+    Meta: _meta,
+}
+
+
+def _hook(reader: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda value, _: reader(value)
+
+
+@cache
+def _converter() -> Converter:
+    converter = Converter(detailed_validation=False)
+    for kind, reader in _READERS.items():
+        converter.register_structure_hook(kind, _hook(reader))
+    read_body = make_dict_structure_fn(
+        Body, converter, more_links=override(rename="links"), generation_time=override(rename="generationTime")
+    )
+    converter.register_structure_hook(Body, read_body)
+    return converter

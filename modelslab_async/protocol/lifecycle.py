@@ -1,0 +1,179 @@
+"""The way of a job: states, events, and the table of which event leads where.
+
+WAITING ─▶ SUBMITTING ─▶ PROCESSING ─▶ READY
+   │   ◀──────┤              ├─▶ FAILED
+   ▼ no place ├─▶ REFUSED    └─▶ TIMED_OUT
+CANCELLED     ├─▶ UNCERTAIN
+              └─▶ FAILED, READY
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from modelslab_async.errors import ModelsLabError
+from modelslab_async.protocol import wire
+
+
+class JobState(Enum):
+    """Where a job is. The last five, and READY, are ends."""
+
+    WAITING = "waiting"
+    """For its turn: nothing was sent, nothing is charged."""
+    SUBMITTING = "submitting"
+    """The paid request is under way."""
+    PROCESSING = "processing"
+    """The service took it, and queues or renders it."""
+    READY = "ready"
+    """The service reports success; its file is looked for, or found."""
+    REFUSED = "refused"
+    """Not taken, not charged: the service said no, or could not be reached."""
+    FAILED = "failed"
+    """Taken, then failed. Whether that is charged is not documented."""
+    UNCERTAIN = "uncertain"
+    """The reply to the submit was lost: it may be charged. Never sent again by itself."""
+    CANCELLED = "cancelled"
+    """Withdrawn before it was sent: not charged."""
+    TIMED_OUT = "timed_out"
+    """No longer watched, while the service may still finish it: attach to it to watch on."""
+
+
+@attrs.frozen
+class Video:
+    """A finished video. `url` is the link that reads, `links` all that were named; `seed` is None if never told.
+
+    `meta` is the service's echo of the request, with booleans as "yes" and "no"; empty where it sent none.
+    `generation_time` is the service's own figure, seconds, or None.
+    """
+
+    id: str | None
+    ref: str
+    url: str
+    links: tuple[str, ...]
+    seed: int | None = None
+    meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
+    generation_time: float | None = None
+
+
+@attrs.frozen
+class Started:
+    """Its turn came."""
+
+
+@attrs.frozen
+class PutBack:
+    """The service has no place: back to the head of the queue. `wait` in seconds and `maximum` places, where named."""
+
+    wait: float | None = None
+    maximum: int | None = None
+
+
+@attrs.frozen
+class Cancelled:
+    """Withdrawn by its owner."""
+
+
+@attrs.frozen
+class Accepted:
+    """The service took it."""
+
+    reply: wire.Accepted
+
+
+@attrs.frozen
+class Succeeded:
+    """The service reports success."""
+
+    ready: wire.Ready
+
+
+@attrs.frozen
+class Verified:
+    """A link reads as an mp4."""
+
+    video: Video
+
+
+@attrs.frozen
+class Unreadable:
+    """No link became readable."""
+
+    error: ModelsLabError
+
+
+@attrs.frozen
+class Rejected:
+    """Surely not taken."""
+
+    error: ModelsLabError
+
+
+@attrs.frozen
+class Failed:
+    """Taken, then failed."""
+
+    error: ModelsLabError
+
+
+@attrs.frozen
+class ReplyLost:
+    """Nobody knows whether it was taken."""
+
+    error: ModelsLabError
+
+
+@attrs.frozen
+class Abandoned:
+    """No longer watched."""
+
+    error: ModelsLabError
+
+
+Event = (
+    Started
+    | PutBack
+    | Cancelled
+    | Accepted
+    | Succeeded
+    | Verified
+    | Unreadable
+    | Rejected
+    | Failed
+    | ReplyLost
+    | Abandoned
+)
+
+_S = JobState
+TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
+    (_S.WAITING, Started): _S.SUBMITTING,
+    (_S.WAITING, Cancelled): _S.CANCELLED,
+    (_S.WAITING, Rejected): _S.REFUSED,
+    (_S.SUBMITTING, PutBack): _S.WAITING,
+    (_S.SUBMITTING, Accepted): _S.PROCESSING,
+    (_S.SUBMITTING, Succeeded): _S.READY,
+    (_S.SUBMITTING, Rejected): _S.REFUSED,
+    (_S.SUBMITTING, Failed): _S.FAILED,
+    (_S.SUBMITTING, ReplyLost): _S.UNCERTAIN,
+    (_S.PROCESSING, Succeeded): _S.READY,
+    (_S.PROCESSING, Failed): _S.FAILED,
+    (_S.PROCESSING, Abandoned): _S.TIMED_OUT,
+    (_S.READY, Verified): _S.READY,
+    (_S.READY, Unreadable): _S.READY,
+}
+"""All moves there are. What is not here is impossible."""
+
+
+class ImpossibleMoveError(AssertionError):
+    """An event that the state does not know: a mistake in this package."""
+
+
+def transition(state: JobState, event: Event) -> JobState:
+    """The state that the event leads to. Raises ImpossibleMoveError where there is none."""
+    try:
+        return TRANSITIONS[state, type(event)]
+    except KeyError:
+        raise ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job that is {state.value}") from None

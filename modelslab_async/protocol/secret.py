@@ -1,0 +1,41 @@
+"""The API key, wrapped from the first moment, and its redaction from all that comes back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_SHORTEST_SECRET = 8
+
+
+class ApiKey:
+    """A key that no output shows. `reveal` is called in one place only: where a body is encoded."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The key itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "ApiKey(hidden)"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        msg = "an API key is not pickled: pass it to the other process in its environment"
+        raise TypeError(msg)
+
+    def redact(self, value: Any) -> Any:
+        """A JSON value or a text without the key. A word of under 8 letters is an emulator's key, and no secret."""
+        if len(self._value) < _SHORTEST_SECRET:
+            return value
+        match value:
+            case str():
+                return value.replace(self._value, "***")
+            case list():
+                return [self.redact(item) for item in value]
+            case dict():
+                return {self.redact(name): self.redact(item) for name, item in value.items()}
+            case _:
+                return value

@@ -1,0 +1,201 @@
+"""The waiting flow, as generators that decide and never act.
+
+`watch` waits for the service's word, `settle` for the file after it. Each yields `Wait`, `Fetch` or `Probe`, and is
+sent a `Seen`: when, and what. asyncio drives them, a simulator may, and tests do by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from typing import Literal, assert_never
+
+import attrs
+
+from modelslab_async.errors import (
+    AuthenticationError,
+    InsufficientCreditsError,
+    JobFailedError,
+    JobTimeoutError,
+    ModelsLabError,
+    NotFoundError,
+    TransportError,
+)
+from modelslab_async.protocol import retry, wire
+from modelslab_async.protocol.body import Malformed, Refused
+from modelslab_async.protocol.schedule import Schedule
+
+WaitStrategy = Literal["auto", "poll", "links"]
+READY_GRACE = 60.0
+"""Seconds in which a link may still answer 403, 404 or 429 after success: about 40 s were seen."""
+UNKNOWN_ID_GRACE = 60.0
+"""Seconds after the start in which "Request not found" is not believed."""
+DOUBT_GRACE = 120.0
+"""Seconds after the start in which "Try Again" under status failed, or a refusal of the fetch, is not believed."""
+_PROBES_PER_FETCH = 4
+"""A wait for links still looks for a failure once in so many looks."""
+
+
+@attrs.frozen
+class Wait:
+    """Let so many seconds pass; a wake-up may end it early."""
+
+    seconds: float
+
+
+@attrs.frozen
+class Fetch:
+    """Ask the service, for at most so many seconds."""
+
+    timeout: float
+
+
+@attrs.frozen
+class Probe:
+    """Read the first bytes of a link, for at most so many seconds."""
+
+    url: str
+    timeout: float
+
+
+@attrs.frozen
+class Readable:
+    """The link reads as an mp4."""
+
+    url: str
+
+
+@attrs.frozen
+class Unreadable:
+    """The link does not, yet."""
+
+    reason: str
+
+
+@attrs.frozen
+class Seen:
+    """What was seen, at which time of the driver's clock. None after a wait."""
+
+    at: float
+    what: wire.FetchReply | TransportError | Readable | Unreadable | None = None
+
+
+Action = Wait | Fetch | Probe
+
+
+@attrs.frozen
+class Failed:
+    """The service failed the job."""
+
+    error: JobFailedError
+
+
+@attrs.frozen
+class GaveUp:
+    """No use in watching on; the job itself may go on."""
+
+    error: ModelsLabError
+
+
+WatchOutcome = wire.Ready | Failed | GaveUp
+
+
+@attrs.frozen(kw_only=True)
+class WatchPolicy:
+    """How to wait. `timeout` for the whole watch, or None for never; all times in seconds."""
+
+    strategy: WaitStrategy = "auto"
+    timeout: float | None = None
+    fetch_timeout: float | None = None
+
+
+def watch(
+    policy: WatchPolicy, schedule: Schedule, backoff: retry.Delays, *, now: float, links: tuple[str, ...] = ()
+) -> Generator[Action, Seen, WatchOutcome]:
+    """Look until the service says that the job ended. `links` are where it announced the file.
+
+    Looks that fail are tolerated while they may pass: each waits longer than the one before.
+    """
+    started, deadline = now, math.inf if policy.timeout is None else now + policy.timeout
+    troubles: Iterator[float] | None = None
+    pause, look = 0.0, 0
+    while True:
+        now = (yield Wait(min(max(schedule.gap(now - started), pause), deadline - now))).at
+        if now >= deadline:
+            return GaveUp(JobTimeoutError(f"not ready after {now - started:.0f} s; the service may still finish it"))
+        look += 1
+        seen = yield _look(policy, links, look, deadline - now)
+        now = seen.at
+        if isinstance(seen.what, Readable):
+            return wire.Ready(links=(seen.what.url,))
+        if seen.what is None or isinstance(seen.what, Unreadable):
+            continue
+        outcome = _judge(seen.what, now - started)
+        if isinstance(outcome, WatchOutcome):
+            return outcome
+        if outcome is None:
+            troubles, pause = None, 0.0
+        else:
+            troubles = troubles or backoff()
+            pause = max(next(troubles), outcome)
+
+
+def _look(policy: WatchPolicy, links: tuple[str, ...], look: int, left: float) -> Action:
+    timeout = min(left, math.inf if policy.fetch_timeout is None else policy.fetch_timeout)
+    if policy.strategy == "links" and links and look % _PROBES_PER_FETCH:
+        return Probe(links[look % len(links)], timeout)
+    return Fetch(timeout)
+
+
+def _judge(reply: wire.FetchReply | TransportError, elapsed: float) -> WatchOutcome | float | None:
+    """The end, or None for a good look that says "not yet", or for a bad one the least seconds to the next."""
+    match reply:
+        case wire.Ready():
+            return reply
+        case wire.NotReady(under_failed=True) if elapsed > DOUBT_GRACE:
+            return Failed(JobFailedError('the service keeps saying "failed" and "Try Again"'))
+        case wire.NotReady():
+            return None
+        case wire.Failed(message=message):
+            return Failed(JobFailedError(f"the service failed the job: {message}"))
+        case wire.UnknownId(message=message):
+            return GaveUp(NotFoundError(message)) if elapsed > UNKNOWN_ID_GRACE else 0.0
+        case Refused():
+            return _judge_refusal(reply, elapsed)
+        case Malformed() | TransportError():
+            return 0.0
+        case _:
+            assert_never(reply)
+
+
+def _judge_refusal(reply: Refused, elapsed: float) -> GaveUp | float:
+    error = wire.error_of(reply)
+    final = isinstance(error, AuthenticationError | InsufficientCreditsError)
+    if final or (elapsed > DOUBT_GRACE and not retry.may_pass(error)):
+        return GaveUp(error)
+    return reply.retry_after or 0.0
+
+
+def settle(
+    links: tuple[str, ...],
+    backoff: retry.Delays,
+    *,
+    now: float,
+    probe_timeout: float | None,
+    grace: float = READY_GRACE,
+) -> Generator[Action, Seen, Readable | Unreadable]:
+    """Probe each link in turn until one reads. Rounds grow apart, because a CDN may cache a 404."""
+    deadline = now + grace
+    timeout = math.inf if probe_timeout is None else probe_timeout
+    delays = backoff()
+    while True:
+        reasons = []
+        for link in links:
+            seen = yield Probe(link, min(timeout, max(deadline - now, 1.0)))
+            now = seen.at
+            if isinstance(seen.what, Readable):
+                return seen.what
+            reasons.append(f"{link}: {seen.what.reason if isinstance(seen.what, Unreadable) else 'not read'}")
+        if now >= deadline:
+            return Unreadable("; ".join(reasons))
+        now = (yield Wait(min(next(delays), deadline - now))).at

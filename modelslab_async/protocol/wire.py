@@ -1,0 +1,282 @@
+"""The service's protocol: the only place that knows its URLs, field names and quirks.
+
+`status` in the body decides, not the HTTP code. Decoding never raises, whatever a server says: what cannot be read is
+`Malformed`. Nothing here does I/O; `HttpReply` is what a transport brought back.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
+
+import attrs
+from cattrs import Converter
+from cattrs.gen import make_dict_unstructure_fn, override
+
+from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
+from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused
+from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, shown
+from modelslab_async.protocol.secret import ApiKey
+
+DEFAULT_BASE_URL = "https://modelslab.com"
+BALANCE_PATH = "/api/wallet_balance"
+QUEUE_DEPTH_PATH = "/api/v6/processing/request_count"
+UPLOAD_PATH = "/api/v6/base64_to_url"
+SUBMIT_PATHS = {
+    Endpoint.V6: "/api/v6/video/img2video_ultra",
+    Endpoint.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/img2video",
+}
+_FETCH_PATHS = {
+    Endpoint.V6: "/api/v6/video/fetch/",
+    Endpoint.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/fetch/",
+}
+
+
+# --- encoding ------------------------------------------------------------------------------------------------------
+
+
+def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
+    """A request from the page's names: its other spelling `shift_sample` is known, an empty `key` is passed over.
+
+    Raises InvalidRequestError for names that no parameter has, and for a missing prompt or init_image.
+    """
+    known = {name: value for name, value in params.items() if not (name == "key" and not value)}
+    problems = []
+    if "shift_sample" in known:
+        shift = known.pop("shift_sample")
+        if known.setdefault("sample_shift", shift) != shift:
+            rule = "another spelling of sample_shift, with another value"
+            problems.append(Problem("shift_sample", shown(shift), rule, "pass one of them"))
+    problems += [_unknown(name) for name in known if name not in PARAMETERS and name != "extra"]
+    problems += [
+        Problem(name, "missing", "required", "pass it") for name in ("prompt", "init_image") if known.get(name) is None
+    ]
+    if problems:
+        raise InvalidRequestError(problems)
+    return ImageToVideoUltra(**known)
+
+
+def _unknown(name: str) -> Problem:
+    if name == "key":
+        return Problem("key", "hidden", "the key is no parameter", "pass it as Client(api_key=...)")
+    close = get_close_matches(str(name), PARAMETERS, n=1)
+    way_out = f"did you mean {close[0]}?" if close else f"pass it as extra={{{name!r}: ...}} to send it all the same"
+    return Problem(shown(name), "given", "no such parameter", way_out)
+
+
+def encode_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
+    """The parameters as the service names them, without key and picture; None is left out."""
+    params: dict[str, Any] = _converter().unstructure(request)
+    return {**params, **request.extra, "track_id": ref}
+
+
+def encode_body(params: Mapping[str, Any], key: ApiKey, *, picture: str | bytes | None = None) -> bytes:
+    """A JSON body with the key in it. A picture is a URL, or bytes that travel as base64.
+
+    base64 needs no escaping, so it is spliced in: dumping megabytes of it would block the event loop.
+    """
+    if isinstance(picture, str):
+        params = {**params, "init_image": picture}
+    body = json.dumps({"key": key.reveal(), **params}).encode()
+    if not isinstance(picture, bytes):
+        return body
+    return b"".join((body[:-1], b', "base64": true, "init_image": "', base64.b64encode(picture), b'"}'))
+
+
+def encode_upload(picture: bytes, mime_type: str, key: ApiKey) -> bytes:
+    """The body of an upload: a data URI."""
+    uri = f"data:{mime_type};base64,{base64.b64encode(picture).decode()}"
+    return encode_body({"base64_string": uri}, key)
+
+
+@cache
+def _converter() -> Converter:
+    """Writes requests; its sibling in `body` reads replies."""
+    converter = Converter()
+    left_out = override(omit=True)
+    unstructure = make_dict_unstructure_fn(
+        ImageToVideoUltra, converter, extra=left_out, base64=left_out, init_image=left_out, track_id=left_out
+    )
+    converter.register_unstructure_hook(
+        ImageToVideoUltra,
+        lambda request: {name: value for name, value in unstructure(request).items() if value is not None},
+    )
+    return converter
+
+
+def submit_path(endpoint: Endpoint) -> str:
+    """Where requests are posted."""
+    return SUBMIT_PATHS[endpoint]
+
+
+def fetch_path(endpoint: Endpoint, job_id: str) -> str:
+    """Where a job is asked after. Built from the id: the reply's fetch_result is the server's word, and gets no key."""
+    return _FETCH_PATHS[endpoint] + quote(job_id, safe="")
+
+
+# --- what came back ------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Accepted:
+    """Submit: taken. `eta` in seconds or None; `future_links` are where the file will appear; `notes` are oddities."""
+
+    id: str
+    eta: float | None = None
+    future_links: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    notes: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class NotReady:
+    """Fetch: still in work. `under_failed` marks the "Try Again" that some see under status failed."""
+
+    under_failed: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Ready:
+    """Submit or fetch: done. `links` are output and proxy_links, in this order; a fetch has no meta as a rule."""
+
+    id: str | None = None
+    links: tuple[str, ...] = ()
+    future_links: tuple[str, ...] = ()
+    meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    generation_time: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Failed:
+    """Submit or fetch: accepted, then failed."""
+
+    message: str
+    id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class UnknownId:
+    """Fetch: "Request not found"."""
+
+    message: str
+
+
+def error_of(reply: Refused | Malformed) -> APIError:
+    """A reply that is no good, as an exception."""
+    if isinstance(reply, Malformed):
+        return MalformedReplyError(reply.reason, http_status=reply.http_status)
+    return reply.kind(reply.message, http_status=reply.http_status, retry_after=reply.retry_after)
+
+
+SubmitReply = Accepted | Ready | Refused | Failed | Malformed
+FetchReply = NotReady | Ready | Refused | Failed | UnknownId | Malformed
+
+
+def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
+    """What a submit was answered."""
+    body = read(reply, key)
+    if not isinstance(body, Body):
+        return body
+    match body.status:
+        case "error":
+            return refused(body, reply)
+        case "failed":
+            return Failed(message=body.reason or "no reason given", id=body.id)
+        case "success" if body.links:
+            return _ready(body)
+        case _ if body.id is not None:
+            return Accepted(id=body.id, eta=body.eta, future_links=body.future_links, meta=body.meta, notes=body.notes)
+        case _:
+            return Malformed(reason=f"status {body.status!r} without an id", http_status=reply.status)
+
+
+def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
+    """What a fetch was answered. Success with an empty output is not ready yet: several users saw it."""
+    body = read(reply, key)
+    if not isinstance(body, Body):
+        return body
+    reason = body.reason
+    match body.status:
+        case "error" | "failed" if re.search(r"request not found", reason, re.IGNORECASE):
+            return UnknownId(message=reason)
+        case "error":
+            return refused(body, reply)
+        case "failed" if re.search(r"try again", reason, re.IGNORECASE):
+            return NotReady(under_failed=True)
+        case "failed":
+            return Failed(message=reason or "no reason given", id=body.id)
+        case "success" if body.links:
+            return _ready(body)
+        case _:
+            return NotReady(notes=body.notes)
+
+
+def _ready(body: Body) -> Ready:
+    return Ready(
+        id=body.id,
+        links=body.links,
+        future_links=body.future_links,
+        meta=body.meta,
+        generation_time=body.generation_time,
+    )
+
+
+# --- the calls around it -------------------------------------------------------------------------------------------
+
+
+_T = TypeVar("_T")
+
+
+@attrs.frozen
+class Balance:
+    """What the account's wallet holds."""
+
+    amount: Decimal
+    currency: str
+
+
+def decode_upload(reply: HttpReply, key: ApiKey) -> str | Refused | Malformed:
+    """The URL of an uploaded picture."""
+    return _value(reply, key, lambda body: body.links[0])
+
+
+def decode_queue_depth(reply: HttpReply, key: ApiKey) -> int | Refused | Malformed:
+    """How many jobs the account has queued or processing."""
+    return _value(reply, key, lambda body: int(body.raw["processing_count"]))
+
+
+def decode_balance(reply: HttpReply, key: ApiKey) -> Balance | Refused | Malformed:
+    """The account's wallet."""
+    return _value(
+        reply, key, lambda body: Balance(Decimal(str(body.raw["data"]["balance"])), str(body.raw["data"]["currency"]))
+    )
+
+
+def _value(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Refused | Malformed:
+    body = read(reply, key)
+    if not isinstance(body, Body):
+        return body
+    if body.status != "success":
+        return refused(body, reply)
+    try:
+        return pick(body)
+    except (LookupError, TypeError, ValueError, InvalidOperation, OverflowError):
+        return Malformed(reason="success without what was asked for", http_status=reply.status)
+
+
+def is_safe_base_url(url: str) -> bool:
+    """Whether a key may be posted there: https, or http to this machine's loopback."""
+    if not is_http_url(url):
+        return False
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    loopback = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
+    return (parts.scheme == "https" or loopback) and not parts.query and not parts.fragment and "@" not in parts.netloc

@@ -1,0 +1,106 @@
+"""Who may be in flight: the account's places at the service, as far as this client can know them.
+
+The account's limit counts jobs that are queued or processing there, over all endpoints and processes. So a slot is
+taken from before the POST until the service says that the job ended, and other processes are met only as a 429:
+then the cap falls to what we hold, and climbs back by one with each quiet success. No I/O and no clock in here.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+DEFAULT_WAIT = 30.0
+"""Seconds after a 429 that names no time: what the service names in its body."""
+_SHORTEST_WAIT = 1.0
+
+T = TypeVar("T")
+
+
+class Slots(Generic[T]):
+    """The places, and the queue before them. First in, first out; an item that is put back goes to its old place."""
+
+    def __init__(self, limit: int) -> None:
+        self._ceiling = limit
+        self._cap = limit
+        self._taken: set[T] = set()
+        self._unanswered: set[T] = set()
+        self._order: dict[T, int] = {}
+        self._queue: list[tuple[int, T]] = []
+        self._count = 0
+        self._retry_at: float | None = None
+
+    @property
+    def cap(self) -> int:
+        """How many places this client believes it may fill now."""
+        return self._cap
+
+    @property
+    def taken(self) -> int:
+        """How many it fills."""
+        return len(self._taken)
+
+    @property
+    def retry_at(self) -> float | None:
+        """When to call `grant` again though nothing ended, or None."""
+        return self._retry_at
+
+    def enqueue(self, item: T) -> None:
+        """At the end of the queue."""
+        self._count += 1
+        self._order[item] = self._count
+        heapq.heappush(self._queue, (self._count, item))
+
+    def withdraw(self, item: T) -> None:
+        """Out of the queue: it will not be granted."""
+        self._order.pop(item, None)
+
+    def occupy(self, item: T) -> None:
+        """Fill a place without asking: the item is at the service already."""
+        self._taken.add(item)
+
+    def grant(self, now: float) -> Iterator[T]:
+        """The items whose turn it is; each holds a place from here on."""
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            self._cap = min(self._ceiling, max(self._cap, len(self._taken) + 1))
+        while self._queue and self._has_room():
+            _, item = heapq.heappop(self._queue)
+            if item in self._order:
+                self._taken.add(item)
+                self._unanswered.add(item)
+                yield item
+
+    def _has_room(self) -> bool:
+        """While places are short, one submit at a time: the order holds, and no volley of refusals comes back."""
+        short = self._cap < self._ceiling
+        return len(self._taken) < self._cap and not (short and self._unanswered)
+
+    def accepted(self, item: T) -> None:
+        """The service took it: the cap climbs, unless a refusal is still fresh."""
+        self._unanswered.discard(item)
+        if self._retry_at is None:
+            self._cap = min(self._ceiling, self._cap + 1)
+
+    def in_doubt(self, item: T) -> None:
+        """Nobody knows whether the service took it. It may fill a place: held until it is released."""
+        self._unanswered.discard(item)
+
+    def put_back(self, item: T, now: float, *, wait: float | None, maximum: int | None) -> None:
+        """The service has no place for it. `maximum` is the account's limit where the service names it."""
+        self._leave(item)
+        if maximum:
+            self._ceiling = min(self._ceiling, maximum)
+        self._cap = min(self._ceiling, len(self._taken))
+        self._retry_at = now + (DEFAULT_WAIT if wait is None else max(wait, _SHORTEST_WAIT))
+        heapq.heappush(self._queue, (self._order[item], item))
+
+    def release(self, item: T) -> None:
+        """It fills no place any more."""
+        self._leave(item)
+        self._order.pop(item, None)
+
+    def _leave(self, item: T) -> None:
+        self._taken.discard(item)
+        self._unanswered.discard(item)

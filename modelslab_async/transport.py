@@ -1,0 +1,188 @@
+"""HTTP through aiohttp: one reply whole, or one file in chunks; foreign errors become ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from typing import Protocol
+
+import aiohttp
+import attrs
+
+from modelslab_async.errors import ConnectError, InvalidRequestError, Problem, ReplyLostError, TransportError
+from modelslab_async.protocol.body import HttpReply
+
+MAX_REPLY_BYTES = 4 * 2**20
+"""A reply is JSON of some kilobytes. What is longer is cut here, and then no JSON."""
+CHUNK_BYTES = 256 * 2**10
+MAX_CONNECTIONS = 100
+"""More than any account's jobs need; a saved file holds one while it arrives."""
+_MAX_REDIRECTS = 5
+
+_NOTHING_SENT = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.InvalidURL,
+    aiohttp.ServerFingerprintMismatch,
+)
+"""aiohttp's errors that come before the first byte of the request. Any other may come after it."""
+
+
+@attrs.frozen(kw_only=True)
+class Timeouts:
+    """Durations in seconds; None = never.
+
+    connect: until there is a connection, with the wait for a free one, DNS and TLS. Past it nothing was sent.
+    submit: for the reply to a submit. Past it the job is UNCERTAIN, so it is longer than gateways wait (about 100 s),
+        and the service may render the video before it answers.
+    fetch: for the reply to any other call.
+    read: between two chunks of a file.
+    job: from the acceptance of a job to its end. Past it the job is no longer watched; users wait 5 to 15 minutes.
+    """
+
+    connect: float | None = 10.0
+    submit: float | None = 150.0
+    fetch: float | None = 30.0
+    read: float | None = 30.0
+    job: float | None = 1800.0
+
+    def __attrs_post_init__(self) -> None:
+        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
+        wrong = [
+            Problem(f"timeouts.{name}", repr(value), "seconds above 0, or None for never", "pass such a number")
+            for name, value in values.items()
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0)
+        ]
+        if wrong:
+            raise InvalidRequestError(wrong)
+
+
+class Incoming(Protocol):
+    """A file that arrives."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP code."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers; their names in any case."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body; raises TransportError where it breaks off."""
+        ...
+
+
+class Transport(Protocol):
+    """What carries requests: aiohttp, or an emulator in the same process."""
+
+    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        """Post JSON, once, to just this URL. Raises ConnectError or ReplyLostError."""
+        ...
+
+    def get(
+        self, url: str, *, headers: Mapping[str, str], timeout: float | None
+    ) -> AbstractAsyncContextManager[Incoming]:
+        """Get a file; `timeout` is between two chunks. Raises TransportError."""
+        ...
+
+    async def aclose(self) -> None:
+        """Close what was opened here."""
+        ...
+
+
+class AiohttpTransport:
+    """One aiohttp session, opened at the first request inside the running loop.
+
+    A session that is passed in is used as it is and never closed. Proxies of the environment are respected, but for
+    plain http: that goes to loopback only, and the key with it.
+    """
+
+    def __init__(
+        self, timeouts: Timeouts, *, session: aiohttp.ClientSession | None = None, trust_env: bool = True
+    ) -> None:
+        self._timeouts = timeouts
+        self._session = session
+        self._owned = session is None
+        self._trust_env = trust_env
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"User-Agent": "modelslab_async"},
+                trust_env=self._trust_env,
+            )
+        return self._session
+
+    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        """Post JSON, once; no redirect is followed, so the key goes nowhere else."""
+        limits = aiohttp.ClientTimeout(total=timeout, connect=self._timeouts.connect)
+        headers = {"Content-Type": "application/json", "Accept": "application/json"}
+        with _our_errors():
+            async with self._open().post(
+                url, data=body, headers=headers, timeout=limits, allow_redirects=False
+            ) as response:
+                retry_after = response.headers.get("Retry-After")
+                return HttpReply(response.status, await _bounded(response.content), retry_after)
+
+    @asynccontextmanager
+    async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
+        """Get a file, through redirects: there is no key in it."""
+        limits = aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect, sock_read=timeout)
+        with _our_errors():
+            response = await self._open().get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS)
+        async with response:
+            yield _AiohttpIncoming(response)
+
+    async def aclose(self) -> None:
+        """Close the session, if it was opened here."""
+        if self._owned and self._session is not None:
+            await self._session.close()
+
+
+@attrs.frozen
+class _AiohttpIncoming:
+    _response: aiohttp.ClientResponse
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._response.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        with _our_errors():
+            async for chunk in self._response.content.iter_chunked(CHUNK_BYTES):
+                yield chunk
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Foreign errors as ours: nothing sent, or lost."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
+        raise _translated(error) from error
+
+
+def _translated(error: Exception) -> TransportError:
+    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, _NOTHING_SENT):
+        return ConnectError(f"no connection: {words}")
+    return ReplyLostError(f"the reply was lost: {words}")
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    body = bytearray()
+    async for chunk in content.iter_any():
+        body += chunk
+        if len(body) > MAX_REPLY_BYTES:
+            break
+    return bytes(body)
