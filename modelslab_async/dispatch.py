@@ -51,7 +51,7 @@ class Dispatcher:
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
-        _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r", job)
+        _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
         match event:
             case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
                 pass

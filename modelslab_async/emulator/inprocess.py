@@ -1,0 +1,98 @@
+"""The emulator under a Client without sockets: for tests on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import attrs
+
+from modelslab_async.emulator.files import served
+from modelslab_async.emulator.order import Work, skeleton
+from modelslab_async.emulator.replies import Answer, Deed, Delivery
+from modelslab_async.emulator.service import Service
+from modelslab_async.errors import ConnectError, ReplyLostError
+from modelslab_async.protocol.body import HttpReply
+
+_PIXEL = b"\x89PNG\r\n\x1a\n"
+
+
+@attrs.define
+class InProcess:
+    """A Transport that hands requests to a `Service`. Its clock is the running event loop's.
+
+    render: makes a file of a job's work; by default the bare boxes of an mp4.
+    deliver: is called with each webhook when it is due; None drops them.
+    pictures: what a picture's URL gives, or None where there is none; by default a stub of a PNG.
+    """
+
+    service: Service
+    render: Callable[[Work], bytes] = skeleton
+    deliver: Callable[[Delivery], object] | None = None
+    pictures: Callable[[str], bytes | None] = lambda _: _PIXEL
+    requests: list[str] = attrs.field(factory=list[str])
+    """The path of each request so far."""
+    _deaf_until: float = 0.0
+
+    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        """As over HTTP, faults included."""
+        path = urlsplit(url).path
+        now = self._heard(path)
+        picture_url = self.service.picture_url(path, body)
+        answer = self.service.handle(now, path, body, self.pictures(picture_url) if picture_url else None)
+        self._schedule(answer)
+        if answer.deed is Deed.REFUSE:
+            self._deaf_until = now + answer.delay
+            raise ConnectError("no connection: refused by the emulator")
+        if answer.deed is Deed.RESET:
+            raise ReplyLostError("the reply was lost: reset by the emulator")
+        wait = float("inf") if answer.deed is Deed.STALL else answer.delay
+        if timeout is not None and wait > timeout:
+            await asyncio.sleep(timeout)
+            raise ReplyLostError("the reply was lost: timed out")
+        await asyncio.sleep(wait)
+        return HttpReply(answer.status, answer.body)
+
+    @asynccontextmanager
+    async def get(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        timeout: float | None,  # noqa: ARG002 - a Transport's; nothing stalls between chunks here
+    ) -> AsyncGenerator[_Stream]:
+        """A file of the emulator, whole or a range of it."""
+        path = urlsplit(url).path
+        answer = self.service.file(self._heard(path), path.rpartition("/")[2])
+        content = self.render(answer.order.work) if answer.order else answer.upload
+        yield _Stream(*served(answer, content, headers))
+
+    async def aclose(self) -> None:
+        """Nothing was opened."""
+
+    def _heard(self, path: str) -> float:
+        now = asyncio.get_running_loop().time()
+        if now < self._deaf_until:
+            raise ConnectError("no connection: refused by the emulator")
+        self.requests.append(path)
+        return now
+
+    def _schedule(self, answer: Answer) -> None:
+        if self.deliver and answer.order:
+            for delivery in self.service.deliveries(answer.order):
+                asyncio.get_running_loop().call_at(delivery.at, self.deliver, delivery)
+
+
+@attrs.frozen
+class _Stream:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    breaks_off: bool
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        yield self.body
+        if self.breaks_off:
+            raise ReplyLostError("the reply was lost: broke off in the emulator")

@@ -1,0 +1,118 @@
+"""What the service answers, with the quirks of its JSON. Pure."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from typing import Any
+
+import attrs
+
+from modelslab_async.emulator.order import Order
+from modelslab_async.emulator.params import truth
+
+
+class Deed(Enum):
+    """What the shell does with an answer."""
+
+    REPLY = "send it"
+    RESET = "reset the connection instead"
+    STALL = "never answer"
+    REFUSE = "stop listening for a while, and reset"
+
+
+@attrs.frozen(kw_only=True)
+class Answer:
+    """An HTTP answer, `delay` seconds from now. `order` is the job that the request made, if it made one."""
+
+    status: int = 200
+    body: bytes = b""
+    content_type: str = "application/json"
+    delay: float = 0.0
+    deed: Deed = Deed.REPLY
+    order: Order | None = None
+
+
+@attrs.frozen
+class Delivery:
+    """A webhook to post at an instant."""
+
+    at: float
+    url: str
+    payload: dict[str, Any]
+
+
+def json_answer(value: dict[str, Any], status: int = 200, *, delay: float = 0.0, order: Order | None = None) -> Answer:
+    """Slashes are escaped, as the service does."""
+    body = json.dumps(value, default=float).replace("/", "\\/").encode()
+    return Answer(status=status, body=body, delay=delay, order=order)
+
+
+def processing(order: Order, origin: str, eta: float | None, *, enterprise: bool) -> Answer:
+    """A submit that was taken; without an eta, the field is absent."""
+    fetch = "v1/enterprise/image_to_video_ultra" if enterprise else "v6/video"
+    reply = {
+        "status": "processing",
+        "tip": "Get the video with the fetch API, or set a webhook.",
+        "eta": eta,
+        "message": "Try to fetch request after seconds estimated",
+        "fetch_result": f"{origin}/api/{fetch}/fetch/{order.id}",
+        "id": order.id,
+        "output": [],
+        "future_links": [order.link(origin)],
+        "meta": meta(order),
+    }
+    if eta is None:
+        del reply["eta"]
+    return json_answer(reply, order=order)
+
+
+def at_once(order: Order, origin: str, now: float, other_name: str) -> Answer:
+    """As in the page's sample: future_links name another file than output, one that never comes."""
+    reply = {
+        "status": "success",
+        "generationTime": round(order.done_at - now, 2),
+        "id": order.id,
+        "output": [order.link(origin)],
+        "proxy_links": [order.link(origin)],
+        "meta": meta(order),
+        "future_links": [f"{origin}/generations/{other_name}"],
+    }
+    return json_answer(reply, delay=order.done_at - now, order=order)
+
+
+def told(order: Order, origin: str) -> dict[str, Any]:
+    """What a webhook is told of the end."""
+    track_id = order.params.get("track_id")
+    if order.failed:
+        return {"status": "failed", "id": order.id, "message": order.failed, "track_id": track_id}
+    return {
+        "status": "success",
+        "id": order.id,
+        "output": [order.link(origin)],
+        "generationTime": round(order.done_at - order.starts_at, 2),
+        "track_id": track_id,
+        "meta": meta(order),
+    }
+
+
+def meta(order: Order) -> dict[str, Any]:
+    """The request echoed: booleans as "yes" and "no", the seed filled in, an id that is not the job's."""
+    asked = order.params
+    flags = {name: "yes" if truth(asked.get(name)) else "no" for name in ("base64", "portrait", "temp")}
+    model = asked.get("model_id")
+    return {
+        "instant_response": "no",
+        "output_type": "mp4",
+        "watermark": "no",
+        "webhook": None,
+        "track_id": None,
+        **asked,
+        **flags,
+        "id": None,
+        "file_prefix": order.name.removesuffix(".mp4"),
+        "fps": order.work.fps,
+        "num_frames": order.work.frames,
+        "seed": order.work.seed,
+        "model_id": model if model in ("wan2.2", "ltx-2.3", "wan2.1") else "wan2.2",
+    }

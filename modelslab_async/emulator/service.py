@@ -1,0 +1,354 @@
+"""The service as a pure state machine: a request and a time in, an answer out. No I/O, no clock.
+
+What it says follows the endpoint's documentation page and what users of the service published; it is not the service.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict, deque
+from collections.abc import Collection, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, Literal
+
+import attrs
+
+from modelslab_async.emulator import replies
+from modelslab_async.emulator.faults import Fault, FaultPlan, Occasion, Rule
+from modelslab_async.emulator.order import (
+    DAY,
+    DEFAULT_ETA,
+    PRICE_USD,
+    Charge,
+    EtaKind,
+    Ledger,
+    Order,
+    Work,
+    account_of,
+    draw_eta,
+    file_name,
+    processing_seconds,
+)
+from modelslab_async.emulator.params import Refusal, decoded, parsed, positive, read_work, truth
+from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
+from modelslab_async.images import sniff
+from modelslab_async.protocol.request import is_http_url
+from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH
+
+ASSETS_PATH = "/api/v6/assets_generated"
+_ADMIN = ("restart_server", "update_server", "clear_cache", "clear_queue", "system_details")
+_AT_ONCE_SECONDS = 5.0
+"""A job that takes less is answered with success at once, as in the page's sample (4.49 s)."""
+_LAG_SECONDS = 3.0
+_COUNT_CALLS_A_MINUTE = 30
+_RETRY_AFTER = 30.0
+_GATEWAY = {Fault.HTML_502: 502, Fault.HTML_520: 520, Fault.HTML_524: 524}
+
+Profile = Literal["legacy", "documented"]
+
+
+@attrs.frozen
+class FileAnswer:
+    """What a link gives now: a status, and at 200 whose file, or an upload; `fault` is what goes wrong with it."""
+
+    status: int
+    order: Order | None = None
+    upload: bytes = b""
+    fault: Fault | None = None
+
+
+class Service:
+    """The accounts, their queues and their jobs. `Emulator` explains the options."""
+
+    def __init__(
+        self,
+        *,
+        profile: Profile = "documented",
+        queue_limit: int = 5,
+        workers: int | None = None,
+        speed: float = 1.0,
+        seed: int = 0,
+        eta: Mapping[EtaKind, float] | None = None,
+        faults: Sequence[Rule] = (),
+        keys: Collection[str] | None = None,
+        wallet: Decimal | None = None,
+        origin: str = "http://emulator.invalid",
+    ) -> None:
+        self.origin = origin
+        self.ledger = Ledger()
+        self.orders: dict[int, Order] = {}
+        self.speed = speed
+        self.busiest = 0
+        """The most jobs that one account ever had queued or processing."""
+        self._profile, self._queue_limit, self._workers = profile, queue_limit, workers or queue_limit
+        self._eta, self._keys, self._wallet = eta or DEFAULT_ETA, keys, wallet
+        self._seed = seed
+        self._rng = random.Random(f"service {seed}")
+        self._plan = FaultPlan(faults, random.Random(f"faults {seed}"))
+        self._open: defaultdict[str, list[Order]] = defaultdict(list)
+        self._names: dict[str, Order] = {}
+        self._uploads: dict[str, tuple[float, bytes]] = {}
+        self._counts: defaultdict[str, deque[float]] = defaultdict(deque)
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    def handle(self, now: float, path: str, body: bytes, picture: bytes | None = None) -> Answer:
+        """Answer a POST. `picture` is what the shell got from `picture_url`; None where it could not."""
+        params = parsed(body)
+        occasion = _occasion(path)
+        rule = self._plan.draw(occasion)
+        fault = rule.fault if rule else None
+        match fault:
+            case Fault.REFUSED:
+                return Answer(deed=Deed.REFUSE, delay=self._scaled(rule))
+            case Fault.RESET_BEFORE:
+                return Answer(deed=Deed.RESET)
+            case Fault.RATE_LIMIT:
+                return self._refuse(self._no_place())
+            case Fault.ERROR_500:
+                return self._refuse(Refusal(500, "Server Error"))
+            case Fault.UNAVAILABLE_503:
+                return self._refuse(Refusal(503, "The service is temporarily unavailable."))
+            case _:
+                return self._spoil(rule, self._answer(now, path, params, picture, rule))
+
+    def picture_url(self, path: str, body: bytes) -> str | None:
+        """The URL of the picture that the shell is to fetch before `handle`, or None."""
+        params = parsed(body)
+        source = params.get("init_image")
+        wanted = path in SUBMIT_PATHS.values() and not truth(params.get("base64")) and is_http_url(source)
+        return str(source) if wanted else None
+
+    def _answer(
+        self, now: float, path: str, params: dict[str, Any], picture: bytes | None, rule: Rule | None
+    ) -> Answer:
+        try:
+            key = self._key(params)
+            head, _, last = path.rpartition("/")
+            match path:
+                case _ if path in SUBMIT_PATHS.values():
+                    return self._submit(now, key, params, picture, rule, enterprise="/enterprise/" in path)
+                case _ if head.endswith("/fetch"):
+                    return self._fetch(now, key, last, rule)
+                case _ if path == QUEUE_DEPTH_PATH:
+                    return self._count(now, key)
+                case _ if path == BALANCE_PATH:
+                    return json_answer(
+                        {"status": "success", "data": {"balance": self._balance(key), "currency": "USD"}}
+                    )
+                case _ if path == UPLOAD_PATH:
+                    return self._upload(now, params)
+                case _ if path == ASSETS_PATH:
+                    return self._assets(now, key, params)
+                case _ if "/enterprise/" in path and last in _ADMIN:
+                    return self._admin(now, last)
+                case _:
+                    return self._refuse(Refusal(404, "The route could not be found."))
+        except Refusal as refusal:
+            return self._refuse(refusal)
+
+    def _refuse(self, refusal: Refusal) -> Answer:
+        """legacy: errors at HTTP 200, and at times under the service's own spelling of message."""
+        legacy = self._profile == "legacy"
+        name = "messege" if legacy and self._rng.random() < 0.5 else "message"
+        return json_answer(
+            {"status": "error", name: refusal.message, **refusal.more}, 200 if legacy else refusal.status
+        )
+
+    def _spoil(self, rule: Rule | None, answer: Answer) -> Answer:
+        """The request is done; what goes wrong with its reply."""
+        match rule.fault if rule else None:
+            case Fault.RESET_AFTER:
+                return attrs.evolve(answer, deed=Deed.RESET)
+            case Fault.STALL:
+                return attrs.evolve(answer, deed=Deed.STALL)
+            case Fault.SLOW:
+                return attrs.evolve(answer, delay=answer.delay + self._scaled(rule))
+            case Fault.TRUNCATED_JSON:
+                return attrs.evolve(answer, body=answer.body[: len(answer.body) // 2])
+            case Fault.HTML_502 | Fault.HTML_520 | Fault.HTML_524 as fault:
+                code = _GATEWAY[fault]
+                page = f"<html><head><title>{code}</title></head><body><h1>{code} gateway error</h1></body></html>"
+                return attrs.evolve(answer, status=code, body=page.encode(), content_type="text/html")
+            case _:
+                return answer
+
+    # --- the calls -------------------------------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        now: float,
+        key: str,
+        params: dict[str, Any],
+        picture: bytes | None,
+        rule: Rule | None,
+        *,
+        enterprise: bool,
+    ) -> Answer:
+        rng = random.Random(f"job {self._seed} {len(self.orders)}")
+        work, steps = read_work(params, picture, rng, enterprise=enterprise)
+        if self._wallet is not None and self._balance(key) < PRICE_USD:
+            raise Refusal(402, "You have insufficient credits in your wallet.")
+        account = account_of(key)
+        queue = self._open[account] = [order for order in self._open[account] if order.done_at > now]
+        if len(queue) >= self._queue_limit:
+            raise self._no_place()
+        order = self._take(now, account, params, work, processing_seconds(work, steps, rng) / self.speed, rule, rng)
+        queue.append(order)
+        self.busiest = max(self.busiest, len(queue))
+        self.ledger.charges.append(Charge(account, order.id, params.get("track_id"), PRICE_USD, now))
+        if order.starts_at == now and order.done_at - now <= _AT_ONCE_SECONDS / self.speed and not order.failed:
+            order.file_at = order.done_at
+            return replies.at_once(order, self.origin, now, file_name(rng))
+        eta = draw_eta(order.done_at - now, self._eta, rng)
+        return replies.processing(order, self.origin, eta, enterprise=enterprise)
+
+    def _take(
+        self,
+        now: float,
+        account: str,
+        params: dict[str, Any],
+        work: Work,
+        seconds: float,
+        rule: Rule | None,
+        rng: random.Random,
+    ) -> Order:
+        """First in, first out: it starts when a worker is free of all that came before."""
+        ends = sorted(order.done_at for order in self._open[account])
+        starts_at = now if len(ends) < self._workers else ends[-self._workers]
+        done_at = starts_at + seconds
+        fault = rule.fault if rule else None
+        lag = rng.random() * _LAG_SECONDS / self.speed
+        if fault is Fault.LATE_LINK:
+            lag = self._scaled(rule)
+        elif fault is Fault.EARLY_LINK:
+            lag = -self._scaled(rule)
+        order = Order(
+            id=100_000 + len(self.orders),
+            account=account,
+            params={name: value for name, value in params.items() if name not in ("key", "init_image")},
+            work=work,
+            name=file_name(rng),
+            taken_at=now,
+            starts_at=starts_at,
+            done_at=done_at,
+            file_at=max(now, done_at + lag),
+            failed="Something went wrong while generating the video." if fault is Fault.JOB_FAILS else "",
+        )
+        self.orders[order.id] = order
+        self._names[order.name] = order
+        return order
+
+    def _fetch(self, now: float, key: str, job_id: str, rule: Rule | None) -> Answer:
+        order = self.orders.get(int(job_id)) if job_id.isascii() and job_id.isdigit() else None
+        if order is None or order.account != account_of(key):
+            return json_answer({"status": "failed", "id": "", "message": "Request not found", "output": ""})
+        if rule and rule.fault is Fault.TRY_AGAIN:
+            return json_answer({"status": "failed", "message": "Try Again", "output": ""})
+        match order.state(now):
+            case "success":
+                links = [] if rule and rule.fault is Fault.EMPTY_OUTPUT else [order.link(self.origin)]
+                return json_answer({"status": "success", "id": order.id, "output": links, "proxy_links": links})
+            case "failed":
+                return json_answer({"status": "failed", "id": order.id, "message": order.failed, "output": ""})
+            case _:
+                words = self._rng.choice(("Try Again", "try again later."))
+                return json_answer({"status": "processing", "message": words, "output": ""})
+
+    def _count(self, now: float, key: str) -> Answer:
+        calls = self._counts[account_of(key)]
+        while calls and calls[0] <= now - 60 / self.speed:
+            calls.popleft()
+        if len(calls) >= _COUNT_CALLS_A_MINUTE:
+            raise Refusal(429, "Rate limit exceeded. Maximum 30 calls per minute.", retry_after=60 / self.speed)
+        calls.append(now)
+        return json_answer({"status": "success", "processing_count": len(self.running(key, now))})
+
+    def _upload(self, now: float, params: dict[str, Any]) -> Answer:
+        text = params.get("base64_string")
+        head, _, data = (text if isinstance(text, str) else "").partition(",")
+        picture = decoded(data)
+        if not head.startswith("data:image/") or picture is None or sniff(picture) is None:
+            raise Refusal(400, {"base64_string": ["The base64 string must be a data URI of an image."]})
+        name = file_name(self._rng).replace(".mp4", "." + head[11:].partition(";")[0])
+        self._uploads[name] = (now + DAY / self.speed, picture)
+        url = f"{self.origin}/uploads/{name}"
+        return json_answer({"status": "success", "id": len(self._uploads), "output": [url]})
+
+    def _assets(self, now: float, key: str, params: dict[str, Any]) -> Answer:
+        page, per_page = positive(params.get("page"), 1), min(positive(params.get("per_page"), 10), 30)
+        done = [o for o in self.orders.values() if o.account == account_of(key) and o.state(now) == "success"]
+        rows = [{"id": order.id, "output": [order.link(self.origin)]} for order in reversed(done)]
+        pagination = {"current_page": page, "per_page": per_page, "total": len(rows)}
+        rows = rows[(page - 1) * per_page : page * per_page]
+        return json_answer({"status": "success", "data": rows, "pagination": pagination})
+
+    def _admin(self, now: float, command: str) -> Answer:
+        """Posts of a dedicated server; clear_queue drops every job on it."""
+        if command == "clear_queue":
+            for order in self.orders.values():
+                if order.done_at > now:
+                    order.failed, order.done_at = "The queue was cleared.", now
+        return json_answer({"status": "success", "message": f"{command}: done, by the emulator"})
+
+    # --- files and webhooks ----------------------------------------------------------------------------------------
+
+    def file(self, now: float, name: str) -> FileAnswer:
+        """What a link gives now."""
+        if name in self._uploads:
+            dies_at, picture = self._uploads[name]
+            return FileAnswer(200, upload=picture) if now < dies_at else FileAnswer(404)
+        order = self._names.get(name)
+        if order is None or order.failed:
+            return FileAnswer(404)
+        if now < order.file_at:
+            return FileAnswer(403 if order.id % 4 == 3 else 404)
+        if truth(order.params.get("temp")) and now >= order.done_at + DAY / self.speed:
+            return FileAnswer(404)
+        rule = self._plan.draw("file")
+        return FileAnswer(200, order=order, fault=rule.fault if rule else None)
+
+    def deliveries(self, order: Order) -> list[Delivery]:
+        """What the webhook of a job will be told, and when."""
+        url = order.params.get("webhook")
+        rule = self._plan.draw("webhook") if is_http_url(url) else None
+        fault = rule.fault if rule else None
+        if not is_http_url(url) or fault is Fault.WEBHOOK_MISSING:
+            return []
+        at = order.done_at + (self._scaled(rule) if fault is Fault.WEBHOOK_LATE else 0.0)
+        true = Delivery(at, str(url), replies.told(order, self.origin))
+        if fault is Fault.WEBHOOK_TWICE:
+            return [true, true]
+        if fault is Fault.WEBHOOK_FORGED:
+            middle = (order.taken_at + order.done_at) / 2
+            lie = {"status": "failed", "id": order.id, "message": "forged", "track_id": order.params.get("track_id")}
+            return [Delivery(middle, str(url), lie), true]
+        return [true]
+
+    # --- small things ----------------------------------------------------------------------------------------------
+
+    def running(self, key: str, now: float) -> list[Order]:
+        """The jobs of a key that are queued or processing."""
+        return [order for order in self._open[account_of(key)] if order.done_at > now]
+
+    def _key(self, params: dict[str, Any]) -> str:
+        key = params.get("key")
+        if not isinstance(key, str) or not key or (self._keys is not None and key not in self._keys):
+            raise Refusal(401, "Invalid API Key", tip="Pass the key of your account.")
+        return key
+
+    def _balance(self, key: str) -> Decimal:
+        return (Decimal(100) if self._wallet is None else self._wallet) - self.ledger.total(key)
+
+    def _no_place(self) -> Refusal:
+        words = f"Rate limit exceeded. Maximum {self._queue_limit} queued requests allowed."
+        return Refusal(429, words, retry_after=_RETRY_AFTER / self.speed)
+
+    def _scaled(self, rule: Rule | None) -> float:
+        return (rule.seconds if rule else 0.0) / self.speed
+
+
+def _occasion(path: str) -> Occasion:
+    if path in SUBMIT_PATHS.values():
+        return "submit"
+    return "fetch" if "/fetch/" in path else "call"
