@@ -5,10 +5,10 @@ They live in the test's own event loop: with pytest-asyncio, or with anyio's plu
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 SPEED = 100.0
 """A job of 40 s takes 0.4 s."""
 
-fixture = import_module("pytest_asyncio" if find_spec("pytest_asyncio") else "pytest").fixture
+fixture: Callable[..., Any] = import_module("pytest_asyncio" if find_spec("pytest_asyncio") else "pytest").fixture
 
 
 @pytest.fixture
 def modelslab_emulator_options() -> dict[str, object]:
     """Override it to choose other options of the `Emulator`, for instance its faults."""
-    return {"speed": SPEED}
+    return {"speed": SPEED, "eta": {"good": 1}}
 
 
 @fixture

@@ -148,8 +148,8 @@ class Service:
             return self._refuse(refusal)
 
     def _refuse(self, refusal: Refusal) -> Answer:
-        """legacy: errors at HTTP 200, and at times under the service's own spelling of message."""
-        legacy = self._profile == "legacy"
+        """legacy: errors of the request at HTTP 200, and at times under the service's own spelling of message."""
+        legacy = self._profile == "legacy" and refusal.status < 500
         name = "messege" if legacy and self._rng.random() < 0.5 else "message"
         return json_answer(
             {"status": "error", name: refusal.message, **refusal.more}, 200 if legacy else refusal.status

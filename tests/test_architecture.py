@@ -1,0 +1,107 @@
+"""How the house is built: who may import whom, what is public, what loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import modelslab_async
+import modelslab_async.emulator
+import modelslab_async.errors
+
+PACKAGE = Path(modelslab_async.__file__).parent
+LAYERS = [
+    {"errors"},
+    {"protocol"},
+    {"transport", "slots", "images"},
+    {"download"},
+    {"job"},
+    {"driver", "feed"},
+    {"dispatch"},
+    {"client"},
+    {"emulator"},
+]
+"""From the ground up: a module imports from lower layers, and from its own package."""
+IMPURE = {"asyncio", "aiohttp", "time", "datetime", "secrets", "socket", "pathlib", "logging", "threading", "io"}
+
+
+def imported(path: Path) -> set[str]:
+    """The dotted names that a file imports at run time."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def own(names: set[str]) -> set[str]:
+    """The parts of our package among them."""
+    return {name.split(".")[1] for name in names if name.startswith("modelslab_async.")}
+
+
+def part_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+PART_NAMES = set().union(*LAYERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    """A module imports from the layers below its own, never from above or beside; fixtures for users are above all."""
+    part = part_of(path)
+    level = next(number for number, layer in enumerate(LAYERS) if part in layer)
+    below = set().union(*LAYERS[:level]) | {part}
+    used = own(imported(path)) & PART_NAMES
+    assert used <= below, f"{part} may not import {used - below}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "protocol").glob("*.py")), ids=lambda path: path.name)
+def test_the_core_is_pure(path: Path) -> None:
+    """protocol/ has no I/O, no clock, no loop; of `random` only the type, of `os` only PathLike."""
+    assert not {name.split(".")[0] for name in imported(path)} & IMPURE
+    text = path.read_text(encoding="utf-8")
+    assert "os.environ" not in text
+    assert "random.random(" not in text
+    assert "open(" not in text.replace("_open(", "")
+
+
+def test_public_names() -> None:
+    """What a user may import, pinned: a name more or less is a decision, not an accident."""
+    assert modelslab_async.__all__ == sorted(modelslab_async.__all__)
+    tree = ast.parse((PACKAGE / "errors.py").read_text(encoding="utf-8"))
+    errors = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+    others = {
+        "Balance",
+        "BeyondDocumentationWarning",
+        "Client",
+        "ImageToVideoUltra",
+        "Job",
+        "JobState",
+        "SavedVideo",
+        "StateChange",
+        "Timeouts",
+        "Video",
+    }
+    assert set(modelslab_async.__all__) == errors | others
+    assert modelslab_async.emulator.__all__ == sorted(modelslab_async.emulator.__all__)
+
+
+def test_importing_is_light() -> None:
+    """`import modelslab_async` loads neither the emulator nor a renderer, server or test framework."""
+    code = "import sys, modelslab_async; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"av", "PIL", "numpy", "pytest", "aiohttp.web", "modelslab_async.emulator"} & set(loaded)
+
+
+def test_the_emulator_serves_without_the_renderer() -> None:
+    """`modelslab_async.emulator` imports without PyAV and Pillow: only a real video needs the extra."""
+    code = "import sys; sys.modules['av'] = sys.modules['PIL'] = None; import modelslab_async.emulator"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,416 @@
+"""The client as users meet it, on virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+import warnings
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from conftest import KEY, World, a_request
+
+from modelslab_async import (
+    AuthenticationError,
+    BeyondDocumentationWarning,
+    Client,
+    ClientStateError,
+    ImageToVideoUltra,
+    InvalidRequestError,
+    Job,
+    JobDetachedError,
+    JobState,
+    JobTimeoutError,
+    NotFoundError,
+    Timeouts,
+)
+from modelslab_async.emulator import Fault, Rule
+
+pytestmark = pytest.mark.looptime
+MakeWorld = Callable[..., World]
+S = JobState
+
+
+async def states(job: Job) -> list[JobState]:
+    return [change.state async for change in job.events()]
+
+
+async def test_a_request_becomes_a_video(world: MakeWorld) -> None:
+    """Submit returns a job at once; awaiting it gives the video; it was charged once."""
+    here = world()
+    async with here.client() as client:
+        job = client.submit(a_request(seed=7))
+        assert not job.done()
+        video = await job
+    assert (video.seed, video.ref, video.id) == (7, job.ref, job.id)
+    assert here.service.ledger.track_ids() == [job.ref]
+
+
+async def test_events_tell_every_state_in_order_with_growing_times(world: MakeWorld) -> None:
+    """events() replays the states so far and follows to the end, for any number of listeners."""
+    async with world().client() as client:
+        job = client.submit(a_request())
+        early = asyncio.create_task(states(job))
+        await job
+        late = [change async for change in job.events()]
+    expected = [S.WAITING, S.SUBMITTING, S.PROCESSING, S.READY]
+    assert await early == expected == [change.state for change in late]
+    assert [change.elapsed for change in late] == sorted(change.elapsed for change in late)
+
+
+async def test_futures_vocabulary(world: MakeWorld) -> None:
+    """done, result, exception, callbacks and wait mean what they mean for asyncio's futures."""
+    called: list[Job] = []
+    async with world().client() as client:
+        job = client.submit(a_request())
+        job.add_done_callback(called.append)
+        with pytest.raises(asyncio.InvalidStateError):
+            job.result()
+        assert not await job.wait(timeout=1.0)
+        assert await job.wait()
+        assert (job.result(), job.exception(), job.cancelled()) == (await job, None, False)
+        await asyncio.sleep(0)
+    assert called == [job]
+
+
+async def test_submitted_gives_the_services_id_before_the_end(world: MakeWorld) -> None:
+    """submitted() returns at the acceptance, and raises the job's error where there is none."""
+    here = world(keys=[KEY])
+    async with here.client() as client, here.client(api_key="another-key-than-that") as stranger:
+        job = client.submit(a_request())
+        assert await job.submitted() == job.id
+        assert job.state is S.PROCESSING
+        with pytest.raises(AuthenticationError):
+            await stranger.submit(a_request()).submitted()
+
+
+async def test_the_eta_counts_down_and_is_never_negative(world: MakeWorld) -> None:
+    """Eta is the service's word less the time since then; None before, and where it gave none."""
+    async with world(eta={"zero": 1}).client() as client, world(eta={"absent": 1}).client() as mute:
+        jobs = [client.submit(a_request()), mute.submit(a_request())]
+        assert [job.eta for job in jobs] == [None, None]
+        for job in jobs:
+            await job.submitted()
+        assert [job.eta for job in jobs] == [0.0, None]
+
+
+async def test_a_cancelled_awaiter_leaves_the_job_alone(world: MakeWorld) -> None:
+    """Cancelling a task that awaits a job never cancels the job: it is paid for."""
+    async with world().client() as client:
+        job = client.submit(a_request())
+        awaiter = asyncio.ensure_future(client.as_completed([job]).__anext__())
+        waiter = asyncio.create_task(_await(job))
+        await job.submitted()
+        waiter.cancel()
+        awaiter.cancel()
+        await asyncio.wait([waiter, awaiter])
+        assert waiter.cancelled()
+        assert (await job).ref == job.ref
+
+
+async def _await(job: Job) -> None:
+    await job
+
+
+async def test_gather_takes_jobs(world: MakeWorld) -> None:
+    """A Job is an awaitable like any other."""
+    async with world().client() as client:
+        jobs = [client.submit(a_request(seed=seed)) for seed in range(7)]
+        videos = await asyncio.gather(*jobs)
+    assert [video.seed for video in videos] == list(range(7))
+
+
+async def test_cancel_before_the_post_costs_nothing(world: MakeWorld) -> None:
+    """cancel() is True only while the job waits for its turn, and then nothing is sent or charged."""
+    here = world()
+    async with here.client(max_in_flight=1) as client:
+        first, second = client.submit(a_request()), client.submit(a_request())
+        await first.submitted()
+        assert second.cancel()
+        assert (second.state, second.cancelled(), second.done()) == (S.CANCELLED, True, True)
+        assert await states(second) == [S.WAITING, S.CANCELLED]
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        await first
+    assert here.service.ledger.track_ids() == [first.ref]
+
+
+async def test_cancel_after_the_post_does_nothing(world: MakeWorld) -> None:
+    """There is no cancel at the service: cancel() is False, and the job goes on."""
+    async with world().client() as client:
+        job = client.submit(a_request())
+        assert not job.cancel()
+        await job.submitted()
+        assert not job.cancel()
+        await job
+        assert not job.cancel()
+
+
+async def test_leaving_normally_waits_for_all_jobs(world: MakeWorld) -> None:
+    """Leaving the block waits for every job, those that wait for their turn included."""
+    here = world()
+    async with here.client(max_in_flight=2) as client:
+        jobs = [client.submit(a_request()) for _ in range(5)]
+    assert [job.state for job in jobs] == [S.READY] * 5
+    assert len(here.service.ledger.charges) == 5
+
+
+async def test_leaving_by_an_exception_detaches(world: MakeWorld) -> None:
+    """Running jobs are let go of and told as charged; waiting ones are withdrawn; nothing more is submitted."""
+    here = world()
+    client = here.client(max_in_flight=1)
+    running, waiting = client.submit(a_request()), client.submit(a_request())
+    with pytest.raises(KeyError):
+        async with client:
+            await running.submitted()
+            raise KeyError
+    error = running.exception()
+    assert isinstance(error, JobDetachedError)
+    assert (error.charged, error.job_id, error.ref) == (True, running.id, running.ref)
+    assert waiting.cancelled()
+    assert len(here.service.ledger.charges) == 1
+
+
+async def test_leaving_while_a_submit_is_under_way_hears_its_reply(world: MakeWorld) -> None:
+    """The reply to a paid request is waited for even then: it says whether there is something to pay for."""
+    here = world(faults=[Rule(Fault.SLOW, seconds=20.0)])
+    client = here.client()
+    job = client.submit(a_request())
+    await asyncio.sleep(1.0)
+    await client.aclose(drain=False)
+    assert [change.state for change in job._history] == [S.WAITING, S.SUBMITTING, S.PROCESSING]
+    assert job._history[-1].elapsed >= 20.0
+    assert isinstance(job.exception(), JobDetachedError)
+    assert job.id is not None
+
+
+async def test_attach_watches_on(world: MakeWorld) -> None:
+    """A job that another client submitted is watched to its end, and costs nothing more."""
+    here = world()
+    client = here.client()
+    job_id = await client.submit(a_request()).submitted()
+    await client.aclose(drain=False)
+    async with here.client() as other:
+        video = await other.attach(job_id)
+    assert video.id == job_id
+    assert len(here.service.ledger.charges) == 1
+
+
+async def test_attach_to_an_unknown_id_ends_after_a_grace(world: MakeWorld) -> None:
+    """An id that is not found is not believed at once, and then told as what it is, with the charge unknown."""
+    async with world().client() as client:
+        started = asyncio.get_running_loop().time()
+        job = client.attach(4711)
+        with pytest.raises(NotFoundError) as caught:
+            await job
+        assert 60 <= asyncio.get_running_loop().time() - started <= 90
+    assert (job.state, caught.value.charged) == (S.TIMED_OUT, None)
+
+
+async def test_a_job_that_outlives_its_timeout_is_told_as_recoverable(world: MakeWorld) -> None:
+    """Timeouts.job ends the watch, not the job: attach collects it."""
+    here = world()
+    async with here.client(timeouts=Timeouts(job=5.0)) as client:
+        job = client.submit(a_request())
+        with pytest.raises(JobTimeoutError) as caught:
+            await job
+    assert isinstance(caught.value, TimeoutError)
+    assert (job.state, caught.value.charged, caught.value.job_id) == (S.TIMED_OUT, True, job.id)
+    async with here.client() as client:
+        assert (await client.attach(str(job.id))).id == job.id
+
+
+async def test_wake_looks_at_once(world: MakeWorld) -> None:
+    """wake() ends a wait early with one fetch; the service's answer decides."""
+    here = world(eta={"ten times": 1})
+    async with here.client() as client:
+        job = client.submit(a_request())
+        await job.submitted()
+        before = here.count("fetch")
+        job.wake()
+        await asyncio.sleep(0.01)
+        assert here.count("fetch") == before + 1
+        assert job.state is S.PROCESSING
+        await job
+
+
+async def test_as_completed_gives_each_job_once_as_it_ends(world: MakeWorld) -> None:
+    """Each job comes once, however it ends, in the order of the ends."""
+    async with world().client() as client:
+        jobs = [client.submit(a_request(num_frames=frames)) for frames in (81, 17, 41)]
+        given = [job async for job in client.as_completed([*jobs, jobs[0]])]
+    assert given == [jobs[1], jobs[2], jobs[0]]
+
+
+async def test_map_keeps_its_window_and_gives_every_job(world: MakeWorld) -> None:
+    """At most `lookahead` requests are taken ahead of what was given, and bad ones come as refused jobs."""
+    taken = 0
+
+    async def endless() -> AsyncIterator[ImageToVideoUltra]:
+        nonlocal taken
+        for number in range(30):
+            taken += 1
+            yield a_request(prompt="" if number == 13 else "moving", num_frames=17)
+
+    given: list[Job] = []
+    async with world().client() as client:
+        async for job in client.map(endless(), lookahead=4):
+            given.append(job)
+            assert taken - len(given) <= 4
+    assert len(set(given)) == 30
+    assert [job.state for job in given].count(S.REFUSED) == 1
+
+
+async def test_map_gives_what_is_paid_before_it_raises(world: MakeWorld) -> None:
+    """What the iterable raises comes after the jobs before it, so nothing paid is lost."""
+
+    async def two_then_broken() -> AsyncIterator[ImageToVideoUltra]:
+        yield a_request()
+        yield a_request()
+        raise OSError("the disk went away")
+
+    given = []
+    async with world().client() as client:
+        with pytest.raises(OSError, match="went away"):
+            async for job in client.map(two_then_broken()):
+                given.append(job)
+    assert [job.state for job in given] == [S.READY, S.READY]
+
+
+async def test_leaving_map_early_keeps_the_jobs(world: MakeWorld) -> None:
+    """Who breaks out of map submits no more; what was submitted still ends with the client."""
+    here = world()
+    async with here.client() as client:
+        async for _ in client.map([a_request()] * 50, lookahead=3):
+            break
+        charged = len(here.service.ledger.charges)
+        assert 3 <= charged <= 5
+    assert len(here.service.ledger.charges) <= charged + 3
+    assert all(order.state(float("inf")) == "success" for order in here.service.orders.values())
+
+
+async def test_limits_refuse_warn_or_send(world: MakeWorld) -> None:
+    """Beyond the documented limits: refused by default, warned and sent, or just sent."""
+    here = world()
+    async with here.client() as client, here.client(limits="warn") as warner, here.client(limits=None) as sender:
+        with pytest.raises(InvalidRequestError, match="num_inference_steps=31"):
+            client.submit(a_request(num_inference_steps=31))
+        with pytest.warns(BeyondDocumentationWarning, match="num_inference_steps=31"):
+            await warner.submit(a_request(num_inference_steps=31))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            await sender.submit(a_request(num_inference_steps=31))
+        with pytest.raises(InvalidRequestError, match="prompt"):
+            sender.submit(a_request(prompt=""))
+    assert len(here.service.ledger.charges) == 2
+
+
+async def test_submit_takes_keywords_mappings_and_changes(world: MakeWorld) -> None:
+    """Keywords, the page's names, or a request with changes: all the same request."""
+    async with world().client() as client:
+        jobs = [
+            client.submit(prompt="a", init_image="https://pictures.invalid/a.png", shift_sample=3),
+            client.submit({"prompt": "a", "init_image": "https://pictures.invalid/a", "shift_sample": 3, "key": ""}),
+            client.submit(a_request(prompt="b", sample_shift=7), prompt="a", shift_sample=3),
+        ]
+    for job in jobs:
+        assert job.request is not None
+        assert (job.request.prompt, job.request.sample_shift) == ("a", 3)
+
+
+async def test_a_track_id_is_the_ref_and_cannot_be_used_twice_at_a_time(world: MakeWorld) -> None:
+    """The webhook finds a job by its track_id: two open jobs may not share one."""
+    async with world().client() as client:
+        job = client.submit(a_request(track_id="mine"))
+        with pytest.raises(InvalidRequestError, match="track_id"):
+            client.submit(a_request(track_id="mine"))
+        await job
+        assert (await client.submit(a_request(track_id="mine"))).ref == "mine"
+
+
+async def test_calls_that_cost_nothing(world: MakeWorld) -> None:
+    """balance, queue_depth and upload say what the service says, and are repeated while their failure may pass."""
+    faults = [Rule(Fault.HTML_502, on="call", times=1), Rule(Fault.REFUSED, on="call", times=1, seconds=1.0)]
+    here = world(faults=faults)
+    async with here.client() as client:
+        job = client.submit(a_request())
+        await job.submitted()
+        assert await client.queue_depth() == 1
+        balance = await client.balance()
+        assert (str(balance.amount), balance.currency) == ("99.8", "USD")
+        url = await client.upload(b"\x89PNG\r\n\x1a\n" + bytes(100))
+        assert url.startswith(here.service.origin)
+        with pytest.raises(InvalidRequestError, match="a URL already"):
+            await client.upload(url)
+
+
+async def test_enterprise_uses_its_paths_and_limits(world: MakeWorld) -> None:
+    """A dedicated server has other paths, other limits, and takes no base64."""
+    here = world()
+    async with here.client(enterprise=True) as client:
+        with pytest.raises(InvalidRequestError) as caught:
+            client.submit(a_request(num_inference_steps=9, init_image=b"\x89PNG\r\n\x1a\n0000"))
+        assert {problem.field for problem in caught.value.problems} == {"num_inference_steps", "init_image"}
+        await client.submit(a_request(num_inference_steps=8, guidance_scale=1.5, fps=18))
+    assert all("/api/v1/enterprise/" in path for path in here.transport.requests if "generations" not in path)
+
+
+async def test_a_closed_client_says_so(world: MakeWorld) -> None:
+    """After closing nothing is submitted; closing twice is fine."""
+    client = world().client()
+    await client.aclose()
+    await client.aclose()
+    with pytest.raises(ClientStateError, match="closed"):
+        client.submit(a_request())
+    with pytest.raises(ClientStateError, match="closed"):
+        await client.balance()
+
+
+def test_a_client_belongs_to_one_event_loop(world: MakeWorld) -> None:
+    """In another loop, and outside of any, the client says so instead of hanging."""
+    here = world()
+    client = here.client()
+    with pytest.raises(ClientStateError, match="running event loop"):
+        client.submit(a_request())
+
+    async def use() -> None:
+        await client.queue_depth()
+
+    asyncio.run(use())
+    with pytest.raises(ClientStateError, match="another event loop"):
+        asyncio.run(use())
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"base_url": "http://modelslab.com"}, "base_url"),
+        ({"base_url": "ftp://modelslab.com"}, "base_url"),
+        ({"base_url": "https://user:word@modelslab.com"}, "base_url"),
+        ({"max_in_flight": 0}, "max_in_flight"),
+        ({"max_in_flight": True}, "max_in_flight"),
+        ({"limits": "ignore"}, "limits"),
+        ({"wait": "hope"}, "wait"),
+    ],
+)
+def test_bad_arguments_are_refused(options: dict[str, object], field: str) -> None:
+    """One clear error that names the argument, before any network."""
+    with pytest.raises(InvalidRequestError) as caught:
+        Client(api_key=KEY, **options)  # type: ignore[arg-type]
+    assert [problem.field for problem in caught.value.problems] == [field]
+
+
+@pytest.mark.parametrize("value", [0, -1, True, float("nan"), "10"])
+def test_bad_timeouts_are_refused(value: object) -> None:
+    """Seconds above 0, or None."""
+    with pytest.raises(InvalidRequestError, match=r"timeouts\.submit"):
+        Timeouts(submit=value)  # type: ignore[arg-type]
+
+
+def test_a_missing_key_names_both_ways_and_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Argument or environment; without an account, the emulator."""
+    monkeypatch.delenv("MODELSLAB_API_KEY", raising=False)
+    with pytest.raises(AuthenticationError) as caught:
+        Client()
+    assert all(word in str(caught.value) for word in ("api_key", "MODELSLAB_API_KEY", "emulator", "not charged"))
+    monkeypatch.setenv("MODELSLAB_API_KEY", KEY)
+    assert KEY not in repr(Client())

@@ -1,0 +1,148 @@
+"""Videos on disk: whole or not at all, in constant memory, over real HTTP."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import pytest
+from aiohttp import web
+
+from modelslab_async import Client, InvalidRequestError, InvalidVideoError
+from modelslab_async.protocol.lifecycle import Video
+
+
+def an_mp4(size_bytes: int) -> bytes:
+    content = random.Random(size_bytes).randbytes(size_bytes)
+    boxes = ((b"ftyp", b"isom\0\0\2\0isom"), (b"moov", b""), (b"mdat", content))
+    return b"".join((8 + len(data)).to_bytes(4) + kind + data for kind, data in boxes)
+
+
+MOVIE = an_mp4(3_000_000)
+
+
+@attrs.define
+class Files:
+    """A server whose files misbehave as told; notes the requests."""
+
+    breaks: int = 0
+    """So many requests break off in the middle."""
+    validator: Mapping[str, str] = attrs.field(factory=lambda: {"ETag": '"one"'})
+    dead: tuple[str, ...] = ()
+    changes: bool = False
+    """The file is another one after each break."""
+    seen: list[tuple[str, str | None]] = attrs.field(factory=list[tuple[str, str | None]])
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        name, wanted = request.match_info["name"], request.headers.get("Range")
+        self.seen.append((name, wanted))
+        if name in self.dead:
+            return web.Response(status=404)
+        if name == "page":
+            return web.Response(text="<html>not found</html>", content_type="video/mp4")
+        if name == "cut":
+            return web.Response(body=MOVIE[:-5], content_type="video/mp4")
+        first = int(wanted[6:-1]) if wanted and not self.changes else 0
+        body = MOVIE[first:]
+        headers = {**self.validator, "Content-Length": str(len(body))}
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(MOVIE) - 1}/{len(MOVIE)}"
+        response = web.StreamResponse(status=206 if first else 200, headers=headers)
+        await response.prepare(request)
+        if self.breaks:
+            self.breaks -= 1
+            await response.write(body[: len(body) // 2])
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        await response.write(body)
+        return response
+
+
+@asynccontextmanager
+async def served(files: Files) -> AsyncIterator[tuple[Client, str]]:
+    app = web.Application()
+    app.router.add_get("/{name}", files.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    async with Client(api_key="any", base_url=url) as client:
+        yield client, url
+    await runner.cleanup()
+
+
+async def test_a_file_is_streamed_to_its_path(tmp_path: Path) -> None:
+    """Folders are made, the bytes are the server's, progress grows to the total, no .part is left."""
+    told: list[tuple[int, int | None]] = []
+    path = tmp_path / "new" / "folder" / "video.mp4"
+    async with served(Files()) as (client, url):
+        saved = await client.download(f"{url}/a", path, progress=lambda *figures: told.append(figures))
+    assert path.read_bytes() == MOVIE
+    assert (saved.path, saved.size_bytes) == (path, len(MOVIE))
+    assert told == sorted(told)
+    assert told[-1] == (len(MOVIE), len(MOVIE))
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("validator", [{"ETag": '"one"'}, {"Last-Modified": "Mon, 23 Nov 2026 00:00:00 GMT"}])
+async def test_a_break_is_resumed_where_it_was(tmp_path: Path, validator: dict[str, str]) -> None:
+    """With a validator, only the rest is asked for after a break."""
+    files = Files(breaks=2, validator=validator)
+    async with served(files) as (client, url):
+        await client.download(f"{url}/a", tmp_path / "video.mp4")
+    assert (tmp_path / "video.mp4").read_bytes() == MOVIE
+    ranges = [int(wanted[6:-1]) if wanted else 0 for _, wanted in files.seen]
+    assert ranges[0] == 0
+    assert ranges == sorted(set(ranges))
+
+
+@pytest.mark.parametrize("files", [Files(breaks=2, validator={}), Files(breaks=2, changes=True)])
+async def test_without_proof_that_it_is_the_same_file_it_starts_over(tmp_path: Path, files: Files) -> None:
+    """No validator, or a server that sends the whole file again: the pieces are never mixed."""
+    async with served(files) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "video.mp4")
+    assert saved.path.read_bytes() == MOVIE
+
+
+async def test_the_next_link_is_used_when_one_is_dead(tmp_path: Path) -> None:
+    """404, a page that calls itself an mp4, and a cut file are each passed over."""
+    async with served(Files(dead=("gone",))) as (client, url):
+        links = tuple(f"{url}/{name}" for name in ("gone", "page", "cut", "good"))
+        saved = await client.download(Video(id="1", ref="r", url=links[0], links=links), tmp_path / "video.mp4")
+    assert saved.path.read_bytes() == MOVIE
+
+
+async def test_a_file_that_is_there_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    """A failed download leaves the old file as it was, names what was wrong with each link, and that it is paid."""
+    path = tmp_path / "video.mp4"
+    path.write_bytes(b"old")
+    async with served(Files(dead=("gone",))) as (client, url):
+        links = tuple(f"{url}/{name}" for name in ("gone", "page", "cut"))
+        with pytest.raises(InvalidVideoError) as caught:
+            await client.download(Video(id="1", ref="r", url=links[0], links=links), path)
+        assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
+        await client.download(f"{url}/good", path)
+    assert path.read_bytes() == MOVIE
+    assert all(word in str(caught.value) for word in ("HTTP 404", "not an mp4", "cut short", "charged", "ref=r"))
+
+
+async def test_a_folder_is_no_path_for_a_file(tmp_path: Path) -> None:
+    """Refused before any request."""
+    files = Files()
+    async with served(files) as (client, url):
+        with pytest.raises(InvalidRequestError, match="a folder"):
+            await client.download(f"{url}/a", tmp_path)
+    assert files.seen == []
+
+
+async def test_a_disk_that_does_not_play_along_is_told(tmp_path: Path) -> None:
+    """A path below a file cannot be made: the system's own error, and nothing left behind."""
+    (tmp_path / "file").write_bytes(b"")
+    async with served(Files()) as (client, url):
+        with pytest.raises(OSError, match="file"):
+            await client.download(f"{url}/a", tmp_path / "file" / "video.mp4")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

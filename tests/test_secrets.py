@@ -1,0 +1,137 @@
+"""The key is in the body of requests, and in no output of any kind."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+import pickle
+import random
+import traceback
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import ClientSession, web
+from conftest import KEY, PNG, a_request
+
+from modelslab_async import Client, Job, ModelsLabError, Timeouts
+from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+from modelslab_async.protocol.secret import ApiKey
+
+ECHOES = [
+    {"status": "error", "message": f"Invalid API Key {KEY}"},
+    {"status": "error", "message": {KEY: [f"is no key: {KEY}"]}, "tip": KEY},
+    {"status": "failed", "id": KEY, "message": f"failed for {KEY}"},
+    {
+        "status": "processing",
+        "id": KEY,
+        "eta": 0,
+        "message": KEY,
+        "fetch_result": f"https://a.invalid/{KEY}",
+        "future_links": [f"https://a.invalid/{KEY}"],
+        "meta": {"key": KEY, "nested": [{KEY: KEY}]},
+    },
+    {"status": KEY, "id": 7},
+    {"status": "success", "id": 7, "output": [f"http://127.0.0.1:9/{KEY}.mp4"], "meta": {"key": KEY}},
+    f"<html><title>{KEY}</title><body>502 for {KEY}</body></html>",
+]
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[io.StringIO]:
+    """All logs of all loggers, DEBUG included."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+@asynccontextmanager
+async def echoing(reply: object) -> AsyncIterator[str]:
+    """A server that answers every request with the key in it."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if isinstance(reply, str):
+            return web.Response(text=reply, status=502, content_type="text/html")
+        return web.Response(text=json.dumps(reply).replace("/", "\\/"), content_type="application/json")
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+def all_that_shows(job: Job) -> str:
+    """Whatever a program might print of a job."""
+    shown = [repr(job), str(job), repr(job.request), repr(vars(job))]
+    error = None if job.cancelled() else job.exception()
+    if error is None:
+        shown.append(repr(job.result()))
+    else:
+        shown += [repr(error), *traceback.format_exception(error), pickle.dumps(error).decode(errors="replace")]
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize("reply", ECHOES, ids=range(len(ECHOES)))
+async def test_a_server_that_echoes_the_key(everything_logged: io.StringIO, reply: object) -> None:
+    """Whatever field of a reply repeats the key: logs, reprs, exceptions and tracebacks do not."""
+    timeouts = Timeouts(connect=0.2, submit=2, fetch=0.2, job=0.8)
+    async with echoing(reply) as url, Client(api_key=KEY, base_url=url, timeouts=timeouts) as client:
+        job = client.submit(a_request())
+        await job.wait(timeout=1)
+        shown = [repr(client), repr(vars(client)), repr(client._driver)]
+        with pytest.raises(ModelsLabError) as caught:
+            await client.queue_depth()
+        shown += traceback.format_exception(caught.value)
+        await client.aclose(drain=False)
+    shown += [all_that_shows(job), everything_logged.getvalue()]
+    assert len(everything_logged.getvalue()) > 0
+    assert KEY not in "\n".join(shown)
+
+
+async def test_a_whole_session_leaves_no_key_anywhere(everything_logged: io.StringIO, tmp_path: Path) -> None:
+    """Successes, faults and files over real HTTP, logs at DEBUG, the event loop's debug mode: no key but in bodies."""
+    asyncio.get_running_loop().set_debug(True)
+    faults = [
+        Rule(Fault.RESET_AFTER, times=1),
+        Rule(Fault.HTML_502, times=1),
+        Rule(Fault.TRUNCATED_JSON, times=1),
+        Rule(Fault.JOB_FAILS, times=1),
+        Rule(Fault.RATE_LIMIT, on="fetch", times=1),
+    ]
+    async with Emulator(speed=400, eta={"good": 1}, faults=faults, render=skeleton) as emulator:
+        async with Client(api_key=KEY, base_url=emulator.url, rng=random.Random(1)) as client:
+            jobs = [client.submit(a_request(init_image=PNG)) for _ in range(4)]
+            await asyncio.wait([asyncio.create_task(job.wait()) for job in jobs])
+            good = client.submit(a_request(init_image=PNG))
+            await good.save(tmp_path / "video.mp4")
+            with pytest.raises(ModelsLabError) as caught:
+                client.submit(a_request(prompt="", extra={"key": KEY}))
+        async with ClientSession() as session:
+            pages = [await (await session.get(emulator.url + path)).text() for path in ("/", "/emulator/ledger")]
+        seen = [repr(emulator.ledger), repr(vars(emulator.service)), *pages]
+    files = [path.read_bytes().decode(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
+    shown = [*map(all_that_shows, [*jobs, good]), *seen, *files, str(caught.value), everything_logged.getvalue()]
+    assert len(emulator.ledger.charges) == 5
+    assert len(files) == 1
+    assert KEY not in "\n".join(shown)
+
+
+def test_the_wrapped_key() -> None:
+    """repr, str, format and % hide it, pickle refuses it, and only reveal() gives it."""
+    key = ApiKey(KEY)
+    assert KEY not in f"{key!r} {key} {key!s:>40} {[key]}"
+    with pytest.raises(TypeError, match="environment"):
+        pickle.dumps(key)
+    assert key.reveal() == KEY
