@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Coroutine
+from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.driver import Driver, let_go
@@ -84,9 +85,10 @@ class Dispatcher:
         return await self._driver.save(video, path, progress)
 
     async def drain(self) -> None:
-        """Wait for every job's end."""
-        while self.jobs:
-            await asyncio.wait([job._future for job in self.jobs.values()])
+        """Wait for the end of every job and every download."""
+        while self.jobs or self._driver.saves:
+            ends: list[asyncio.Future[Any]] = [job._future for job in self.jobs.values()]
+            await asyncio.wait([*ends, *self._driver.saves])
 
     async def let_go(self) -> None:
         """Submit no more, hear the replies to what is under way, and leave the rest to the service."""

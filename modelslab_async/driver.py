@@ -56,6 +56,8 @@ class Driver:
     strategy: watch.WaitStrategy
     rng: random.Random
     closing: bool = False
+    saves: set[asyncio.Future[None]] = attrs.field(factory=set[asyncio.Future[None]], init=False)
+    """The downloads under way; each is done when its download is."""
     _noted: set[str] = attrs.field(factory=set[str], init=False)
 
     async def submit(self, job: Job, image: images.Image) -> None:
@@ -98,6 +100,20 @@ class Driver:
 
     async def save(self, video: Video | str, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
         """Put a video, or what a URL gives, on disk."""
+        with self._saving():
+            return await self._save(video, path, progress)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        saved = asyncio.get_running_loop().create_future()
+        self.saves.add(saved)
+        try:
+            yield
+        finally:
+            self.saves.discard(saved)
+            saved.cancel()
+
+    async def _save(self, video: Video | str, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
         links = [video] if isinstance(video, str) else list(dict.fromkeys((video.url, *video.links)))
         try:
             return await download.save(
@@ -175,7 +191,7 @@ class Driver:
             flow = watch.settle(links, self._backoff_links, now=_now(), probe_timeout=self.timeouts.fetch)
             outcome = await self._perform(job, flow)
         if isinstance(outcome, watch.Unreadable):
-            job._advance(lifecycle.Unreadable(InvalidVideoError(f"no link reads as an mp4: {outcome.reason}")))
+            job._advance(lifecycle.Unreadable(InvalidVideoError(_no_file(job, outcome.reason))))
         else:
             job._advance(lifecycle.Verified(_video(job, ready, outcome.url, links)))
 
@@ -298,6 +314,10 @@ def _answered(reply: wire.Accepted | wire.Ready | wire.Failed) -> lifecycle.Even
             return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"))
         case _:
             assert_never(reply)
+
+
+def _no_file(job: Job, reason: str) -> str:
+    return f"the service reports success, and no link reads as an mp4: {reason}; Client.attach({job.id!r}) looks again"
 
 
 def _uncertain(error: ModelsLabError) -> SubmitUncertainError:

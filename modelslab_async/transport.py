@@ -9,7 +9,14 @@ from typing import Protocol
 import aiohttp
 import attrs
 
-from modelslab_async.errors import ConnectError, InvalidRequestError, Problem, ReplyLostError, TransportError
+from modelslab_async.errors import (
+    ClientStateError,
+    ConnectError,
+    InvalidRequestError,
+    Problem,
+    ReplyLostError,
+    TransportError,
+)
 from modelslab_async.protocol.body import HttpReply
 
 MAX_REPLY_BYTES = 4 * 2**20
@@ -108,8 +115,11 @@ class AiohttpTransport:
         self._session = session
         self._owned = session is None
         self._trust_env = trust_env
+        self._closed = False
 
     def _open(self) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ClientStateError("this Client is closed; `download(video, path)` of a new one still saves a video")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
@@ -140,7 +150,8 @@ class AiohttpTransport:
             yield _AiohttpIncoming(response)
 
     async def aclose(self) -> None:
-        """Close the session, if it was opened here."""
+        """Close the session, if it was opened here; later requests are refused."""
+        self._closed = True
         if self._owned and self._session is not None:
             await self._session.close()
 

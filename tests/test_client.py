@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import warnings
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 from conftest import KEY, World, a_request
@@ -152,6 +153,18 @@ async def test_leaving_normally_waits_for_all_jobs(world: MakeWorld) -> None:
         jobs = [client.submit(a_request()) for _ in range(5)]
     assert [job.state for job in jobs] == [S.READY] * 5
     assert len(here.service.ledger.charges) == 5
+
+
+async def test_leaving_normally_waits_for_downloads(world: MakeWorld, tmp_path: Path) -> None:
+    """A download under way is finished before the client closes."""
+    here = world(faults=[Rule(Fault.BROKEN_DOWNLOAD, times=4)])
+    async with here.client() as client:
+        job = client.submit(a_request())
+        await job
+        saving = asyncio.create_task(job.save(tmp_path / "video.mp4"))
+        await asyncio.sleep(0)
+    assert saving.done()
+    assert saving.result().size_bytes > 0
 
 
 async def test_leaving_by_an_exception_detaches(world: MakeWorld) -> None:

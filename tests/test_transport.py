@@ -16,6 +16,7 @@ from conftest import KEY, a_request
 from modelslab_async import (
     AuthenticationError,
     Client,
+    ClientStateError,
     ConnectError,
     JobState,
     MalformedReplyError,
@@ -205,3 +206,5 @@ async def test_nothing_is_opened_before_the_first_request() -> None:
     sessions.append(transport._session)
     await transport.aclose()
     assert [session and session.closed for session in sessions] == [None, True]
+    with pytest.raises(ClientStateError, match="closed"):
+        await transport.post("http://127.0.0.1:9", b"{}", timeout=1)

@@ -6,8 +6,21 @@ import hashlib
 import re
 from collections.abc import Mapping
 
+import attrs
+
 from modelslab_async.emulator.faults import Fault
-from modelslab_async.emulator.service import FileAnswer
+from modelslab_async.emulator.order import Order
+
+
+@attrs.frozen
+class FileAnswer:
+    """What a link gives now: a status, and at 200 whose file, or an upload; `fault` is what goes wrong with it."""
+
+    status: int
+    order: Order | None = None
+    upload: bytes = b""
+    fault: Fault | None = None
+
 
 Served = tuple[int, dict[str, str], bytes, bool]
 """Status, headers, body, and whether the connection breaks off after it."""
@@ -37,7 +50,7 @@ def served(answer: FileAnswer, content: bytes, headers: Mapping[str, str]) -> Se
 def _ranged(content: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, dict[str, str]]:
     etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
     more = {"ETag": etag, "Accept-Ranges": "bytes"}
-    wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range", ""))
+    wanted = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", headers.get("Range", ""))
     if not wanted or headers.get("If-Range", etag) != etag:
         return 200, content, more
     first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)

@@ -75,7 +75,7 @@ class Order:
 
 def account_of(key: str) -> str:
     """What a ledger shows of a key: enough to tell accounts apart, and no more."""
-    return hashlib.sha256(f"emulator {key}".encode()).hexdigest()[:10]
+    return hashlib.sha256(f"emulator {key}".encode(errors="surrogatepass")).hexdigest()[:10]
 
 
 def size_of(resolution: int | str, *, portrait: bool) -> tuple[int, int]:
@@ -147,6 +147,6 @@ class Ledger:
 
 def skeleton(work: Work) -> bytes:
     """The bare boxes of a whole mp4, without a picture in it: for tests that look at everything but the video."""
-    content = f"{work.seed} {work.prompt}".encode()
+    content = f"{work.seed} {work.prompt}".encode(errors="surrogatepass")
     boxes = ((b"ftyp", b"isom\0\0\2\0isommp41"), (b"moov", b""), (b"mdat", content))
     return b"".join((8 + len(data)).to_bytes(4) + kind + data for kind, data in boxes)

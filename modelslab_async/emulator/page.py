@@ -18,18 +18,22 @@ h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5re
 .figures b { display: block; font-size: 1.7rem; line-height: 1.2; }
 .jobs { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1rem; }
 article { border: 1px solid #8884; border-radius: .5rem; overflow: hidden; }
-article video, article .blank { width: 100%; aspect-ratio: 26/15; background: #8882; }
+article video, article .blank { display: block; width: 100%; aspect-ratio: 26/15; background: #8882; }
 article .blank { display: grid; place-items: center; }
 article div.text { padding: .5rem .8rem; } small { opacity: .75; } code { font-size: .9em; }
 table { border-collapse: collapse; } td, th { padding: .15rem 1.5rem .15rem 0; text-align: left; }
 """
+
+_REFRESH = """<script>setInterval(() => {
+  if ([...document.querySelectorAll("video")].every(video => video.paused)) location.reload();
+}, 2000)</script>"""
 
 
 def page(service: Service, now: float) -> str:
     """The page at `/`: what this is, the queue, the recent jobs, the ledger."""
     orders = list(service.orders.values())
     states = [order.state(now) for order in orders]
-    refresh = '<meta http-equiv="refresh" content="2">' if {"queued", "processing"} & set(states) else ""
+    refresh = _REFRESH if {"queued", "processing"} & set(states) else ""
     recent = "".join(_job(order, now) for order in orders[: -_RECENT - 1 : -1])
     figures = "".join(
         f"<span><b>{states.count(state)}</b>{state}</span>" for state in ("queued", "processing", "success", "failed")
@@ -83,4 +87,9 @@ def ledger_json(service: Service) -> dict[str, Any]:
         {"account": c.account, "job_id": c.job_id, "track_id": c.track_id, "usd": str(c.usd), "at": c.at}
         for c in service.ledger.charges
     ]
-    return {"emulator": True, "total_usd": str(service.ledger.total()), "charges": charges, "busiest": service.busiest}
+    return {
+        "emulator": True,
+        "total_usd": str(service.ledger.total()),
+        "charges": charges,
+        "busiest": service.book.busiest,
+    }

@@ -6,12 +6,14 @@ import base64
 import binascii
 import json
 import random
+import re
 from typing import Any
 
 from modelslab_async.emulator.order import Work, size_of
 from modelslab_async.images import sniff
 
 _MOST_FRAMES, _MOST_PIXELS = 1000, 1080
+_DEEPEST = 40
 
 
 class Refusal(Exception):  # noqa: N818 - it never leaves the service
@@ -23,17 +25,22 @@ class Refusal(Exception):  # noqa: N818 - it never leaves the service
 
 
 def parsed(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body, or an empty one."""
+    """The JSON object of a body, or an empty one; what nests too deeply to be echoed is empty too."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return value if isinstance(value, dict) and _nests_within(value, _DEEPEST) else {}
+
+
+def _nests_within(value: Any, levels: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_nests_within(item, levels - 1) for item in items)
 
 
 def positive(value: Any, default: int) -> int:
     """A number above 0, also as a string; the default for all else."""
-    return int(value) if str(value).isdecimal() and int(value) > 0 else default
+    return int(value) if re.fullmatch(r"0*[1-9][0-9]{0,17}", str(value)) else default
 
 
 def truth(value: Any) -> bool:
@@ -73,9 +80,7 @@ def read_work(
     seed = rng.getrandbits(32) if params.get("seed") is None else number("seed", 0, 2**63, least=-(2**63))
     fps = number("fps", 16, 60)
     ratio = params.get("resolution")
-    is_ratio = (
-        isinstance(ratio, str) and ":" in ratio and all(p.isdigit() and 0 < int(p) < 100 for p in ratio.split(":", 1))
-    )
+    is_ratio = isinstance(ratio, str) and re.fullmatch(r"[1-9][0-9]?:[1-9][0-9]?", ratio)
     resolution: int | str = str(ratio) if is_ratio else number("resolution", 480, _MOST_PIXELS)
     if truth(params.get("base64")):
         picture = decoded(params.get("init_image"))

@@ -86,7 +86,7 @@ class _View:
 
 def _path(work: Work) -> tuple[_View, _View]:
     """Where the camera starts and ends. The prompt may say it: zoom in, zoom out, pan left, right, up, down."""
-    rng = random.Random(f"{work.seed} {work.prompt}")
+    rng = random.Random(f"{work.seed} {work.prompt}".encode(errors="surrogatepass"))
     wide = _View(0.5, 0.5, 1.0)
     reach = (1 - _ZOOM) / 2
     directions = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}

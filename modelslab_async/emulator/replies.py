@@ -8,8 +8,12 @@ from typing import Any
 
 import attrs
 
+from modelslab_async.emulator.faults import Fault
 from modelslab_async.emulator.order import Order
 from modelslab_async.emulator.params import truth
+
+
+_GATEWAY = {Fault.HTML_502: 502, Fault.HTML_520: 520, Fault.HTML_524: 524}
 
 
 class Deed(Enum):
@@ -35,17 +39,46 @@ class Answer:
 
 @attrs.frozen
 class Delivery:
-    """A webhook to post at an instant."""
+    """A webhook to post at an instant. A true one tells the job's end as it is by then."""
 
     at: float
     url: str
-    payload: dict[str, Any]
+    order: Order
+    origin: str
+    forged: bool = False
+
+    @property
+    def payload(self) -> dict[str, Any]:
+        """What it tells when it is posted."""
+        if not self.forged:
+            return told(self.order, self.origin)
+        track_id = self.order.params.get("track_id")
+        return {"status": "failed", "id": self.order.id, "message": "forged", "track_id": track_id}
 
 
 def json_answer(value: dict[str, Any], status: int = 200, *, delay: float = 0.0, order: Order | None = None) -> Answer:
     """Slashes are escaped, as the service does."""
     body = json.dumps(value, default=float).replace("/", "\\/").encode()
     return Answer(status=status, body=body, delay=delay, order=order)
+
+
+def spoiled(answer: Answer, fault: Fault | None, seconds: float) -> Answer:
+    """The request is done; what goes wrong with its reply."""
+    match fault:
+        case Fault.RESET_AFTER:
+            return attrs.evolve(answer, deed=Deed.RESET)
+        case Fault.STALL:
+            return attrs.evolve(answer, deed=Deed.STALL)
+        case Fault.SLOW:
+            return attrs.evolve(answer, delay=answer.delay + seconds)
+        case Fault.TRUNCATED_JSON:
+            return attrs.evolve(answer, body=answer.body[: len(answer.body) // 2])
+        case Fault.HTML_502 | Fault.HTML_520 | Fault.HTML_524:
+            code = _GATEWAY[fault]
+            page = f"<html><head><title>{code}</title></head><body><h1>{code} gateway error</h1></body></html>"
+            return attrs.evolve(answer, status=code, body=page.encode(), content_type="text/html")
+        case _:
+            return answer
 
 
 def processing(order: Order, origin: str, eta: float | None, *, enterprise: bool) -> Answer:
@@ -97,8 +130,11 @@ def told(order: Order, origin: str) -> dict[str, Any]:
 
 
 def meta(order: Order) -> dict[str, Any]:
-    """The request echoed: booleans as "yes" and "no", the seed filled in, an id that is not the job's."""
-    asked = order.params
+    """The request echoed: booleans as "yes" and "no", the seed filled in, an id that is not the job's.
+
+    `shift_sample`, the spelling of the page's examples, comes back as `sample_shift`.
+    """
+    asked = {"sample_shift" if name == "shift_sample" else name: value for name, value in order.params.items()}
     flags = {name: "yes" if truth(asked.get(name)) else "no" for name in ("base64", "portrait", "temp")}
     model = asked.get("model_id")
     return {

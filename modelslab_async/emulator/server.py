@@ -15,7 +15,7 @@ import attrs
 from aiohttp import web
 
 from modelslab_async.emulator.faults import Rule
-from modelslab_async.emulator.files import served
+from modelslab_async.emulator.files import FileAnswer, served
 from modelslab_async.emulator.order import EtaKind, Ledger, Order, Work
 from modelslab_async.emulator.page import ledger_json, page
 from modelslab_async.emulator.replies import Answer, Deed, Delivery
@@ -26,6 +26,8 @@ NOTICE = "modelslab_async emulator on this machine; not ModelsLab"
 _MAX_BODY_BYTES = 16 * 2**20
 _FETCH_PICTURE = aiohttp.ClientTimeout(total=10)
 _WEBHOOK = aiohttp.ClientTimeout(total=30)
+_UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, UnicodeError)
+"""UnicodeError: a host with an empty label, like "a..b"."""
 _log = logging.getLogger("modelslab_async.emulator")
 
 
@@ -159,7 +161,7 @@ class Emulator:
 
     async def _fetch_picture(self, url: str) -> bytes | None:
         """The service fetches pictures by itself; http and https only, within limits."""
-        with suppress(aiohttp.ClientError, TimeoutError, OSError):
+        with suppress(*_UNREACHABLE):
             async with self._session.get(url, timeout=_FETCH_PICTURE) as response:
                 data = await response.content.read(MAX_IMAGE_BYTES + 1)
                 while len(data) <= MAX_IMAGE_BYTES and (more := await response.content.readany()):
@@ -202,7 +204,7 @@ class Emulator:
 
     async def _deliver(self, delivery: Delivery) -> None:
         await asyncio.sleep(delivery.at - self._now())
-        with suppress(aiohttp.ClientError, TimeoutError, OSError):
+        with suppress(*_UNREACHABLE):
             async with self._session.post(delivery.url, json=delivery.payload, timeout=_WEBHOOK) as response:
                 _log.info("webhook to %s: HTTP %d", delivery.url, response.status)
 
@@ -217,7 +219,10 @@ class Emulator:
         answer = self.service.file(self._now(), request.match_info["name"])
         content = answer.upload
         if answer.order:
-            content = await asyncio.shield(self._videos[answer.order.name])
+            video = self._videos[answer.order.name]
+            await asyncio.wait([video])
+            content = video.result() if not video.exception() else b""
+            answer = answer if content else FileAnswer(404)
         status, headers, body, breaks_off = served(answer, content, request.headers)
         if not breaks_off:
             return web.Response(status=status, headers=headers, body=body)
@@ -228,7 +233,8 @@ class Emulator:
         return _reset(request)
 
     async def _page(self, _: web.Request) -> web.Response:
-        return web.Response(text=page(self.service, self._now()), content_type="text/html")
+        body = page(self.service, self._now()).encode(errors="replace")
+        return web.Response(body=body, content_type="text/html", charset="utf-8")
 
     async def _ledger(self, _: web.Request) -> web.Response:
         return web.json_response(ledger_json(self.service))

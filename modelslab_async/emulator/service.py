@@ -6,15 +6,16 @@ What it says follows the endpoint's documentation page and what users of the ser
 from __future__ import annotations
 
 import random
+import re
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal
 
-import attrs
-
 from modelslab_async.emulator import replies
+from modelslab_async.emulator.book import Book
 from modelslab_async.emulator.faults import Fault, FaultPlan, Occasion, Rule
+from modelslab_async.emulator.files import FileAnswer
 from modelslab_async.emulator.order import (
     DAY,
     DEFAULT_ETA,
@@ -31,30 +32,21 @@ from modelslab_async.emulator.order import (
 )
 from modelslab_async.emulator.params import Refusal, decoded, parsed, positive, read_work, truth
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
-from modelslab_async.images import sniff
-from modelslab_async.protocol.request import is_http_url
-from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH
+from modelslab_async.images import MAX_IMAGE_BYTES, sniff
+from modelslab_async.protocol.request import Endpoint, is_http_url
+from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path
 
 ASSETS_PATH = "/api/v6/assets_generated"
+_FETCH_FOLDERS = {fetch_path(endpoint, "").rstrip("/") for endpoint in Endpoint}
+_ENTERPRISE = SUBMIT_PATHS[Endpoint.ENTERPRISE].rpartition("/")[0]
 _ADMIN = ("restart_server", "update_server", "clear_cache", "clear_queue", "system_details")
 _AT_ONCE_SECONDS = 5.0
 """A job that takes less is answered with success at once, as in the page's sample (4.49 s)."""
 _LAG_SECONDS = 3.0
 _COUNT_CALLS_A_MINUTE = 30
 _RETRY_AFTER = 30.0
-_GATEWAY = {Fault.HTML_502: 502, Fault.HTML_520: 520, Fault.HTML_524: 524}
 
 Profile = Literal["legacy", "documented"]
-
-
-@attrs.frozen
-class FileAnswer:
-    """What a link gives now: a status, and at 200 whose file, or an upload; `fault` is what goes wrong with it."""
-
-    status: int
-    order: Order | None = None
-    upload: bytes = b""
-    fault: Fault | None = None
 
 
 class Service:
@@ -76,17 +68,12 @@ class Service:
     ) -> None:
         self.origin = origin
         self.ledger = Ledger()
-        self.orders: dict[int, Order] = {}
         self.speed = speed
-        self.busiest = 0
-        """The most jobs that one account ever had queued or processing."""
-        self._profile, self._queue_limit, self._workers = profile, queue_limit, workers or queue_limit
-        self._eta, self._keys, self._wallet = eta or DEFAULT_ETA, keys, wallet
+        self.book = Book(queue_limit, workers or queue_limit)
+        self._profile, self._eta, self._keys, self._wallet = profile, eta or DEFAULT_ETA, keys, wallet
         self._seed = seed
         self._rng = random.Random(f"service {seed}")
         self._plan = FaultPlan(faults, random.Random(f"faults {seed}"))
-        self._open: defaultdict[str, list[Order]] = defaultdict(list)
-        self._names: dict[str, Order] = {}
         self._uploads: dict[str, tuple[float, bytes]] = {}
         self._counts: defaultdict[str, deque[float]] = defaultdict(deque)
 
@@ -110,7 +97,7 @@ class Service:
             case Fault.UNAVAILABLE_503:
                 return self._refuse(Refusal(503, "The service is temporarily unavailable."))
             case _:
-                return self._spoil(rule, self._answer(now, path, params, picture, rule))
+                return replies.spoiled(self._answer(now, path, params, picture, rule), fault, self._scaled(rule))
 
     def picture_url(self, path: str, body: bytes) -> str | None:
         """The URL of the picture that the shell is to fetch before `handle`, or None."""
@@ -128,7 +115,7 @@ class Service:
             match path:
                 case _ if path in SUBMIT_PATHS.values():
                     return self._submit(now, key, params, picture, rule, enterprise="/enterprise/" in path)
-                case _ if head.endswith("/fetch"):
+                case _ if head in _FETCH_FOLDERS:
                     return self._fetch(now, key, last, rule)
                 case _ if path == QUEUE_DEPTH_PATH:
                     return self._count(now, key)
@@ -140,7 +127,7 @@ class Service:
                     return self._upload(now, params)
                 case _ if path == ASSETS_PATH:
                     return self._assets(now, key, params)
-                case _ if "/enterprise/" in path and last in _ADMIN:
+                case _ if head == _ENTERPRISE and last in _ADMIN:
                     return self._admin(now, last)
                 case _:
                     return self._refuse(Refusal(404, "The route could not be found."))
@@ -154,24 +141,6 @@ class Service:
         return json_answer(
             {"status": "error", name: refusal.message, **refusal.more}, 200 if legacy else refusal.status
         )
-
-    def _spoil(self, rule: Rule | None, answer: Answer) -> Answer:
-        """The request is done; what goes wrong with its reply."""
-        match rule.fault if rule else None:
-            case Fault.RESET_AFTER:
-                return attrs.evolve(answer, deed=Deed.RESET)
-            case Fault.STALL:
-                return attrs.evolve(answer, deed=Deed.STALL)
-            case Fault.SLOW:
-                return attrs.evolve(answer, delay=answer.delay + self._scaled(rule))
-            case Fault.TRUNCATED_JSON:
-                return attrs.evolve(answer, body=answer.body[: len(answer.body) // 2])
-            case Fault.HTML_502 | Fault.HTML_520 | Fault.HTML_524 as fault:
-                code = _GATEWAY[fault]
-                page = f"<html><head><title>{code}</title></head><body><h1>{code} gateway error</h1></body></html>"
-                return attrs.evolve(answer, status=code, body=page.encode(), content_type="text/html")
-            case _:
-                return answer
 
     # --- the calls -------------------------------------------------------------------------------------------------
 
@@ -190,15 +159,14 @@ class Service:
         if self._wallet is not None and self._balance(key) < PRICE_USD:
             raise Refusal(402, "You have insufficient credits in your wallet.")
         account = account_of(key)
-        queue = self._open[account] = [order for order in self._open[account] if order.done_at > now]
-        if len(queue) >= self._queue_limit:
+        if not self.book.has_place(account, now):
             raise self._no_place()
         order = self._take(now, account, params, work, processing_seconds(work, steps, rng) / self.speed, rule, rng)
-        queue.append(order)
-        self.busiest = max(self.busiest, len(queue))
+        self.book.add(order)
         self.ledger.charges.append(Charge(account, order.id, params.get("track_id"), PRICE_USD, now))
         if order.starts_at == now and order.done_at - now <= _AT_ONCE_SECONDS / self.speed and not order.failed:
-            order.file_at = order.done_at
+            if rule is None or rule.fault not in (Fault.EARLY_LINK, Fault.LATE_LINK):
+                order.file_at = order.done_at
             return replies.at_once(order, self.origin, now, file_name(rng))
         eta = draw_eta(order.done_at - now, self._eta, rng)
         return replies.processing(order, self.origin, eta, enterprise=enterprise)
@@ -213,17 +181,14 @@ class Service:
         rule: Rule | None,
         rng: random.Random,
     ) -> Order:
-        """First in, first out: it starts when a worker is free of all that came before."""
-        ends = sorted(order.done_at for order in self._open[account])
-        starts_at = now if len(ends) < self._workers else ends[-self._workers]
-        done_at = starts_at + seconds
+        starts_at = self.book.starts_at(account, now)
         fault = rule.fault if rule else None
         lag = rng.random() * _LAG_SECONDS / self.speed
         if fault is Fault.LATE_LINK:
             lag = self._scaled(rule)
         elif fault is Fault.EARLY_LINK:
             lag = -self._scaled(rule)
-        order = Order(
+        return Order(
             id=100_000 + len(self.orders),
             account=account,
             params={name: value for name, value in params.items() if name not in ("key", "init_image")},
@@ -231,16 +196,13 @@ class Service:
             name=file_name(rng),
             taken_at=now,
             starts_at=starts_at,
-            done_at=done_at,
-            file_at=max(now, done_at + lag),
+            done_at=starts_at + seconds,
+            file_at=max(now, starts_at + seconds + lag),
             failed="Something went wrong while generating the video." if fault is Fault.JOB_FAILS else "",
         )
-        self.orders[order.id] = order
-        self._names[order.name] = order
-        return order
 
     def _fetch(self, now: float, key: str, job_id: str, rule: Rule | None) -> Answer:
-        order = self.orders.get(int(job_id)) if job_id.isascii() and job_id.isdigit() else None
+        order = self.orders.get(int(job_id)) if re.fullmatch(r"[0-9]{1,18}", job_id) else None
         if order is None or order.account != account_of(key):
             return json_answer({"status": "failed", "id": "", "message": "Request not found", "output": ""})
         if rule and rule.fault is Fault.TRY_AGAIN:
@@ -268,9 +230,12 @@ class Service:
         text = params.get("base64_string")
         head, _, data = (text if isinstance(text, str) else "").partition(",")
         picture = decoded(data)
-        if not head.startswith("data:image/") or picture is None or sniff(picture) is None:
+        kind = sniff(picture) if picture else None
+        if not head.startswith("data:image/") or picture is None or kind is None:
             raise Refusal(400, {"base64_string": ["The base64 string must be a data URI of an image."]})
-        name = file_name(self._rng).replace(".mp4", "." + head[11:].partition(";")[0])
+        if len(picture) > MAX_IMAGE_BYTES:
+            raise Refusal(400, {"base64_string": ["The image may not be greater than 5 MB."]})
+        name = file_name(self._rng).replace(".mp4", f".{kind.removeprefix('image/')}")
         self._uploads[name] = (now + DAY / self.speed, picture)
         url = f"{self.origin}/uploads/{name}"
         return json_answer({"status": "success", "id": len(self._uploads), "output": [url]})
@@ -286,9 +251,7 @@ class Service:
     def _admin(self, now: float, command: str) -> Answer:
         """Posts of a dedicated server; clear_queue drops every job on it."""
         if command == "clear_queue":
-            for order in self.orders.values():
-                if order.done_at > now:
-                    order.failed, order.done_at = "The queue was cleared.", now
+            self.book.clear(now)
         return json_answer({"status": "success", "message": f"{command}: done, by the emulator"})
 
     # --- files and webhooks ----------------------------------------------------------------------------------------
@@ -298,7 +261,7 @@ class Service:
         if name in self._uploads:
             dies_at, picture = self._uploads[name]
             return FileAnswer(200, upload=picture) if now < dies_at else FileAnswer(404)
-        order = self._names.get(name)
+        order = self.book.named(name)
         if order is None or order.failed:
             return FileAnswer(404)
         if now < order.file_at:
@@ -316,20 +279,24 @@ class Service:
         if not is_http_url(url) or fault is Fault.WEBHOOK_MISSING:
             return []
         at = order.done_at + (self._scaled(rule) if fault is Fault.WEBHOOK_LATE else 0.0)
-        true = Delivery(at, str(url), replies.told(order, self.origin))
+        true = Delivery(at, str(url), order, self.origin)
         if fault is Fault.WEBHOOK_TWICE:
             return [true, true]
         if fault is Fault.WEBHOOK_FORGED:
             middle = (order.taken_at + order.done_at) / 2
-            lie = {"status": "failed", "id": order.id, "message": "forged", "track_id": order.params.get("track_id")}
-            return [Delivery(middle, str(url), lie), true]
+            return [Delivery(middle, str(url), order, self.origin, forged=True), true]
         return [true]
 
     # --- small things ----------------------------------------------------------------------------------------------
 
+    @property
+    def orders(self) -> dict[int, Order]:
+        """All jobs that were ever taken, by id."""
+        return self.book.orders
+
     def running(self, key: str, now: float) -> list[Order]:
         """The jobs of a key that are queued or processing."""
-        return [order for order in self._open[account_of(key)] if order.done_at > now]
+        return self.book.running(account_of(key), now)
 
     def _key(self, params: dict[str, Any]) -> str:
         key = params.get("key")
@@ -341,7 +308,7 @@ class Service:
         return (Decimal(100) if self._wallet is None else self._wallet) - self.ledger.total(key)
 
     def _no_place(self) -> Refusal:
-        words = f"Rate limit exceeded. Maximum {self._queue_limit} queued requests allowed."
+        words = f"Rate limit exceeded. Maximum {self.book.limit} queued requests allowed."
         return Refusal(429, words, retry_after=_RETRY_AFTER / self.speed)
 
     def _scaled(self, rule: Rule | None) -> float:
@@ -351,4 +318,4 @@ class Service:
 def _occasion(path: str) -> Occasion:
     if path in SUBMIT_PATHS.values():
         return "submit"
-    return "fetch" if "/fetch/" in path else "call"
+    return "fetch" if path.rpartition("/")[0] in _FETCH_FOLDERS else "call"

@@ -1,0 +1,55 @@
+"""The jobs of all accounts, in the order in which they came: who has a place, and when a job starts. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import attrs
+
+from modelslab_async.emulator.order import Order
+
+
+@attrs.define
+class Book:
+    """limit: jobs that an account may have queued or processing; workers: how many of them are processed at a time."""
+
+    limit: int
+    workers: int
+    orders: dict[int, Order] = attrs.field(factory=dict[int, Order])
+    busiest: int = 0
+    """The most jobs that one account ever had queued or processing."""
+    _open: defaultdict[str, list[Order]] = attrs.field(factory=lambda: defaultdict[str, list[Order]](list), init=False)
+    _names: dict[str, Order] = attrs.field(factory=dict[str, Order], init=False)
+
+    def running(self, account: str, now: float) -> list[Order]:
+        """The jobs of an account that are queued or processing."""
+        return [order for order in self._open[account] if order.done_at > now]
+
+    def has_place(self, account: str, now: float) -> bool:
+        """Whether the account may have one more job."""
+        self._open[account] = self.running(account, now)
+        return len(self._open[account]) < self.limit
+
+    def starts_at(self, account: str, now: float) -> float:
+        """First in, first out: when a worker is free of all that came before."""
+        ends = sorted(order.done_at for order in self.running(account, now))
+        return now if len(ends) < self.workers else ends[-self.workers]
+
+    def add(self, order: Order) -> None:
+        """A job was taken."""
+        queue = self._open[order.account]
+        queue.append(order)
+        self.orders[order.id] = order
+        self._names[order.name] = order
+        self.busiest = max(self.busiest, len(queue))
+
+    def named(self, name: str) -> Order | None:
+        """The job whose file has this name."""
+        return self._names.get(name)
+
+    def clear(self, now: float) -> None:
+        """Drop all jobs that are queued or processing: they fail."""
+        for order in self.orders.values():
+            if order.done_at > now:
+                order.failed, order.done_at = "The queue was cleared.", now
+                order.starts_at = min(order.starts_at, now)
