@@ -7,19 +7,19 @@ import os
 import random
 import uuid
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, get_args
+from typing import Self, TypeVar, Unpack
 
 import aiohttp
-import attrs
 
 from modelslab_async import images
+from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, request_of
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.driver import Driver
-from modelslab_async.errors import AuthenticationError, ClientStateError, InvalidRequestError, Problem
+from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
 from modelslab_async.feed import Feed
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
@@ -40,9 +40,7 @@ from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
 
 DEFAULT_MAX_IN_FLIGHT = 5
 """What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
-KEY_VARIABLE = "MODELSLAB_API_KEY"
 
-AnyRequest = ImageToVideoUltra | Mapping[str, Any]
 _T = TypeVar("_T")
 
 
@@ -85,14 +83,14 @@ class Client:
         rng: random.Random | None = None,
         transport: Transport | None = None,
     ) -> None:
-        _check_arguments(base_url, max_in_flight, limits, wait)
+        check_arguments(base_url, max_in_flight, limits, wait)
         self._limits = limits
         self._base_url = base_url.rstrip("/")
         timeouts = timeouts or Timeouts()
         secure = self._base_url.startswith("https:")
         self._driver = Driver(
             transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
-            key=_key(api_key),
+            key=api_key_of(api_key),
             base_url=self._base_url,
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
             timeouts=timeouts,
@@ -146,7 +144,7 @@ class Client:
         Raises InvalidRequestError with all that is wrong, ClientStateError for a closed client or a foreign loop.
         """
         self._enter()
-        wanted = _wanted(request, params)
+        wanted = request_of(request, params)
         image = self._checked(wanted)
         job = Job(self._dispatcher, wanted, wanted.track_id or uuid.uuid4().hex)
         self._dispatcher.enqueue(job, image)
@@ -286,40 +284,3 @@ class Client:
             job = Job(self._dispatcher, request if isinstance(request, ImageToVideoUltra) else None, uuid.uuid4().hex)
             job._advance(lifecycle.Rejected(error))
             return job
-
-
-def _key(argument: str | None) -> ApiKey:
-    key = os.environ.get(KEY_VARIABLE, "") if argument is None else argument
-    if not isinstance(key, str) or not key.strip():
-        raise AuthenticationError(
-            f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
-            "async with modelslab_async.emulator.Emulator() as emulator: "
-            'Client(api_key="any", base_url=emulator.url)'
-        )
-    return ApiKey(key.strip())
-
-
-def _wanted(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
-    """One request of what `submit` was given."""
-    if isinstance(request, ImageToVideoUltra):
-        if not params:
-            return request
-        request = {field.name: getattr(request, field.name) for field in attrs.fields(ImageToVideoUltra)}
-        if "shift_sample" in params:
-            del request["sample_shift"]
-    return wire.request_from({**(request or {}), **params})
-
-
-def _check_arguments(base_url: str, max_in_flight: int, limits: LimitsMode, wait: WaitStrategy) -> None:
-    problems = []
-    if not wire.is_safe_base_url(base_url):
-        rule = "an https URL, or http to this machine: the key travels in every request"
-        problems.append(Problem("base_url", shown(base_url), rule, "pass one, or leave it out"))
-    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
-        problems.append(Problem("max_in_flight", shown(max_in_flight), "an integer, at least 1", "pass 5, 10 or 15"))
-    if limits not in ("refuse", "warn", None):
-        problems.append(Problem("limits", shown(limits), '"refuse", "warn" or None', "pass one of them"))
-    if wait not in get_args(WaitStrategy):
-        problems.append(Problem("wait", shown(wait), '"auto", "poll" or "links"', "pass one of them"))
-    if problems:
-        raise InvalidRequestError(problems)

@@ -9,7 +9,8 @@ from collections.abc import Coroutine
 from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
-from modelslab_async.driver import Driver, let_go
+from modelslab_async.driver import Driver
+from modelslab_async.endings import let_go
 from modelslab_async.images import Image
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle

@@ -16,12 +16,10 @@ import attrs
 
 from modelslab_async import download, images
 from modelslab_async.download import Progress, SavedVideo
+from modelslab_async.endings import closed_before, ends_well, uncertain
 from modelslab_async.errors import (
     APIError,
-    InvalidRequestError,
     InvalidVideoError,
-    JobDetachedError,
-    JobError,
     JobFailedError,
     ModelsLabError,
     SubmitUncertainError,
@@ -62,7 +60,7 @@ class Driver:
 
     async def submit(self, job: Job, image: images.Image) -> None:
         """From the job's turn to the service's answer."""
-        with _ends_well(job):
+        with ends_well(job):
             if isinstance(image, images.ImageUrl):
                 body = self._encode(job, image)
             else:
@@ -74,7 +72,7 @@ class Driver:
 
     async def follow(self, job: Job) -> None:
         """From the service's acceptance to the job's end."""
-        with _ends_well(job):
+        with ends_well(job):
             if job.state is JobState.PROCESSING:
                 await self._watch(job)
             if job.state is JobState.READY:
@@ -149,8 +147,8 @@ class Driver:
                 case retry.Verdict.REPEAT | retry.Verdict.REFUSED:
                     return lifecycle.Rejected(error)
                 case retry.Verdict.UNCERTAIN:
-                    return lifecycle.ReplyLost(_uncertain(error))
-        return lifecycle.Rejected(_closed_before())
+                    return lifecycle.ReplyLost(uncertain(error))
+        return lifecycle.Rejected(closed_before())
 
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
         try:
@@ -188,7 +186,8 @@ class Driver:
         if self.strategy == "poll" and links:
             outcome: watch.Readable | watch.Unreadable = watch.Readable(links[0])
         else:
-            flow = watch.settle(links, self._backoff_links, now=_now(), probe_timeout=self.timeouts.fetch)
+            limits = self.timeouts
+            flow = watch.settle(links, self._backoff_links, now=_now(), probe_timeout=limits.fetch, grace=limits.link)
             outcome = await self._perform(job, flow)
         if isinstance(outcome, watch.Unreadable):
             job._advance(lifecycle.Unreadable(InvalidVideoError(_no_file(job, outcome.reason))))
@@ -318,48 +317,3 @@ def _answered(reply: wire.Accepted | wire.Ready | wire.Failed) -> lifecycle.Even
 
 def _no_file(job: Job, reason: str) -> str:
     return f"the service reports success, and no link reads as an mp4: {reason}; Client.attach({job.id!r}) looks again"
-
-
-def _uncertain(error: ModelsLabError) -> SubmitUncertainError:
-    message = f"the submit was sent and its outcome is unknown, so it is not sent again: {error.args[0]}"
-    uncertain = SubmitUncertainError(message)
-    uncertain.__cause__ = error
-    return uncertain
-
-
-@contextmanager
-def _ends_well(job: Job) -> Iterator[None]:
-    """Whatever happens in here, the job gets an end that says what is known of its charge."""
-    try:
-        yield
-    except InvalidRequestError as error:  # its picture is gone, or has changed, since it was submitted
-        job._advance(lifecycle.Rejected(error))
-    except asyncio.CancelledError:
-        let_go(job)
-        raise
-    except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a paid job without an end
-        _log.exception("%r: a mistake in modelslab_async", job)
-        _give_up(job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
-
-
-def let_go(job: Job) -> None:
-    """Nothing is under way for this job any more, and nothing will be."""
-    if job.state is JobState.SUBMITTING:
-        job._advance(lifecycle.Rejected(_closed_before()))
-    job._detach()
-
-
-def _closed_before() -> JobDetachedError:
-    return JobDetachedError("the client was closed before this job was sent")
-
-
-def _give_up(job: Job, error: JobError) -> None:
-    match job.state:
-        case JobState.SUBMITTING:
-            job._advance(lifecycle.ReplyLost(error))
-        case JobState.PROCESSING:
-            job._advance(lifecycle.Abandoned(error))
-        case JobState.READY if not job.done():
-            job._advance(lifecycle.Unreadable(error))
-        case _:
-            pass

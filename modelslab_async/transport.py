@@ -18,6 +18,7 @@ from modelslab_async.errors import (
     TransportError,
 )
 from modelslab_async.protocol.body import HttpReply
+from modelslab_async.protocol.watch import READY_GRACE
 
 MAX_REPLY_BYTES = 4 * 2**20
 """A reply is JSON of some kilobytes. What is longer is cut here, and then no JSON."""
@@ -45,6 +46,7 @@ class Timeouts:
         and the service may render the video before it answers.
     fetch: for the reply to any other call.
     read: between two chunks of a file.
+    link: after the service reported success, until one of its links reads; about 40 s were seen.
     job: from the acceptance of a job to its end. Past it the job is no longer watched; users wait 5 to 15 minutes.
     """
 
@@ -52,6 +54,7 @@ class Timeouts:
     submit: float | None = 150.0
     fetch: float | None = 30.0
     read: float | None = 30.0
+    link: float | None = READY_GRACE
     job: float | None = 1800.0
 
     def __attrs_post_init__(self) -> None:

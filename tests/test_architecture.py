@@ -17,10 +17,11 @@ PACKAGE = Path(modelslab_async.__file__).parent
 LAYERS = [
     {"errors"},
     {"protocol"},
-    {"transport", "slots", "images"},
+    {"transport", "slots", "images", "arguments"},
     {"download"},
     {"job"},
-    {"driver", "feed"},
+    {"endings", "feed"},
+    {"driver"},
     {"dispatch"},
     {"client"},
     {"emulator"},

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from modelslab_async.emulator.order import Work, size_of
-from modelslab_async.images import sniff
+from modelslab_async.images import MAX_IMAGE_BYTES, sniff
 
 _MOST_FRAMES, _MOST_PIXELS = 1000, 1080
 _DEEPEST = 40
@@ -101,3 +101,16 @@ def read_work(
         ),
         steps,
     )
+
+
+def read_upload(params: dict[str, Any]) -> tuple[bytes, str]:
+    """An uploaded picture, and the extension that its content deserves."""
+    text = params.get("base64_string")
+    head, _, data = (text if isinstance(text, str) else "").partition(",")
+    picture = decoded(data)
+    kind = sniff(picture) if picture else None
+    if not head.startswith("data:image/") or picture is None or kind is None:
+        raise Refusal(400, {"base64_string": ["The base64 string must be a data URI of an image."]})
+    if len(picture) > MAX_IMAGE_BYTES:
+        raise Refusal(400, {"base64_string": ["The image may not be greater than 5 MB."]})
+    return picture, kind.removeprefix("image/")

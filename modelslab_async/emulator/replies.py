@@ -12,7 +12,6 @@ from modelslab_async.emulator.faults import Fault
 from modelslab_async.emulator.order import Order
 from modelslab_async.emulator.params import truth
 
-
 _GATEWAY = {Fault.HTML_502: 502, Fault.HTML_520: 520, Fault.HTML_524: 524}
 
 
@@ -152,3 +151,18 @@ def meta(order: Order) -> dict[str, Any]:
         "seed": order.work.seed,
         "model_id": model if model in ("wan2.2", "ltx-2.3", "wan2.1") else "wan2.2",
     }
+
+
+def deliveries(order: Order, url: str, origin: str, fault: Fault | None, seconds: float) -> list[Delivery]:
+    """What the webhook of a job will be told, and when; `seconds` late where the fault says so."""
+    at = order.done_at + (seconds if fault is Fault.WEBHOOK_LATE else 0.0)
+    true = Delivery(at, url, order, origin)
+    match fault:
+        case Fault.WEBHOOK_MISSING:
+            return []
+        case Fault.WEBHOOK_TWICE:
+            return [true, true]
+        case Fault.WEBHOOK_FORGED:
+            return [Delivery((order.taken_at + order.done_at) / 2, url, order, origin, forged=True), true]
+        case _:
+            return [true]

@@ -30,9 +30,8 @@ from modelslab_async.emulator.order import (
     file_name,
     processing_seconds,
 )
-from modelslab_async.emulator.params import Refusal, decoded, parsed, positive, read_work, truth
+from modelslab_async.emulator.params import Refusal, parsed, positive, read_upload, read_work, truth
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
-from modelslab_async.images import MAX_IMAGE_BYTES, sniff
 from modelslab_async.protocol.request import Endpoint, is_http_url
 from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path
 
@@ -227,15 +226,8 @@ class Service:
         return json_answer({"status": "success", "processing_count": len(self.running(key, now))})
 
     def _upload(self, now: float, params: dict[str, Any]) -> Answer:
-        text = params.get("base64_string")
-        head, _, data = (text if isinstance(text, str) else "").partition(",")
-        picture = decoded(data)
-        kind = sniff(picture) if picture else None
-        if not head.startswith("data:image/") or picture is None or kind is None:
-            raise Refusal(400, {"base64_string": ["The base64 string must be a data URI of an image."]})
-        if len(picture) > MAX_IMAGE_BYTES:
-            raise Refusal(400, {"base64_string": ["The image may not be greater than 5 MB."]})
-        name = file_name(self._rng).replace(".mp4", f".{kind.removeprefix('image/')}")
+        picture, extension = read_upload(params)
+        name = file_name(self._rng).replace("mp4", extension)
         self._uploads[name] = (now + DAY / self.speed, picture)
         url = f"{self.origin}/uploads/{name}"
         return json_answer({"status": "success", "id": len(self._uploads), "output": [url]})
@@ -274,20 +266,17 @@ class Service:
     def deliveries(self, order: Order) -> list[Delivery]:
         """What the webhook of a job will be told, and when."""
         url = order.params.get("webhook")
-        rule = self._plan.draw("webhook") if is_http_url(url) else None
-        fault = rule.fault if rule else None
-        if not is_http_url(url) or fault is Fault.WEBHOOK_MISSING:
+        if not is_http_url(url):
             return []
-        at = order.done_at + (self._scaled(rule) if fault is Fault.WEBHOOK_LATE else 0.0)
-        true = Delivery(at, str(url), order, self.origin)
-        if fault is Fault.WEBHOOK_TWICE:
-            return [true, true]
-        if fault is Fault.WEBHOOK_FORGED:
-            middle = (order.taken_at + order.done_at) / 2
-            return [Delivery(middle, str(url), order, self.origin, forged=True), true]
-        return [true]
+        rule = self._plan.draw("webhook")
+        return replies.deliveries(order, str(url), self.origin, rule.fault if rule else None, self._scaled(rule))
 
     # --- small things ----------------------------------------------------------------------------------------------
+
+    @property
+    def busiest(self) -> int:
+        """The most jobs that one account ever had queued or processing."""
+        return self.book.busiest
 
     @property
     def orders(self) -> dict[int, Order]:

@@ -45,6 +45,8 @@ def shown(value: object) -> str:
 class ImageToVideoUltra:
     """A request. None means: not sent, the service's default holds. Nothing is checked until it is submitted.
 
+    Where no default is told here, none is documented.
+
     prompt: what should be seen; not empty.
     init_image: the picture to start from: an http(s) URL, a path, bytes, or a data URI. Local pictures travel inside
         the request and may be PNG, JPEG, WebP, GIF, AVIF or HEIC, 5 MB at most.

@@ -182,10 +182,13 @@ def settle(
     *,
     now: float,
     probe_timeout: float | None,
-    grace: float = READY_GRACE,
+    grace: float | None = READY_GRACE,
 ) -> Generator[Action, Seen, Readable | Unreadable]:
-    """Probe each link in turn until one reads. Rounds grow apart, because a CDN may cache a 404."""
-    deadline = now + grace
+    """Probe each link in turn until one reads, for `grace` seconds or, with None, for ever.
+
+    A link may answer 403, 404 or 429 for a while after success. Rounds grow apart, because a CDN may cache a 404.
+    """
+    deadline = math.inf if grace is None else now + grace
     timeout = math.inf if probe_timeout is None else probe_timeout
     delays = backoff()
     while True:

@@ -1,0 +1,57 @@
+"""What a user gave to `Client` and `submit`, checked and made into one thing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, get_args
+
+import attrs
+
+from modelslab_async.errors import AuthenticationError, InvalidRequestError, Problem
+from modelslab_async.protocol import wire
+from modelslab_async.protocol.request import ImageToVideoUltra, LimitsMode, shown
+from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.watch import WaitStrategy
+
+AnyRequest = ImageToVideoUltra | Mapping[str, Any]
+KEY_VARIABLE = "MODELSLAB_API_KEY"
+
+
+def api_key_of(argument: str | None) -> ApiKey:
+    """The argument, or the environment's. Raises AuthenticationError where there is neither."""
+    key = os.environ.get(KEY_VARIABLE, "") if argument is None else argument
+    if not isinstance(key, str) or not key.strip():
+        raise AuthenticationError(
+            f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
+            "async with modelslab_async.emulator.Emulator() as emulator: "
+            'Client(api_key="any", base_url=emulator.url)'
+        )
+    return ApiKey(key.strip())
+
+
+def request_of(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
+    """One request of what `submit` was given."""
+    if isinstance(request, ImageToVideoUltra):
+        if not params:
+            return request
+        request = {field.name: getattr(request, field.name) for field in attrs.fields(ImageToVideoUltra)}
+        if "shift_sample" in params:
+            del request["sample_shift"]
+    return wire.request_from({**(request or {}), **params})
+
+
+def check_arguments(base_url: str, max_in_flight: int, limits: LimitsMode, wait: WaitStrategy) -> None:
+    """Raises InvalidRequestError with all that cannot be right."""
+    problems = []
+    if not wire.is_safe_base_url(base_url):
+        rule = "an https URL, or http to this machine: the key travels in every request"
+        problems.append(Problem("base_url", shown(base_url), rule, "pass one, or leave it out"))
+    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
+        problems.append(Problem("max_in_flight", shown(max_in_flight), "an integer, at least 1", "pass 5, 10 or 15"))
+    if limits not in ("refuse", "warn", None):
+        problems.append(Problem("limits", shown(limits), '"refuse", "warn" or None', "pass one of them"))
+    if wait not in get_args(WaitStrategy):
+        problems.append(Problem("wait", shown(wait), '"auto", "poll" or "links"', "pass one of them"))
+    if problems:
+        raise InvalidRequestError(problems)

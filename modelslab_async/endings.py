@@ -1,0 +1,68 @@
+"""How a job ends where things go wrong, so that each end says what is known of its charge."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from modelslab_async.errors import (
+    InvalidRequestError,
+    JobDetachedError,
+    JobError,
+    ModelsLabError,
+    SubmitUncertainError,
+)
+from modelslab_async.job import Job
+from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol.lifecycle import JobState
+
+_log = logging.getLogger("modelslab_async")
+
+
+@contextmanager
+def ends_well(job: Job) -> Iterator[None]:
+    """Whatever happens in here, the job gets an end that says what is known of its charge."""
+    try:
+        yield
+    except InvalidRequestError as error:  # its picture is gone, or has changed, since it was submitted
+        job._advance(lifecycle.Rejected(error))
+    except asyncio.CancelledError:
+        let_go(job)
+        raise
+    except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a paid job without an end
+        _log.exception("%r: a mistake in modelslab_async", job)
+        _give_up(job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
+
+
+def let_go(job: Job) -> None:
+    """Nothing is under way for this job any more, and nothing will be."""
+    if job.state is JobState.SUBMITTING:
+        job._advance(lifecycle.Rejected(closed_before()))
+    job._detach()
+
+
+def closed_before() -> JobDetachedError:
+    """The client was closed while the job was about to be sent."""
+    return JobDetachedError("the client was closed before this job was sent")
+
+
+def _give_up(job: Job, error: JobError) -> None:
+    match job.state:
+        case JobState.SUBMITTING:
+            job._advance(lifecycle.ReplyLost(error))
+        case JobState.PROCESSING:
+            job._advance(lifecycle.Abandoned(error))
+        case JobState.READY if not job.done():
+            job._advance(lifecycle.Unreadable(error))
+        case _:
+            pass
+
+
+def uncertain(error: ModelsLabError) -> SubmitUncertainError:
+    """The reply was lost, or says nothing."""
+    message = f"the submit was sent and its outcome is unknown, so it is not sent again: {error.args[0]}"
+    uncertain = SubmitUncertainError(message)
+    uncertain.__cause__ = error
+    return uncertain
