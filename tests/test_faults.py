@@ -12,6 +12,7 @@ from modelslab_async import (
     InvalidVideoError,
     JobFailedError,
     JobState,
+    JobTimeoutError,
     MalformedReplyError,
     ModelsLabError,
     ReplyLostError,
@@ -145,6 +146,13 @@ async def test_a_file_that_stays_cut_is_never_saved(world: MakeWorld, tmp_path: 
         with pytest.raises(InvalidVideoError, match="cut short"):
             await job.save(tmp_path / "video.mp4")
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_timeout_tells_what_the_last_look_said(world: MakeWorld) -> None:
+    """Who gave up because every look failed is told why they failed."""
+    async with world(faults=[Rule(Fault.HTML_520, on="fetch")]).client(timeouts=Timeouts(job=60.0)) as client:
+        with pytest.raises(JobTimeoutError, match="gateway error"):
+            await client.submit(a_request())
 
 
 async def test_strategies(world: MakeWorld) -> None:

@@ -118,11 +118,12 @@ def watch(
     """
     started, deadline = now, math.inf if policy.timeout is None else now + policy.timeout
     troubles: Iterator[float] | None = None
-    pause, look = 0.0, 0
+    pause, look, last = 0.0, 0, ""
     while True:
         now = (yield Wait(min(max(schedule.gap(now - started), pause), deadline - now))).at
         if now >= deadline:
-            return GaveUp(JobTimeoutError(f"not ready after {now - started:.0f} s; the service may still finish it"))
+            words = f"not ready after {now - started:.0f} s; the service may still finish it{last}"
+            return GaveUp(JobTimeoutError(words))
         look += 1
         seen = yield _look(policy, links, look, deadline - now)
         now = seen.at
@@ -134,10 +135,20 @@ def watch(
         if isinstance(outcome, WatchOutcome):
             return outcome
         if outcome is None:
-            troubles, pause = None, 0.0
+            troubles, pause, last = None, 0.0, ""
         else:
             troubles = troubles or backoff()
-            pause = max(next(troubles), outcome)
+            pause, last = max(next(troubles), outcome), f". The last look failed: {_words(seen.what)}"
+
+
+def _words(reply: wire.FetchReply | TransportError) -> str:
+    match reply:
+        case wire.UnknownId(message=words) | Refused(message=words) | Malformed(reason=words):
+            return words
+        case TransportError():
+            return str(reply.args[0])
+        case _:
+            return type(reply).__name__
 
 
 def _look(policy: WatchPolicy, links: tuple[str, ...], look: int, left: float) -> Action:
