@@ -19,6 +19,7 @@ from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.endings import closed_before, ends_well, uncertain
 from modelslab_async.errors import (
     APIError,
+    InvalidRequestError,
     InvalidVideoError,
     JobFailedError,
     ModelsLabError,
@@ -36,6 +37,7 @@ from modelslab_async.transport import Timeouts, Transport
 
 _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024
+_MOST_NOTES = 50
 _NO_FILE_YET = 8.0
 """Seconds at most between two rounds over links that do not read yet."""
 _T = TypeVar("_T")
@@ -61,14 +63,12 @@ class Driver:
     async def submit(self, job: Job, image: images.Image) -> None:
         """From the job's turn to the service's answer."""
         with ends_well(job):
-            if isinstance(image, images.ImageUrl):
-                body = self._encode(job, image)
+            try:
+                body = await self._encoded(job, image)
+            except InvalidRequestError as error:  # its picture is gone, or has changed, since it was submitted
+                job._advance(lifecycle.Rejected(error))
             else:
-                body = await asyncio.get_running_loop().run_in_executor(None, self._encode, job, image)
-            reply = await self._post_submit(job, body)
-            if isinstance(reply, wire.Accepted):
-                self._note(reply.notes)
-            job._advance(reply if isinstance(reply, lifecycle.Event) else _answered(reply))
+                job._advance(await self._post_submit(job, body))
 
     async def follow(self, job: Job) -> None:
         """From the service's acceptance to the job's end."""
@@ -124,18 +124,23 @@ class Driver:
 
     # --- submit ----------------------------------------------------------------------------------------------------
 
+    async def _encoded(self, job: Job, image: images.Image) -> bytes:
+        if isinstance(image, images.ImageUrl):
+            return self._encode(job, image)
+        return await asyncio.get_running_loop().run_in_executor(None, self._encode, job, image)
+
     def _encode(self, job: Job, image: images.Image) -> bytes:
         assert job.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
         params = wire.encode_request(job.request, ref=job.ref)
         return wire.encode_body(params, self.key, picture=images.load(image))
 
-    async def _post_submit(self, job: Job, body: bytes) -> wire.Accepted | wire.Ready | wire.Failed | lifecycle.Event:
+    async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
         """The paid POST, repeated only while it surely was not taken."""
         waits = islice(retry.delays(self.rng), retry.SUBMIT_ATTEMPTS - 1)
         while not self.closing:
             reply = await self._post_once(job, body)
             if not isinstance(reply, Refused | Malformed | TransportError):
-                return reply
+                return self._answered(reply)
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
@@ -159,6 +164,18 @@ class Driver:
             job._advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
             raise
         return wire.decode_submit(reply, self.key)
+
+    def _answered(self, reply: wire.Accepted | wire.Ready | wire.Failed) -> lifecycle.Event:
+        match reply:
+            case wire.Accepted():
+                self._note(reply.notes)
+                return lifecycle.Accepted(reply)
+            case wire.Ready():
+                return lifecycle.Succeeded(reply)
+            case wire.Failed(message=message, id=job_id):
+                return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)
+            case _:
+                assert_never(reply)
 
     # --- wait ------------------------------------------------------------------------------------------------------
 
@@ -265,7 +282,7 @@ class Driver:
     def _note(self, notes: tuple[str, ...]) -> None:
         """Tell an oddity once."""
         for note in notes:
-            if note not in self._noted:
+            if note not in self._noted and len(self._noted) < _MOST_NOTES:
                 self._noted.add(note)
                 _log.warning("the service says something odd, told once: %s", note)
 
@@ -301,18 +318,6 @@ def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Vid
         meta=meta,
         generation_time=ready.generation_time,
     )
-
-
-def _answered(reply: wire.Accepted | wire.Ready | wire.Failed) -> lifecycle.Event:
-    match reply:
-        case wire.Accepted():
-            return lifecycle.Accepted(reply)
-        case wire.Ready():
-            return lifecycle.Succeeded(reply)
-        case wire.Failed(message=message):
-            return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"))
-        case _:
-            assert_never(reply)
 
 
 def _no_file(job: Job, reason: str) -> str:

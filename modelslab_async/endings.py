@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from modelslab_async.errors import (
-    InvalidRequestError,
     JobDetachedError,
     JobError,
     ModelsLabError,
@@ -26,8 +25,6 @@ def ends_well(job: Job) -> Iterator[None]:
     """Whatever happens in here, the job gets an end that says what is known of its charge."""
     try:
         yield
-    except InvalidRequestError as error:  # its picture is gone, or has changed, since it was submitted
-        job._advance(lifecycle.Rejected(error))
     except asyncio.CancelledError:
         let_go(job)
         raise

@@ -162,6 +162,8 @@ class Job:
                 self._due_at = None if reply.eta is None else self._loop.time() + reply.eta
             case lifecycle.Succeeded(ready=ready):
                 self.id, self._ready, self._due_at = self.id or ready.id, ready, self._loop.time()
+            case lifecycle.Failed(id=job_id):
+                self.id = self.id or job_id
             case _:
                 pass
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from conftest import KEY, World, a_request
+from conftest import KEY, PNG, World, a_request
 
 from modelslab_async import (
     AuthenticationError,
@@ -144,6 +144,27 @@ async def test_cancel_after_the_post_does_nothing(world: MakeWorld) -> None:
         assert not job.cancel()
         await job
         assert not job.cancel()
+
+
+@pytest.mark.parametrize("content", [None, b"", b"<html>", PNG + bytes(6_000_000)])
+async def test_a_picture_that_changes_while_its_job_waits(
+    world: MakeWorld, tmp_path: Path, content: bytes | None
+) -> None:
+    """A file is read when the job's turn comes: gone or spoilt by then, the job is refused, nothing sent or charged."""
+    here = world()
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(PNG)
+    async with here.client(max_in_flight=1) as client:
+        first, second = client.submit(a_request()), client.submit(a_request(init_image=picture))
+        if content is None:
+            picture.unlink()
+        else:
+            picture.write_bytes(content)
+        with pytest.raises(InvalidRequestError, match="init_image") as caught:
+            await second
+        await first
+    assert (second.state, caught.value.charged, caught.value.ref) == (S.REFUSED, False, second.ref)
+    assert here.service.ledger.track_ids() == [first.ref]
 
 
 async def test_leaving_normally_waits_for_all_jobs(world: MakeWorld) -> None:

@@ -90,7 +90,7 @@ class Body:
             notes.append(f"status {self.status!r} is not documented; taken as processing")
         fetch_id = self.fetch_result.rstrip("/").rpartition("/")[2]
         if fetch_id and self.id is not None and fetch_id != self.id:
-            notes.append(f"fetch_result names the id {fetch_id}, not {self.id}; {self.id} is used")
+            notes.append("fetch_result names another id than the reply itself; the reply's is used")
         return tuple(notes)
 
 

@@ -114,9 +114,10 @@ class Rejected:
 
 @attrs.frozen
 class Failed:
-    """Taken, then failed."""
+    """Taken, then failed. `id` is the service's, where it told one only now."""
 
     error: ModelsLabError
+    id: str | None = None
 
 
 @attrs.frozen
