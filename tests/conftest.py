@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ import pytest
 
 from modelslab_async import Client, ImageToVideoUltra
 from modelslab_async.emulator import InProcess, Service
+
+asyncio.set_event_loop(None)  # looptime asks for the loop of tests that have none: none is made for them then
 
 KEY = "secret-key-that-nobody-may-see"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)

@@ -42,7 +42,6 @@ class Fault(Enum):
     WEBHOOK_MISSING = "never delivered"
 
 
-_SUBMIT_ONLY = {Fault.JOB_FAILS, Fault.EARLY_LINK, Fault.LATE_LINK}
 _FETCH_ONLY = {Fault.EMPTY_OUTPUT, Fault.TRY_AGAIN}
 
 

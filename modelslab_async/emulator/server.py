@@ -110,7 +110,11 @@ class Emulator:
         app.router.add_post("/{path:.*}", self._post)
         runner = self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await runner.setup()
-        await self._listen()
+        try:
+            await self._listen()
+        except OSError:
+            await self.__aexit__()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:

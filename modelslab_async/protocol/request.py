@@ -259,7 +259,7 @@ def _is_json(value: object) -> bool:
 
 def _beyond(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[Problem]:
     """What the documentation does not allow."""
-    model = request.model_id
+    model = request.model_id if isinstance(request.model_id, str) else None
     for name, limit in LIMITS.get((endpoint, model), LIMITS[endpoint, None]).items():
         value = getattr(request, name)
         if isinstance(value, int | float) and (rule := limit.rule(value)):
@@ -268,7 +268,7 @@ def _beyond(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[Problem]
     if isinstance(request.resolution, str) and model != "ltx-2.3":
         way_out = f'pass pixels, or model_id="ltx-2.3", {_OVERRULE}'
         yield Problem("resolution", shown(request.resolution), "only ltx-2.3 takes a ratio", way_out, True)
-    if isinstance(model, str) and model not in MODELS:
+    if model is not None and model not in MODELS:
         rule = "not a known model: the service would silently use wan2.2"
         yield Problem("model_id", shown(model), rule, f"pass one of {', '.join(MODELS)}, {_OVERRULE}", True)
 

@@ -1,0 +1,126 @@
+"""Pictures: told by content, refused before any network."""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import PNG, a_request
+
+from modelslab_async import InvalidRequestError, Problem
+from modelslab_async.images import MAX_IMAGE_BYTES, ImageBytes, ImageFile, ImageUrl, examine, load, sniff
+from modelslab_async.protocol.request import Endpoint
+
+HEADS = {
+    "image/png": PNG,
+    "image/jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF",
+    "image/gif": b"GIF89a" + bytes(20),
+    "image/webp": b"RIFF\x24\0\0\0WEBPVP8 ",
+    "image/avif": b"\0\0\0\x1cftypavif\0\0\0\0mif1miaf",
+    "image/heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+}
+
+
+def examined(source: Any, endpoint: Endpoint = Endpoint.V6, **more: Any) -> Any:
+    return examine(a_request(init_image=source, **more), endpoint)
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_content_tells_the_kind_not_the_name(kind: str, tmp_path: Path) -> None:
+    """Each kind is known by its first bytes, whatever the file is called."""
+    path = tmp_path / "picture.txt"
+    path.write_bytes(HEADS[kind])
+    assert sniff(HEADS[kind]) == kind
+    for source in (path, str(path)):
+        assert load(examined(source)) == HEADS[kind]
+
+
+@pytest.mark.parametrize("content", [b"<html>", b"\0\0\0\x18ftypisom\0\0\0\0mp41", b"%PDF-1.7", b"x"])
+def test_other_content_is_no_picture(content: bytes, tmp_path: Path) -> None:
+    """A page, a video, a document: refused, in a file and in memory."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(content)
+    for source in (path, content):
+        problem = examined(source)
+        assert isinstance(problem, Problem)
+        assert (problem.field, problem.rule) == ("init_image", "not a picture")
+
+
+def test_files_that_cannot_be_sent(tmp_path: Path) -> None:
+    """Missing, a folder, a pipe, empty, too large: each told as what it is."""
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "large").write_bytes(PNG + bytes(MAX_IMAGE_BYTES))
+    os.mkfifo(tmp_path / "pipe")
+    rules = {name: examined(tmp_path / name).rule for name in ("missing", ".", "pipe", "empty", "large")}
+    assert "No such file" in rules.pop("missing")
+    assert rules == {".": "not a file", "pipe": "not a file", "empty": "empty", "large": "more than 5000000 bytes"}
+    assert "unreadable" not in examined("no\0name").rule
+    assert isinstance(examined("no\0name"), Problem)
+
+
+def test_the_limit_is_exact() -> None:
+    """5 MB are sent, a byte more is not."""
+    most = PNG + bytes(MAX_IMAGE_BYTES - len(PNG))
+    assert isinstance(examined(most), ImageBytes)
+    assert isinstance(examined(most + b"\0"), Problem)
+
+
+def test_ways_to_give_a_picture(tmp_path: Path) -> None:
+    """URL, path, bytes, data URI and raw base64 are told apart."""
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    text = base64.b64encode(PNG).decode()
+    assert examined("https://example.com/a") == ImageUrl("https://example.com/a")
+    assert examined(str(path)) == ImageFile(path)
+    for same in (examined(PNG), examined(f"data:image/png;base64,{text}"), examined(text, base64=True)):
+        assert same == ImageBytes(PNG)
+
+
+@pytest.mark.parametrize(
+    ("source", "more"),
+    [
+        ("ftp://example.com/a.png", {}),
+        ("https://", {}),
+        ("", {}),
+        (None, {}),
+        (7, {}),
+        ("data:image/png,abc", {}),
+        ("data:image/png;base64,???", {}),
+        ("not base64!", {"base64": True}),
+        ("https://example.com/a.png", {"base64": True}),
+        (PNG, {"base64": False}),
+    ],
+)
+def test_what_is_no_picture_at_all(source: object, more: dict[str, Any]) -> None:
+    """One problem, with a way out."""
+    problem = examined(source, **more)
+    assert isinstance(problem, Problem)
+    assert problem.way_out
+
+
+def test_an_enterprise_server_takes_only_urls() -> None:
+    """A local picture has to be uploaded first, and the problem says how."""
+    assert "upload" in examined(PNG, Endpoint.ENTERPRISE).way_out
+    assert isinstance(examined("https://example.com/a", Endpoint.ENTERPRISE), ImageUrl)
+
+
+def test_a_file_that_changed_since(tmp_path: Path) -> None:
+    """It is looked at again when it is read."""
+    path = tmp_path / "a.png"
+    path.write_bytes(PNG)
+    image = examined(path)
+    path.write_bytes(b"<html>")
+    with pytest.raises(InvalidRequestError, match="not a picture"):
+        load(image)
+    path.unlink()
+    with pytest.raises(InvalidRequestError, match="No such file"):
+        load(image)
+
+
+def test_a_picture_in_memory_is_not_shown() -> None:
+    """Its bytes appear in no repr."""
+    assert "PNG" not in repr(a_request(init_image=PNG))
+    assert "PNG" not in repr(examined(PNG))

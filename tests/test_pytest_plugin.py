@@ -1,0 +1,88 @@
+"""The fixtures that the installed package brings to its users' tests."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from decimal import Decimal
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+from modelslab_async import Client, JobState
+from modelslab_async.emulator import Emulator
+
+PICTURE = Path(__file__).parent.parent / "examples" / "rocket.jpg"
+
+
+async def test_the_fixtures(modelslab_emulator: Emulator, modelslab_client: Client, tmp_path: Path) -> None:
+    """A client and the emulator that it talks to: a job is done in less than a second, and its bill can be read."""
+    job = modelslab_client.submit(prompt="zoom in", init_image=PICTURE, resolution=96, num_frames=9, fps=8)
+    saved = await job.save(tmp_path / "video.mp4")
+    assert job.state is JobState.READY
+    assert saved.path.read_bytes()[4:8] == b"ftyp"
+    assert modelslab_emulator.ledger.track_ids() == [job.ref]
+    assert modelslab_emulator.ledger.total() == Decimal("0.20")
+
+
+async def test_each_test_has_its_own(modelslab_emulator: Emulator) -> None:
+    """An emulator of one test knows nothing of another's: on this machine, and nothing on its bill."""
+    assert modelslab_emulator.url.startswith("http://127.0.0.1:")
+    assert modelslab_emulator.ledger.charges == []
+
+
+async def test_a_job_may_be_left(modelslab_client: Client) -> None:
+    """A test may end while its job still runs: the fixture lets go of it."""
+    job = modelslab_client.submit(prompt="zoom in", init_image=PICTURE)
+    assert not job.done()
+
+
+def test_it_is_an_entry_point() -> None:
+    """The test runner loads the fixtures by itself, from the installed package."""
+    (point,) = [point for point in entry_points(group="pytest11") if point.name == "modelslab_async"]
+    assert point.value == "modelslab_async.emulator.pytest_plugin"
+
+
+class TestOptions:
+    """A user's own options."""
+
+    @pytest.fixture
+    def modelslab_emulator_options(self) -> dict[str, object]:
+        return {"speed": 1000.0, "queue_limit": 2, "keys": {"any"}, "wallet": Decimal("0.10")}
+
+    async def test_options_are_overridden_in_the_usual_way(self, modelslab_emulator: Emulator) -> None:
+        """A fixture of the same name chooses the emulator's options."""
+        assert (modelslab_emulator.service.speed, modelslab_emulator.service.book.limit) == (1000.0, 2)
+
+
+SETTINGS = """
+[pytest]
+asyncio_mode = auto
+asyncio_default_fixture_loop_scope = function
+filterwarnings = error
+"""
+USERS_TESTS = """
+async def test_mine(modelslab_client, modelslab_emulator):
+    job = modelslab_client.submit(prompt="p", init_image={picture!r}, resolution=32, num_frames=17)
+    assert (await job).links
+    assert len(modelslab_emulator.ledger.charges) == 1
+
+def test_another():
+    assert True
+"""
+
+
+def test_in_a_users_project(tmp_path: Path) -> None:
+    """In a project with nothing but a test file, the fixtures are there, and leak nothing."""
+    (tmp_path / "test_users.py").write_text(USERS_TESTS.format(picture=str(PICTURE)), encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text(SETTINGS, encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "2 passed" in run.stdout
