@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -79,6 +80,7 @@ class Emulator:
             faults=faults,
             keys=keys,
             wallet=wallet,
+            first_id=int(time.time()),  # an emulator that starts again knows nothing of the jobs before, as it should
         )
         self._host, self._port = host, port
         self._render = render or _render

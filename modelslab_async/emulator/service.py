@@ -64,8 +64,10 @@ class Service:
         keys: Collection[str] | None = None,
         wallet: Decimal | None = None,
         origin: str = "http://emulator.invalid",
+        first_id: int = 100_000,
     ) -> None:
         self.origin = origin
+        self._first_id = first_id
         self.ledger = Ledger()
         self.speed = speed
         self.book = Book(queue_limit, workers or queue_limit)
@@ -188,7 +190,7 @@ class Service:
         elif fault is Fault.EARLY_LINK:
             lag = -self._scaled(rule)
         return Order(
-            id=100_000 + len(self.orders),
+            id=self._first_id + len(self.orders),
             account=account,
             params={name: value for name, value in params.items() if name not in ("key", "init_image")},
             work=work,
@@ -257,7 +259,7 @@ class Service:
         if order is None or order.failed:
             return FileAnswer(404)
         if now < order.file_at:
-            return FileAnswer(403 if order.id % 4 == 3 else 404)
+            return FileAnswer(403 if order.name < "4" else 404)  # names begin with a random hex digit
         if truth(order.params.get("temp")) and now >= order.done_at + DAY / self.speed:
             return FileAnswer(404)
         rule = self._plan.draw("file")

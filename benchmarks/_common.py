@@ -1,0 +1,170 @@
+"""What the benchmarks share: arguments, the table and its reaches, and an emulator in a process of its own.
+
+`python -m benchmarks._common SPEED` is that process. It tells its URL, then for every line that it reads how many
+requests it was sent so far, and ends with its input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import attrs
+from aiohttp import web
+
+from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+
+_QUEUE_LIMIT = 10_000
+_PICTURE = b"\x89PNG\r\n\x1a\n"
+"""All that the emulator looks at when nothing is rendered."""
+
+
+@attrs.frozen
+class Options:
+    """as_json: one JSON object on stdout, and all else on stderr. check: a reach that is missed fails the run."""
+
+    as_json: bool
+    check: bool
+
+
+def options(description: str | None) -> Options:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
+    parser.add_argument("--check", action="store_true", help="exit with 1 where a reach is missed")
+    given = parser.parse_args()
+    return Options(as_json=given.json, check=given.check)
+
+
+def machine() -> str:
+    """What the figures were taken on."""
+    version = platform.python_version()
+    return f"{os.cpu_count()} CPUs, Python {version}, {platform.system()} {platform.machine()}"
+
+
+def say(words: str) -> None:
+    """Tell how it goes; stdout is for the figures."""
+    print(words, file=sys.stderr, flush=True)
+
+
+@attrs.frozen
+class Reach:
+    """A figure, and what it may be at most."""
+
+    name: str
+    value: float
+    at_most: float
+
+    @property
+    def missed(self) -> bool:
+        """Whether it is above."""
+        return self.value > self.at_most
+
+    def __str__(self) -> str:
+        verdict = "MISSED" if self.missed else "kept"
+        return f"{verdict}: {self.name}: {self.value:.2f}, at most {self.at_most:.2f}"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns: the first to the left, figures to the right."""
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    lines = []
+    for row in (head, ["-" * width for width in widths], *rows):
+        cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
+        lines.append("  ".join((row[0].ljust(widths[0]), *cells)))
+    return "\n".join(lines)
+
+
+def conclude(wanted: Options, text: str, figures: Mapping[str, Any], reaches: Sequence[Reach]) -> int:
+    """Print the figures, last of all; gives the exit code."""
+    words = "\n".join((text, *map(str, reaches), machine()))
+    if wanted.as_json:
+        say(words)
+        told = [{**attrs.asdict(reach), "missed": reach.missed} for reach in reaches]
+        print(json.dumps({**figures, "reaches": told, "machine": machine()}))
+    else:
+        print(words)
+    return int(wanted.check and any(reach.missed for reach in reaches))
+
+
+class Server:
+    """An emulator in another process, on loopback; it ends with the block, and with this process however that ends."""
+
+    def __init__(self, speed: float) -> None:
+        self._speed = speed
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks._common", str(self._speed)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).resolve().parents[1],
+            start_new_session=True,  # Ctrl-C is for this process; the other one ends with its input
+        )
+        try:
+            self.url = self._line()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._process.communicate(timeout=5)  # closes its input
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def requests(self) -> int:
+        """How many HTTP requests it was sent so far."""
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        return int(self._line())
+
+    def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline().strip()
+        if not line:
+            raise SystemExit("the emulator's process ended; what it said is above")
+        return line
+
+
+class _Counting(Emulator):
+    """Counts its requests. Nothing is fetched: every URL is the same tiny picture."""
+
+    requests = 0
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        self.requests += 1
+        return await super()._post(request)
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        self.requests += 1
+        return await super()._file(request)
+
+    async def _fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
+        return _PICTURE
+
+
+async def _serve(speed: float) -> None:
+    links_at_once = Rule(Fault.EARLY_LINK, seconds=0)
+    emulator = _Counting(
+        render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta={"good": 1}, faults=[links_at_once], port=0
+    )
+    async with emulator:
+        print(emulator.url, flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            print(emulator.requests, flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(float(sys.argv[1])))
