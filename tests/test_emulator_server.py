@@ -398,8 +398,9 @@ async def test_a_broken_download() -> None:
 # --- alone ---------------------------------------------------------------------------------------------------------
 
 
-async def test_alone() -> None:
-    """`python -m modelslab_async.emulator` says where it is and what it is not, serves, and ends well on Ctrl-C."""
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+async def test_alone(end: signal.Signals) -> None:
+    """`python -m modelslab_async.emulator` says where it is and what it is not, serves, and ends well when it is told."""
     command = [sys.executable, "-W", "error", "-m", "modelslab_async.emulator", "--port", "0", "--speed", "100"]
     async with asyncio.timeout(20):
         process = await asyncio.create_subprocess_exec(
@@ -412,7 +413,7 @@ async def test_alone() -> None:
             url = next(word for word in words.split() if word.startswith("http://127.0.0.1:"))
             async with aiohttp.ClientSession() as session, session.get(f"{url}/emulator/ledger") as response:
                 assert (response.status, (await response.json())["charges"]) == (200, [])
-            process.send_signal(signal.SIGINT)
+            process.send_signal(end)
             _, errors = await process.communicate()
         finally:
             if process.returncode is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from contextlib import suppress
 
@@ -28,9 +29,13 @@ def _arguments() -> argparse.Namespace:
 
 
 async def _serve(options: argparse.Namespace) -> None:
+    stop = asyncio.Event()
+    with suppress(NotImplementedError):  # on Windows a Ctrl-C comes as KeyboardInterrupt
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Emulator(**vars(options)) as emulator:
         print(f"modelslab_async emulator (not ModelsLab) at {emulator.url} , Ctrl-C ends it", flush=True)  # noqa: T201 - its word
-        await asyncio.Event().wait()
+        await stop.wait()
 
 
 def main() -> int:
