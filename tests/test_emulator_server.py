@@ -400,7 +400,7 @@ async def test_a_broken_download() -> None:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 async def test_alone(end: signal.Signals) -> None:
-    """`python -m modelslab_async.emulator` says where it is and what it is not, serves, and ends well when it is told."""
+    """`python -m modelslab_async.emulator` says where it is and what it is not, serves, and ends when it is told."""
     command = [sys.executable, "-W", "error", "-m", "modelslab_async.emulator", "--port", "0", "--speed", "100"]
     async with asyncio.timeout(20):
         process = await asyncio.create_subprocess_exec(
