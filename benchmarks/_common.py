@@ -158,7 +158,7 @@ class _Counting(Emulator):
 async def _serve(speed: float) -> None:
     links_at_once = Rule(Fault.EARLY_LINK, seconds=0)
     emulator = _Counting(
-        render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta={os.environ.get("ETA", "good"): 1}, faults=[links_at_once], port=0
+        render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta={"good": 1}, faults=[links_at_once], port=0
     )
     async with emulator:
         print(emulator.url, flush=True)
