@@ -35,7 +35,7 @@ def ends_well(job: Job) -> Iterator[None]:
 
 def let_go(job: Job) -> None:
     """Nothing is under way for this job any more, and nothing will be."""
-    if job.state is JobState.SUBMITTING:
+    if not job.cancel() and job.state is JobState.SUBMITTING:
         job._advance(lifecycle.Rejected(closed_before()))
     job._detach()
 

@@ -24,7 +24,8 @@ from modelslab_async import (
     NotFoundError,
     Timeouts,
 )
-from modelslab_async.emulator import Fault, Rule
+from modelslab_async.emulator import Fault, InProcess, Rule
+from modelslab_async.protocol.body import HttpReply
 
 pytestmark = pytest.mark.looptime
 MakeWorld = Callable[..., World]
@@ -215,6 +216,24 @@ async def test_leaving_while_a_submit_is_under_way_hears_its_reply(world: MakeWo
     assert job._history[-1].elapsed >= 20.0
     assert isinstance(job.exception(), JobDetachedError)
     assert job.id is not None
+
+
+class Far(InProcess):
+    """An emulator at the end of a slow line."""
+
+    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        await asyncio.sleep(5.0)
+        return await super().post(url, body, timeout=timeout)
+
+
+async def test_leaving_while_a_submit_is_being_refused_withdraws_the_job(world: MakeWorld) -> None:
+    """A job that comes back for want of a place while the client closes was not taken, and is not told as charged."""
+    here = world(faults=[Rule(Fault.RATE_LIMIT)])
+    client = here.client(transport=Far(here.service))
+    job = client.submit(a_request())
+    await asyncio.sleep(1.0)
+    await client.aclose(drain=False)
+    assert (job.state, job.cancelled(), here.service.ledger.charges) == (S.CANCELLED, True, [])
 
 
 async def test_attach_watches_on(world: MakeWorld) -> None:
