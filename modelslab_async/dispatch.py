@@ -61,6 +61,8 @@ class Dispatcher:
                 self.slots.accepted(job)
                 self._follow(job)
             case lifecycle.Succeeded():
+                if job in self._submits:  # success at once is an acceptance too
+                    self.slots.accepted(job)
                 self.slots.release(job)
                 self._follow(job)
             case lifecycle.PutBack(wait=wait, maximum=maximum):

@@ -96,6 +96,17 @@ async def test_an_uncertain_job_holds_its_place_for_a_while(world: MakeWorld) ->
     assert times[JobState.SUBMITTING] == pytest.approx(120.0, abs=1.0)
 
 
+async def test_success_at_once_lets_the_cap_climb(world: MakeWorld) -> None:
+    """After a refusal, jobs that are answered with success at once are quiet successes like any other."""
+    here = world(faults=[Rule(Fault.RATE_LIMIT, times=5)])
+    async with here.client() as client:
+        jobs = [client.submit(a_request(num_frames=9, fps=8)) for _ in range(12)]
+        await asyncio.gather(*jobs)
+        assert client._dispatcher.slots.cap == 5
+    at_once = [job for job in jobs if JobState.PROCESSING not in {change.state for change in job._history}]
+    assert len(at_once) > 6
+
+
 async def test_first_come_first_served(world: MakeWorld) -> None:
     """Jobs start in the order of submission, whatever becomes of those before them."""
     started: list[str] = []
