@@ -54,6 +54,13 @@ class Dispatcher:
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
+        self._place(job, event)
+        if job.state not in (JobState.WAITING, JobState.SUBMITTING):
+            self._images.pop(job, None)
+        if not isinstance(event, lifecycle.Started):
+            self._pump()
+
+    def _place(self, job: Job, event: lifecycle.Event) -> None:
         match event:
             case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
                 pass
@@ -74,10 +81,6 @@ class Dispatcher:
                 self.slots.withdraw(job)
             case lifecycle.Rejected() | lifecycle.Failed() | lifecycle.Abandoned():
                 self.slots.release(job)
-        if job.state is not JobState.WAITING and job.state is not JobState.SUBMITTING:
-            self._images.pop(job, None)
-        if not isinstance(event, lifecycle.Started):
-            self._pump()
 
     def ended(self, job: Job) -> None:
         """The job has a result."""
