@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -172,14 +173,19 @@ async def _receive(source: _Source, link: str, arriving: _Arriving) -> None:
         headers |= {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
     async with source.transport.get(link, headers=headers, timeout=source.read_timeout) as incoming:
         await _begin(incoming, arriving)
-        async for chunk in incoming.chunks():
-            arriving.walk.feed(chunk)
-            if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
-                raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
-            await asyncio.get_running_loop().run_in_executor(None, arriving.file.write, chunk)
-            arriving.received += len(chunk)
-            if source.progress:
-                source.progress(arriving.received, arriving.total)
+        async with aclosing(incoming.chunks()) as chunks:
+            async for chunk in chunks:
+                await _take(source, arriving, chunk)
+
+
+async def _take(source: _Source, arriving: _Arriving, chunk: bytes) -> None:
+    arriving.walk.feed(chunk)
+    if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
+        raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
+    await asyncio.get_running_loop().run_in_executor(None, arriving.file.write, chunk)
+    arriving.received += len(chunk)
+    if source.progress:
+        source.progress(arriving.received, arriving.total)
 
 
 async def _begin(incoming: Incoming, arriving: _Arriving) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import random
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from itertools import islice
 from typing import TypeVar, assert_never
 
@@ -260,10 +260,11 @@ class Driver:
             ):
                 if incoming.status not in (200, 206):
                     return watch.Unreadable(f"HTTP {incoming.status}")
-                async for chunk in incoming.chunks():
-                    head += chunk
-                    if len(head) >= mp4.HEAD_BYTES:
-                        break
+                async with aclosing(incoming.chunks()) as chunks:
+                    async for chunk in chunks:
+                        head += chunk
+                        if len(head) >= mp4.HEAD_BYTES:
+                            break
         except (TransportError, TimeoutError) as error:
             return watch.Unreadable(str(error) or "timed out")
         return watch.Readable(url) if mp4.looks_like_mp4(head) else watch.Unreadable("not an mp4")

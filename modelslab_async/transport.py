@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Protocol
 
@@ -81,7 +81,7 @@ class Incoming(Protocol):
         """The headers; their names in any case."""
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
+    def chunks(self) -> AsyncGenerator[bytes]:
         """The body; raises TransportError where it breaks off."""
         ...
 
@@ -171,7 +171,7 @@ class _AiohttpIncoming:
     def headers(self) -> Mapping[str, str]:
         return self._response.headers
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         with _our_errors():
             async for chunk in self._response.content.iter_chunked(CHUNK_BYTES):
                 yield chunk
