@@ -14,13 +14,15 @@ from modelslab_async.endings import let_go
 from modelslab_async.images import Image
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle
-from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.slots import Slots
 
 UNCERTAIN_HOLD = 120.0
 """Seconds for which a job whose reply was lost is taken to fill a place: three times what one was measured to take."""
 
 _log = logging.getLogger("modelslab_async")
+_TURNS = 5
+"""Turns of the event loop that a result may take through shields, timeouts and tasks to who awaits it."""
 _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
 
 
@@ -86,19 +88,23 @@ class Dispatcher:
         """The job has a result."""
         self.jobs.pop(job.ref, None)
 
-    async def save(self, video: Video, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
-        """Put the video on disk."""
-        return await self._driver.save(video, path, progress)
+    async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+        """Put the job's video on disk, once it is there."""
+        return await self._driver.save(job, path, progress)
 
     async def drain(self) -> None:
         """Wait for the end of every job and every download."""
-        while self.jobs or self._driver.saves:
+        while True:
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)  # who awaited a job and is about to save its video gets to say so
+            if not (self.jobs or self._driver.saves):
+                return
             ends: list[asyncio.Future[Any]] = [job._future for job in self.jobs.values()]
             await asyncio.wait([*ends, *self._driver.saves])
 
     async def let_go(self) -> None:
         """Submit no more, hear the replies to what is under way, and leave the rest to the service."""
-        self._driver.closing = True
+        self._driver.closing.set()
         for job in list(self.jobs.values()):
             job.cancel()
         try:
@@ -108,15 +114,17 @@ class Dispatcher:
             tasks = [*self._submits.values(), *self._follows.values()]
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             for timer in (*self._holds.values(), self._retry):
                 if timer:
                     timer.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             for job in list(self.jobs.values()):
                 let_go(job)
 
     def _pump(self) -> None:
         """Give the free places to those who wait; come again when the service said so."""
+        if self._driver.closing.is_set():
+            return
         for job in self.slots.grant(_now()):
             job._advance(lifecycle.Started())
             _run(self._submits, job, self._driver.submit(job, self._images[job]))

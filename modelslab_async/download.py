@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -71,7 +72,13 @@ async def save(
     """
     target = Path(path)
     loop = asyncio.get_running_loop()
-    part, file = await loop.run_in_executor(None, _open_part, target)
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    opening = loop.run_in_executor(None, _open_part, target, part)
+    try:
+        file = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(lambda opened: None if opened.exception() else _clear(opened.result(), part))
+        raise
     try:
         arrived = await _first_whole(_Source(transport, read_timeout, backoff, progress), links, file)
         await loop.run_in_executor(None, _place, file, part, target)
@@ -81,12 +88,11 @@ async def save(
     return SavedVideo(target, arrived.received, facts.width, facts.height, facts.frames, facts.fps, facts.duration)
 
 
-def _open_part(target: Path) -> tuple[Path, BinaryIO]:
-    if target.is_dir() or not target.name:
+def _open_part(target: Path, part: Path) -> BinaryIO:
+    if target.is_dir():
         raise InvalidRequestError([Problem("path", shown(str(target)), "a folder", "pass the path of a file")])
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
-    return part, part.open("xb")
+    return part.open("xb")
 
 
 def _clear(file: BinaryIO, part: Path) -> None:
@@ -135,9 +141,8 @@ async def _first_whole(source: _Source, links: Sequence[str], file: BinaryIO) ->
 
 async def _arrive(source: _Source, link: str, arriving: _Arriving) -> None:
     """All of one link's file, over as many requests as it takes. Raises _DeadLinkError."""
-    delays, failures = source.backoff(), 0
+    delays, failures, most = source.backoff(), 0, 0
     while True:
-        before = arriving.received
         try:
             await _receive(source, link, arriving)
         except TransportError as error:
@@ -146,8 +151,8 @@ async def _arrive(source: _Source, link: str, arriving: _Arriving) -> None:
             reason = _incomplete(arriving)
             if not reason:
                 return
-        if arriving.received > before:
-            delays, failures = source.backoff(), 0
+        if arriving.received > most:
+            delays, failures, most = source.backoff(), 0, arriving.received
         failures += 1
         if failures > RESUMES_PER_LINK:
             raise _DeadLinkError(reason)
@@ -197,15 +202,24 @@ async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
     length = incoming.headers.get("Content-Length", "")
     announced = int(length) if length.isascii() and length.isdigit() else None
     if incoming.status == 206 and arriving.received:
-        expected = f"bytes {arriving.received}-"
-        if incoming.headers.get("Content-Range", "").startswith(expected):
+        if _is_the_rest(incoming, arriving):
             return
-        raise TransportError("the server sent another range than was asked for")
+        arriving.validator = None  # start over: the pieces would not fit
+        raise TransportError("the server sent another range, or of another file, than was asked for")
     await asyncio.get_running_loop().run_in_executor(None, _rewind, arriving.file)
     arriving.walk, arriving.received, arriving.total = mp4.Walk(), 0, announced
     etag = incoming.headers.get("ETag", "")
     strong = etag if etag and not etag.startswith("W/") else None
     arriving.validator = strong or incoming.headers.get("Last-Modified")
+
+
+def _is_the_rest(incoming: Incoming, arriving: _Arriving) -> bool:
+    """Whether a 206 goes on where we are, in the same file: some servers do not look at If-Range."""
+    validator = incoming.headers.get("ETag") or incoming.headers.get("Last-Modified")
+    total = r"\d+" if arriving.total is None else arriving.total
+    wanted = rf"bytes {arriving.received}-\d+/(\*|{total})"
+    same = validator is None or validator == arriving.validator
+    return same and re.fullmatch(wanted, incoming.headers.get("Content-Range", "")) is not None
 
 
 def _rewind(file: BinaryIO) -> None:

@@ -55,7 +55,7 @@ class Driver:
     timeouts: Timeouts
     strategy: watch.WaitStrategy
     rng: random.Random
-    closing: bool = False
+    closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     saves: set[asyncio.Future[None]] = attrs.field(factory=set[asyncio.Future[None]], init=False)
     """The downloads under way; each is done when its download is."""
     _noted: set[str] = attrs.field(factory=set[str], init=False)
@@ -96,10 +96,12 @@ class Driver:
                 raise error
             await asyncio.sleep(max(wait, _wished(error)))
 
-    async def save(self, video: Video | str, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
-        """Put a video, or what a URL gives, on disk."""
+    async def save(
+        self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None
+    ) -> SavedVideo:
+        """Put a video, a job's video once it is there, or what a URL gives, on disk."""
         with self._saving():
-            return await self._save(video, path, progress)
+            return await self._save(await video if isinstance(video, Job) else video, path, progress)
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
@@ -137,7 +139,7 @@ class Driver:
     async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
         """The paid POST, repeated only while it surely was not taken."""
         waits = islice(retry.delays(self.rng), retry.SUBMIT_ATTEMPTS - 1)
-        while not self.closing:
+        while not self.closing.is_set():
             reply = await self._post_once(job, body)
             if not isinstance(reply, Refused | Malformed | TransportError):
                 return self._answered(reply)
@@ -145,7 +147,7 @@ class Driver:
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
-                    await asyncio.sleep(max(wait, _wished(error)))
+                    await _until(self.closing, max(wait, _wished(error)))
                 case retry.Verdict.PUT_BACK:
                     maximum = reply.maximum if isinstance(reply, Refused) else None
                     return lifecycle.PutBack(_wished(error) or None, maximum)
@@ -227,7 +229,8 @@ class Driver:
     ) -> wire.FetchReply | TransportError | watch.Readable | watch.Unreadable | None:
         match action:
             case watch.Wait(seconds=seconds):
-                await _sleep_until_woken(job, seconds)
+                await _until(job._awake, seconds)
+                job._awake.clear()  # one wake-up, one look
                 return None
             case watch.Fetch(timeout=timeout):
                 return await self._fetch(job, timeout)
@@ -237,7 +240,6 @@ class Driver:
                 assert_never(action)
 
     async def _fetch(self, job: Job, timeout: float) -> wire.FetchReply | TransportError:
-        job._awake.clear()
         path = wire.fetch_path(self.endpoint, job.id or "")
         try:
             reply = wire.decode_fetch(await self._post(path, wire.encode_body({}, self.key), timeout), self.key)
@@ -300,10 +302,11 @@ def _wished(error: ModelsLabError) -> float:
     return error.retry_after or 0.0 if isinstance(error, APIError) else 0.0
 
 
-async def _sleep_until_woken(job: Job, seconds: float) -> None:
+async def _until(event: asyncio.Event, seconds: float) -> None:
+    """Let so many seconds pass, or less if the event comes."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await job._awake.wait()
+            await event.wait()
 
 
 def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
-from contextlib import suppress
 from typing import Generic, TypeVar
 
 import attrs
@@ -39,8 +38,9 @@ class Feed(Generic[T]):
             await feeder
         finally:
             feeder.cancel()
-            with suppress(BaseException):  # told already, or nobody listens any more
-                await feeder
+            await asyncio.wait([feeder])
+            if not feeder.cancelled():
+                feeder.exception()  # told already, or nobody listens any more
 
     async def _fill(self) -> None:
         requests = aiter(_asynchronous(self.source))

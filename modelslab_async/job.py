@@ -35,8 +35,8 @@ class Keeper(Protocol):
         """The job has a result."""
         ...
 
-    async def save(self, video: Video, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
-        """Put the video on disk."""
+    async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+        """Put the job's video on disk, once it is there."""
         ...
 
 
@@ -143,7 +143,7 @@ class Job:
 
     async def save(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> SavedVideo:
         """Wait for the video and put it at `path`, whole or not at all. See `Client.download`."""
-        return await self._keeper.save(await self, path, progress)
+        return await self._keeper.save(self, path, progress)
 
     def _advance(self, event: lifecycle.Event) -> None:
         """The one way in which a job moves: table, own fields, keeper, listeners, result."""

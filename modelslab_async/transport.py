@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Protocol
@@ -62,7 +63,8 @@ class Timeouts:
         wrong = [
             Problem(f"timeouts.{name}", repr(value), "seconds above 0, or None for never", "pass such a number")
             for name, value in values.items()
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value > 0)
+            if value is not None
+            and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf)
         ]
         if wrong:
             raise InvalidRequestError(wrong)
@@ -123,6 +125,8 @@ class AiohttpTransport:
     def _open(self) -> aiohttp.ClientSession:
         if self._closed:
             raise ClientStateError("this Client is closed; `download(video, path)` of a new one still saves a video")
+        if self._session is not None and self._session.closed:
+            raise ConnectError("nothing was sent: the aiohttp session that was passed in is closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
@@ -138,7 +142,7 @@ class AiohttpTransport:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         with _our_errors():
             async with self._open().post(
-                url, data=body, headers=headers, timeout=limits, allow_redirects=False
+                url, data=body, headers=headers, timeout=limits, allow_redirects=False, raise_for_status=False
             ) as response:
                 retry_after = response.headers.get("Retry-After")
                 return HttpReply(response.status, await _bounded(response.content), retry_after)
@@ -147,8 +151,10 @@ class AiohttpTransport:
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
         """Get a file, through redirects: there is no key in it."""
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect, sock_read=timeout)
-        with _our_errors():
-            response = await self._open().get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS)
+        with _our_errors(), _odd_hosts():
+            response = await self._open().get(
+                url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
+            )
         async with response:
             yield _AiohttpIncoming(response)
 
@@ -184,6 +190,15 @@ def _our_errors() -> Iterator[None]:
         yield
     except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
         raise _translated(error) from error
+
+
+@contextmanager
+def _odd_hosts() -> Iterator[None]:
+    """A link whose host can be none fails in the codec of host names, before any connection."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise ConnectError(f"no connection: {error}") from error
 
 
 def _translated(error: Exception) -> TransportError:

@@ -189,6 +189,51 @@ async def test_leaving_normally_waits_for_downloads(world: MakeWorld, tmp_path: 
     assert saving.result().size_bytes > 0
 
 
+@pytest.mark.parametrize("patience", [None, 500.0])
+async def test_who_is_about_to_save_gets_to_save(world: MakeWorld, tmp_path: Path, patience: float | None) -> None:
+    """Leaving the block closes nothing under a task that awaits a job in order to save its video."""
+    path = tmp_path / "video.mp4"
+    async with world().client() as client:
+        job = client.submit(a_request())
+
+        async def keep() -> None:
+            if patience is None:
+                await job.save(path)
+            else:
+                await client.download(await asyncio.wait_for(job, patience), path)
+
+        keeping = asyncio.create_task(keep())
+    await keeping
+    assert path.stat().st_size > 0
+
+
+async def test_a_client_that_closes_does_not_sit_out_the_waits_between_tries(world: MakeWorld) -> None:
+    """Between two tries of a submit nothing is under way: closing ends the wait, and nothing was charged."""
+    here = world(faults=[Rule(Fault.UNAVAILABLE_503, times=4)])
+    client = here.client()
+    job = client.submit(a_request())
+    await asyncio.sleep(2.0)
+    started = asyncio.get_running_loop().time()
+    await client.aclose(drain=False)
+    assert asyncio.get_running_loop().time() - started < 0.1
+    assert (job.state, here.service.ledger.charges) == (S.REFUSED, [])
+
+
+async def test_map_does_not_swallow_a_cancellation(world: MakeWorld) -> None:
+    """Who is cancelled inside `map` is cancelled."""
+
+    async def consume() -> None:
+        async for _ in client.map([a_request()] * 5):
+            pass
+
+    async with world().client() as client:
+        task = asyncio.create_task(consume())
+        await asyncio.sleep(1.0)
+        task.cancel()
+        await asyncio.wait([task])
+        assert task.cancelled()
+
+
 async def test_leaving_by_an_exception_detaches(world: MakeWorld) -> None:
     """Running jobs are let go of and told as charged; waiting ones are withdrawn; nothing more is submitted."""
     here = world()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,6 +35,8 @@ class Files:
     dead: tuple[str, ...] = ()
     changes: bool = False
     """The file is another one after each break."""
+    spliced: bool = False
+    """A range is answered with the end of another file, whatever If-Range says."""
     seen: list[tuple[str, str | None]] = attrs.field(factory=list[tuple[str, str | None]])
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -48,6 +51,8 @@ class Files:
         first = int(wanted[6:-1]) if wanted and not self.changes else 0
         body = MOVIE[first:]
         headers = {**self.validator, "Content-Length": str(len(body))}
+        if first and self.spliced:
+            body, headers = bytes(len(body)), {**headers, "ETag": '"two"'}
         if first:
             headers["Content-Range"] = f"bytes {first}-{len(MOVIE) - 1}/{len(MOVIE)}"
         response = web.StreamResponse(status=206 if first else 200, headers=headers)
@@ -106,6 +111,28 @@ async def test_without_proof_that_it_is_the_same_file_it_starts_over(tmp_path: P
     async with served(files) as (client, url):
         saved = await client.download(f"{url}/a", tmp_path / "video.mp4")
     assert saved.path.read_bytes() == MOVIE
+
+
+async def test_two_files_are_never_spliced(tmp_path: Path) -> None:
+    """A 206 with another ETag is the end of another file, and is not taken."""
+    files = Files(breaks=1, spliced=True)
+    async with served(files) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "video.mp4")
+    assert saved.path.read_bytes() == MOVIE
+
+
+async def test_a_cancelled_save_leaves_nothing(tmp_path: Path) -> None:
+    """Cancelled at whatever moment of its beginning, a save leaves no .part."""
+    async with served(Files()) as (client, url):
+        for turns in range(12):
+            saving = asyncio.create_task(client.download(f"{url}/a", tmp_path / "video.mp4"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            saving.cancel()
+            await asyncio.wait([saving])
+        await asyncio.get_running_loop().shutdown_default_executor()
+        await asyncio.sleep(0)
+    assert [path for path in tmp_path.iterdir() if path.suffix == ".part"] == []
 
 
 async def test_the_next_link_is_used_when_one_is_dead(tmp_path: Path) -> None:

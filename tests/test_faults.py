@@ -155,6 +155,18 @@ async def test_a_timeout_tells_what_the_last_look_said(world: MakeWorld) -> None
             await client.submit(a_request())
 
 
+async def test_a_wake_up_of_a_finished_job_is_no_storm(world: MakeWorld) -> None:
+    """A second webhook, while the file is looked for, costs one look."""
+    here = world(faults=[Rule(Fault.LATE_LINK, seconds=40.0)])
+    async with here.client() as client:
+        job = client.submit(a_request())
+        async for change in job.events():
+            if change.state is JobState.READY:
+                job.wake()
+        await job
+    assert here.count("generations") <= 20
+
+
 async def test_strategies(world: MakeWorld) -> None:
     """Links reads the announced link and asks seldom; poll asks only, and takes the service's word."""
     for strategy in ("links", "poll", "auto"):

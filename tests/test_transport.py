@@ -25,6 +25,7 @@ from modelslab_async import (
     ServerError,
     SubmitUncertainError,
     Timeouts,
+    TransportError,
 )
 from modelslab_async.protocol import retry
 from modelslab_async.transport import MAX_REPLY_BYTES, AiohttpTransport
@@ -195,6 +196,40 @@ async def test_a_session_that_was_passed_in_is_not_closed() -> None:
         async with Client(api_key=KEY, base_url=url, session=session) as client:
             await _error(client.submit(a_request()))
         assert not session.closed
+
+
+async def test_a_session_that_raises_for_status_changes_nothing() -> None:
+    """A refusal is read as one also where the session that was passed in would raise for its code."""
+    import aiohttp  # noqa: PLC0415 - only here
+
+    async with (
+        aiohttp.ClientSession(raise_for_status=True) as session,
+        listening(http("401 No", OK_JSON % b"Invalid API Key")) as (url, *_),
+        Client(api_key=KEY, base_url=url, session=session) as client,
+    ):
+        error = await _error(client.submit(a_request()))
+    assert isinstance(error, AuthenticationError)
+
+
+async def test_a_closed_session_sends_nothing() -> None:
+    """A session that was closed by its owner: nothing was sent, nothing charged."""
+    import aiohttp  # noqa: PLC0415 - only here
+
+    session = aiohttp.ClientSession()
+    await session.close()
+    transport = AiohttpTransport(QUICK, session=session)
+    with pytest.raises(ConnectError, match="closed"):
+        await transport.post("http://127.0.0.1:9", b"{}", timeout=1)
+
+
+@pytest.mark.parametrize("link", [f"https://{'a' * 64}.com/x", "http://a..b/x"])
+async def test_a_host_that_can_be_none_is_a_link_that_does_not_read(link: str) -> None:
+    """It fails like any other link, and the next is tried."""
+    transport = AiohttpTransport(QUICK)
+    with pytest.raises(TransportError):
+        async with transport.get(link, headers={}, timeout=1):
+            pass
+    await transport.aclose()
 
 
 async def test_nothing_is_opened_before_the_first_request() -> None:

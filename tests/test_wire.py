@@ -146,6 +146,34 @@ def test_refusals(body: Any, status: int, kind: type[errors.APIError]) -> None:
         assert isinstance(wire.error_of(answer), kind)
 
 
+@pytest.mark.parametrize("job_id", ["..", ".", "a/b", "a\nb", "x" * 200, "\ud800", "", True, 1.5, [1]])
+def test_an_id_that_can_be_none(job_id: object) -> None:
+    """Ids are of ordinary characters; with any other, nobody knows what was taken."""
+    assert isinstance(submitted({"status": "processing", "id": job_id}), Malformed)
+
+
+def test_words_nested_too_deep() -> None:
+    """A message of objects within objects does not raise."""
+    message: object = "why"
+    for _ in range(480):
+        message = {"a": message}
+    assert isinstance(submitted({"status": "error", "message": message}), CLOSED)
+
+
+def test_links_are_bounded() -> None:
+    """A reply with thousands of links is not followed through all of them."""
+    answer = fetched({"status": "success", "output": [f"{LINK}?{number}" for number in range(5000)]})
+    assert isinstance(answer, Ready)
+    assert 1 <= len(answer.links) <= 30
+
+
+def test_a_word_is_no_rate_limit() -> None:
+    """Only what names a limit is put back and sent again; a refusal of the prompt is final."""
+    answer = submitted({"status": "error", "message": "Your prompt was flagged as spam"})
+    assert isinstance(answer, Refused)
+    assert answer.kind is errors.BadRequestError
+
+
 LIMITS: list[tuple[Any, int, str | None, float | None, int | None]] = [
     ({"message": "Rate limit exceeded. Maximum 5 queued requests allowed.", "retry_after": 30}, 429, None, 30.0, 5),
     ({"message": "Rate limit exceeded. Maximum 15 queued requests allowed.", "retry_after": "7"}, 200, None, 7.0, 15),

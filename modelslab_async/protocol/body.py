@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import islice
 from typing import Any, NewType
 
 import attrs
@@ -30,6 +31,7 @@ from modelslab_async.protocol.secret import ApiKey
 
 _LONGEST_WAIT = 3600.0
 _EXCERPT_CHARACTERS = 200
+_MOST_LINKS = 10
 _EXCERPT_BYTES = 100_000
 
 Links = NewType("Links", tuple[str, ...])
@@ -117,11 +119,11 @@ def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
     """The body, if it has a status; else what the HTTP code alone says."""
     try:
         value = key.redact(json.loads(reply.body))
-    except (ValueError, RecursionError):
-        value = None
-    if not isinstance(value, dict):
+        if not isinstance(value, dict):
+            raise TypeError(value)  # noqa: TRY301 - handled below with all else that is no JSON object
+        body: Body = _converter().structure({**value, "raw": value}, Body)
+    except (TypeError, ValueError, RecursionError):
         return _by_code(reply, Body(message=Text(f"not a JSON object: {_excerpt(reply.body, key)}")))
-    body: Body = _converter().structure({**value, "raw": value}, Body)
     return body if body.status else _by_code(reply, body)
 
 
@@ -158,7 +160,7 @@ _BY_CODE: Mapping[int, type[APIError]] = {
     429: RateLimitError,
 }
 _BY_WORDS: tuple[tuple[str, type[APIError]], ...] = (
-    (r"rate limit|too many requests|queued requests|try again in \d|spam", RateLimitError),
+    (r"rate limit|too many requests|queued requests|try again in \d", RateLimitError),
     (r"api[ _-]?key|unauthori[sz]ed|unauthenticated|invalid key", AuthenticationError),
     (r"credit|balance|wallet|insufficient|payment|subscri", InsufficientCreditsError),
     (r"not found", NotFoundError),
@@ -199,7 +201,8 @@ def _excerpt(body: bytes, key: ApiKey) -> str:
 def _links(value: Any) -> tuple[str, ...]:
     """A list of URLs; seen also as one string, "" or null."""
     items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    return tuple(item.strip() for item in items if isinstance(item, str) and is_http_url(item.strip()))
+    links = (item.strip() for item in items if isinstance(item, str) and is_http_url(item.strip()))
+    return tuple(islice(links, _MOST_LINKS))
 
 
 def _text(value: Any) -> str:
@@ -231,10 +234,11 @@ def _seconds(value: Any) -> float | None:
 
 
 def _id(value: Any) -> str | None:
-    """An integer; a string is accepted, an empty one is none."""
+    """An integer; a string of ordinary characters is accepted, an empty one is none."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
-    return str(value).strip() or None
+    text = str(value).strip()
+    return text if re.fullmatch(r"(?!\.+$)[\w.:-]{1,128}", text, re.ASCII) else None
 
 
 def _meta(value: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ HEAD_BYTES = 12
 """So many bytes at the start tell whether this may be an mp4."""
 _LARGEST_MOOV_BYTES = 8 * 2**20
 _TO_THE_END = -1
+_TELLING = (b"ftyp", b"moov", b"mdat")
 
 
 class Verdict(Enum):
@@ -92,7 +93,8 @@ class Walk:
             self._left = declared - len(self._header)
             self._foreign = self._left < 0
         self._foreign |= not self._seen and self._kind != b"ftyp"
-        self._seen.add(self._kind)
+        if self._kind in _TELLING:
+            self._seen.add(self._kind)
         self._header = b""
 
     def _take_body(self, view: memoryview) -> int:
