@@ -83,7 +83,7 @@ async def ours(url: str, jobs: int) -> None:
 
 async def peer(url: str, jobs: int) -> None:
     """The service's own client, async."""
-    from modelslab_py.core.apis.video import Video  # noqa: PLC0415 - may be absent
+    from modelslab_py.core.apis.video import Video  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     from modelslab_py.core.client import Client as PeerClient  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     from modelslab_py.schemas.video import Image2VideoUltra  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
 
