@@ -25,10 +25,11 @@ from modelslab_async.errors import (
     SubmitUncertainError,
     TransportError,
 )
-from modelslab_async.job import Job, StateChange
+from modelslab_async.job import Job, JobEvent
 from modelslab_async.protocol.lifecycle import JobState, Video
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.wire import Balance
+from modelslab_async.tally import Statistics
 from modelslab_async.transport import Timeouts
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "Job",
     "JobDetachedError",
     "JobError",
+    "JobEvent",
     "JobFailedError",
     "JobState",
     "JobTimeoutError",
@@ -58,7 +60,7 @@ __all__ = [
     "ReplyLostError",
     "SavedVideo",
     "ServerError",
-    "StateChange",
+    "Statistics",
     "SubmitUncertainError",
     "Timeouts",
     "TransportError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -41,7 +42,14 @@ def request_of(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageTo
     return wire.request_from({**(request or {}), **params})
 
 
-def check_arguments(base_url: str, max_in_flight: int, limits: LimitsMode, wait: WaitStrategy) -> None:
+def check_arguments(
+    base_url: str,
+    max_in_flight: int,
+    limits: LimitsMode,
+    wait: WaitStrategy,
+    poll_cost: float,
+    max_polls_per_second: float | None,
+) -> None:
     """Raises InvalidRequestError with all that cannot be right."""
     problems = []
     if not wire.is_safe_base_url(base_url):
@@ -53,5 +61,14 @@ def check_arguments(base_url: str, max_in_flight: int, limits: LimitsMode, wait:
         problems.append(Problem("limits", shown(limits), '"refuse", "warn" or None', "pass one of them"))
     if wait not in get_args(WaitStrategy):
         problems.append(Problem("wait", shown(wait), '"auto", "poll" or "links"', "pass one of them"))
+    if not _is_positive(poll_cost):
+        problems.append(Problem("poll_cost", shown(poll_cost), "seconds above 0", "pass 1, or leave it out"))
+    if max_polls_per_second is not None and not _is_positive(max_polls_per_second):
+        rule = "a number above 0, or None for no bounds"
+        problems.append(Problem("max_polls_per_second", shown(max_polls_per_second), rule, "pass 20, or leave it out"))
     if problems:
         raise InvalidRequestError(problems)
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

@@ -24,7 +24,9 @@ from modelslab_async.feed import Feed
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.experience import Experience
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.request import (
     Endpoint,
     ImageInput,
@@ -34,12 +36,16 @@ from modelslab_async.protocol.request import (
     check,
     shown,
 )
+from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.tally import Statistics
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
 
 DEFAULT_MAX_IN_FLIGHT = 5
 """What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
+DEFAULT_MAX_POLLS_PER_SECOND = 20.0
+"""More than the jobs of any account need: five jobs are looked at about once a second, all together."""
 
 _T = TypeVar("_T")
 
@@ -78,12 +84,14 @@ class Client:
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         limits: LimitsMode = "refuse",
         wait: WaitStrategy = "auto",
+        poll_cost: float = DEFAULT_POLL_COST,
+        max_polls_per_second: float | None = DEFAULT_MAX_POLLS_PER_SECOND,
         timeouts: Timeouts | None = None,
         session: aiohttp.ClientSession | None = None,
         rng: random.Random | None = None,
         transport: Transport | None = None,
     ) -> None:
-        check_arguments(base_url, max_in_flight, limits, wait)
+        check_arguments(base_url, max_in_flight, limits, wait, poll_cost, max_polls_per_second)
         self._limits = limits
         self._base_url = base_url.rstrip("/")
         timeouts = timeouts or Timeouts()
@@ -95,6 +103,8 @@ class Client:
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
             timeouts=timeouts,
             strategy=wait,
+            experience=Experience(Gaps(poll_cost=poll_cost)),
+            pace=Pace(max_polls_per_second),
             rng=rng or random.Random(),
         )
         self._dispatcher = Dispatcher(self._driver, max_in_flight)
@@ -203,6 +213,11 @@ class Client:
         """
         self._enter(closing_too=True)
         return await self._driver.save(video, path, progress)
+
+    def statistics(self) -> Statistics:
+        """What the client did so far, and how it stands: a snapshot."""
+        self._enter(closing_too=True)
+        return self._dispatcher.statistics()
 
     # --- calls that cost nothing -----------------------------------------------------------------------------------
 

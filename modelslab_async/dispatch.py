@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
 
@@ -14,8 +15,10 @@ from modelslab_async.endings import let_go
 from modelslab_async.images import Image
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.slots import Slots
+from modelslab_async.tally import Statistics
 
 UNCERTAIN_HOLD = 120.0
 """Seconds for which a job whose reply was lost is taken to fill a place: three times what one was measured to take."""
@@ -39,9 +42,17 @@ class Dispatcher:
         self._follows: dict[Job, asyncio.Task[None]] = {}
         self._holds: dict[Job, asyncio.TimerHandle] = {}
         self._retry: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None
+
+    def statistics(self) -> Statistics:
+        """How it stands."""
+        self._count_idle_time()
+        states = Counter(job.state for job in self.jobs.values())
+        return self._driver.tally.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
 
     def enqueue(self, job: Job, image: Image) -> None:
         """A new job: it goes when its turn comes."""
+        self._count_idle_time()
         self.jobs[job.ref] = job
         self._images[job] = image
         self.slots.enqueue(job)
@@ -53,8 +64,13 @@ class Dispatcher:
         self.slots.occupy(job)
         self._follow(job)
 
+    def outlook(self, job: Job, eta: float | None) -> Outlook:
+        """What is expected of the job."""
+        return self._driver.outlook(job, eta)
+
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
+        self._count_idle_time()
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
         self._place(job, event)
         if job.state not in (JobState.WAITING, JobState.SUBMITTING):
@@ -87,6 +103,7 @@ class Dispatcher:
     def ended(self, job: Job) -> None:
         """The job has a result."""
         self.jobs.pop(job.ref, None)
+        self._driver.tally.ended[job.state] += 1
 
     async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
         """Put the job's video on disk, once it is there."""
@@ -125,6 +142,7 @@ class Dispatcher:
         """Give the free places to those who wait; come again when the service said so."""
         if self._driver.closing.is_set():
             return
+        self._count_idle_time()
         for job in self.slots.grant(_now()):
             job._advance(lifecycle.Started())
             _run(self._submits, job, self._driver.submit(job, self._images[job]))
@@ -132,6 +150,13 @@ class Dispatcher:
             self._retry.cancel()
         at = self.slots.retry_at
         self._retry = None if at is None else asyncio.get_running_loop().call_at(at, self._pump)
+
+    def _count_idle_time(self) -> None:
+        """Called before the places change."""
+        now = _now()
+        if self._idle_since is not None:
+            self._driver.tally.slot_idle_time += (now - self._idle_since) * self.slots.idle
+        self._idle_since = now
 
     def _follow(self, job: Job) -> None:
         if job not in self._follows:

@@ -16,7 +16,7 @@ import attrs
 from modelslab_async.errors import InvalidRequestError, InvalidVideoError, Problem, TransportError
 from modelslab_async.protocol import mp4, retry
 from modelslab_async.protocol.request import shown
-from modelslab_async.transport import Incoming, Transport
+from modelslab_async.transport import Get, Incoming
 
 RESUMES_PER_LINK = 5
 """Breaks in a row that bring no new byte, after which a link counts as dead."""
@@ -57,7 +57,7 @@ class _Arriving:
 
 
 async def save(
-    transport: Transport,
+    get: Get,
     links: Sequence[str],
     path: str | os.PathLike[str],
     *,
@@ -80,7 +80,7 @@ async def save(
         opening.add_done_callback(lambda opened: None if opened.exception() else _clear(opened.result(), part))
         raise
     try:
-        arrived = await _first_whole(_Source(transport, read_timeout, backoff, progress), links, file)
+        arrived = await _first_whole(_Source(get, read_timeout, backoff, progress), links, file)
         await loop.run_in_executor(None, _place, file, part, target)
     finally:
         await loop.run_in_executor(None, _clear, file, part)
@@ -120,7 +120,7 @@ class _DeadLinkError(Exception):
 
 @attrs.frozen
 class _Source:
-    transport: Transport
+    get: Get
     read_timeout: float | None
     backoff: retry.Delays
     progress: Progress | None
@@ -176,7 +176,7 @@ async def _receive(source: _Source, link: str, arriving: _Arriving) -> None:
     headers = {"Accept-Encoding": "identity"}
     if arriving.received and arriving.validator:
         headers |= {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
-    async with source.transport.get(link, headers=headers, timeout=source.read_timeout) as incoming:
+    async with source.get(link, headers=headers, timeout=source.read_timeout) as incoming:
         await _begin(incoming, arriving)
         async with aclosing(incoming.chunks()) as chunks:
             async for chunk in chunks:

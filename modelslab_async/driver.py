@@ -7,8 +7,9 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Generator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
+from functools import partial
 from itertools import islice
 from typing import TypeVar, assert_never
 
@@ -22,6 +23,7 @@ from modelslab_async.errors import (
     InvalidRequestError,
     InvalidVideoError,
     JobFailedError,
+    JobTimeoutError,
     ModelsLabError,
     SubmitUncertainError,
     TransportError,
@@ -29,11 +31,13 @@ from modelslab_async.errors import (
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
 from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.experience import Experience, Outlook, shape_of
 from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.request import Endpoint
-from modelslab_async.protocol.schedule import EtaSchedule
 from modelslab_async.protocol.secret import ApiKey
-from modelslab_async.transport import Timeouts, Transport
+from modelslab_async.tally import RequestKind, Tally
+from modelslab_async.transport import Incoming, Timeouts, Transport
 
 _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024
@@ -54,7 +58,10 @@ class Driver:
     endpoint: Endpoint
     timeouts: Timeouts
     strategy: watch.WaitStrategy
+    experience: Experience
+    pace: Pace
     rng: random.Random
+    tally: Tally = attrs.field(factory=Tally, init=False)
     closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     saves: set[asyncio.Future[None]] = attrs.field(factory=set[asyncio.Future[None]], init=False)
     """The downloads under way; each is done when its download is."""
@@ -84,7 +91,7 @@ class Driver:
         while True:
             error: ModelsLabError
             try:
-                reply = decode(await self._post(path, body, self.timeouts.fetch), self.key)
+                reply = decode(await self._post("call", path, body, self.timeouts.fetch), self.key)
                 if not isinstance(reply, Refused | Malformed):
                     return reply
                 error = wire.error_of(reply)
@@ -117,7 +124,12 @@ class Driver:
         links = [video] if isinstance(video, str) else list(dict.fromkeys((video.url, *video.links)))
         try:
             return await download.save(
-                self.transport, links, path, progress=progress, read_timeout=self.timeouts.read, backoff=self._backoff
+                partial(self._get, "download"),
+                links,
+                path,
+                progress=progress,
+                read_timeout=self.timeouts.read,
+                backoff=self._backoff,
             )
         except InvalidVideoError as error:
             if isinstance(video, Video):
@@ -159,7 +171,7 @@ class Driver:
 
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
         try:
-            reply = await self._post(wire.submit_path(self.endpoint), body, self.timeouts.submit)
+            reply = await self._post("submit", wire.submit_path(self.endpoint), body, self.timeouts.submit)
         except TransportError as error:
             return error
         except asyncio.CancelledError:
@@ -181,13 +193,20 @@ class Driver:
 
     # --- wait ------------------------------------------------------------------------------------------------------
 
+    def outlook(self, job: Job, eta: float | None) -> Outlook:
+        """What is expected of a job, and when to look at it."""
+        return Outlook(self.experience, shape_of(job.request), eta, self.rng)
+
     async def _watch(self, job: Job) -> None:
-        accepted = job._accepted or wire.Accepted(id=job.id or "")
-        policy = watch.WatchPolicy(strategy=self.strategy, timeout=self.timeouts.job, fetch_timeout=self.timeouts.fetch)
-        flow = watch.watch(
-            policy, EtaSchedule(accepted.eta, self.rng), self._backoff, now=_now(), links=accepted.future_links
+        limits, accepted = self.timeouts, job._accepted
+        policy = watch.WatchPolicy(
+            strategy=self.strategy, timeout=limits.job, fetch_timeout=limits.fetch, at_once=accepted is None
         )
+        links = accepted.future_links if accepted else ()
+        flow = watch.watch(policy, job._outlook, self.pace, self._backoff, now=job._taken_at, links=links)
         outcome = await self._perform(job, flow)
+        if accepted:  # else it was attached to, and nobody here knows when it began
+            self._learn(job, outcome)
         match outcome:
             case wire.Ready():
                 job._advance(lifecycle.Succeeded(outcome))
@@ -197,6 +216,15 @@ class Driver:
                 job._advance(lifecycle.Abandoned(error))
             case _:
                 assert_never(outcome)
+
+    def _learn(self, job: Job, outcome: watch.WatchOutcome) -> None:
+        """What the end of a watch tells of jobs of this kind."""
+        running, now = job._running_at, _now()
+        if not isinstance(outcome, watch.GaveUp):
+            job._outlook.learn(running - job._taken_at, now - job._taken_at)
+            self.tally.detected(job._looks, now - running)
+        elif isinstance(outcome.error, JobTimeoutError):
+            job._outlook.learn(running - job._taken_at, math.inf)
 
     async def _find_file(self, job: Job) -> None:
         accepted, ready = job._accepted, job._ready or wire.Ready()
@@ -218,31 +246,37 @@ class Driver:
         try:
             action = next(flow)
             while True:
-                what = await self._act(job, action)
-                action = flow.send(watch.Seen(_now(), what))
+                action = flow.send(await self._act(job, action))
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
 
-    async def _act(
-        self, job: Job, action: watch.Action
-    ) -> wire.FetchReply | TransportError | watch.Readable | watch.Unreadable | None:
+    async def _act(self, job: Job, action: watch.Action) -> watch.Seen:
         match action:
+            case watch.Wait(seconds=seconds, wakeable=False):
+                await asyncio.sleep(seconds)
+                return watch.Seen(_now())
             case watch.Wait(seconds=seconds):
-                await _until(job._awake, seconds)
+                woken = await _until(job._awake, seconds)
                 job._awake.clear()  # one wake-up, one look
-                return None
+                return watch.Seen(_now(), woken=woken)
             case watch.Fetch(timeout=timeout):
-                return await self._fetch(job, timeout)
+                reply = await self._fetch(job, timeout)
+                job._looked(running=isinstance(reply, wire.NotReady))
+                return watch.Seen(_now(), reply)
             case watch.Probe(url=url, timeout=timeout):
-                return await self._probe(url, timeout)
+                found = await self._probe(url, timeout)
+                job._looked(running=False)
+                return watch.Seen(_now(), found)
             case _:
                 assert_never(action)
 
     async def _fetch(self, job: Job, timeout: float) -> wire.FetchReply | TransportError:
         path = wire.fetch_path(self.endpoint, job.id or "")
         try:
-            reply = wire.decode_fetch(await self._post(path, wire.encode_body({}, self.key), timeout), self.key)
+            reply = wire.decode_fetch(
+                await self._post("fetch", path, wire.encode_body({}, self.key), timeout), self.key
+            )
         except TransportError as error:
             _log.info("%r: a look failed: %s", job, error)
             return error
@@ -258,7 +292,7 @@ class Driver:
         try:
             async with (
                 asyncio.timeout(_finite(timeout)),
-                self.transport.get(url, headers=headers, timeout=_finite(timeout)) as incoming,
+                self._get("probe", url, headers=headers, timeout=_finite(timeout)) as incoming,
             ):
                 if incoming.status not in (200, 206):
                     return watch.Unreadable(f"HTTP {incoming.status}")
@@ -273,8 +307,15 @@ class Driver:
 
     # --- small things ----------------------------------------------------------------------------------------------
 
-    async def _post(self, path: str, body: bytes, timeout: float | None) -> HttpReply:
+    async def _post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> HttpReply:
+        self.tally.requests[kind] += 1
         return await self.transport.post(self.base_url + path, body, timeout=_finite(timeout))
+
+    def _get(
+        self, kind: RequestKind, url: str, *, headers: Mapping[str, str], timeout: float | None
+    ) -> AbstractAsyncContextManager[Incoming]:
+        self.tally.requests[kind] += 1
+        return self.transport.get(url, headers=headers, timeout=timeout)
 
     def _backoff(self) -> Iterator[float]:
         return retry.delays(self.rng)
@@ -302,11 +343,12 @@ def _wished(error: ModelsLabError) -> float:
     return error.retry_after or 0.0 if isinstance(error, APIError) else 0.0
 
 
-async def _until(event: asyncio.Event, seconds: float) -> None:
-    """Let so many seconds pass, or less if the event comes."""
+async def _until(event: asyncio.Event, seconds: float) -> bool:
+    """Let so many seconds pass, or less if the event comes. Whether it came."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()
+    return event.is_set()
 
 
 def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:

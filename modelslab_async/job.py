@@ -12,20 +12,33 @@ import attrs
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
 from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState, Video
 from modelslab_async.protocol.request import ImageToVideoUltra
 
+_LEAST_LEFT = 1.0
+"""Seconds: nothing is told to be over before it is."""
+
 
 @attrs.frozen
-class StateChange:
-    """A job came into a state, `elapsed` seconds after it was submitted."""
+class JobEvent:
+    """News of a job: it came into a state, or a look saw it running.
+
+    elapsed: seconds since it was submitted here.
+    eta: what `Job.eta` was then, seconds left; so elapsed / (elapsed + eta) is an honest progress bar.
+    """
 
     state: JobState
     elapsed: float
+    eta: float | None = None
 
 
 class Keeper(Protocol):
     """What a job asks of the client that runs it."""
+
+    def outlook(self, job: Job, eta: float | None) -> Outlook:
+        """What is expected of the job, for which the service says `eta` seconds."""
+        ...
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """The job came into another state."""
@@ -65,12 +78,19 @@ class Job:
         self._loop = asyncio.get_running_loop()
         self._submitted_at = self._loop.time()
         self._future: asyncio.Future[Video] = self._loop.create_future()
-        self._history = [StateChange(self.state, 0.0)]
         self._news = asyncio.Event()
         self._awake = asyncio.Event()
         self._accepted: wire.Accepted | None = None
         self._ready: wire.Ready | None = None
-        self._due_at: float | None = None
+        self._looks = 0
+        self._taken_at = self._running_at = self._submitted_at
+        self._outlook = keeper.outlook(self, None)
+        self._due_at = self._submitted_at
+        self._history: list[JobEvent] = []
+        if self.state is JobState.PROCESSING:
+            self._seen_running()
+        else:
+            self._note()
 
     def __repr__(self) -> str:
         return f"<Job {self.state.value} ref={self.ref} id={self.id}>"
@@ -81,8 +101,19 @@ class Job:
 
     @property
     def eta(self) -> float | None:
-        """Seconds left by the service's word, never under 0; None where it gave none, or before it took the job."""
-        return None if self._due_at is None else max(0.0, self._due_at - self._loop.time())
+        """Seconds left until the video is there, as likely less as more: the client's own estimate.
+
+        It counts down, and is corrected when a look sees the job still running. It starts from the service's eta, and
+        from how long jobs of the kind took. 0 once the video is there, and at least 1 before; None before the service
+        took the job, and for one that ended without a video.
+        """
+        match self.state:
+            case JobState.PROCESSING | JobState.READY if not self.done():
+                return max(self._due_at - self._loop.time(), _LEAST_LEFT)
+            case JobState.READY if self._future.exception() is None:
+                return 0.0
+            case _:
+                return None
 
     def done(self) -> bool:
         """Whether there is a result or an exception."""
@@ -128,8 +159,12 @@ class Job:
         """Look now: something says that the job ended. What the service then answers decides."""
         self._awake.set()
 
-    async def events(self) -> AsyncGenerator[StateChange]:
-        """The states so far, then each as it comes, until the end of the job."""
+    async def events(self) -> AsyncGenerator[JobEvent]:
+        """The news so far, then each as it comes, until the end of the job: its states, and each look that saw it run.
+
+        `eta` in it may rise at a look, since a job that is still running may take longer than was thought; between two
+        events it only counts down.
+        """
         told = 0
         while True:
             news = self._news
@@ -146,20 +181,41 @@ class Job:
         return await self._keeper.save(self, path, progress)
 
     def _advance(self, event: lifecycle.Event) -> None:
-        """The one way in which a job moves: table, own fields, keeper, listeners, result."""
+        """The one way in which a job moves: table, own fields, keeper, result, listeners."""
+        if self.done():
+            raise lifecycle.ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job that ended")
         before, self.state = self.state, lifecycle.transition(self.state, event)
         self._learn(event)
-        if self.state is not before:
-            self._history.append(StateChange(self.state, self._loop.time() - self._submitted_at))
         self._keeper.moved(self, event)
         self._settle(event)
+        if self.state is JobState.PROCESSING:
+            self._seen_running()
+        elif self.state is not before or self.done():
+            self._note()
         self._tell()
+
+    def _looked(self, *, running: bool) -> None:
+        """A look came back."""
+        self._looks += 1
+        if running:
+            self._seen_running()
+            self._tell()
+
+    def _seen_running(self) -> None:
+        """It runs: that is news of how long it takes."""
+        self._running_at = self._loop.time()
+        self._due_at = self._running_at + self._outlook.left(self._running_at - self._taken_at)
+        self._note()
+
+    def _note(self) -> None:
+        self._history.append(JobEvent(self.state, self._loop.time() - self._submitted_at, self.eta))
 
     def _learn(self, event: lifecycle.Event) -> None:
         match event:
             case lifecycle.Accepted(reply=reply):
                 self.id, self._accepted = reply.id, reply
-                self._due_at = None if reply.eta is None else self._loop.time() + reply.eta
+                self._taken_at = self._loop.time()
+                self._outlook = self._keeper.outlook(self, reply.eta)
             case lifecycle.Succeeded(ready=ready):
                 self.id, self._ready, self._due_at = self.id or ready.id, ready, self._loop.time()
             case lifecycle.Failed(id=job_id):

@@ -29,6 +29,7 @@ class Slots(Generic[T]):
         self._order: dict[T, int] = {}
         self._queue: list[tuple[int, T]] = []
         self._count = 0
+        self._waiting = 0
         self._retry_at: float | None = None
 
     @property
@@ -42,6 +43,11 @@ class Slots(Generic[T]):
         return len(self._taken)
 
     @property
+    def idle(self) -> int:
+        """How many places are empty, of those that the account has, while somebody waits for one."""
+        return min(max(self._ceiling - len(self._taken), 0), self._waiting)
+
+    @property
     def retry_at(self) -> float | None:
         """When to call `grant` again though nothing ended, or None."""
         return self._retry_at
@@ -49,12 +55,14 @@ class Slots(Generic[T]):
     def enqueue(self, item: T) -> None:
         """At the end of the queue."""
         self._count += 1
+        self._waiting += 1
         self._order[item] = self._count
         heapq.heappush(self._queue, (self._count, item))
 
     def withdraw(self, item: T) -> None:
         """Out of the queue: it will not be granted."""
-        self._order.pop(item, None)
+        if self._order.pop(item, None) is not None:
+            self._waiting -= 1
 
     def occupy(self, item: T) -> None:
         """Fill a place without asking: the item is at the service already."""
@@ -68,6 +76,7 @@ class Slots(Generic[T]):
         while self._queue and self._has_room():
             _, item = heapq.heappop(self._queue)
             if item in self._order:
+                self._waiting -= 1
                 self._taken.add(item)
                 self._unanswered.add(item)
                 yield item
@@ -94,6 +103,7 @@ class Slots(Generic[T]):
             self._ceiling = min(self._ceiling, maximum)
         self._cap = min(self._ceiling, len(self._taken))
         self._retry_at = now + (DEFAULT_WAIT if wait is None else max(wait, _SHORTEST_WAIT))
+        self._waiting += 1
         heapq.heappush(self._queue, (self._order[item], item))
 
     def release(self, item: T) -> None:

@@ -88,6 +88,16 @@ class Incoming(Protocol):
         ...
 
 
+class Get(Protocol):
+    """Gets a file; `timeout` is between two chunks. Raises TransportError."""
+
+    def __call__(
+        self, url: str, *, headers: Mapping[str, str], timeout: float | None
+    ) -> AbstractAsyncContextManager[Incoming]:
+        """Open it."""
+        ...
+
+
 class Transport(Protocol):
     """What carries requests: aiohttp, or an emulator in the same process."""
 

@@ -17,7 +17,7 @@ PACKAGE = Path(modelslab_async.__file__).parent
 LAYERS = [
     {"errors"},
     {"protocol"},
-    {"transport", "slots", "images", "arguments"},
+    {"transport", "slots", "images", "arguments", "tally"},
     {"download"},
     {"job"},
     {"endings", "feed"},
@@ -87,7 +87,8 @@ def test_public_names() -> None:
         "Job",
         "JobState",
         "SavedVideo",
-        "StateChange",
+        "Statistics",
+        "JobEvent",
         "Timeouts",
         "Video",
     }

@@ -57,10 +57,10 @@ async def test_the_service_decides_how_long_to_wait(world: MakeWorld) -> None:
     here = world(faults=[Rule(Fault.RATE_LIMIT, times=1)])
     async with here.client() as client:
         job = client.submit(a_request())
-        changes = [change async for change in job.events()]
-    states = [change.state for change in changes]
-    assert states == [JobState.WAITING, JobState.SUBMITTING, *states[:2], JobState.PROCESSING, JobState.READY]
-    assert changes[3].elapsed == pytest.approx(30.0, abs=0.5)
+        events = [event async for event in job.events()]
+    assert [event.state for event in events[:4]] == [JobState.WAITING, JobState.SUBMITTING] * 2
+    assert events[-1].state is JobState.READY
+    assert events[3].elapsed == pytest.approx(30.0, abs=0.5)
 
 
 async def test_a_place_that_frees_up_is_used_before_the_wait_is_over(world: MakeWorld) -> None:

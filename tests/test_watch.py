@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import random
 from collections.abc import Callable, Generator
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from modelslab_async import errors
 from modelslab_async.protocol import retry, watch, wire
 from modelslab_async.protocol.body import Malformed, Refused
-from modelslab_async.protocol.schedule import EtaSchedule
+from modelslab_async.protocol.experience import Experience, Outlook
+from modelslab_async.protocol.pace import Pace
+from modelslab_async.protocol.schedule import Gaps
 from modelslab_async.protocol.watch import Fetch, GaveUp, Probe, Readable, Seen, Unreadable, Wait, WatchPolicy
 
 READY = wire.Ready(id="1", links=("https://files.invalid/a.mp4",))
@@ -34,12 +37,17 @@ PASSING = [
 ]
 
 
+def _rising(moments: list[float]) -> list[float]:
+    return sorted(moments)
+
+
 @attrs.define
 class Driven:
-    """Drives a flow on a clock of its own; `look(action, now)` says what is seen."""
+    """Drives a flow on a clock of its own; `look(action, now)` says what is seen, `wakes` when somebody wakes it."""
 
     look: Callable[[Any, float], Any]
     now: float = 1000.0
+    wakes: list[float] = attrs.field(factory=list[float], converter=_rising)
     actions: list[tuple[float, Any]] = attrs.field(factory=list[tuple[float, Any]])
 
     def run(self, flow: Generator[watch.Action, Seen, Any]) -> Any:
@@ -47,32 +55,151 @@ class Driven:
             action = next(flow)
             while True:
                 self.actions.append((self.now, action))
-                what = None
                 if isinstance(action, Wait):
-                    assert action.seconds >= 0
-                    self.now += action.seconds
+                    action = flow.send(self._waited(action))
                 else:
                     what = self.look(action, self.now)
-                action = flow.send(Seen(self.now, what))
+                    action = flow.send(Seen(self.now, what))
         except StopIteration as end:
             return end.value
+
+    def _waited(self, wait: Wait) -> Seen:
+        assert wait.seconds >= 0
+        due = self.now + wait.seconds
+        woken = wait.wakeable and bool(self.wakes) and self.wakes[0] < due
+        self.now = max(self.now, self.wakes[0]) if woken else due
+        while self.wakes and self.wakes[0] <= self.now:  # as many as came by now are one
+            self.wakes.pop(0)
+        return Seen(self.now, woken=woken)
 
     def times(self, kind: type) -> list[float]:
         return [at for at, action in self.actions if isinstance(action, kind)]
 
 
-def a_watch(eta: float | None = 40.0, links: tuple[str, ...] = (), **policy: Any) -> Generator[watch.Action, Seen, Any]:
-    schedule = EtaSchedule(eta, random.Random(1))
-    return watch.watch(WatchPolicy(**policy), schedule, DELAYS, now=1000.0, links=links)
+FLOOR, CEILING = Gaps().floor, Gaps().ceiling
+ETAS = st.none() | st.floats(0, 1e4)
+MOMENTS = st.lists(st.floats(1000, 1500), max_size=8)
+
+
+def a_watch(
+    eta: float | None = 40.0,
+    links: tuple[str, ...] = (),
+    *,
+    pace: float | None = None,
+    seed: int = 1,
+    **policy: Any,
+) -> Generator[watch.Action, Seen, Any]:
+    schedule = Outlook(Experience(), (), eta, random.Random(seed))
+    return watch.watch(WatchPolicy(**policy), schedule, Pace(pace), DELAYS, now=1000.0, links=links)
+
+
+def ends(seconds: float) -> Callable[[Any, float], Any]:
+    """A service that is ready after so long."""
+    return lambda _, now: READY if now >= 1000 + seconds else wire.NotReady()
 
 
 @pytest.mark.parametrize("eta", [None, 0.0, 4.0, 40.0, 400.0])
 def test_success_is_seen_soon(eta: float | None) -> None:
-    """Whatever the eta said, a job of 40 s is seen within the ceiling of a gap, in a few looks."""
-    driven = Driven(lambda _, now: READY if now >= 1040 else wire.NotReady())
+    """Whatever the eta said, a job of 40 s is seen within twenty seconds, in a few looks."""
+    driven = Driven(ends(40))
     assert driven.run(a_watch(eta)) == READY
-    assert 1040 <= driven.now <= 1051
+    assert 1040 <= driven.now <= 1060
     assert len(driven.times(Fetch)) <= 25
+
+
+@given(eta=ETAS, seconds=st.floats(0, 3000), rate=st.none() | st.floats(0.05, 50), seed=st.integers())
+def test_an_end_is_seen_within_a_ceiling_and_the_pace(
+    eta: float | None, seconds: float, rate: float | None, seed: int
+) -> None:
+    """However long a job takes, and whatever its eta: seen within one ceiling of its end, plus one turn of the pace."""
+    driven = Driven(ends(seconds))
+    assert driven.run(a_watch(eta, pace=rate, seed=seed)) == READY
+    assert 0 <= driven.now - 1000 - seconds <= CEILING + (1 / rate if rate else 0) + 1e-6
+
+
+@given(eta=ETAS, seconds=st.floats(0, 1000), wakes=MOMENTS, seed=st.integers())
+def test_no_look_before_the_floor_unless_woken(
+    eta: float | None, seconds: float, wakes: list[float], seed: int
+) -> None:
+    """Two looks are a floor apart, the first from the acceptance; only a wake-up's may come sooner, and at once."""
+    driven = Driven(ends(seconds), wakes=wakes)
+    driven.run(a_watch(eta, seed=seed))
+    looks = [1000.0, *driven.times(Fetch)]
+    early = [look for last, look in itertools.pairwise(looks) if look - last < FLOOR - 1e-6]
+    assert set(early) <= set(wakes)
+    assert {wake for wake in wakes if wake < driven.now} <= set(looks)
+
+
+@given(eta=ETAS, seconds=st.floats(0, 1000), wakes=MOMENTS, rate=st.none() | st.floats(0.1, 50), seed=st.integers())
+def test_a_wake_up_costs_at_most_one_request(
+    eta: float | None, seconds: float, wakes: list[float], rate: float | None, seed: int
+) -> None:
+    """Wake-ups that come early, twice or late cost a request each at most, and never delay the end's being seen."""
+    plain, woken = Driven(ends(seconds)), Driven(ends(seconds), wakes=wakes)
+    plain.run(a_watch(eta, pace=rate, seed=seed))
+    woken.run(a_watch(eta, pace=rate, seed=seed))
+    unwoken = [look for look in woken.times(Fetch) if look not in wakes]
+    assert len(woken.times(Fetch)) - len(unwoken) <= len(wakes)
+    after = [wake for wake in wakes if wake >= 1000 + seconds]
+    assert not after or woken.now <= after[0] + 1e-9 or woken.now < min(after)
+
+
+@given(eta=ETAS, timeout=st.floats(0.5, 5000), wakes=MOMENTS, seed=st.integers())
+def test_a_deadline_means_an_end(eta: float | None, timeout: float, wakes: list[float], seed: int) -> None:
+    """With a deadline there are finitely many looks: one for each floor and each wake-up at most."""
+    driven = Driven(lambda *_: wire.NotReady(), wakes=wakes)
+    driven.run(a_watch(eta, timeout=timeout, seed=seed))
+    assert len(driven.times(Fetch)) <= timeout / FLOOR + len(wakes) + 1
+
+
+@given(eta=ETAS, seconds=st.floats(0, 2000), wakes=MOMENTS, rate=st.none() | st.floats(0.1, 50), seed=st.integers())
+def test_a_replay_gives_the_same_looks(
+    eta: float | None, seconds: float, wakes: list[float], rate: float | None, seed: int
+) -> None:
+    """The same answers, wake-ups and rng: the same looks at the same times."""
+    runs = [Driven(ends(seconds), wakes=wakes) for _ in range(2)]
+    for driven in runs:
+        driven.run(a_watch(eta, pace=rate, seed=seed))
+    assert runs[0].actions == runs[1].actions
+
+
+@pytest.mark.parametrize("eta", [20.0, 1000.0])
+def test_there_is_a_last_look_before_the_deadline(eta: float) -> None:
+    """A job that ends shortly before the deadline is found by a look that still has time for its answer."""
+    driven = Driven(ends(94))
+    assert driven.run(a_watch(eta, timeout=100.0)) == READY
+    assert driven.now <= 1100 - watch.LAST_LOOK + 1e-6
+
+
+def test_a_job_of_unknown_age_is_looked_at_at_once() -> None:
+    """Attached to: it may have ended long ago."""
+    driven = Driven(ends(0))
+    assert driven.run(a_watch(at_once=True)) == READY
+    assert driven.now == 1000.0
+
+
+def test_ten_thousand_jobs_keep_the_pace() -> None:
+    """10,000 jobs that never end, 200 looks a second: never more, and each is looked at in turn, none twice as late."""
+    pace, schedule = Pace(200.0), Outlook(Experience(), (), 40.0, random.Random(1))
+    looks: dict[int, list[float]] = {job: [] for job in range(10_000)}
+    flows = [watch.watch(WatchPolicy(), schedule, pace, DELAYS, now=0.0) for _ in looks]
+    queue = []
+    for job, flow in enumerate(flows):
+        wait = next(flow)
+        assert isinstance(wait, Wait)
+        queue.append((wait.seconds, job))
+    heapq.heapify(queue)
+    while queue[0][0] < 400:
+        now, job = heapq.heappop(queue)
+        action = flows[job].send(Seen(now))
+        while not isinstance(action, Wait):
+            looks[job].append(now)
+            action = flows[job].send(Seen(now, wire.NotReady()))
+        heapq.heappush(queue, (now + action.seconds, job))
+    every = sorted(itertools.chain.from_iterable(looks.values()))
+    assert all(later - earlier > 1 / 200 - 1e-6 for earlier, later in itertools.pairwise(every))
+    assert all(5 <= len(seen) <= 10 for seen in looks.values())
+    assert max(later - earlier for seen in looks.values() for earlier, later in itertools.pairwise(seen)) < 2 * 50
 
 
 @pytest.mark.parametrize("trouble", PASSING, ids=repr)
@@ -153,13 +280,26 @@ def test_the_deadline_bounds_waits_and_requests(timeout: float, fetch_timeout: f
 
 
 def test_waiting_on_links() -> None:
-    """The announced links are probed in turn, with a fetch once in four looks; a readable one is the end."""
-    driven = Driven(lambda action, now: _link(action, now, 1060))
+    """Probes start near the expected end, take the links in turn, and grow apart while they miss; a readable link is
+    the end. In between the service is asked.
+    """
+    driven = Driven(lambda action, now: _link(action, now, 1150))
     outcome = driven.run(a_watch(links=LINKS, strategy="links"))
-    looks = [action for _, action in driven.actions if not isinstance(action, Wait)]
-    assert outcome == wire.Ready(links=(looks[-1].url,))
-    assert [isinstance(action, Fetch) for action in looks] == [number % 4 == 0 for number in range(1, len(looks) + 1)]
-    assert {action.url for action in looks if isinstance(action, Probe)} == set(LINKS)
+    looks = [(at, action) for at, action in driven.actions if not isinstance(action, Wait)]
+    probes = [(at, action.url) for at, action in looks if isinstance(action, Probe)]
+    assert outcome == wire.Ready(links=(probes[-1][1],))
+    assert probes[0][0] >= 1000 + 20
+    assert [url for _, url in probes] == list(itertools.islice(itertools.cycle(LINKS), len(probes)))
+    misses = [at for at, _ in probes]
+    assert all(later - earlier >= 4 * 2**miss for miss, (earlier, later) in enumerate(itertools.pairwise(misses)))
+    assert len(looks) > len(probes) >= 3
+
+
+def test_a_wake_up_asks_the_service() -> None:
+    """Also while waiting for links: a CDN may cache that there is no file yet."""
+    driven = Driven(lambda action, now: _link(action, now, 1150), wakes=[1039.5, 1041.5])
+    driven.run(a_watch(links=LINKS, strategy="links"))
+    assert {1039.5, 1041.5} <= set(driven.times(Fetch))
 
 
 def _link(action: Any, now: float, ready_at: float) -> Any:
@@ -173,6 +313,16 @@ def test_a_failure_is_seen_while_waiting_on_links() -> None:
     fail = wire.Failed(message="no")
     driven = Driven(lambda action, _: fail if isinstance(action, Fetch) else Unreadable("HTTP 404"))
     assert isinstance(driven.run(a_watch(links=LINKS, strategy="links")), watch.Failed)
+
+
+def test_no_wake_up_while_a_file_is_looked_for() -> None:
+    """After success a wake-up tells no news: it costs nothing."""
+    driven = Driven(lambda *_: Unreadable("HTTP 404"), wakes=[1001.0, 1002.0])
+    quiet = Driven(lambda *_: Unreadable("HTTP 404"))
+    for each in (driven, quiet):
+        each.run(a_settling())
+    assert len(driven.times(Probe)) == pytest.approx(len(quiet.times(Probe)), abs=2)
+    assert not {1001.0, 1002.0} & set(driven.times(Probe))
 
 
 def a_settling(grace: float | None = 60.0) -> Generator[watch.Action, Seen, Any]:
@@ -202,10 +352,3 @@ def test_links_that_never_read() -> None:
     assert isinstance(outcome, Unreadable)
     assert all(f"{link}: HTTP 403" in outcome.reason for link in LINKS)
     assert driven.times(Probe)[-1] == pytest.approx(1060.0)
-
-
-@given(eta=st.none() | st.floats(0, 1e9), elapsed=st.floats(0, 1e9), seed=st.integers())
-def test_no_gap_leaves_its_bounds(eta: float | None, elapsed: float, seed: int) -> None:
-    """Whatever the numbers say, a gap is from the floor to the ceiling."""
-    schedule = EtaSchedule(eta, random.Random(seed))
-    assert schedule.floor <= schedule.gap(elapsed) <= schedule.ceiling

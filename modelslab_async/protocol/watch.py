@@ -23,6 +23,7 @@ from modelslab_async.errors import (
 )
 from modelslab_async.protocol import retry, wire
 from modelslab_async.protocol.body import Malformed, Refused
+from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.schedule import Schedule
 
 WaitStrategy = Literal["auto", "poll", "links"]
@@ -32,15 +33,22 @@ UNKNOWN_ID_GRACE = 60.0
 """Seconds after the start in which "Request not found" is not believed."""
 DOUBT_GRACE = 120.0
 """Seconds after the start in which "Try Again" under status failed, or a refusal of the fetch, is not believed."""
+LAST_LOOK = 5.0
+"""Seconds before the deadline: a last look, with time for its answer."""
+_LEAST_BEFORE_LAST = 1.0
+"""Seconds between it and the look before, or it is left out."""
 _PROBES_PER_FETCH = 4
 """A wait for links still looks for a failure once in so many looks."""
+_FIRST_PROBE_GAP = 4.0
+_MOST_DOUBLINGS = 4
 
 
 @attrs.frozen
 class Wait:
-    """Let so many seconds pass; a wake-up may end it early."""
+    """Let so many seconds pass; a wake-up may end it early, unless it would tell no news."""
 
     seconds: float
+    wakeable: bool = True
 
 
 @attrs.frozen
@@ -74,10 +82,11 @@ class Unreadable:
 
 @attrs.frozen
 class Seen:
-    """What was seen, at which time of the driver's clock. None after a wait."""
+    """What was seen, at which time of the driver's clock. None after a wait, which a wake-up may have ended."""
 
     at: float
     what: wire.FetchReply | TransportError | Readable | Unreadable | None = None
+    woken: bool = False
 
 
 Action = Wait | Fetch | Probe
@@ -102,34 +111,51 @@ WatchOutcome = wire.Ready | Failed | GaveUp
 
 @attrs.frozen(kw_only=True)
 class WatchPolicy:
-    """How to wait. `timeout` for the whole watch, or None for never; all times in seconds."""
+    """How to wait. `timeout` for the whole watch, or None for never; all times in seconds.
+
+    `at_once` for a job that may have ended long ago: its first look waits for nothing.
+    """
 
     strategy: WaitStrategy = "auto"
     timeout: float | None = None
     fetch_timeout: float | None = None
+    at_once: bool = False
 
 
 def watch(
-    policy: WatchPolicy, schedule: Schedule, backoff: retry.Delays, *, now: float, links: tuple[str, ...] = ()
+    policy: WatchPolicy,
+    schedule: Schedule,
+    pace: Pace,
+    backoff: retry.Delays,
+    *,
+    now: float,
+    links: tuple[str, ...] = (),
 ) -> Generator[Action, Seen, WatchOutcome]:
     """Look until the service says that the job ended. `links` are where it announced the file.
 
-    Looks that fail are tolerated while they may pass: each waits longer than the one before.
+    A look that is due waits for its turn in the client's pace; a wake-up's goes at once. Looks that fail are tolerated
+    while they may pass: each waits longer than the one before.
     """
     started, deadline = now, math.inf if policy.timeout is None else now + policy.timeout
+    looks = _Looks(policy, schedule, links if policy.strategy == "links" else ())
     troubles: Iterator[float] | None = None
-    pause, look, last = 0.0, 0, ""
+    pause, last = 0.0, ""
     while True:
-        now = (yield Wait(min(max(schedule.gap(now - started), pause), deadline - now))).at
+        gap = 0.0 if policy.at_once and not looks.count else max(schedule.gap(now - started), pause)
+        seen = yield Wait(_until_look(gap, deadline - now))
+        turn = pace.turn(seen.at)
+        if turn > seen.at and not seen.woken:
+            seen = yield Wait(min(turn, deadline) - seen.at)
+        now = seen.at
         if now >= deadline:
             words = f"not ready after {now - started:.0f} s; the service may still finish it{last}"
             return GaveUp(JobTimeoutError(words))
-        look += 1
-        seen = yield _look(policy, links, look, deadline - now)
+        seen = yield looks.next(now, now - started, deadline - now, woken=seen.woken)
         now = seen.at
         if isinstance(seen.what, Readable):
             return wire.Ready(links=(seen.what.url,))
         if seen.what is None or isinstance(seen.what, Unreadable):
+            looks.missed(now)
             continue
         outcome = _judge(seen.what, now - started)
         if isinstance(outcome, WatchOutcome):
@@ -141,6 +167,40 @@ def watch(
             pause, last = max(next(troubles), outcome), f". The last look failed: {_words(seen.what)}"
 
 
+def _until_look(gap: float, left: float) -> float:
+    """Seconds to wait: the gap, but a last look comes in time for its answer, and nothing is after the deadline."""
+    last = left - LAST_LOOK
+    return min(gap, last if last >= _LEAST_BEFORE_LAST else left)
+
+
+@attrs.define
+class _Looks:
+    """What to look at. A wait for links probes them near the expected end; after a miss it fetches for a while,
+    longer each time, because a CDN may cache a 404.
+    """
+
+    policy: WatchPolicy
+    schedule: Schedule
+    links: tuple[str, ...]
+    count: int = 0
+    _misses: int = 0
+    _probe_at: float = -math.inf
+
+    def next(self, now: float, elapsed: float, left: float, *, woken: bool) -> Action:
+        """The next look, for at most so many seconds."""
+        self.count += 1
+        timeout = min(left, math.inf if self.policy.fetch_timeout is None else self.policy.fetch_timeout)
+        may_probe = self.links and not woken and self.count % _PROBES_PER_FETCH and now >= self._probe_at
+        if may_probe and self.schedule.is_near_end(elapsed):
+            return Probe(self.links[self._misses % len(self.links)], timeout)
+        return Fetch(timeout)
+
+    def missed(self, now: float) -> None:
+        """A probe found no file."""
+        self._probe_at = now + _FIRST_PROBE_GAP * 2 ** min(self._misses, _MOST_DOUBLINGS)
+        self._misses += 1
+
+
 def _words(reply: wire.FetchReply | TransportError) -> str:
     match reply:
         case wire.UnknownId(message=words) | Refused(message=words) | Malformed(reason=words):
@@ -149,13 +209,6 @@ def _words(reply: wire.FetchReply | TransportError) -> str:
             return str(reply.args[0])
         case _:
             return type(reply).__name__
-
-
-def _look(policy: WatchPolicy, links: tuple[str, ...], look: int, left: float) -> Action:
-    timeout = min(left, math.inf if policy.fetch_timeout is None else policy.fetch_timeout)
-    if policy.strategy == "links" and links and look % _PROBES_PER_FETCH:
-        return Probe(links[look % len(links)], timeout)
-    return Fetch(timeout)
 
 
 def _judge(reply: wire.FetchReply | TransportError, elapsed: float) -> WatchOutcome | float | None:
@@ -212,4 +265,4 @@ def settle(
             reasons.append(f"{link}: {seen.what.reason if isinstance(seen.what, Unreadable) else 'not read'}")
         if now >= deadline:
             return Unreadable("; ".join(reasons))
-        now = (yield Wait(min(next(delays), deadline - now))).at
+        now = (yield Wait(min(next(delays), deadline - now), wakeable=False)).at

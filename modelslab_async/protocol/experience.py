@@ -1,0 +1,177 @@
+"""What a client has learned of how long jobs take, and what it expects of the next one."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import deque
+from collections.abc import Iterable
+from statistics import fmean, median
+
+import attrs
+
+from modelslab_async.protocol import expectation, schedule
+from modelslab_async.protocol.expectation import Observation
+from modelslab_async.protocol.request import ImageToVideoUltra
+
+REMEMBERED = 256
+"""Finished jobs of a shape; older ones tell of another day."""
+WARM = 8
+"""Finished jobs of a shape from which on it is known by them alone."""
+_STRANGERS = 32
+_STRANGERS_WEIGHT = 2.0
+"""All that is known of other shapes counts like so many jobs at most, until this one is warm."""
+_STRANGER_WEIGHT = 0.25
+_ETA_KNOWS = 0.7
+"""The eta is followed where times vary by less, measured in etas, than this part of what they vary in seconds."""
+_ETA_STEP = math.log(1.1)
+_MOST_PLANS = 64
+_MOST_SHAPES = 256
+
+Shape = tuple[object, ...]
+_PlanKey = tuple[Shape, bool, int, int | None]
+"""Shape, whether it is warm, edition, and the eta in steps."""
+
+
+def shape_of(request: ImageToVideoUltra | None) -> Shape:
+    """What decides how long a job takes, as far as it is known."""
+    if request is None:
+        return ()
+    return request.num_frames, request.resolution, request.num_inference_steps, request.model_id
+
+
+@attrs.define
+class Experience:
+    """Learns from each job that ends. Plans are made anew when a tenth more is known, so at most so often."""
+
+    gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
+    _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
+    _all: _Kind = attrs.field(factory=lambda: _Kind(remembered=_STRANGERS), init=False)
+    _plans: dict[_PlanKey, schedule.Plan] = attrs.field(factory=dict[_PlanKey, schedule.Plan], init=False)
+
+    def learn(self, shape: Shape, seen: Observation) -> None:
+        """A job of this shape ended, or was watched for so long."""
+        if shape not in self._kinds and len(self._kinds) >= _MOST_SHAPES:
+            del self._kinds[next(iter(self._kinds))]
+        self._kinds.setdefault(shape, _Kind()).learn(shape, seen)
+        self._all.learn(shape, seen)
+
+    def plan(self, shape: Shape, eta: float | None) -> schedule.Plan:
+        """When to look at a job of this shape for which the service says `eta` seconds, above 0, or None.
+        Constant work, but for a plan that has to be made: some milliseconds.
+        """
+        kind = self._kinds.get(shape, _NOTHING)
+        if kind.is_warm and not kind.follows_eta:
+            eta = None
+        step = None if eta is None else round(math.log(eta) / _ETA_STEP)
+        known = kind if kind.is_warm else self._all
+        key = (shape, kind.is_warm, known.edition, step)
+        if key not in self._plans:
+            if len(self._plans) >= _MOST_PLANS:
+                self._plans.clear()
+            self._plans[key] = schedule.plan(self._expected(kind, shape, step), self.gaps)
+        return self._plans[key]
+
+    def _expected(self, kind: _Kind, shape: Shape, step: int | None) -> expectation.Cells:
+        eta = None if step is None else math.exp(step * _ETA_STEP)
+        own = [seen for _, seen in kind.jobs]
+        if kind.is_warm:
+            return kind.corrected() if eta is None else _estimated([_by_eta(seen, eta) for seen in own if seen.eta])
+        others = [seen for other, seen in self._all.jobs if other != shape]
+        weight = min(_STRANGER_WEIGHT, _STRANGERS_WEIGHT / max(len(others), 1))
+        strangers = [_by_eta(seen, eta, weight) for seen in others]
+        return expectation.estimate([*own, *strangers], expectation.guess(eta))
+
+
+@attrs.define
+class _Kind:
+    """The last jobs of a kind, each with its shape."""
+
+    remembered: int = REMEMBERED
+    jobs: deque[tuple[Shape, Observation]] = attrs.field(init=False)
+    edition: int = 0
+    """How many jobs were seen when there was last a tenth more than before."""
+    follows_eta: bool = False
+    _count: int = 0
+    _cells: expectation.Cells | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.jobs = deque(maxlen=self.remembered)
+
+    @property
+    def is_warm(self) -> bool:
+        return self._count >= WARM
+
+    def corrected(self) -> expectation.Cells:
+        """What is expected of them, corrected from edition to edition."""
+        self._cells = _estimated([seen for _, seen in self.jobs], self._cells)
+        return self._cells
+
+    def learn(self, shape: Shape, seen: Observation) -> None:
+        self.jobs.append((shape, seen))
+        self._count += 1
+        if self._count >= self.edition + max(1, self.edition // 10):
+            self.edition = self._count
+            self.follows_eta = _knows([seen for _, seen in self.jobs])
+
+
+_NOTHING = _Kind()
+
+
+def _estimated(jobs: list[Observation], start: expectation.Cells | None = None) -> expectation.Cells:
+    """What these jobs alone tell."""
+    return expectation.estimate(jobs, expectation.around(expectation.typical(jobs)), start)
+
+
+def _by_eta(seen: Observation, eta: float | None, weight: float = 1.0) -> Observation:
+    """What a job would have taken with this eta, if its own told how much work it was."""
+    return seen.scaled(eta / seen.eta if eta and seen.eta else 1.0, weight)
+
+
+def _knows(jobs: Iterable[Observation]) -> bool:
+    """Whether etas tell apart the long jobs and the short ones."""
+    told = [seen for seen in jobs if seen.eta and seen.about]
+    if len(told) < WARM:
+        return False
+    plainly = _spread([math.log(seen.about) for seen in told])
+    return _spread([math.log(seen.about / (seen.eta or 1.0)) for seen in told]) < _ETA_KNOWS * plainly
+
+
+def _spread(values: list[float]) -> float:
+    middle = median(values)
+    return fmean(abs(value - middle) for value in values)
+
+
+def _believable(eta: float | None) -> float | None:
+    """Seconds on the grid, or None for what says nothing."""
+    return None if eta is None or not eta > 0 else min(max(eta, expectation.EDGES[0]), expectation.EDGES[-1])
+
+
+@attrs.frozen
+class Outlook:
+    """One job's schedule, always by the newest plan for its kind. `eta` is the service's word, or None."""
+
+    experience: Experience
+    shape: Shape
+    eta: float | None = attrs.field(converter=_believable)
+    rng: random.Random
+
+    def gap(self, elapsed: float) -> float:
+        """Seconds to the next look."""
+        return self._plan.jittered(elapsed, self.rng)
+
+    def left(self, elapsed: float) -> float:
+        """Seconds until it ends, as likely less as more."""
+        return self._plan.left(elapsed)
+
+    def is_near_end(self, elapsed: float) -> bool:
+        """Whether it may well have ended."""
+        return self._plan.is_near_end(elapsed)
+
+    def learn(self, after: float, by: float) -> None:
+        """It was last seen running after so many seconds, and seen to have ended by then; infinite for never."""
+        self.experience.learn(self.shape, Observation(after, by, self.eta))
+
+    @property
+    def _plan(self) -> schedule.Plan:
+        return self.experience.plan(self.shape, self.eta)

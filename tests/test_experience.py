@@ -1,0 +1,137 @@
+"""What a client learns from the jobs that end."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelslab_async.protocol.experience import WARM, Experience, Outlook, shape_of
+from modelslab_async.protocol.request import ImageToVideoUltra
+
+SHAPE, OTHER = (81, 480), (121, 720)
+
+
+def lived(
+    experience: Experience, times: Sequence[float], eta: Callable[[float], float | None], shape: tuple[int, int] = SHAPE
+) -> list[tuple[float, int]]:
+    """Jobs that take these times, one after the other; how late each was seen, after how many looks."""
+    rng, seen = random.Random(1), []
+    for seconds in times:
+        outlook = Outlook(experience, shape, eta(seconds), rng)
+        after, now, looks = 0.0, 0.0, 0
+        while now < seconds:
+            after, now, looks = now, now + outlook.gap(now), looks + 1
+        outlook.learn(after, now)
+        seen.append((now - seconds, looks))
+    return seen
+
+
+def around(center: float, count: int, spread: float = 0.15) -> list[float]:
+    rng = random.Random(2)
+    return [center * math.exp(rng.gauss(0, spread)) for _ in range(count)]
+
+
+def mean_cost(seen: list[tuple[float, int]]) -> float:
+    return sum(late + looks for late, looks in seen) / len(seen)
+
+
+def left(experience: Experience, eta: float | None, shape: tuple[int, int] = SHAPE) -> float:
+    """What is expected of a new job."""
+    return Outlook(experience, shape, eta, random.Random(1)).left(0)
+
+
+@pytest.mark.parametrize("factor", [None, 0.0, -1.0, 0.1, 1.0, 10.0, 1e300, 1e-300], ids=str)
+def test_a_wrong_eta_does_no_lasting_harm(factor: float | None) -> None:
+    """After thirty jobs, whatever the eta says, the next hundred cost what they do for a client with good etas."""
+    times = around(60, 130)
+    wrong = lived(Experience(), times, lambda _: None if factor is None else 60 * factor)
+    good = lived(Experience(), times, lambda _: 60.0)
+    assert mean_cost(wrong[30:]) < 1.1 * mean_cost(good[30:])
+
+
+def test_learning_pays() -> None:
+    """Jobs of ten minutes, without an eta: the first cost far more than those after thirty."""
+    seen = lived(Experience(), around(600, 60), lambda _: None)
+    assert mean_cost(seen[30:]) < 0.6 * mean_cost(seen[:3])
+
+
+def test_an_eta_that_tells_long_jobs_from_short_ones_is_followed() -> None:
+    """Where etas are right and differ, a warm shape's expectation is the eta of the job at hand."""
+    experience = Experience()
+    times = around(60, 40, spread=0.8)
+    lived(experience, times, lambda seconds: seconds * random.Random(seconds).uniform(0.9, 1.1))
+    for eta in (20.0, 60.0, 180.0):
+        assert left(experience, eta) == pytest.approx(eta, rel=0.15)
+
+
+def test_an_eta_that_is_noise_is_not_followed() -> None:
+    """Where etas differ and the times do not, the times count."""
+    experience, rng = Experience(), random.Random(4)
+    lived(experience, around(60, 40), lambda _: rng.uniform(10, 300))
+    assert [left(experience, eta) for eta in (15.0, 60.0, 250.0)] == pytest.approx([60] * 3, rel=0.15)
+
+
+def test_other_shapes_tell_less_and_something() -> None:
+    """A shape that is new is expected by its eta; where others' etas were half of the truth, later than that."""
+    untaught, taught = Experience(), Experience()
+    lived(taught, around(120, 30), lambda _: 60.0, OTHER)
+    assert left(untaught, 50.0) == pytest.approx(50, rel=0.2)
+    assert left(untaught, 50.0) * 1.2 < left(taught, 50.0) <= 100
+
+
+def test_a_warm_shape_is_known_by_its_own_jobs() -> None:
+    """From then on other shapes change nothing."""
+    experience = Experience()
+    lived(experience, around(60, WARM), lambda _: None)
+    before = left(experience, None)
+    lived(experience, around(600, 100), lambda _: None, OTHER)
+    assert left(experience, None) == before
+
+
+def test_what_was_long_ago_is_forgotten() -> None:
+    """When the service becomes three times as slow, that is what is expected, in the end."""
+    experience = Experience()
+    lived(experience, [*around(60, 300), *around(180, 260)], lambda _: None)
+    assert left(experience, None) == pytest.approx(180, rel=0.15)
+
+
+def test_a_plan_is_made_seldom() -> None:
+    """A thousand jobs of a shape make some sixty plans, whatever their etas: a tenth more jobs, a new plan."""
+    experience, plans = Experience(), set[int]()
+    kept = []
+    for number, seconds in enumerate(around(60, 1000)):
+        lived(experience, [seconds], lambda _: None)
+        plan = experience.plan(SHAPE, 50.0 + number % 40)
+        kept.append(plan)
+        plans.add(id(plan))
+    assert len(plans) < 70
+
+
+@given(times=st.lists(st.floats(0.1, 2000), max_size=12), seed=st.integers())
+def test_the_same_life_gives_the_same_looks(times: list[float], seed: int) -> None:
+    """Replaying a recorded run with the same rng gives the same looks."""
+
+    def run() -> list[float]:
+        rng, experience, looks = random.Random(seed), Experience(), list[float]()
+        for seconds in times:
+            outlook, now, after = Outlook(experience, SHAPE, 40.0, rng), 0.0, 0.0
+            while now < seconds:
+                after, now = now, now + outlook.gap(now)
+                looks.append(now)
+            outlook.learn(after, now)
+        return looks
+
+    assert run() == run()
+
+
+def test_what_makes_a_shape() -> None:
+    """Frames, resolution, steps and model; not the prompt, the picture or the seed."""
+    request = ImageToVideoUltra(prompt="a", init_image="https://a.invalid/a.png", num_frames=81)
+    alike = ImageToVideoUltra(prompt="b", init_image="https://a.invalid/b.png", num_frames=81, seed=5)
+    longer = ImageToVideoUltra(prompt="a", init_image="https://a.invalid/a.png", num_frames=101)
+    assert shape_of(request) == shape_of(alike) != shape_of(longer)
