@@ -1,7 +1,7 @@
 """What the benchmarks share: arguments, the table and its reaches, and an emulator in a process of its own.
 
-`python -m benchmarks._common SPEED` is that process. It tells its URL, then for every line that it reads how many
-requests it was sent so far, and ends with its input.
+`python -m benchmarks._common SPEED ETAS` is that process. It tells its URL, then for every line that it reads how many
+requests it was sent so far and when each job ended, as JSON, and ends with its input.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ import attrs
 from aiohttp import web
 
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+from modelslab_async.emulator.order import EtaKind
 
+GOOD_ETAS: Mapping[EtaKind, float] = {"good": 1}
+NOT_INSTALLED = "modelslab-py is not installed, and left out: python -m pip install -e '.[bench]'"
 _QUEUE_LIMIT = 10_000
 _PICTURE = b"\x89PNG\r\n\x1a\n"
 """All that the emulator looks at when nothing is rendered."""
@@ -35,13 +38,15 @@ class Options:
     check: bool
 
 
-def options(description: str | None) -> Options:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None, *more: argparse.ArgumentParser) -> tuple[Options, argparse.Namespace]:
+    """What the command line says; `more` are parsers of a benchmark's own options."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=more
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
     parser.add_argument("--check", action="store_true", help="exit with 1 where a reach is missed")
     given = parser.parse_args()
-    return Options(as_json=given.json, check=given.check)
+    return Options(as_json=given.json, check=given.check), given
 
 
 def machine() -> str:
@@ -98,12 +103,12 @@ def conclude(wanted: Options, text: str, figures: Mapping[str, Any], reaches: Se
 class Server:
     """An emulator in another process, on loopback; it ends with the block, and with this process however that ends."""
 
-    def __init__(self, speed: float) -> None:
-        self._speed = speed
+    def __init__(self, speed: float, eta: Mapping[EtaKind, float] = GOOD_ETAS) -> None:
+        self._arguments = [str(speed), json.dumps(eta)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._common", str(self._speed)],
+            [sys.executable, "-m", "benchmarks._common", *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -126,9 +131,18 @@ class Server:
 
     def requests(self) -> int:
         """How many HTTP requests it was sent so far."""
+        return int(self._asked()["requests"])
+
+    def ends(self) -> dict[str, float]:
+        """When each job ended or will end, by its id: seconds of this machine's monotonic clock."""
+        ends: dict[str, float] = self._asked()["ends"]
+        return ends
+
+    def _asked(self) -> dict[str, Any]:
         assert self._process.stdin is not None
         print(file=self._process.stdin, flush=True)
-        return int(self._line())
+        told: dict[str, Any] = json.loads(self._line())
+        return told
 
     def _line(self) -> str:
         assert self._process.stdout is not None
@@ -139,9 +153,13 @@ class Server:
 
 
 class _Counting(Emulator):
-    """Counts its requests. Nothing is fetched: every URL is the same tiny picture."""
+    """Counts its requests, and knows when jobs end. Nothing is fetched: every URL is the same tiny picture."""
 
     requests = 0
+
+    def told(self) -> str:
+        orders = self.service.book.orders.values()
+        return json.dumps({"requests": self.requests, "ends": {o.id: self._started + o.done_at for o in orders}})
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
@@ -155,16 +173,16 @@ class _Counting(Emulator):
         return _PICTURE
 
 
-async def _serve(speed: float) -> None:
+async def _serve(speed: float, eta: Mapping[EtaKind, float]) -> None:
     links_at_once = Rule(Fault.EARLY_LINK, seconds=0)
     emulator = _Counting(
-        render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta={"good": 1}, faults=[links_at_once], port=0
+        render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta=eta, faults=[links_at_once], port=0
     )
     async with emulator:
         print(emulator.url, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            print(emulator.requests, flush=True)
+            print(emulator.told(), flush=True)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1])))
+    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2])))

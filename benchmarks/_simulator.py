@@ -147,7 +147,7 @@ def score_of_gaps(distribution: str, gaps: Iterator[float]) -> Score:
 
 
 def _doubling() -> Iterator[float]:
-    return (min(2.0**look, 10.0) for look in count())
+    return (min(2.0 ** min(look, 4), 10.0) for look in count())
 
 
 def _growing() -> Iterator[float]:
@@ -163,7 +163,7 @@ FIXED = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
 PEERS: Mapping[str, Callable[[], Iterator[float]]] = {
     **{f"{seconds:g} s": partial(repeat, seconds) for seconds in FIXED},
     "1, 2, 4, 8, 10 s": _doubling,
-    "0.5 x 1.5^n to 5 s": _growing,
+    "0.5·1.5ⁿ to 5 s": _growing,
     "4.5 to 7.5 s": _uniform,
 }
 

@@ -24,7 +24,7 @@ from typing import Any
 import aiohttp
 import attrs
 
-from benchmarks._common import Reach, Server, conclude, options, say, table
+from benchmarks._common import NOT_INSTALLED, Reach, Server, conclude, options, say, table
 from modelslab_async import Client
 
 ROUNDS = 4
@@ -46,7 +46,6 @@ PARAMS: Mapping[str, Any] = {
     "num_inference_steps": 20,
 }
 MINIMAL, OURS, PEER = "minimal aiohttp loop", "modelslab_async", "modelslab-py"
-NOT_INSTALLED = f"{PEER} is not installed, and left out: python -m pip install -e '.[bench]'"
 
 Contender = Callable[[str, int], Coroutine[Any, Any, None]]
 """Has so many jobs done by the emulator at a URL."""
@@ -77,7 +76,7 @@ async def minimal(url: str, jobs: int) -> None:
 
 async def ours(url: str, jobs: int) -> None:
     """This package, with its defaults."""
-    async with Client(KEY, base_url=url, max_in_flight=jobs) as client:
+    async with Client(KEY, base_url=url, max_in_flight=jobs, max_polls_per_second=None) as client:
         await _begun_in_turn(lambda: client.submit(PARAMS), jobs)
 
 
@@ -216,7 +215,7 @@ def shown(figures: Mapping[str, Figures]) -> str:
 
 def main() -> int:
     """Measure, and print the figures."""
-    wanted = options(__doc__)
+    wanted, _ = options(__doc__)
     warnings.filterwarnings("ignore", module="modelslab_py")  # pydantic's old names, once a process
     there = contenders()
     if PEER not in there:

@@ -40,8 +40,9 @@ async def main(*, live: bool) -> None:
     """Submit, follow, save."""
     async with open_client(live=live) as client:
         job = client.submit(prompt="the rocket stands in the evening light, zoom in", init_image=PHOTOGRAPH, fps=16)
-        async for change in job.events():
-            print(f"{change.elapsed:7.2f} s  {change.state.value}")
+        async for news in job.events():
+            left = f", about {news.eta:.0f} s left" if news.eta else ""
+            print(f"{news.elapsed:7.2f} s  {news.state.value}{left}")
         saved = await job.save("rocket.mp4")
     print(f"{saved.path.resolve()}: {saved.size_bytes} bytes, {saved.width}x{saved.height}, ", end="")
     print(f"{saved.frames} frames at {saved.fps:g} fps, {saved.duration:.2f} s")

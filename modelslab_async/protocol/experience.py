@@ -42,7 +42,7 @@ def shape_of(request: ImageToVideoUltra | None) -> Shape:
 
 @attrs.define
 class Experience:
-    """Learns from each job that ends. Plans are made anew when a tenth more is known, so at most so often."""
+    """Learns from each job that ends. Plans are made anew when an eighth more is known, so at most so often."""
 
     gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
     _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
@@ -90,7 +90,7 @@ class _Kind:
     remembered: int = REMEMBERED
     jobs: deque[tuple[Shape, Observation]] = attrs.field(init=False)
     edition: int = 0
-    """How many jobs were seen when there was last a tenth more than before."""
+    """How many jobs were seen when there was last an eighth more than before."""
     follows_eta: bool = False
     _count: int = 0
     _cells: expectation.Cells | None = None
@@ -110,7 +110,7 @@ class _Kind:
     def learn(self, shape: Shape, seen: Observation) -> None:
         self.jobs.append((shape, seen))
         self._count += 1
-        if self._count >= self.edition + max(1, self.edition // 10):
+        if self._count >= self.edition + max(1, self.edition // 8):
             self.edition = self._count
             self.follows_eta = _knows([seen for _, seen in self.jobs])
 

@@ -1,0 +1,64 @@
+"""Latency against looks, a panel for each distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
+from matplotlib.ticker import FixedLocator, NullLocator  # pyright: ignore[reportMissingImports]
+
+from benchmarks._simulator import DISTRIBUTIONS, PEERS, optimum
+
+if TYPE_CHECKING:
+    from benchmarks.waiting import Row
+
+_OPTIMUM_COSTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
+_LABELS = {
+    "2 s": (5, 0),
+    "5 s": (-4, -11),
+    "10 s": (-22, 4),
+    "60 s": (6, -3),
+    "1, 2, 4, 8, 10 s": (3, 5),
+    "0.5·1.5ⁿ to 5 s": (5, -3),
+    "4.5 to 7.5 s": (5, 2),
+}
+"""Where the name of a schedule stands, in points from its mark."""
+_OURS, _PEERS, _BEST = "#1565c0", "#8d6e63", "#2e7d32"
+
+
+def draw(rows: Sequence[Row], path: str) -> None:
+    """Ours as a curve over c, the peers as points, the optimum as a line: lower and further left is better."""
+    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "modelslab_async", "svg.fonttype": "none"})
+    figure, axes = plt.subplots(2, 3, figsize=(12, 7.2), layout="constrained")
+    for distribution, axis in zip(DISTRIBUTIONS, axes.flat, strict=False):
+        _panel(axis, distribution, [row for row in rows if row.case[0] == distribution])
+    legend = axes.flat[-1]
+    legend.axis("off")
+    legend.legend(*axes.flat[0].get_legend_handles_labels(), loc="center left", frameon=False, fontsize=10)
+    figure.suptitle("Seeing that a job ended: how late, after how many looks. Lower and further left is better.")
+    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, dpi=150)
+    plt.close(figure)
+
+
+def _panel(axis: Any, distribution: str, rows: Sequence[Row]) -> None:
+    best = [optimum(distribution, poll_cost) for poll_cost in _OPTIMUM_COSTS]
+    axis.plot([s.looks for s in best], [s.late for s in best], color=_BEST, label="optimum: knows the distribution")
+    for known, style in (("after 200", "o-"), ("cold, exact", "s:")):
+        ours = [row.ours[known] for row in rows]
+        label = f"modelslab_async, {known} (c = 0.5 to 5 s)"
+        axis.plot([s.looks for s in ours], [s.late for s in ours], style, color=_OURS, markersize=5, label=label)
+    peers = rows[0].peers
+    axis.plot(
+        [peers[n].looks for n in PEERS], [peers[n].late for n in PEERS], "x", color=_PEERS, label="published clients"
+    )
+    for name, place in _LABELS.items():
+        at = (peers[name].looks, peers[name].late)
+        axis.annotate(name, at, xytext=place, textcoords="offset points", fontsize=7.5, color=_PEERS)
+    axis.set(xscale="log", yscale="log", title=distribution, xlabel="looks per job", ylabel="mean latency, s")
+    axis.set(xlim=(0.95, 60), ylim=(0.8, 40))  # who asks every second or more often is far to the right
+    for scale in (axis.xaxis, axis.yaxis):
+        scale.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
+        scale.set_minor_locator(NullLocator())
+        scale.set_major_formatter("{x:g}")
+    axis.grid(visible=True, alpha=0.2)
