@@ -6,6 +6,7 @@ from modelslab_async.errors import (
     APIError,
     AuthenticationError,
     BadRequestError,
+    BudgetExceededError,
     ClientStateError,
     ConnectError,
     InsufficientCreditsError,
@@ -15,6 +16,7 @@ from modelslab_async.errors import (
     JobError,
     JobFailedError,
     JobTimeoutError,
+    JournalError,
     MalformedReplyError,
     ModelsLabError,
     NotFoundError,
@@ -26,21 +28,29 @@ from modelslab_async.errors import (
     TransportError,
 )
 from modelslab_async.job import Job, JobEvent
+from modelslab_async.journal import Journal
 from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
+from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
-from modelslab_async.protocol.wire import Balance
+from modelslab_async.protocol.wire import Asset, Balance
+from modelslab_async.recovery import Recovery
 from modelslab_async.tally import Statistics
 from modelslab_async.transport import Timeouts
 
 __all__ = [
     "APIError",
+    "Asset",
     "AuthenticationError",
     "BadRequestError",
     "Balance",
     "BeyondDocumentationWarning",
+    "Budget",
+    "BudgetExceededError",
     "Client",
     "ClientStateError",
     "ConnectError",
+    "Estimate",
     "ImageToVideoUltra",
     "InsufficientCreditsError",
     "InvalidRequestError",
@@ -50,13 +60,19 @@ __all__ = [
     "JobError",
     "JobEvent",
     "JobFailedError",
+    "JobRecord",
     "JobState",
     "JobTimeoutError",
+    "Journal",
+    "JournalError",
     "MalformedReplyError",
     "ModelsLabError",
     "NotFoundError",
+    "Plan",
+    "PriceList",
     "Problem",
     "RateLimitError",
+    "Recovery",
     "ReplyLostError",
     "SavedVideo",
     "ServerError",

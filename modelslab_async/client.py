@@ -9,24 +9,29 @@ import uuid
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
 from contextlib import aclosing
+from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
 
 import aiohttp
+import attrs
 
 from modelslab_async import images
 from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, request_of
+from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.driver import Driver
 from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
 from modelslab_async.feed import Feed
 from modelslab_async.job import Job
+from modelslab_async.journal import Journal, SqliteJournal
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.body import HttpReply, Malformed, Refused
 from modelslab_async.protocol.experience import Experience
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.pace import Pace
+from modelslab_async.protocol.pricing import Budget, Estimate, PriceList
 from modelslab_async.protocol.request import (
     Endpoint,
     ImageInput,
@@ -39,6 +44,7 @@ from modelslab_async.protocol.request import (
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.recovery import Recoverer, Recovery
 from modelslab_async.tally import Statistics
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
 
@@ -67,6 +73,10 @@ class Client:
     limits: "refuse" raises for a request beyond the documented limits, "warn" warns and sends, None just sends.
     wait: "auto" asks the service until it says success, then probes the links until the file reads; "poll" takes the
         service's word for it; "links" probes the announced links, and asks now and then so that a failure is seen.
+    journal: a path, "jobs.db", keeps every job on disk, so that `recover` can collect what a process that died has paid
+        for; or any `Journal`. A client with a journal starts in `async with`. None keeps nothing.
+    budget: what may be spent, see `Budget`; one may be shared by several clients. None for no bounds.
+    prices: what a call costs, for budget and estimates; None for the documented prices.
     timeouts: see `Timeouts`.
     session: an aiohttp session to use; it is not closed here. None opens one at the first request.
     rng: for jitter; None seeds one from the system.
@@ -86,6 +96,9 @@ class Client:
         wait: WaitStrategy = "auto",
         poll_cost: float = DEFAULT_POLL_COST,
         max_polls_per_second: float | None = DEFAULT_MAX_POLLS_PER_SECOND,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        budget: Budget | None = None,
+        prices: PriceList | None = None,
         timeouts: Timeouts | None = None,
         session: aiohttp.ClientSession | None = None,
         rng: random.Random | None = None,
@@ -96,9 +109,18 @@ class Client:
         self._base_url = base_url.rstrip("/")
         timeouts = timeouts or Timeouts()
         secure = self._base_url.startswith("https:")
+        key = api_key_of(api_key)
+        self._books = Books(
+            key=key,
+            base_url=self._base_url,
+            journal=SqliteJournal(Path(journal)) if isinstance(journal, str | os.PathLike) else journal,
+            budget=budget,
+            prices=prices or PriceList(),
+        )
         self._driver = Driver(
             transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
-            key=api_key_of(api_key),
+            key=key,
+            books=self._books,
             base_url=self._base_url,
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
             timeouts=timeouts,
@@ -108,6 +130,7 @@ class Client:
             rng=rng or random.Random(),
         )
         self._dispatcher = Dispatcher(self._driver, max_in_flight)
+        self._recoverer = Recoverer(self._books, self._dispatcher)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = self._closed = False
 
@@ -116,7 +139,16 @@ class Client:
         return f"<Client {self._base_url} jobs={len(self._dispatcher.jobs)} in_flight={slots.taken}/{slots.cap}>"
 
     async def __aenter__(self) -> Self:
-        self._enter()
+        """Raises JournalError for a journal that cannot be kept, BudgetExceededError for a wallet that is too small."""
+        self._enter(opening=True)
+        await self._books.open()
+        try:
+            if self._books.budget:
+                await self._books.check_balance(self.balance)
+            await self._dispatcher.count_elsewhere()
+        except BaseException:
+            await self.aclose(drain=False)
+            raise
         return self
 
     async def __aexit__(
@@ -141,7 +173,10 @@ class Client:
             try:
                 await self._dispatcher.let_go()
             finally:
-                await self._driver.transport.aclose()
+                try:
+                    await self._books.close()
+                finally:
+                    await self._driver.transport.aclose()
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -151,12 +186,14 @@ class Client:
         The request is an `ImageToVideoUltra`, a mapping with the names of the documentation page, or keywords;
         keywords override the others. It is sent when its turn comes.
 
-        Raises InvalidRequestError with all that is wrong, ClientStateError for a closed client or a foreign loop.
+        Raises InvalidRequestError with all that is wrong, BudgetExceededError where the budget does not allow it,
+        ClientStateError for a closed client or a foreign loop.
         """
         self._enter()
         wanted = request_of(request, params)
         image = self._checked(wanted)
         job = Job(self._dispatcher, wanted, wanted.track_id or uuid.uuid4().hex)
+        self._books.begin(job)
         self._dispatcher.enqueue(job, image)
         return job
 
@@ -165,13 +202,49 @@ class Client:
         return await self.submit(request, **params)
 
     def attach(self, job_id: str | int) -> Job:
-        """The job future of a job that was submitted before, here or elsewhere, with the same key. It costs nothing."""
+        """The job future of a job that was submitted before, here or elsewhere, with the same key. It costs nothing.
+
+        `job_id` is the service's id, or the ref of a job that another client left in the journal.
+        """
         self._enter()
+        if left := self._recoverer.attach(str(job_id)):
+            return left
         if not str(job_id).strip():
             raise InvalidRequestError([Problem("job_id", shown(job_id), "empty", "pass the id that the service gave")])
         job = Job(self._dispatcher, None, uuid.uuid4().hex, job_id=str(job_id).strip())
         self._dispatcher.adopt(job)
         return job
+
+    async def recover(self, *, search: bool = False) -> Recovery:
+        """Take up what clients that are gone left in the journal: see `Recovery`. Nothing is submitted again.
+
+        With `search`, the account's recent videos that no row knows are listed as candidates; none is matched.
+
+        Raises ClientStateError without a journal, JournalError; with `search`, APIError or TransportError.
+        """
+        self._enter()
+        found = await self._recoverer.recover()
+        if not search:
+            return found
+        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._driver.key), wire.decode_assets)
+        return attrs.evolve(found, candidates=await self._recoverer.unknown(assets))
+
+    async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
+        """A person's word on an uncertain job: the service took it as `id`, or it was `lost` and not charged.
+
+        Gives the job, watched on, or None for one that was lost; that ref may then be submitted again.
+
+        Raises InvalidRequestError where no uncertain job has this ref, or not one of the two is told.
+        """
+        self._enter()
+        if (id is None) == (not lost):
+            rule = "just one of id= and lost=True"
+            raise InvalidRequestError([Problem("id", shown(id), rule, "pass what you know of the job")])
+        return await self._recoverer.resolve(ref, job_id=None if id is None else str(id).strip())
+
+    def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:
+        """What so many requests cost. Nothing is sent or reserved; they are counted, not checked."""
+        return self._books.prices.estimate(sum(1 for _ in requests))
 
     async def as_completed(self, jobs: Iterable[Job]) -> AsyncGenerator[Job]:
         """The jobs, each when it ends, however it ends; `job.result()` gives the video or raises."""
@@ -259,7 +332,7 @@ class Client:
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
-    def _enter(self, *, closing_too: bool = False) -> None:
+    def _enter(self, *, closing_too: bool = False, opening: bool = False) -> None:
         """Hold the client to one event loop, and to its lifetime."""
         try:
             loop = asyncio.get_running_loop()
@@ -271,6 +344,8 @@ class Client:
             raise ClientStateError("this Client works in another event loop: make one for each loop")
         if self._closed or (self._closing and not closing_too):
             raise ClientStateError("this Client is closed: make a new one")
+        if self._books.journal and not (self._books.is_open or opening or closing_too):
+            raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
 
     def _checked(self, request: ImageToVideoUltra) -> images.Image:
         """The request's picture. Raises, or warns, as `limits` says."""

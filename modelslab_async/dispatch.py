@@ -7,23 +7,25 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.driver import Driver
 from modelslab_async.endings import let_go
+from modelslab_async.errors import JournalError
 from modelslab_async.images import Image
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import UNCERTAIN_HOLD
 from modelslab_async.slots import Slots
 from modelslab_async.tally import Statistics
 
-UNCERTAIN_HOLD = 120.0
-"""Seconds for which a job whose reply was lost is taken to fill a place: three times what one was measured to take."""
-
 _log = logging.getLogger("modelslab_async")
+ELSEWHERE_EVERY = 2.0
+"""Seconds between two looks into the journal for places of other clients, while somebody waits for one."""
 _TURNS = 5
 """Turns of the event loop that a result may take through shields, timeouts and tasks to who awaits it."""
 _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
@@ -43,6 +45,13 @@ class Dispatcher:
         self._holds: dict[Job, asyncio.TimerHandle] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._idle_since: float | None = None
+        self._asking: asyncio.Task[None] | None = None
+
+    async def count_elsewhere(self) -> None:
+        """Places that other clients' jobs are known to fill are not free for ours."""
+        self._count_idle_time()
+        self.slots.elsewhere = await self._driver.books.places_elsewhere()
+        self._pump()
 
     def statistics(self) -> Statistics:
         """How it stands."""
@@ -71,6 +80,7 @@ class Dispatcher:
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
         self._count_idle_time()
+        self._driver.books.moved(job, event)
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
         self._place(job, event)
         if job.state not in (JobState.WAITING, JobState.SUBMITTING):
@@ -128,7 +138,8 @@ class Dispatcher:
             if self._submits:
                 await asyncio.wait(self._submits.values(), timeout=self._driver.timeouts.submit)
         finally:
-            tasks = [*self._submits.values(), *self._follows.values()]
+            asking = [self._asking] if self._asking else []
+            tasks = [*self._submits.values(), *self._follows.values(), *asking]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -150,6 +161,15 @@ class Dispatcher:
             self._retry.cancel()
         at = self.slots.retry_at
         self._retry = None if at is None else asyncio.get_running_loop().call_at(at, self._pump)
+        if self.slots.elsewhere and self.slots.waiting and self._asking is None:
+            self._asking = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")
+
+    async def _ask_elsewhere(self) -> None:
+        """See from time to time whether a place has become free."""
+        await asyncio.sleep(ELSEWHERE_EVERY)
+        self._asking = None
+        with suppress(JournalError):  # then what was known goes on
+            await self.count_elsewhere()
 
     def _count_idle_time(self) -> None:
         """Called before the places change."""

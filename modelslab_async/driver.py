@@ -7,15 +7,16 @@ import logging
 import math
 import os
 import random
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
 from functools import partial
 from itertools import islice
-from typing import TypeVar, assert_never
+from typing import Any, TypeVar, assert_never
 
 import attrs
 
 from modelslab_async import download, images
+from modelslab_async.books import Books
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.endings import closed_before, ends_well, uncertain
 from modelslab_async.errors import (
@@ -24,6 +25,7 @@ from modelslab_async.errors import (
     InvalidVideoError,
     JobFailedError,
     JobTimeoutError,
+    JournalError,
     ModelsLabError,
     SubmitUncertainError,
     TransportError,
@@ -60,6 +62,7 @@ class Driver:
     strategy: watch.WaitStrategy
     experience: Experience
     pace: Pace
+    books: Books
     rng: random.Random
     tally: Tally = attrs.field(factory=Tally, init=False)
     closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
@@ -71,11 +74,16 @@ class Driver:
         """From the job's turn to the service's answer."""
         with ends_well(job):
             try:
-                body = await self._encoded(job, image)
-            except InvalidRequestError as error:  # its picture is gone, or has changed, since it was submitted
+                body, picture = await self._encoded(job, image)
+                await self.books.intend(job, picture)
+            except (InvalidRequestError, JournalError) as error:  # its picture is gone, or it cannot be written down
                 job._advance(lifecycle.Rejected(error))
-            else:
-                job._advance(await self._post_submit(job, body))
+                return
+            event = await self._post_submit(job, body)
+            try:
+                await self.books.answered(job, event)
+            finally:
+                job._advance(event)
 
     async def follow(self, job: Job) -> None:
         """From the service's acceptance to the job's end."""
@@ -121,32 +129,59 @@ class Driver:
             saved.cancel()
 
     async def _save(self, video: Video | str, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
-        links = [video] if isinstance(video, str) else list(dict.fromkeys((video.url, *video.links)))
+        if isinstance(video, str):
+            return await self._download([video], path, progress)
+        links = list(dict.fromkeys((video.url, *video.links)))
         try:
-            return await download.save(
-                partial(self._get, "download"),
-                links,
-                path,
-                progress=progress,
-                read_timeout=self.timeouts.read,
-                backoff=self._backoff,
-            )
+            try:
+                saved = await self._download(links, path, progress)
+            except InvalidVideoError:  # links die: the service may name others
+                fresh = [link for link in await self._fresh_links(video) if link not in links]
+                if not fresh:
+                    raise
+                saved = await self._download(fresh, path, progress)
         except InvalidVideoError as error:
-            if isinstance(video, Video):
-                error.about(ref=video.ref, job_id=video.id, charged=True)
+            error.about(ref=video.ref, job_id=video.id, charged=True)
             raise
+        await self.books.saved(video.ref, str(saved.path.absolute()))
+        return saved
+
+    async def _download(
+        self, links: Sequence[str], path: str | os.PathLike[str], progress: Progress | None
+    ) -> SavedVideo:
+        return await download.save(
+            partial(self._get, "download"),
+            links,
+            path,
+            progress=progress,
+            read_timeout=self.timeouts.read,
+            backoff=self._backoff,
+        )
+
+    async def _fresh_links(self, video: Video) -> tuple[str, ...]:
+        """Where the service says that the file is now; nothing where it cannot be asked."""
+        if not video.id:
+            return ()
+        with suppress(TransportError):
+            body = wire.encode_body({}, self.key)
+            reply = await self._post("fetch", wire.fetch_path(self.endpoint, video.id), body, self.timeouts.fetch)
+            answer = wire.decode_fetch(reply, self.key)
+            return answer.links if isinstance(answer, wire.Ready) else ()
+        return ()
 
     # --- submit ----------------------------------------------------------------------------------------------------
 
-    async def _encoded(self, job: Job, image: images.Image) -> bytes:
+    async def _encoded(self, job: Job, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
+        """The body, and what the journal keeps of the picture in it."""
         if isinstance(image, images.ImageUrl):
             return self._encode(job, image)
         return await asyncio.get_running_loop().run_in_executor(None, self._encode, job, image)
 
-    def _encode(self, job: Job, image: images.Image) -> bytes:
+    def _encode(self, job: Job, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
         assert job.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
         params = wire.encode_request(job.request, ref=job.ref)
-        return wire.encode_body(params, self.key, picture=images.load(image))
+        picture = images.load(image)
+        return wire.encode_body(params, self.key, picture=picture), images.facts(image, picture)
 
     async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
         """The paid POST, repeated only while it surely was not taken."""
@@ -200,12 +235,13 @@ class Driver:
     async def _watch(self, job: Job) -> None:
         limits, accepted = self.timeouts, job._accepted
         policy = watch.WatchPolicy(
-            strategy=self.strategy, timeout=limits.job, fetch_timeout=limits.fetch, at_once=accepted is None
+            strategy=self.strategy, timeout=limits.job, fetch_timeout=limits.fetch, at_once=job._is_found
         )
-        links = accepted.future_links if accepted else ()
-        flow = watch.watch(policy, job._outlook, self.pace, self._backoff, now=job._taken_at, links=links)
+        links, now = accepted.future_links if accepted else (), _now()
+        age = now - job._taken_at
+        flow = watch.watch(policy, job._outlook, self.pace, self._backoff, now=now, age=age, links=links)
         outcome = await self._perform(job, flow)
-        if accepted:  # else it was attached to, and nobody here knows when it began
+        if not job._is_found:
             self._learn(job, outcome)
         match outcome:
             case wire.Ready():

@@ -3,6 +3,8 @@
 ModelsLabError                         .charged .ref .job_id
 ├─ InvalidRequestError (ValueError)    .problems: every one, with its field and the way out
 ├─ ClientStateError (RuntimeError)     the client is closed, or lives in another event loop
+├─ BudgetExceededError                 .needed .remaining: a submit would cost more than was allowed
+├─ JournalError                        the journal cannot record, so nothing is sent
 ├─ TransportError
 │  ├─ ConnectError                     nothing was sent
 │  └─ ReplyLostError                   sent, outcome unknown
@@ -25,6 +27,7 @@ ModelsLabError                         .charged .ref .job_id
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Self
 
 import attrs
@@ -84,6 +87,19 @@ class InvalidRequestError(ModelsLabError, ValueError):
 
 class ClientStateError(ModelsLabError, RuntimeError):
     """The client is closed, or is used from another event loop than the one it works in."""
+
+
+class BudgetExceededError(ModelsLabError):
+    """A submit would cost more than its `Budget` allows. `needed` and `remaining` are in the unit the message names."""
+
+    def __init__(self, message: str = "", *, needed: Decimal = Decimal(0), remaining: Decimal = Decimal(0)) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.remaining = remaining
+
+
+class JournalError(ModelsLabError):
+    """The journal cannot be opened, read or written. A job that it could not record is not sent."""
 
 
 class TransportError(ModelsLabError):

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
@@ -106,6 +108,17 @@ def load(image: Image) -> str | bytes:
         raise InvalidRequestError([_unreadable(image.path, error)]) from error
     _check(image, data[:_HEAD_BYTES], len(data))
     return data
+
+
+def facts(image: Image, loaded: str | bytes) -> Mapping[str, str | int]:
+    """What is kept of a picture: where it came from, and of its bytes only length and digest."""
+    if isinstance(image, ImageUrl):
+        return {"source": "url", "where": image.url}
+    whence = (
+        {"source": "path", "where": str(image.path.absolute())} if isinstance(image, ImageFile) else {"source": "bytes"}
+    )
+    data = loaded if isinstance(loaded, bytes) else loaded.encode()
+    return {**whence, "length_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _recognise(source: object, *, is_base64: bool) -> Image | Problem:

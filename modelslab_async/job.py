@@ -14,6 +14,7 @@ from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundErr
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.record import JobRecord, video_of
 from modelslab_async.protocol.request import ImageToVideoUltra
 
 _LEAST_LEFT = 1.0
@@ -82,6 +83,9 @@ class Job:
         self._awake = asyncio.Event()
         self._accepted: wire.Accepted | None = None
         self._ready: wire.Ready | None = None
+        self._record: JobRecord | None = None
+        self._is_found = job_id is not None
+        """It was submitted elsewhere: nobody here saw it begin."""
         self._looks = 0
         self._taken_at = self._running_at = self._submitted_at
         self._outlook = keeper.outlook(self, None)
@@ -91,6 +95,21 @@ class Job:
             self._seen_running()
         else:
             self._note()
+
+    @classmethod
+    def restored(cls, keeper: Keeper, record: JobRecord, request: ImageToVideoUltra | None, *, age: float) -> Job:
+        """A job of the journal that is PROCESSING, or READY with its video; accepted `age` seconds ago."""
+        job = cls(keeper, request, record.ref, job_id=record.job_id or "")
+        job._record, job.id, job.state = record, record.job_id, record.state
+        job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links)
+        job._taken_at -= age
+        job._outlook = keeper.outlook(job, record.eta)
+        job._history.clear()
+        video = video_of(record)
+        if video is not None:
+            job._future.set_result(video)
+        job._note()
+        return job
 
     def __repr__(self) -> str:
         return f"<Job {self.state.value} ref={self.ref} id={self.id}>"

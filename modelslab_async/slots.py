@@ -30,6 +30,8 @@ class Slots(Generic[T]):
         self._queue: list[tuple[int, T]] = []
         self._count = 0
         self._waiting = 0
+        self.elsewhere = 0
+        """Places that others are known to fill: clients that share the journal, and those that died."""
         self._retry_at: float | None = None
 
     @property
@@ -45,7 +47,7 @@ class Slots(Generic[T]):
     @property
     def idle(self) -> int:
         """How many places are empty, of those that the account has, while somebody waits for one."""
-        return min(max(self._ceiling - len(self._taken), 0), self._waiting)
+        return min(max(self._ceiling - self._filled, 0), self._waiting)
 
     @property
     def retry_at(self) -> float | None:
@@ -72,7 +74,7 @@ class Slots(Generic[T]):
         """The items whose turn it is; each holds a place from here on."""
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
-            self._cap = min(self._ceiling, max(self._cap, len(self._taken) + 1))
+            self._cap = min(self._ceiling, max(self._cap, self._filled + 1))
         while self._queue and self._has_room():
             _, item = heapq.heappop(self._queue)
             if item in self._order:
@@ -84,7 +86,7 @@ class Slots(Generic[T]):
     def _has_room(self) -> bool:
         """While places are short, one submit at a time: the order holds, and no volley of refusals comes back."""
         short = self._cap < self._ceiling
-        return len(self._taken) < self._cap and not (short and self._unanswered)
+        return self._filled < self._cap and not (short and self._unanswered)
 
     def accepted(self, item: T) -> None:
         """The service took it: the cap climbs, unless a refusal is still fresh."""
@@ -101,7 +103,7 @@ class Slots(Generic[T]):
         self._leave(item)
         if maximum:
             self._ceiling = min(self._ceiling, maximum)
-        self._cap = min(self._ceiling, len(self._taken))
+        self._cap = min(self._ceiling, self._filled)
         self._retry_at = now + (DEFAULT_WAIT if wait is None else max(wait, _SHORTEST_WAIT))
         self._waiting += 1
         heapq.heappush(self._queue, (self._order[item], item))
@@ -110,6 +112,15 @@ class Slots(Generic[T]):
         """It fills no place any more."""
         self._leave(item)
         self._order.pop(item, None)
+
+    @property
+    def waiting(self) -> int:
+        """How many are in the queue."""
+        return self._waiting
+
+    @property
+    def _filled(self) -> int:
+        return len(self._taken) + self.elsewhere
 
     def _leave(self, item: T) -> None:
         self._taken.discard(item)

@@ -17,12 +17,13 @@ PACKAGE = Path(modelslab_async.__file__).parent
 LAYERS = [
     {"errors"},
     {"protocol"},
-    {"transport", "slots", "images", "arguments", "tally"},
-    {"download"},
+    {"transport", "slots", "images", "arguments", "tally", "presence", "database"},
+    {"download", "journal"},
     {"job"},
-    {"endings", "feed"},
+    {"endings", "feed", "books"},
     {"driver"},
     {"dispatch"},
+    {"recovery"},
     {"client"},
     {"emulator"},
 ]
@@ -80,15 +81,23 @@ def test_public_names() -> None:
     tree = ast.parse((PACKAGE / "errors.py").read_text(encoding="utf-8"))
     errors = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
     others = {
+        "Asset",
         "Balance",
         "BeyondDocumentationWarning",
+        "Budget",
         "Client",
+        "Estimate",
         "ImageToVideoUltra",
         "Job",
         "JobState",
+        "Journal",
+        "Plan",
+        "PriceList",
+        "Recovery",
         "SavedVideo",
         "Statistics",
         "JobEvent",
+        "JobRecord",
         "Timeouts",
         "Video",
     }

@@ -129,14 +129,16 @@ def watch(
     backoff: retry.Delays,
     *,
     now: float,
+    age: float = 0.0,
     links: tuple[str, ...] = (),
 ) -> Generator[Action, Seen, WatchOutcome]:
-    """Look until the service says that the job ended. `links` are where it announced the file.
+    """Look until the service says that the job ended. `links` are where it announced the file; the job was accepted
+    `age` seconds ago.
 
     A look that is due waits for its turn in the client's pace; a wake-up's goes at once. Looks that fail are tolerated
     while they may pass: each waits longer than the one before.
     """
-    started, deadline = now, math.inf if policy.timeout is None else now + policy.timeout
+    started, deadline = now - age, math.inf if policy.timeout is None else now + policy.timeout
     looks = _Looks(policy, schedule, links if policy.strategy == "links" else ())
     troubles: Iterator[float] | None = None
     pause, last = 0.0, ""

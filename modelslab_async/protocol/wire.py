@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
 from functools import cache
@@ -29,6 +29,8 @@ DEFAULT_BASE_URL = "https://modelslab.com"
 BALANCE_PATH = "/api/wallet_balance"
 QUEUE_DEPTH_PATH = "/api/v6/processing/request_count"
 UPLOAD_PATH = "/api/v6/base64_to_url"
+ASSETS_PATH = "/api/v6/assets_generated"
+ASSETS_A_PAGE = 30
 SUBMIT_PATHS = {
     Endpoint.V6: "/api/v6/video/img2video_ultra",
     Endpoint.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/img2video",
@@ -241,6 +243,31 @@ class Balance:
 
     amount: Decimal
     currency: str
+
+
+@attrs.frozen
+class Asset:
+    """A finished video of the account, as the service lists it: its id, and where the file is. No ref is told."""
+
+    id: str
+    links: tuple[str, ...]
+
+
+def encode_assets(page: int, key: ApiKey) -> bytes:
+    """The body of a question for the account's videos, newest first; pages count from 1."""
+    return encode_body({"type": "video", "page": page, "per_page": ASSETS_A_PAGE}, key)
+
+
+def decode_assets(reply: HttpReply, key: ApiKey) -> tuple[Asset, ...] | Refused | Malformed:
+    """A page of the account's videos. Rows that have no id are passed over."""
+    return _value(reply, key, lambda body: tuple(_assets(body.raw["data"], reply, key)))
+
+
+def _assets(rows: Any, reply: HttpReply, key: ApiKey) -> Iterator[Asset]:
+    for row in rows[:ASSETS_A_PAGE]:
+        asset = read(HttpReply(reply.status, json.dumps({**row, "status": "success"}).encode()), key)
+        if isinstance(asset, Body) and asset.id is not None:
+            yield Asset(asset.id, asset.links)
 
 
 def decode_upload(reply: HttpReply, key: ApiKey) -> str | Refused | Malformed:

@@ -1,0 +1,152 @@
+"""Kills a program at random instants until all of its jobs are done, and counts what was paid."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import attrs
+
+from modelslab_async import JobState
+from modelslab_async.books import account_of
+from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+from modelslab_async.journal import SqliteJournal
+from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.secret import ApiKey
+
+JOBS = 40
+SPEED = 200.0
+"""A job of 40 s takes a fifth of a second."""
+_ROOT = Path(__file__).resolve().parents[1]
+_TINY_PICTURE = b"\x89PNG\r\n\x1a\n"
+_REPLY_SECONDS = 10.0
+"""Of the service, for half of the replies to a submit: so kills hit that moment too."""
+_LONGEST = 60.0
+"""Seconds until a child that nobody kills must have ended."""
+
+
+class _Emulator(Emulator):
+    async def _fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
+        return _TINY_PICTURE
+
+
+@attrs.frozen(kw_only=True)
+class Toll:
+    """What came of one set of jobs. Each job is in just one of collected, uncertain, failed and forgotten."""
+
+    kills: int
+    charges: int
+    charged_twice: int
+    collected: int
+    uncertain: int
+    failed: int
+    forgotten: int
+
+    @property
+    def is_right(self) -> bool:
+        """Nothing paid twice, nothing forgotten."""
+        return not (self.charged_twice or self.forgotten)
+
+
+@attrs.define
+class Killer:
+    """Runs `children` copies of the program at a time and kills them, until they end by themselves."""
+
+    rng: random.Random
+    children: int = 1
+    restarts: bool = False
+    """Whether the emulator goes away for a moment after some of the kills."""
+    lasts: float = 1.0
+    """Seconds that a run takes, as far as is known: kills are spread over it."""
+
+    async def run(self, kills: int) -> Toll:
+        """At least one run; at most so many kills."""
+        faults = [Rule(Fault.SLOW, rate=0.5, seconds=_REPLY_SECONDS), Rule(Fault.EARLY_LINK, seconds=0)]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            async with _Emulator(
+                speed=SPEED, queue_limit=15, render=skeleton, eta={"good": 1}, faults=faults
+            ) as emulator:
+                killed, ended = 0, False
+                while not ended:
+                    dead = await self._generation(emulator, folder, killed < kills)
+                    killed += dead
+                    ended = dead == 0
+                    if dead and self.restarts and self.rng.random() < 0.5:
+                        await emulator._stop_listening(self.rng.uniform(0, 0.3))
+                return await _toll(emulator, folder, killed)
+
+    async def _generation(self, emulator: Emulator, folder: Path, may_kill: bool) -> int:
+        """One run of all children; how many were killed."""
+        arguments = ["-m", "benchmarks._crash_child", emulator.url, str(folder / "jobs.db"), str(folder), str(JOBS)]
+        begun = time.monotonic()
+        running = [
+            await asyncio.create_subprocess_exec(sys.executable, *arguments, str(self.rng.randrange(1000)), cwd=_ROOT)
+            for _ in range(self.children)
+        ]
+        killed = await asyncio.gather(*(self._ended(child, may_kill) for child in running))
+        if not any(killed):
+            self.lasts = (self.lasts + time.monotonic() - begun) / 2
+        return sum(killed)
+
+    async def _ended(self, child: asyncio.subprocess.Process, may_kill: bool) -> bool:
+        """Wait for a child, or kill it; whether it was killed."""
+        patience = self.rng.uniform(0.2, self.lasts) if may_kill else _LONGEST
+        try:
+            async with asyncio.timeout(patience):
+                await child.wait()
+        except TimeoutError:
+            child.send_signal(signal.SIGKILL)
+            await child.wait()
+            assert may_kill, "a child did not end by itself"
+        assert child.returncode in (0, -signal.SIGKILL), "a child failed; what it said is above"
+        return child.returncode != 0
+
+
+async def _toll(emulator: Emulator, folder: Path, kills: int) -> Toll:
+    records = await _records(emulator, folder / "jobs.db")
+    charges = Counter(map(str, emulator.ledger.track_ids()))
+    fates: Counter[str] = Counter(_fate(f"job-{number}", folder, records) for number in range(JOBS))
+    return Toll(
+        kills=kills,
+        charges=charges.total(),
+        charged_twice=sum(count > 1 for count in charges.values()),
+        collected=fates["collected"],
+        uncertain=fates["uncertain"],
+        failed=fates["failed"],
+        forgotten=fates["forgotten"],
+    )
+
+
+def _fate(ref: str, folder: Path, records: dict[str, JobRecord]) -> str:
+    record = records.get(ref)
+    if (folder / f"{ref}.mp4").exists():
+        return "collected"
+    match record.state if record else None:
+        case JobState.UNCERTAIN:
+            return "uncertain"
+        case JobState.FAILED | JobState.REFUSED:
+            return "failed"
+        case _:
+            return "forgotten"
+
+
+async def _records(emulator: Emulator, path: Path) -> dict[str, JobRecord]:
+    journal = SqliteJournal(path)
+    await journal.open()
+    account = account_of(ApiKey("any"), emulator.url)
+    found = [await journal.find(account, ref=f"job-{number}") for number in range(JOBS)]
+    await journal.close()
+    return {record.ref: record for record in found if record}
+
+
+def summed(tolls: Sequence[Toll]) -> Toll:
+    """All of them together."""
+    return Toll(**{field.name: sum(getattr(toll, field.name) for toll in tolls) for field in attrs.fields(Toll)})

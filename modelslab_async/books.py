@@ -1,0 +1,171 @@
+"""What is kept of each job while it moves: its row in the journal, and what it takes from the budget."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import attrs
+
+from modelslab_async.errors import InvalidRequestError, JournalError, Problem
+from modelslab_async.job import Job
+from modelslab_async.journal import Journal
+from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.pricing import Budget, PriceList
+from modelslab_async.protocol.record import JobRecord, after
+from modelslab_async.protocol.request import ImageToVideoUltra, shown
+from modelslab_async.protocol.secret import ApiKey
+
+_log = logging.getLogger("modelslab_async")
+
+
+def account_of(key: ApiKey, base_url: str) -> str:
+    """A fingerprint that tells accounts apart and does not tell the key."""
+    return hmac.new(key.reveal().encode(), f"modelslab_async journal {base_url}".encode(), hashlib.sha256).hexdigest()[
+        :16
+    ]
+
+
+@attrs.define(kw_only=True)
+class Books:
+    """The journal's rows, and the budget's numbers. One for each Client."""
+
+    key: ApiKey
+    base_url: str
+    journal: Journal | None
+    budget: Budget | None
+    prices: PriceList
+    clock: Callable[[], float] = time.time
+    """Unix seconds: rows are read by other processes, on other days."""
+    is_open: bool = attrs.field(default=False, init=False)
+    account: str = attrs.field(init=False)
+    left: dict[str, JobRecord] = attrs.field(factory=dict[str, JobRecord], init=False)
+    """What other clients had not finished when this one was opened, by ref."""
+
+    def __attrs_post_init__(self) -> None:
+        self.account = account_of(self.key, self.base_url)
+
+    async def open(self) -> None:
+        """Raises JournalError. What earlier runs spent counts from here on."""
+        if self.journal and not self.is_open:
+            await self.journal.open()
+            self.is_open = True
+            self.left = {record.ref: record for record in await self.journal.unfinished(self.account)}
+            if self.budget:
+                self.budget.spent_before(await self.journal.charges(self.account))
+
+    async def check_balance(self, balance: Callable[[], Awaitable[wire.Balance]]) -> None:
+        """Where the budget asks for it: that the wallet can pay for it. Raises BudgetExceededError."""
+        if self.budget and self.budget.check_balance:
+            self.budget.compare((await balance()).amount, self.clock())
+
+    async def close(self) -> None:
+        """Write what is left."""
+        if self.journal and self.is_open:
+            self.is_open = False
+            await self.journal.close()
+
+    def begin(self, job: Job) -> None:
+        """A job is to be submitted. Raises BudgetExceededError."""
+        if self.budget:
+            self.budget.reserve(job.ref, self.prices, self.clock())
+        if self.journal:
+            assert job.request is not None  # noqa: S101 - it is to be submitted
+            request = self.key.redact(wire.encode_request(job.request, ref=job.ref))
+            job._record = JobRecord(
+                account=self.account,
+                ref=job.ref,
+                owner=self.journal.owner,
+                created_at=self.clock(),
+                request=request,
+                price=self.prices.usd,
+            )
+            self.journal.note(job._record)
+
+    async def intend(self, job: Job, picture: Mapping[str, Any]) -> None:
+        """On disk before the POST. Raises JournalError, or InvalidRequestError for a ref that was sent before."""
+        if self.journal is None or job._record is None:
+            return
+        job._record = attrs.evolve(job._record, picture=picture)
+        if not await self.journal.append(job._record):
+            rule = "a job with this track_id was sent before, and may be paid for"
+            way_out = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"
+            raise InvalidRequestError([Problem("track_id", shown(job.ref), rule, way_out)])
+
+    async def answered(self, job: Job, event: lifecycle.Event) -> None:
+        """On disk right after the reply, before anybody is told."""
+        if self.journal and job._record and isinstance(event, lifecycle.Accepted | lifecycle.Succeeded):
+            try:
+                await self.journal.append(after(job._record, event, self.clock()))
+            except JournalError as error:
+                _log.error("%r: it was accepted, and that could not be written down: %s", job, error)
+
+    def moved(self, job: Job, event: lifecycle.Event) -> None:
+        """Every event comes here."""
+        if self.budget:
+            _settle(self.budget, job, event, self.clock())
+        if self.journal and job._record:
+            job._record = after(job._record, event, self.clock())
+            if not isinstance(event, lifecycle.Started | lifecycle.Accepted):  # those are waited for
+                self.journal.note(job._record)
+
+    async def saved(self, ref: str, path: str) -> None:
+        """The video of a job is on disk."""
+        if self.journal:
+            try:
+                record = await self.journal.find(self.account, ref=ref)
+                if record and record.state is JobState.READY:
+                    await self.take_over(record, saved_path=path)
+            except JournalError as error:
+                _log.error("%s is saved, and that could not be written down: %s", path, error)
+
+    def resolved(self, ref: str, *, taken: bool) -> None:
+        """A person knows what became of an uncertain job."""
+        if self.budget and taken:
+            self.budget.settle(ref, self.clock())
+        elif self.budget:
+            self.budget.release(ref)
+
+    async def places_elsewhere(self) -> int:
+        """How many places jobs of other clients are taken to fill."""
+        if self.journal is None or not self.is_open:
+            return 0
+        records, now, mine = await self.journal.unfinished(self.account), self.clock(), self.journal.owner
+        return sum(record.owner != mine and record.fills_place(now) for record in records)
+
+    async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
+        """Have the row of a client that is gone, changed; None where another was quicker."""
+        assert self.journal is not None  # noqa: S101 - rows come from it
+        mine = attrs.evolve(record, owner=self.journal.owner, **changes)
+        return mine if await self.journal.append(mine, take_over=record.owner) else None
+
+
+def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:
+    match event:
+        case lifecycle.Accepted() | lifecycle.Succeeded():
+            budget.settle(job.ref, now)
+        case lifecycle.Rejected() | lifecycle.Cancelled():
+            budget.release(job.ref)
+        case lifecycle.ReplyLost() | lifecycle.Failed():
+            budget.hold(job.ref)
+        case _:
+            pass
+
+
+def request_of(record: JobRecord) -> ImageToVideoUltra | None:
+    """What was asked for; its picture as where it came from."""
+    if record.request is None:
+        return None
+    picture = record.picture or {}
+    known = {name: value for name, value in record.request.items() if name in _FIELDS}
+    extra = {name: value for name, value in record.request.items() if name not in _FIELDS}
+    where = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
+    return ImageToVideoUltra(**{**known, "init_image": where, "extra": extra})
+
+
+_FIELDS = {field.name for field in attrs.fields(ImageToVideoUltra)} - {"extra", "init_image"}

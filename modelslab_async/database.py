@@ -1,0 +1,196 @@
+"""The journal's file: SQLite, in write-ahead mode, each transaction on disk before it counts (synchronous FULL).
+
+Everything in here blocks, and is called in the journal's thread.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from modelslab_async.errors import JournalError
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import SENT, UNFINISHED, JobRecord
+
+APPLICATION_ID = 0x4D4C6A31
+"""SQLite's mark of who a file belongs to: "MLj1"."""
+BUSY_SECONDS = 5.0
+"""How long another process may hold the file before that is an error."""
+_COLUMNS = (
+    "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
+    "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
+)  # fmt: skip
+_DETAILS = ("request", "picture", "eta", "links", "video", "error")
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE jobs (
+        account TEXT NOT NULL, ref TEXT NOT NULL, owner TEXT NOT NULL, created_at REAL NOT NULL, state TEXT NOT NULL,
+        job_id TEXT, price TEXT NOT NULL, charged INTEGER, submitted_at REAL, accepted_at REAL, ended_at REAL,
+        saved_path TEXT, details TEXT NOT NULL, PRIMARY KEY (account, ref)
+    ) WITHOUT ROWID;
+    CREATE INDEX jobs_by_state ON jobs (account, state);
+    """,
+)
+"""What makes a file of version n into one of version n + 1; `user_version` says which it is."""
+
+
+@attrs.frozen
+class Write:
+    """A job as it now is; `take_over` is the owner it may be taken from."""
+
+    record: JobRecord
+    take_over: str | None
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """SQLite's and the system's errors as one of ours, with what to do."""
+    try:
+        yield
+    except (sqlite3.Error, OSError, ValueError) as error:
+        words = str(error)
+        way_out = next((out for part, out in _WAYS_OUT.items() if part in words), "see the cause")
+        raise JournalError(f"journal {path}: {words}; {way_out}") from error
+
+
+_WAYS_OUT = {
+    "locked": "another program holds it: close that, or use a file of its own",
+    "full": "make room on the disk",
+    "readonly": "make it writable, or choose another path",
+    "unable to open": "check that the folder exists and is writable",
+    "not a database": "that file is something else: choose another path",
+    "malformed": "the file is damaged: restore a copy, or move it away and start a new one",
+    "I/O": "check the disk",
+}
+
+
+class Database:
+    """The file, seen from the journal's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Make it ours, or say why that cannot be."""
+        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            self._prepare(connection)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def write(self, batch: Sequence[Write]) -> list[bool]:
+        """One transaction; for each whether it was applied."""
+        rows = [(*_row(write.record), write.take_over) for write in batch]
+        with self._transaction() as connection:
+            return [connection.execute(_APPEND, row).rowcount > 0 for row in rows]
+
+    def unfinished(self, account: str) -> list[JobRecord]:
+        """Those that are, or may be, at the service, or wait for it; and videos that were not saved."""
+        sql = f"{_SELECT} WHERE account = ? AND state IN ({_marks(_UNFINISHED)}) AND saved_path IS NULL"
+        return [_record(row) for row in self._rows(f"{sql} ORDER BY created_at", account, *_UNFINISHED)]
+
+    def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+        """The job with this ref, or this id of the service."""
+        sql = f"{_SELECT} WHERE account = ? AND (ref = ? OR job_id = ?) LIMIT 1"
+        rows = self._rows(sql, account, ref, job_id)
+        return _record(rows[0]) if rows else None
+
+    def charges(self, account: str) -> list[tuple[str, float, Decimal]]:
+        """Each job that the service took, or may have: its ref, when, and its price."""
+        columns = "ref, coalesce(accepted_at, submitted_at, created_at), price"
+        rows = self._rows(f"SELECT {columns} FROM jobs WHERE account = ? AND charged IS NOT 0", account)  # noqa: S608
+        return [(ref, at, Decimal(price)) for ref, at, price in rows]
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        return self._opened.execute(sql, values).fetchall()
+
+    @property
+    def _opened(self) -> sqlite3.Connection:
+        if self._connection is None:
+            raise JournalError(f"journal {self._path}: it is not open")
+        return self._connection
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._opened
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            raise
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        mark, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if tables and mark != APPLICATION_ID:
+            raise JournalError(f"journal {self._path}: a database of another program; choose another path")
+        if version > len(MIGRATIONS):
+            words = f"written by a newer version (schema {version}, this one knows {len(MIGRATIONS)})"
+            raise JournalError(f"journal {self._path}: {words}; update modelslab_async")
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise JournalError(f"journal {self._path}: no write-ahead log can be kept there; choose a local disk")
+        connection.execute("PRAGMA synchronous = FULL")
+        self._connection = connection
+        if version < len(MIGRATIONS):
+            self._migrate()
+
+    def _migrate(self) -> None:
+        """Under the lock, since another process may be about to do the same."""
+        with self._transaction() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            for script in MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+_UNFINISHED = tuple(state.value for state in UNFINISHED)
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608 - names of ours
+_SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
+_APPEND = f"""
+    INSERT INTO jobs ({", ".join(_COLUMNS)}) VALUES ({_marks(_COLUMNS)})
+    ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
+    WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR owner = ?
+       OR state NOT IN ({_SENT})
+"""  # noqa: S608 - names of ours
+
+
+def _row(record: JobRecord) -> tuple[Any, ...]:
+    details = json.dumps({name: value for name in _DETAILS if (value := getattr(record, name))})
+    plain = (record.account, record.ref, record.owner, record.created_at, record.state.value, record.job_id)
+    money = (str(record.price), record.charged)
+    return (*plain, *money, record.submitted_at, record.accepted_at, record.ended_at, record.saved_path, details)
+
+
+def _record(row: tuple[Any, ...]) -> JobRecord:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    details = json.loads(values.pop("details"))
+    charged = None if values["charged"] is None else bool(values["charged"])
+    known = {"state": JobState(values["state"]), "price": Decimal(values["price"]), "charged": charged}
+    return JobRecord(**{**values, **details, **known, "links": tuple(details.get("links", ()))})

@@ -1,0 +1,68 @@
+"""Which clients are alive, across processes: each holds a lock on a file of its own, which ends with its process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+if sys.platform != "win32":
+    import fcntl
+
+    def _locks(file: IO[bytes]) -> bool:
+        """Take the lock; whether it was free."""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+else:
+
+    def _locks(file: IO[bytes]) -> bool:  # noqa: ARG001 - as above
+        """On Windows an open file cannot be deleted, which is lock enough."""
+        return True
+
+
+class Presence:
+    """A client's own lock, beside the file that clients share; and a look at the others'."""
+
+    def __init__(self, beside: Path) -> None:
+        self._beside = beside
+        self._file: IO[bytes] | None = None
+        self.owner = uuid.uuid4().hex[:16]
+
+    def enter(self) -> None:
+        """Be alive, until `leave` or the end of the process, however it ends. Raises OSError."""
+        self._file = self._path(self.owner).open("xb")
+        _locks(self._file)
+
+    def leave(self) -> None:
+        """Be gone."""
+        if self._file:
+            self._file.close()
+            self._file = None
+            self._path(self.owner).unlink(missing_ok=True)
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether this client still drives its jobs. What a dead one left is removed."""
+        if owner == self.owner:
+            return True
+        path = self._path(owner)
+        try:
+            with path.open("rb") as file:
+                if not _locks(file):
+                    return True
+                if os.name != "nt":
+                    path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            return False
+        with suppress(FileNotFoundError, PermissionError):
+            path.unlink()
+        return path.exists()
+
+    def _path(self, owner: str) -> Path:
+        return self._beside.with_name(f"{self._beside.name}-{owner}.alive")

@@ -1,0 +1,120 @@
+"""What is written down of a job: a row of the journal, and how each event changes it.
+
+A row holds all that is needed to collect the job later: the service's id, its links, and what was asked for. It holds
+no key and no picture, only where the picture came from, its length and its digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+import attrs
+
+from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol.lifecycle import JobState, Video
+
+PLACE_HOLD = 600.0
+"""Seconds for which a job of a process that is gone is taken to fill a place at the service: ten times a long one."""
+UNCERTAIN_HOLD = 120.0
+"""The same for a job whose reply was lost: three times what one was measured to take."""
+
+_S = JobState
+SENT = frozenset(JobState) - {_S.WAITING, _S.REFUSED, _S.CANCELLED}
+"""States of jobs that were, or may have been, taken by the service: their ref is not sent again."""
+
+
+UNFINISHED = (_S.WAITING, _S.SUBMITTING, _S.PROCESSING, _S.READY, _S.UNCERTAIN, _S.TIMED_OUT)
+"""States of jobs that somebody should still look after, unless their video is saved."""
+
+
+@attrs.frozen(kw_only=True)
+class JobRecord:
+    """One job. Times are unix seconds, None where it did not happen.
+
+    account: a fingerprint of key and base URL. owner: the client that drives it, see `Presence`.
+    request: the parameters as they are sent, without key and picture; None for a job that was attached to.
+    picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known.
+    price: USD that the service takes for it. charged: None where nobody on this side can know.
+    video: what is known of the finished video; None before. error: why there is none.
+    saved_path: where the file was put; None before.
+    """
+
+    account: str
+    ref: str
+    owner: str
+    created_at: float
+    state: JobState = JobState.WAITING
+    job_id: str | None = None
+    request: Mapping[str, Any] | None = None
+    picture: Mapping[str, Any] | None = None
+    price: Decimal = Decimal(0)
+    charged: bool | None = False
+    eta: float | None = None
+    links: tuple[str, ...] = ()
+    video: Mapping[str, Any] | None = None
+    error: str | None = None
+    submitted_at: float | None = None
+    accepted_at: float | None = None
+    ended_at: float | None = None
+    saved_path: str | None = None
+
+    def fills_place(self, now: float) -> bool:
+        """Whether it is taken to be queued or processing at the service."""
+        match self.state:
+            case JobState.SUBMITTING | JobState.UNCERTAIN:
+                return now < (self.submitted_at or 0.0) + UNCERTAIN_HOLD
+            case JobState.PROCESSING:
+                return now < (self.accepted_at or 0.0) + PLACE_HOLD
+            case _:
+                return False
+
+
+def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
+    """The record once the event has happened."""
+    state = lifecycle.transition(record.state, event)
+    return attrs.evolve(record, state=state, **_changes(record, event, now))
+
+
+def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str, Any]:  # noqa: C901 - a table
+    match event:
+        case lifecycle.Started():
+            return {"submitted_at": now, "charged": None}
+        case lifecycle.PutBack():
+            return {"submitted_at": None, "charged": False}
+        case lifecycle.Accepted(reply=reply):
+            links = reply.future_links
+            return {"job_id": reply.id, "eta": reply.eta, "links": links, "accepted_at": now, "charged": True}
+        case lifecycle.Succeeded(ready=ready):
+            links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *record.links)))
+            taken = {"job_id": record.job_id or ready.id, "accepted_at": record.accepted_at or now}
+            return {**taken, "links": links, "ended_at": now, "charged": True}
+        case lifecycle.Verified(video=video):
+            return {"video": _kept(video), "links": video.links, "error": None}
+        case lifecycle.Cancelled():
+            return {"ended_at": now, "charged": False}
+        case lifecycle.Rejected(error=error):
+            return {"ended_at": now, "charged": False, "error": str(error)}
+        case lifecycle.Failed(error=error, id=job_id):
+            return {"ended_at": now, "charged": None, "error": str(error), "job_id": record.job_id or job_id}
+        case lifecycle.ReplyLost(error=error):
+            return {"charged": None, "error": str(error)}
+        case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
+            return {"error": str(error)}
+
+
+def _kept(video: Video) -> dict[str, Any]:
+    return {
+        "url": video.url,
+        "seed": video.seed,
+        "meta": dict(video.meta),
+        "generation_time": video.generation_time,
+    }
+
+
+def video_of(record: JobRecord) -> Video | None:
+    """The finished video, or None where there is none."""
+    if record.video is None:
+        return None
+    return Video(id=record.job_id, ref=record.ref, links=record.links, **record.video)

@@ -1,0 +1,110 @@
+"""What an earlier client, here or in a process that is gone, left behind; and how it is taken up again."""
+
+from __future__ import annotations
+
+import attrs
+
+from modelslab_async.books import Books, request_of
+from modelslab_async.dispatch import Dispatcher
+from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
+from modelslab_async.job import Job
+from modelslab_async.journal import Journal
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.request import shown
+from modelslab_async.protocol.wire import Asset
+
+
+@attrs.frozen(kw_only=True)
+class Recovery:
+    """What `Client.recover` found in the journal. Nothing of it was, or will be, submitted again.
+
+    jobs: those that are paid for: watched on, or READY and not saved yet. `job.save` and `await job` work as ever.
+    uncertain: those whose reply was lost. `Client.resolve` takes a person's word on them.
+    unsent: those that never had their turn: nothing is charged.
+    elsewhere: those that another client, which is alive, looks after.
+    candidates: with `search`, the account's recent videos that no row knows: one may be an uncertain job's.
+    """
+
+    jobs: tuple[Job, ...]
+    uncertain: tuple[JobRecord, ...]
+    unsent: tuple[JobRecord, ...]
+    elsewhere: tuple[JobRecord, ...]
+    candidates: tuple[Asset, ...] = ()
+
+
+@attrs.define
+class Recoverer:
+    """Takes up jobs of the journal."""
+
+    books: Books
+    dispatcher: Dispatcher
+
+    @property
+    def journal(self) -> Journal:
+        """Raises ClientStateError where there is none."""
+        if self.books.journal is None or not self.books.is_open:
+            raise ClientStateError("there is no journal: async with Client(journal=...) keeps one")
+        return self.books.journal
+
+    async def recover(self) -> Recovery:
+        """Collect, and list."""
+        jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
+        for record in await self.journal.unfinished(self.books.account):
+            if record.owner == self.journal.owner:
+                continue
+            if self.journal.is_alive(record.owner):
+                elsewhere.append(record)
+            elif record.state is JobState.WAITING:
+                unsent.append(record)
+            elif record.state in (JobState.SUBMITTING, JobState.UNCERTAIN):
+                if mine := await self.books.take_over(record, state=JobState.UNCERTAIN):
+                    uncertain.append(mine)
+            elif job := await self._restored(record):
+                jobs.append(job)
+        await self.dispatcher.count_elsewhere()
+        return Recovery(jobs=tuple(jobs), uncertain=tuple(uncertain), unsent=tuple(unsent), elsewhere=tuple(elsewhere))
+
+    async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
+        """Those of the account's videos that no row knows."""
+        return tuple([a for a in assets if await self.journal.find(self.books.account, job_id=a.id) is None])
+
+    def attach(self, ref: str) -> Job | None:
+        """The job of a row with this ref that another client left; None where none is known."""
+        record = self.books.left.get(ref)
+        if record is None or record.job_id is None or self.journal.is_alive(record.owner):
+            return None
+        mine = attrs.evolve(record, owner=self.journal.owner, state=_state_of(record))
+        self.journal.append(mine, take_over=record.owner)
+        return self._job(mine)
+
+    async def resolve(self, ref: str, *, job_id: str | None) -> Job | None:
+        """An uncertain job was taken as `job_id`, or with None was not."""
+        record = await self.journal.find(self.books.account, ref=ref)
+        if record is None or record.state is not JobState.UNCERTAIN:
+            rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
+            raise InvalidRequestError([Problem("ref", shown(ref), rule, "see Client.recover().uncertain")])
+        self.books.resolved(ref, taken=job_id is not None)
+        if job_id is None:
+            await self.books.take_over(record, state=JobState.REFUSED, charged=False, ended_at=self.books.clock())
+            return None
+        return await self._restored(attrs.evolve(record, job_id=job_id, charged=True))
+
+    async def _restored(self, record: JobRecord) -> Job | None:
+        """A job that goes on; None where another client was quicker."""
+        mine = await self.books.take_over(record, state=_state_of(record))
+        return None if mine is None else self._job(mine)
+
+    def _job(self, mine: JobRecord) -> Job:
+        self.books.left.pop(mine.ref, None)
+        since = mine.accepted_at or mine.submitted_at or mine.created_at
+        age = max(self.books.clock() - since, 0.0)
+        job = Job.restored(self.dispatcher, mine, request_of(mine), age=age)
+        if not job.done():
+            self.dispatcher.adopt(job)
+        return job
+
+
+def _state_of(record: JobRecord) -> JobState:
+    """A video that is known is there; anything else is looked at anew."""
+    return JobState.READY if record.video is not None else JobState.PROCESSING

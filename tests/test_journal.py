@@ -1,0 +1,247 @@
+"""Jobs on disk: what a journal keeps, who may write what, and how it says that it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from modelslab_async import JobState, JournalError
+from modelslab_async.database import APPLICATION_ID, MIGRATIONS
+from modelslab_async.journal import SqliteJournal
+from modelslab_async.presence import Presence
+from modelslab_async.protocol.record import SENT, JobRecord
+
+S = JobState
+FULL = JobRecord(
+    account="a",
+    ref="r1",
+    owner="o",
+    created_at=1.5,
+    state=S.READY,
+    job_id="77",
+    request={"prompt": "zoom in", "num_frames": 81},
+    picture={"source": "path", "where": "/pictures/a.png", "length_bytes": 5, "sha256": "ab"},
+    price=Decimal("0.20"),
+    charged=True,
+    eta=40.5,
+    links=("https://files.invalid/a.mp4",),
+    video={"url": "https://files.invalid/a.mp4", "seed": 7, "meta": {}, "generation_time": None},
+    error="why",
+    submitted_at=2.0,
+    accepted_at=3.0,
+    ended_at=4.0,
+)
+
+
+def a_record(journal: SqliteJournal, ref: str = "r1", state: JobState = S.WAITING, **changes: Any) -> JobRecord:
+    return attrs.evolve(JobRecord(account="a", ref=ref, owner=journal.owner, created_at=1.0, state=state), **changes)
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[SqliteJournal]:
+    journal = SqliteJournal(tmp_path / "jobs.db")
+    await journal.open()
+    yield journal
+    await journal.close()
+
+
+async def test_a_row_is_read_as_it_was_written(journal: SqliteJournal) -> None:
+    """Every field comes back, whatever it holds."""
+    bare = JobRecord(account="a", ref="r2", owner="o", created_at=0.1, charged=None)
+    assert all(await asyncio.gather(journal.append(FULL), journal.append(bare)))
+    assert await journal.find("a", ref="r1") == FULL
+    assert await journal.find("a", job_id="77") == FULL
+    assert await journal.find("a", ref="r2") == bare
+    assert await journal.find("b", ref="r1") is None
+
+
+async def test_what_is_awaited_survives_the_process(tmp_path: Path, journal: SqliteJournal) -> None:
+    """Another connection reads a row as soon as its write was awaited."""
+    await journal.append(FULL)
+    with sqlite3.connect(tmp_path / "jobs.db") as other:
+        assert other.execute("SELECT ref, state FROM jobs").fetchall() == [("r1", "ready")]
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    other.close()
+
+
+async def test_unfinished_are_those_to_look_after(journal: SqliteJournal) -> None:
+    """Waiting, sent, running, uncertain, no longer watched, and videos that are not saved; the oldest first."""
+    for number, state in enumerate(S):
+        await journal.append(a_record(journal, state.value, state, created_at=-float(number)))
+    await journal.append(a_record(journal, "saved", S.READY, saved_path="/videos/a.mp4"))
+    found = [record.state for record in await journal.unfinished("a")]
+    assert set(found) == {S.WAITING, S.SUBMITTING, S.PROCESSING, S.READY, S.UNCERTAIN, S.TIMED_OUT}
+    assert found == [state for state in reversed(S) if state in found]
+    assert await journal.unfinished("b") == []
+
+
+@pytest.mark.parametrize("state", S)
+@pytest.mark.parametrize("intruder", [{"created_at": 2.0}, {"owner": "other"}], ids=["another job", "another owner"])
+async def test_a_ref_is_sent_once(journal: SqliteJournal, state: JobState, intruder: dict[str, Any]) -> None:
+    """A ref that was or may have been sent belongs to its job; one that surely was not is free."""
+    mine, theirs = a_record(journal, state=state), a_record(journal, state=S.SUBMITTING, **intruder)
+    await journal.append(mine)
+    assert await journal.append(theirs) is (state not in SENT)
+    assert await journal.find("a", ref="r1") == (mine if state in SENT else theirs)
+
+
+async def test_a_row_is_taken_over_once(journal: SqliteJournal) -> None:
+    """Of two clients that take up the job of a dead one, one gets it."""
+    await journal.append(a_record(journal, state=S.PROCESSING, owner="dead"))
+    results = [
+        await journal.append(a_record(journal, state=S.PROCESSING, owner=owner), take_over="dead")
+        for owner in ("first", "second")
+    ]
+    assert results == [True, False]
+
+
+async def test_charges_are_what_was_or_may_have_been_paid(journal: SqliteJournal) -> None:
+    """Accepted and uncertain jobs with their price, not what was refused or never sent."""
+    rows = [
+        a_record(journal, "taken", S.READY, charged=True, submitted_at=90.0, accepted_at=100.0, price=Decimal("0.3")),
+        a_record(journal, "doubt", S.UNCERTAIN, charged=None, submitted_at=110.0, price=Decimal("0.2")),
+        a_record(journal, "no", S.REFUSED, charged=False, submitted_at=120.0, price=Decimal("0.2")),
+        a_record(journal, "waits", S.WAITING, price=Decimal("0.2")),
+    ]
+    await asyncio.gather(*map(journal.append, rows))
+    expected = [("doubt", 110.0, Decimal("0.2")), ("taken", 100.0, Decimal("0.3"))]
+    assert sorted(await journal.charges("a")) == expected
+
+
+async def test_many_writes_share_a_transaction(journal: SqliteJournal, tmp_path: Path) -> None:
+    """A thousand writes at once are far fewer commits, and all are there."""
+    await asyncio.gather(*(journal.append(a_record(journal, str(number))) for number in range(1000)))
+    assert len(await journal.unfinished("a")) == 1000
+    pages = (tmp_path / "jobs.db-wal").stat().st_size / 4096
+    assert pages < 1000
+
+
+# --- where it cannot ----------------------------------------------------------------------------------------------
+
+
+async def refused(path: Path) -> str:
+    """What opening says."""
+    journal = SqliteJournal(path)
+    try:
+        with pytest.raises(JournalError) as caught:
+            await journal.open()
+    finally:
+        await journal.close()
+    assert caught.value.charged is False
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+async def test_a_newer_version(tmp_path: Path, journal: SqliteJournal) -> None:
+    """It is left alone, and the way out is told."""
+    with sqlite3.connect(tmp_path / "jobs.db") as other:
+        other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    other.close()
+    assert "newer version" in await refused(tmp_path / "jobs.db")
+
+
+async def test_a_foreign_database(tmp_path: Path) -> None:
+    """Another program's file is not written to."""
+    path = tmp_path / "other.db"
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE mine (x)")
+    other.close()
+    before = path.read_bytes()
+    assert "another program" in await refused(path)
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    """A picture is not overwritten."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(5000))
+    assert "not a database" in await refused(path)
+    assert path.stat().st_size == 5008
+
+
+async def test_a_damaged_database(tmp_path: Path) -> None:
+    """A page of rubbish is told as damage."""
+    path = tmp_path / "jobs.db"
+    journal = SqliteJournal(path)
+    await journal.open()
+    await asyncio.gather(*(journal.append(a_record(journal, str(number))) for number in range(500)))
+    await journal.close()
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xa5" * (len(data) - 4096)
+    path.write_bytes(data)
+    damaged = SqliteJournal(path)
+    with pytest.raises(JournalError, match="malformed"):
+        await _used(damaged)
+    await damaged.close()
+
+
+async def _used(journal: SqliteJournal) -> None:
+    await journal.open()
+    await journal.append(a_record(journal, state=S.SUBMITTING))
+    await journal.unfinished("a")
+
+
+@pytest.mark.parametrize("path", ["/proc/jobs.db", "/nowhere/at/all/jobs.db"])
+async def test_a_folder_that_cannot_be_written(path: str) -> None:
+    """Read-only, or not there."""
+    assert "folder" in await refused(Path(path))
+
+
+async def test_a_locked_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program that keeps the file to itself is told, and the intent is not recorded."""
+    monkeypatch.setattr("modelslab_async.database.BUSY_SECONDS", 0.05)
+    journal = SqliteJournal(tmp_path / "jobs.db")
+    await journal.open()
+    other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(JournalError, match="locked"):
+        await journal.append(a_record(journal, state=S.SUBMITTING))
+    other.execute("ROLLBACK")
+    other.close()
+    assert await journal.find("a", ref="r1") is None
+    await journal.close()
+
+
+async def test_a_full_disk(journal: SqliteJournal) -> None:
+    """An intent that finds no room is refused and forgotten; an acceptance is written once there is room."""
+    connection = journal._database._connection
+    assert connection is not None
+    accepted = a_record(journal, "taken", S.PROCESSING, request={"prompt": "x" * 9000})
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    for record in (a_record(journal, "intent", S.SUBMITTING, request={"prompt": "x" * 9000}), accepted):
+        with pytest.raises(JournalError, match="make room"):
+            await journal.append(record)
+    connection.execute("PRAGMA max_page_count = 100000")
+    await journal.append(a_record(journal, "next", S.SUBMITTING))
+    assert [await journal.find("a", ref=ref) is None for ref in ("intent", "taken", "next")] == [True, False, False]
+
+
+async def test_a_new_file_is_marked(tmp_path: Path, journal: SqliteJournal) -> None:
+    """Whose it is, and of which version, is told by the file itself."""
+    assert journal.is_alive(journal.owner)
+    with sqlite3.connect(tmp_path / "jobs.db") as other:
+        assert other.execute("PRAGMA application_id").fetchone() == (APPLICATION_ID,)
+        assert other.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+    other.close()
+
+
+def test_presence_ends_with_its_holder(tmp_path: Path) -> None:
+    """A client is alive for others while it holds its lock, and what a dead one left is cleared away."""
+    one, other = Presence(tmp_path / "jobs.db"), Presence(tmp_path / "jobs.db")
+    one.enter()
+    assert other.is_alive(one.owner)
+    one.leave()
+    assert not other.is_alive(one.owner)
+    (tmp_path / f"jobs.db-{'0' * 16}.alive").touch()
+    assert not other.is_alive("0" * 16)
+    assert not list(tmp_path.glob("*.alive"))
+    assert json.dumps(other.owner) != json.dumps(one.owner)

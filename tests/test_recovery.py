@@ -1,0 +1,230 @@
+"""What a new client takes up of what an old one left: on virtual time, with a journal on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import attrs
+import pytest
+from conftest import KEY, PNG, World, a_request
+
+from modelslab_async import (
+    Client,
+    ClientStateError,
+    InvalidRequestError,
+    JobRecord,
+    JobState,
+    JournalError,
+    SubmitUncertainError,
+)
+from modelslab_async.emulator import Fault, Rule
+from modelslab_async.journal import SqliteJournal
+
+pytestmark = pytest.mark.looptime
+MakeWorld = Callable[..., World]
+S = JobState
+LOST_REPLY = Rule(Fault.RESET_AFTER, times=1)
+
+
+async def row(client: Client, ref: str) -> JobRecord:
+    """What the journal has of a job."""
+    assert client._books.journal is not None
+    record = await client._books.journal.find(client._books.account, ref=ref)
+    assert record is not None
+    return record
+
+
+async def test_a_row_tells_all_that_is_needed_later(world: MakeWorld, tmp_path: Path) -> None:
+    """Id, links, request, price, times and the picture's whereabouts; no key, and no picture."""
+    picture = tmp_path / "a.png"
+    picture.write_bytes(PNG + b"pixels that stay out of it")
+    async with world().client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request(init_image=picture, seed=7))
+        await job.submitted()
+        running = await row(client, job.ref)
+        await job
+        ready = await row(client, job.ref)
+        saved = await job.save(tmp_path / "a.mp4")
+        assert (await row(client, job.ref)).saved_path == str(saved.path)
+    assert (running.state, running.job_id, running.charged) == (S.PROCESSING, job.id, True)
+    assert running.request is not None
+    assert (running.request["prompt"], running.request["seed"]) == ("moving character", 7)
+    assert running.picture == {
+        "source": "path",
+        "where": str(picture),
+        "length_bytes": picture.stat().st_size,
+        "sha256": hashlib.sha256(picture.read_bytes()).hexdigest(),
+    }
+    assert (ready.state, ready.links, str(ready.price)) == (S.READY, job.result().links, "0.2")
+    written = b"".join(path.read_bytes() for path in tmp_path.glob("jobs.db*"))
+    assert KEY.encode() not in written
+    assert b"pixels that stay out of it" not in written
+
+
+async def test_a_new_client_collects_what_an_old_one_paid_for(world: MakeWorld, tmp_path: Path) -> None:
+    """Jobs that ran when their client went away are watched on by the next, and are not paid for again."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        left = [client.submit(a_request(seed=seed)) for seed in range(3)]
+        for job in left:
+            await job.submitted()
+        await client.aclose(drain=False)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        found = await client.recover()
+        assert {job.ref for job in found.jobs} == {job.ref for job in left}
+        assert {job.request.seed for job in found.jobs if job.request} == {0, 1, 2}
+        for job in found.jobs:
+            await job.save(tmp_path / f"{job.ref}.mp4")
+        assert (await client.recover()).jobs == ()
+    assert len(here.service.ledger.charges) == 3
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        assert (await client.recover()).jobs == ()
+
+
+async def test_a_video_that_was_not_saved_can_be_saved_later(world: MakeWorld, tmp_path: Path) -> None:
+    """It is known without asking; where its links died meanwhile, the service is asked for others."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request())
+        await job
+        assert client._books.journal is not None
+        record = await row(client, job.ref)
+        assert record.video is not None
+        dead = {**record.video, "url": "https://files.invalid/gone"}
+        await client._books.journal.append(attrs.evolve(record, links=("https://files.invalid/gone",), video=dead))
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        (found,) = (await client.recover()).jobs
+        assert found.result().url == "https://files.invalid/gone"
+        saved = await found.save(tmp_path / "a.mp4")
+        assert saved.path.exists()
+
+
+async def test_an_uncertain_job_stays_so_and_is_shown(world: MakeWorld, tmp_path: Path) -> None:
+    """Time, ref and request are known; it is not sent again, and its ref cannot be, by mistake."""
+    here = world(faults=[LOST_REPLY])
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request(track_id="mine"))
+        with pytest.raises(SubmitUncertainError):
+            await job
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        (record,) = (await client.recover()).uncertain
+        assert (record.ref, record.state, record.charged) == ("mine", S.UNCERTAIN, None)
+        assert record.submitted_at is not None
+        assert record.request is not None
+        again = client.submit(a_request(track_id="mine"))
+        with pytest.raises(InvalidRequestError, match="sent before"):
+            await again
+    assert len(here.service.ledger.charges) == 1
+
+
+async def test_a_person_finds_the_uncertain_job(world: MakeWorld, tmp_path: Path) -> None:
+    """The account's videos that no row knows are candidates; with the id of one the job goes on to its video."""
+    here = world(faults=[LOST_REPLY])
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        known = client.submit(a_request())
+        await known.wait()
+        other = await client.generate(a_request())
+        await asyncio.sleep(100)
+        (candidate,) = (await client.recover(search=True)).candidates
+        assert candidate.id != other.id
+        job = await client.resolve(known.ref, id=candidate.id)
+        assert job is not None
+        assert (await job).id == candidate.id
+        assert (await row(client, known.ref)).charged is True
+    assert len(here.service.ledger.charges) == 2
+
+
+async def test_a_person_says_that_it_was_lost(world: MakeWorld, tmp_path: Path) -> None:
+    """Then it counts as not charged, and its ref may be sent."""
+    here = world(faults=[Rule(Fault.RESET_BEFORE, times=1)])
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request(track_id="mine"))
+        await job.wait()
+        assert job.state is S.UNCERTAIN
+        assert await client.resolve("mine", lost=True) is None
+        await client.submit(a_request(track_id="mine"))
+    assert here.service.ledger.track_ids() == ["mine"]
+
+
+async def test_resolving_what_cannot_be(world: MakeWorld, tmp_path: Path) -> None:
+    """An unknown ref, a job that is not uncertain, and a word that says nothing are refused."""
+    async with world().client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request())
+        await job
+        with pytest.raises(InvalidRequestError, match="no uncertain job"):
+            await client.resolve("unknown", lost=True)
+        with pytest.raises(InvalidRequestError, match="ready"):
+            await client.resolve(job.ref, lost=True)
+        with pytest.raises(InvalidRequestError, match="just one"):
+            await client.resolve(job.ref)
+
+
+async def test_jobs_of_others_fill_places(world: MakeWorld, tmp_path: Path) -> None:
+    """A client on the same journal counts the jobs of the other, which is alive, and waits for a place among them."""
+    here = world()
+    path = tmp_path / "jobs.db"
+    async with here.client(journal=path) as one:
+        running = [one.submit(a_request()) for _ in range(2)]
+        for job in running:
+            await job.submitted()
+        async with here.client(journal=path, max_in_flight=2) as other:
+            waits = other.submit(a_request())
+            assert len((await other.recover()).elsewhere) == 2
+            assert (waits.state, other.statistics().in_flight) == (S.WAITING, 0)
+            await asyncio.wait([asyncio.ensure_future(job.wait()) for job in running], return_when="FIRST_COMPLETED")
+            await asyncio.sleep(3)
+            assert waits.state in (S.SUBMITTING, S.PROCESSING)
+            await waits
+
+
+async def test_attach_knows_refs_of_the_journal(world: MakeWorld, tmp_path: Path) -> None:
+    """The ref of a job that another client left is as good as its id."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request(track_id="mine"))
+        await job.submitted()
+        await client.aclose(drain=False)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        found = client.attach("mine")
+        assert (found.id, found.request is not None) == (job.id, True)
+        assert (await found).ref == "mine"
+
+
+async def test_what_cannot_be_written_down_is_not_sent(world: MakeWorld, tmp_path: Path) -> None:
+    """With a full disk the job is refused, for the journal's reason, and costs nothing; with room the next one goes."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        journal = client._books.journal
+        assert isinstance(journal, SqliteJournal)
+        connection = journal._database._connection
+        assert connection is not None
+        connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
+        job = client.submit(a_request(prompt="x" * 9000))
+        with pytest.raises(JournalError) as caught:
+            await job
+        assert (job.state, caught.value.charged, here.count("img2video")) == (S.REFUSED, False, 0)
+        connection.execute("PRAGMA max_page_count = 100000")
+        await client.submit(a_request())
+    assert len(here.service.ledger.charges) == 1
+
+
+async def test_a_client_with_a_journal_is_entered_first(world: MakeWorld, tmp_path: Path) -> None:
+    """Before that, what others have at the service is not known."""
+    client = world().client(journal=tmp_path / "jobs.db")
+    with pytest.raises(ClientStateError, match="async with"):
+        client.submit(a_request())
+    await client.aclose()
+    async with world().client() as bare:
+        with pytest.raises(ClientStateError, match="no journal"):
+            await bare.recover()
+
+
+async def test_a_journal_that_cannot_be_opened(world: MakeWorld, tmp_path: Path) -> None:
+    """Says so before anything is submitted."""
+    (tmp_path / "jobs.db").write_bytes(b"not a database, certainly not one" * 100)
+    with pytest.raises(JournalError, match="not a database"):
+        async with world().client(journal=tmp_path / "jobs.db"):
+            pytest.fail("it must not get here")
