@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from decimal import Decimal
@@ -23,6 +24,7 @@ APPLICATION_ID = 0x4D4C6A31
 """SQLite's mark of who a file belongs to: "MLj1"."""
 BUSY_SECONDS = 5.0
 """How long another process may hold the file before that is an error."""
+_RETRY_SECONDS = 0.02
 _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
     "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
@@ -79,14 +81,26 @@ class Database:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        """Make it ours, or say why that cannot be."""
-        connection = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        try:
-            self._prepare(connection)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
+        """Make it ours, or say why that cannot be.
+
+        Where another process is about to do the same, or mends what a third left when it died, SQLite says "locked" at
+        once, whatever its timeout is: that passes.
+        """
+        patience = time.monotonic() + BUSY_SECONDS
+        while True:
+            connection = sqlite3.connect(
+                self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare(connection)
+            except BaseException as error:
+                connection.close()
+                self._connection = None
+                if not _is_locked(error) or time.monotonic() >= patience:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
 
     def close(self) -> None:
         """Let go of the file."""
@@ -164,6 +178,10 @@ class Database:
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+
+def _is_locked(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def _marks(values: Sequence[str]) -> str:
