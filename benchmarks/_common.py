@@ -1,7 +1,7 @@
 """What the benchmarks share: arguments, the table and its reaches, and an emulator in a process of its own.
 
-`python -m benchmarks._common SPEED ETAS` is that process. It tells its URL, then for every line that it reads how many
-requests it was sent so far and when each job ended, as JSON, and ends with its input.
+`python -m benchmarks._common SPEED ETAS FAULTS` is that process. It tells its URL, then for every line that it reads
+how many requests it was sent so far, what was charged and when each job ended, as JSON, and ends with its input.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -23,6 +24,7 @@ from aiohttp import web
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
 from modelslab_async.emulator.order import EtaKind
 
+LINKS_AT_ONCE = Rule(Fault.EARLY_LINK, seconds=0)
 GOOD_ETAS: Mapping[EtaKind, float] = {"good": 1}
 NOT_INSTALLED = "modelslab-py is not installed, and left out: python -m pip install -e '.[bench]'"
 _QUEUE_LIMIT = 10_000
@@ -103,8 +105,11 @@ def conclude(wanted: Options, text: str, figures: Mapping[str, Any], reaches: Se
 class Server:
     """An emulator in another process, on loopback; it ends with the block, and with this process however that ends."""
 
-    def __init__(self, speed: float, eta: Mapping[EtaKind, float] = GOOD_ETAS) -> None:
-        self._arguments = [str(speed), json.dumps(eta)]
+    def __init__(
+        self, speed: float, eta: Mapping[EtaKind, float] = GOOD_ETAS, faults: Sequence[Rule] = (LINKS_AT_ONCE,)
+    ) -> None:
+        rules = [{**attrs.asdict(rule), "fault": rule.fault.name} for rule in faults]
+        self._arguments = [str(speed), json.dumps(eta), json.dumps(rules)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -133,6 +138,11 @@ class Server:
         """How many HTTP requests it was sent so far."""
         return int(self._asked()["requests"])
 
+    def charges(self) -> dict[str, int]:
+        """How often each track_id was charged."""
+        charges: dict[str, int] = self._asked()["charges"]
+        return charges
+
     def ends(self) -> dict[str, float]:
         """When each job ended or will end, by its id: seconds of this machine's monotonic clock."""
         ends: dict[str, float] = self._asked()["ends"]
@@ -159,7 +169,8 @@ class _Counting(Emulator):
 
     def told(self) -> str:
         orders = self.service.book.orders.values()
-        return json.dumps({"requests": self.requests, "ends": {o.id: self._started + o.done_at for o in orders}})
+        ends = {order.id: self._started + order.done_at for order in orders}
+        return json.dumps({"requests": self.requests, "ends": ends, "charges": Counter(self.ledger.track_ids())})
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
@@ -173,11 +184,8 @@ class _Counting(Emulator):
         return _PICTURE
 
 
-async def _serve(speed: float, eta: Mapping[EtaKind, float]) -> None:
-    links_at_once = Rule(Fault.EARLY_LINK, seconds=0)
-    emulator = _Counting(
-        render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta=eta, faults=[links_at_once], port=0
-    )
+async def _serve(speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Rule]) -> None:
+    emulator = _Counting(render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta=eta, faults=faults, port=0)
     async with emulator:
         print(emulator.url, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
@@ -185,4 +193,5 @@ async def _serve(speed: float, eta: Mapping[EtaKind, float]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2])))
+    _rules = [Rule(**{**rule, "fault": Fault[rule["fault"]]}) for rule in json.loads(sys.argv[3])]
+    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2]), _rules))

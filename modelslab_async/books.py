@@ -17,7 +17,7 @@ from modelslab_async.journal import Journal
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.pricing import Budget, PriceList
-from modelslab_async.protocol.record import JobRecord, after
+from modelslab_async.protocol.record import JobRecord, after, key_of
 from modelslab_async.protocol.request import ImageToVideoUltra, shown
 from modelslab_async.protocol.secret import ApiKey
 
@@ -72,8 +72,10 @@ class Books:
 
     def begin(self, job: Job) -> None:
         """A job is to be submitted. Raises BudgetExceededError."""
+        created_at = self.clock()
+        job._key = key_of(job.ref, created_at)
         if self.budget:
-            self.budget.reserve(job.ref, self.prices, self.clock())
+            self.budget.reserve(job._key, self.prices, created_at)
         if self.journal:
             assert job.request is not None  # noqa: S101 - it is to be submitted
             request = self.key.redact(wire.encode_request(job.request, ref=job.ref))
@@ -81,7 +83,7 @@ class Books:
                 account=self.account,
                 ref=job.ref,
                 owner=self.journal.owner,
-                created_at=self.clock(),
+                created_at=created_at,
                 request=request,
                 price=self.prices.usd,
             )
@@ -124,12 +126,13 @@ class Books:
             except JournalError as error:
                 _log.error("%s is saved, and that could not be written down: %s", path, error)
 
-    def resolved(self, ref: str, *, taken: bool) -> None:
+    def resolved(self, record: JobRecord, *, taken: bool) -> None:
         """A person knows what became of an uncertain job."""
+        key = key_of(record.ref, record.created_at)
         if self.budget and taken:
-            self.budget.settle(ref, self.clock())
+            self.budget.settle(key, self.clock())
         elif self.budget:
-            self.budget.release(ref)
+            self.budget.release(key)
 
     async def places_elsewhere(self) -> int:
         """How many places jobs of other clients are taken to fill."""
@@ -148,11 +151,11 @@ class Books:
 def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:
     match event:
         case lifecycle.Accepted() | lifecycle.Succeeded():
-            budget.settle(job.ref, now)
+            budget.settle(job._key, now)
         case lifecycle.Rejected() | lifecycle.Cancelled():
-            budget.release(job.ref)
+            budget.release(job._key)
         case lifecycle.ReplyLost() | lifecycle.Failed():
-            budget.hold(job.ref)
+            budget.hold(job._key)
         case _:
             pass
 

@@ -18,7 +18,7 @@ import attrs
 
 from modelslab_async.errors import JournalError
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import SENT, UNFINISHED, JobRecord
+from modelslab_async.protocol.record import SENT, UNFINISHED, Charge, JobRecord, key_of
 
 APPLICATION_ID = 0x4D4C6A31
 """SQLite's mark of who a file belongs to: "MLj1"."""
@@ -125,11 +125,11 @@ class Database:
         rows = self._rows(sql, account, ref, job_id)
         return _record(rows[0]) if rows else None
 
-    def charges(self, account: str) -> list[tuple[str, float, Decimal]]:
-        """Each job that the service took, or may have: its ref, when, and its price."""
-        columns = "ref, coalesce(accepted_at, submitted_at, created_at), price"
+    def charges(self, account: str) -> list[Charge]:
+        """The jobs that the service took, or may have."""
+        columns = "ref, created_at, coalesce(accepted_at, submitted_at, created_at), price"
         rows = self._rows(f"SELECT {columns} FROM jobs WHERE account = ? AND charged IS NOT 0", account)  # noqa: S608
-        return [(ref, at, Decimal(price)) for ref, at, price in rows]
+        return [Charge(key_of(ref, created_at), at, Decimal(price)) for ref, created_at, at, price in rows]
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         return self._opened.execute(sql, values).fetchall()

@@ -8,6 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
+from decimal import Decimal
 from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
@@ -19,7 +20,7 @@ from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import UNCERTAIN_HOLD
+from modelslab_async.protocol.record import PLACE_HOLD
 from modelslab_async.slots import Slots
 from modelslab_async.tally import Statistics
 
@@ -73,6 +74,11 @@ class Dispatcher:
         self.slots.occupy(job)
         self._follow(job)
 
+    @property
+    def price(self) -> Decimal:
+        """What a job costs, USD."""
+        return self._driver.books.prices.usd
+
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of the job."""
         return self._driver.outlook(job, eta)
@@ -104,7 +110,7 @@ class Dispatcher:
                 self.slots.put_back(job, _now(), wait=wait, maximum=maximum)
             case lifecycle.ReplyLost():
                 self.slots.in_doubt(job)
-                self._holds[job] = asyncio.get_running_loop().call_later(UNCERTAIN_HOLD, self._free, job)
+                self._holds[job] = asyncio.get_running_loop().call_later(PLACE_HOLD, self._free, job)
             case lifecycle.Cancelled():
                 self.slots.withdraw(job)
             case lifecycle.Rejected() | lifecycle.Failed() | lifecycle.Abandoned():

@@ -141,7 +141,7 @@ class Driver:
                     raise
                 saved = await self._download(fresh, path, progress)
         except InvalidVideoError as error:
-            error.about(ref=video.ref, job_id=video.id, charged=True)
+            error.about(ref=video.ref, job_id=video.id, charged=True, price=self.books.prices.usd)
             raise
         await self.books.saved(video.ref, str(saved.path.absolute()))
         return saved
@@ -399,6 +399,7 @@ def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Vid
         seed=seed if isinstance(seed, int) else asked,
         meta=meta,
         generation_time=ready.generation_time,
+        is_temporary=bool(job.request and job.request.temp),
     )
 
 

@@ -1,6 +1,6 @@
 """Every error of this package. Each says whether money may have been spent.
 
-ModelsLabError                         .charged .ref .job_id
+ModelsLabError                         .charged .price .ref .job_id
 ├─ InvalidRequestError (ValueError)    .problems: every one, with its field and the way out
 ├─ ClientStateError (RuntimeError)     the client is closed, or lives in another event loop
 ├─ BudgetExceededError                 .needed .remaining: a submit would cost more than was allowed
@@ -38,22 +38,25 @@ _MONEY = {False: "not charged", True: "charged", None: "may have been charged"}
 class ModelsLabError(Exception):
     """The base of every error here.
 
-    `charged` is False, True, or None where nobody on this side can know.
+    `charged` is False, True, or None where nobody on this side can know; `price` is what it then costs, USD, or None
+    where that is not known.
     `ref` is the job's reference chosen by us (sent as track_id), `job_id` the service's id; None where there is none.
     """
 
     charged: bool | None = False
+    price: Decimal | None = None
     ref: str | None = None
     job_id: str | None = None
 
-    def about(self, *, ref: str | None, job_id: str | None, charged: bool | None) -> Self:
+    def about(self, *, ref: str | None, job_id: str | None, charged: bool | None, price: Decimal | None = None) -> Self:
         """Say which job this error is about and what is known of its charge; returns the error itself."""
-        self.ref, self.job_id, self.charged = ref, job_id, charged
+        self.ref, self.job_id, self.charged, self.price = ref, job_id, charged, price
         return self
 
     def __str__(self) -> str:
         names = [f"{name}={value}" for name, value in (("ref", self.ref), ("id", self.job_id)) if value]
-        return f"{super().__str__()} [{', '.join([_MONEY[self.charged], *names])}]"
+        price = f" ${self.price}" if self.price is not None and self.charged is not False else ""
+        return f"{super().__str__()} [{', '.join([_MONEY[self.charged] + price, *names])}]"
 
 
 @attrs.frozen

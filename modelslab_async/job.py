@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
+from decimal import Decimal
 from typing import Protocol
 
 import attrs
@@ -36,6 +37,11 @@ class JobEvent:
 
 class Keeper(Protocol):
     """What a job asks of the client that runs it."""
+
+    @property
+    def price(self) -> Decimal:
+        """What a job costs, USD."""
+        ...
 
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of the job, for which the service says `eta` seconds."""
@@ -84,6 +90,7 @@ class Job:
         self._accepted: wire.Accepted | None = None
         self._ready: wire.Ready | None = None
         self._record: JobRecord | None = None
+        self._key = ""
         self._is_found = job_id is not None
         """It was submitted elsewhere: nobody here saw it begin."""
         self._looks = 0
@@ -265,7 +272,8 @@ class Job:
             self._tell()
 
     def _fail(self, error: ModelsLabError, *, charged: bool | None) -> None:
-        self._future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged))
+        price = None if self._is_found and self._record is None else self._keeper.price
+        self._future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged, price=price))
         self._future.exception()  # told by log and state; asyncio's "never retrieved" would tell it a second time
 
     def _tell(self) -> None:

@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +19,7 @@ from modelslab_async.database import Database, Write, told
 from modelslab_async.errors import JournalError
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.record import Charge, JobRecord
 
 NOTED_WITHIN = 0.05
 """Seconds for which a note may wait for company."""
@@ -58,8 +57,8 @@ class Journal(Protocol):
         """The job with this ref, or this id of the service."""
         ...
 
-    async def charges(self, account: str) -> Sequence[tuple[str, float, Decimal]]:
-        """Each job that the service took, or may have: its ref, when (unix seconds), and its price in USD."""
+    async def charges(self, account: str) -> Sequence[Charge]:
+        """The jobs that the service took, or may have."""
         ...
 
     def is_alive(self, owner: str) -> bool:
@@ -112,8 +111,8 @@ class SqliteJournal:
         """The job with this ref, or this id of the service."""
         return await self._read(self._database.find, account, ref, job_id)
 
-    async def charges(self, account: str) -> Sequence[tuple[str, float, Decimal]]:
-        """Each job that the service took, or may have: its ref, when, and its price."""
+    async def charges(self, account: str) -> Sequence[Charge]:
+        """The jobs that the service took, or may have."""
         return await self._read(self._database.charges, account)
 
     def is_alive(self, owner: str) -> bool:

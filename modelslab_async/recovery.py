@@ -84,7 +84,7 @@ class Recoverer:
         if record is None or record.state is not JobState.UNCERTAIN:
             rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
             raise InvalidRequestError([Problem("ref", shown(ref), rule, "see Client.recover().uncertain")])
-        self.books.resolved(ref, taken=job_id is not None)
+        self.books.resolved(record, taken=job_id is not None)
         if job_id is None:
             await self.books.take_over(record, state=JobState.REFUSED, charged=False, ended_at=self.books.clock())
             return None

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from modelslab_async import Budget, BudgetExceededError, InvalidRequestError, Plan, PriceList
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.protocol.record import Charge
 
 MakeWorld = Callable[..., World]
 PRICES = PriceList()
@@ -94,7 +95,7 @@ def test_a_day_ends_at_midnight() -> None:
 def test_what_earlier_runs_spent(per: Any, left: str) -> None:
     """Counts as `per` says."""
     budget = Budget(usd=1, per=per)
-    budget.spent_before([("a", 10.0, Decimal("0.2")), ("b", DAY + 10, Decimal("0.2"))])
+    budget.spent_before([Charge("a", 10.0, Decimal("0.2")), Charge("b", DAY + 10, Decimal("0.2"))])
     assert budget.remaining(DAY + 20) == Decimal(left)
 
 

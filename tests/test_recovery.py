@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 
 import attrs
@@ -12,12 +13,17 @@ import pytest
 from conftest import KEY, PNG, World, a_request
 
 from modelslab_async import (
+    AuthenticationError,
     Client,
     ClientStateError,
     InvalidRequestError,
+    InvalidVideoError,
+    JobFailedError,
     JobRecord,
     JobState,
     JournalError,
+    ModelsLabError,
+    PriceList,
     SubmitUncertainError,
 )
 from modelslab_async.emulator import Fault, Rule
@@ -228,3 +234,28 @@ async def test_a_journal_that_cannot_be_opened(world: MakeWorld, tmp_path: Path)
     with pytest.raises(JournalError, match="not a database"):
         async with world().client(journal=tmp_path / "jobs.db"):
             pytest.fail("it must not get here")
+
+
+async def test_what_was_paid_is_told(world: MakeWorld) -> None:
+    """A job that was taken and failed, and one whose file is no video, say what they cost; a refused one nothing."""
+    failing, unreadable = world(faults=[Rule(Fault.JOB_FAILS)]), world(faults=[Rule(Fault.HTML_AS_MP4)])
+    refusing = world(keys=["another"])
+    told = []
+    for here in (failing, unreadable, refusing):
+        async with here.client(prices=PriceList(usd=Decimal("0.25"))) as client:
+            job = client.submit(a_request())
+            await job.wait()
+            told.append(job.exception())
+    assert [(type(error), error.charged) for error in told if isinstance(error, ModelsLabError)] == [
+        (JobFailedError, None),
+        (InvalidVideoError, True),
+        (AuthenticationError, False),
+    ]
+    assert ["$0.25" in str(error) for error in told] == [True, True, False]
+
+
+async def test_a_video_that_will_be_deleted_says_so(world: MakeWorld) -> None:
+    """The service deletes temp files within 24 hours; the video tells that it is one."""
+    async with world().client() as client:
+        temporary, lasting = await client.generate(a_request(temp=True)), await client.generate(a_request())
+    assert (temporary.is_temporary, lasting.is_temporary) == (True, False)

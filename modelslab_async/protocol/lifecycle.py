@@ -47,7 +47,8 @@ class Video:
     """A finished video. `url` is the link that reads, `links` all that were named; `seed` is None if never told.
 
     `meta` is the service's echo of the request, with booleans as "yes" and "no"; empty where it sent none.
-    `generation_time` is the service's own figure, seconds, or None.
+    `generation_time` is the service's own figure, seconds, or None. `is_temporary` is True where the request said
+    `temp`: the service deletes the file within 24 hours, so save it at once. For others it documents no time.
     """
 
     id: str | None
@@ -57,6 +58,7 @@ class Video:
     seed: int | None = None
     meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     generation_time: float | None = None
+    is_temporary: bool = False
 
 
 @attrs.frozen

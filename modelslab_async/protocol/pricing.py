@@ -10,6 +10,7 @@ from typing import Literal
 import attrs
 
 from modelslab_async.errors import BudgetExceededError, InvalidRequestError, Problem
+from modelslab_async.protocol.record import Charge
 from modelslab_async.protocol.request import shown
 
 _DAY = 86_400
@@ -62,6 +63,8 @@ class Budget:
 
     A job whose reply was lost is held: it counts until somebody knows. One Budget may be shared by several clients.
 
+    Its methods are the client's: a job is told by a key of its own, since a ref may be used again.
+
     usd: dollars. jobs: calls. credits: API credits of a `plan`. At least one of them; None is no limit.
     per: "day" counts what was spent on this UTC day, "ever" all that was; both count what a journal knows of earlier
         runs. None counts what is spent through this object.
@@ -110,9 +113,9 @@ class Budget:
         """USD that may still be spent; None without a limit in USD."""
         return None if self._usd is None else self._usd - _sum(self._counting(now))
 
-    def reserve(self, ref: str, prices: PriceList, now: float) -> None:
+    def reserve(self, key: str, prices: PriceList, now: float) -> None:
         """A job is about to be submitted. Raises BudgetExceededError, and then nothing is reserved."""
-        if ref in self._calls:
+        if key in self._calls:
             return
         counting = self._counting(now)
         credit = prices.credits.get(self._plan, 0) if self._plan else 0
@@ -125,31 +128,31 @@ class Budget:
                 needed, remaining = Decimal(price), Decimal(limit) - used
                 words = f"a job takes {needed} {unit} of a budget of {limit}, of which {remaining} are left"
                 raise BudgetExceededError(words, needed=needed, remaining=remaining)
-        self._calls[ref] = _Call(prices.usd)
+        self._calls[key] = _Call(prices.usd)
 
-    def settle(self, ref: str, now: float) -> None:
+    def settle(self, key: str, now: float) -> None:
         """The service took the job."""
-        call = self._calls.get(ref)
+        call = self._calls.get(key)
         if call and call.at is None:
             call.at, call.is_held = now, False
 
-    def release(self, ref: str) -> None:
+    def release(self, key: str) -> None:
         """The job surely is not charged."""
-        call = self._calls.get(ref)
+        call = self._calls.get(key)
         if call and call.at is None:
-            del self._calls[ref]
+            del self._calls[key]
 
-    def hold(self, ref: str) -> None:
+    def hold(self, key: str) -> None:
         """Nobody knows whether the job is charged."""
-        call = self._calls.get(ref)
+        call = self._calls.get(key)
         if call and call.at is None:
             call.is_held = True
 
-    def spent_before(self, calls: Iterable[tuple[str, float, Decimal]]) -> None:
-        """What a journal knows of earlier runs: refs, when (unix seconds), and the price in USD."""
+    def spent_before(self, charges: Iterable[Charge]) -> None:
+        """What a journal knows of earlier runs."""
         if self._per is not None:
-            known = self._calls.keys()
-            self._calls.update({ref: _Call(usd, at) for ref, at, usd in calls if ref not in known})
+            for charge in charges:
+                self._calls.setdefault(charge.key, _Call(charge.usd, charge.at))
 
     def compare(self, wallet: Decimal, now: float) -> None:
         """Raises BudgetExceededError where a wallet holds less USD than may still be spent."""

@@ -15,10 +15,10 @@ import attrs
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.lifecycle import JobState, Video
 
-PLACE_HOLD = 600.0
-"""Seconds for which a job of a process that is gone is taken to fill a place at the service: ten times a long one."""
-UNCERTAIN_HOLD = 120.0
-"""The same for a job whose reply was lost: three times what one was measured to take."""
+PLACE_HOLD = 120.0
+"""Seconds for which a job that nobody here watches is taken to fill a place at the service: three times what one was
+measured to take. If it takes longer the service says so, with a 429.
+"""
 
 _S = JobState
 SENT = frozenset(JobState) - {_S.WAITING, _S.REFUSED, _S.CANCELLED}
@@ -64,11 +64,25 @@ class JobRecord:
         """Whether it is taken to be queued or processing at the service."""
         match self.state:
             case JobState.SUBMITTING | JobState.UNCERTAIN:
-                return now < (self.submitted_at or 0.0) + UNCERTAIN_HOLD
+                return now < (self.submitted_at or 0.0) + PLACE_HOLD
             case JobState.PROCESSING:
                 return now < (self.accepted_at or 0.0) + PLACE_HOLD
             case _:
                 return False
+
+
+def key_of(ref: str, created_at: float) -> str:
+    """A name for one job: its ref may be used again, once it surely was not sent."""
+    return f"{ref}@{created_at!r}"
+
+
+@attrs.frozen
+class Charge:
+    """A job that was charged, or may have been: its key, when (unix seconds), and its price in USD."""
+
+    key: str
+    at: float
+    usd: Decimal
 
 
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
@@ -110,6 +124,7 @@ def _kept(video: Video) -> dict[str, Any]:
         "seed": video.seed,
         "meta": dict(video.meta),
         "generation_time": video.generation_time,
+        "is_temporary": video.is_temporary,
     }
 
 

@@ -1,0 +1,23 @@
+"""Everything goes wrong at once: the account must be right all the same. Real sockets, real time."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from benchmarks import _chaos
+
+JOBS = 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_the_account_is_right_when_everything_goes_wrong() -> None:
+    """Each job ends; what was charged is what was accepted or is uncertain; nothing twice, lost or left open."""
+    account = asyncio.run(_chaos.run(JOBS, lambda _: None))
+    assert sum(account.ends.values()) == JOBS
+    assert set(account.ends) <= {"ready", "failed", "uncertain", "refused", "timed_out"}
+    assert account.charges == account.accepted > 0
+    assert (account.charged_twice, account.lost) == (0, 0)
+    assert (account.leaked_tasks, account.leaked_files) == (0, 0)
