@@ -53,7 +53,11 @@ class Books:
     async def open(self) -> None:
         """Raises JournalError. What earlier runs spent counts from here on."""
         if self.journal and not self.is_open:
-            await self.journal.open()
+            try:
+                await self.journal.open()
+            except BaseException:
+                await self.journal.close()
+                raise
             self.is_open = True
             self.left = {record.ref: record for record in await self.journal.unfinished(self.account)}
             if self.budget:

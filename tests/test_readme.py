@@ -78,3 +78,16 @@ def test_the_commands_are_there() -> None:
     """The two commands that the project promises stand in the README, each on a line of its own."""
     assert "python -m pip install -e '.[emulator]' && python examples/quickstart.py" in README.splitlines()
     assert "python -m pip install -e '.[dev]' && python -m pytest" in README.splitlines()
+
+
+def test_every_promise_is_linked_to_its_test() -> None:
+    """Each row of the table of promises names a test, and that test is there."""
+    text = README
+    table = text[text.index("## What it promises about money") : text.index("## When the process dies")]
+    rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) >= 10
+    for row in rows:
+        links = re.findall(r"\[`(test_\w+)`\]\((tests/test_\w+\.py)\)", row)
+        assert len(links) == 1, row
+        name, path = links[0]
+        assert f"def {name}(" in (ROOT / path).read_text(encoding="utf-8"), row
