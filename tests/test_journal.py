@@ -17,7 +17,7 @@ from modelslab_async import JobState, JournalError
 from modelslab_async.database import APPLICATION_ID, MIGRATIONS
 from modelslab_async.journal import SqliteJournal
 from modelslab_async.presence import Presence
-from modelslab_async.protocol.record import SENT, JobRecord, key_of
+from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
 
 S = JobState
 FULL = JobRecord(
@@ -113,8 +113,8 @@ async def test_charges_are_what_was_or_may_have_been_paid(journal: SqliteJournal
     ]
     await asyncio.gather(*map(journal.append, rows))
     doubt, taken = sorted(await journal.charges("a"), key=lambda charge: charge.key)
-    assert (doubt.key, doubt.at, doubt.usd) == (key_of("doubt", 1.0), 110.0, Decimal("0.2"))
-    assert (taken.key, taken.at, taken.usd) == (key_of("taken", 1.0), 100.0, Decimal("0.3"))
+    assert doubt == Charge(key_of("doubt", 1.0), 110.0, Decimal("0.2"), is_certain=False)
+    assert taken == Charge(key_of("taken", 1.0), 100.0, Decimal("0.3"), is_certain=True)
 
 
 async def test_many_writes_share_a_transaction(journal: SqliteJournal, tmp_path: Path) -> None:

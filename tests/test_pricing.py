@@ -154,6 +154,83 @@ def test_release_gives_back_exactly_what_was_reserved(prices: list[PriceList], d
     assert numbers(budget, 0.0) == (0, 0, 0, 100)
 
 
+def test_credits_count_at_the_price_of_their_day() -> None:
+    """A call that was reserved at 31 credits takes 31, though prices fall; an earlier run's, what one takes now."""
+    budget, cheaper = Budget(credits=104, plan=Plan.BASIC, per="ever"), PriceList(credits={Plan.BASIC: 10})
+    budget.spent_before([Charge("earlier", 0.0, PRICES.usd)])
+    for key in "abc":
+        budget.reserve(key, PRICES if key != "c" else cheaper, 0.0)
+    with pytest.raises(BudgetExceededError) as caught:
+        budget.reserve("d", PriceList(credits={Plan.BASIC: 23}), 0.0)
+    assert (caught.value.needed, caught.value.remaining) == (Decimal(23), Decimal(104 - 31 - 31 - 10 - 23))
+
+
+def test_prices_must_name_the_credits_that_a_budget_counts() -> None:
+    """Else it would allow any number of calls."""
+    budget = Budget(credits=10, plan=Plan.BASIC)
+    with pytest.raises(InvalidRequestError, match="BASIC"):
+        budget.reserve("a", PriceList(credits={Plan.STANDARD: 43}), 0.0)
+    assert budget.reserved == 0
+
+
+@pytest.mark.parametrize("usd", [0.3, "0.3", Decimal("0.3")], ids=repr)
+def test_prices_may_be_written_in_many_ways(usd: Any) -> None:
+    """And are Decimals."""
+    assert PriceList(usd=usd).estimate(3).usd == Decimal("0.9")
+
+
+def test_prices_that_cannot_be_right() -> None:
+    """Told all at once: a price below 0 would raise the budget."""
+    wrong: dict[str, Any] = {"usd": -1, "credits": {"basic": 31}}
+    with pytest.raises(InvalidRequestError) as caught:
+        PriceList(**wrong)
+    assert [problem.field for problem in caught.value.problems] == ["usd", "credits"]
+
+
+@pytest.mark.parametrize("jobs", [-1, 1.5, True, "3"], ids=repr)
+def test_so_many_jobs_cannot_be_estimated(jobs: Any) -> None:
+    """One clear error."""
+    with pytest.raises(InvalidRequestError, match="jobs"):
+        PRICES.estimate(jobs)
+
+
+@pytest.mark.parametrize("amount", [10**5000, "1e999999999", "1e-999999999"], ids=["digits", "large", "small"])
+def test_amounts_are_of_ordinary_size(amount: Any) -> None:
+    """So that sums are exact, and no other error comes up."""
+    with pytest.raises(InvalidRequestError, match="usd"):
+        Budget(usd=amount)
+
+
+def test_more_was_spent_than_is_allowed() -> None:
+    """Then nothing is left, not less."""
+    budget = Budget(usd=1, per="ever")
+    budget.spent_before([Charge("a", 0.0, Decimal(7))])
+    assert budget.remaining(0.0) == 0
+    assert budget.jobs_left(PRICES, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [({"usd": 1}, 4), ({"usd": 1, "jobs": 3}, 2), ({"credits": 100, "plan": Plan.BASIC}, 2), ({"usd": 0}, 0)],
+    ids=str,
+)
+def test_so_many_calls_are_left(limits: Any, left: int) -> None:
+    """As many as the tightest limit allows: they can be reserved, and one more cannot."""
+    budget = Budget(**limits)
+    if left:
+        budget.reserve("first", PRICES, 0.0)
+    assert budget.jobs_left(PRICES, 0.0) == left
+    for number in range(left):
+        budget.reserve(str(number), PRICES, 0.0)
+    with pytest.raises(BudgetExceededError):
+        budget.reserve("one too many", PRICES, 0.0)
+
+
+def test_what_is_free_may_be_called_without_end() -> None:
+    """No limit that counts only money stands against it."""
+    assert Budget(usd=0).jobs_left(PriceList(usd=Decimal(0)), 0.0) is None
+
+
 class Spending(RuleBasedStateMachine):
     """Any budget beside a list of what each key is: its state, its price, and when it was charged."""
 

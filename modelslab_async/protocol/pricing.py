@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
-from enum import Enum
-from typing import Literal
+from enum import Enum, auto
+from typing import Literal, NamedTuple, assert_never, cast
 
 import attrs
 
@@ -14,6 +15,8 @@ from modelslab_async.protocol.record import Charge
 from modelslab_async.protocol.request import shown
 
 _DAY = 86_400
+_MOST_DIGITS = 12
+"""Before and after the point: sums of such amounts are exact in the 28 digits of Decimal's own context."""
 Money = Decimal | int | float | str
 Period = Literal["day", "ever"] | None
 
@@ -37,25 +40,71 @@ class Estimate:
     credits: Mapping[Plan, int]
 
 
+def _money(value: Money) -> Decimal:
+    """A float is taken as it is written: 0.1 is a tenth. What is no amount stays as it is, to be shown."""
+    return Decimal(str(value)) if _is_amount(value, whole=False) else cast("Decimal", value)
+
+
 @attrs.frozen(kw_only=True)
 class PriceList:
-    """What a call costs. The page says $0.2, which is 31 credits of the Basic plan and 43 of the Standard plan."""
+    """What a call costs. The page says $0.2, which is 31 credits of the Basic plan and 43 of the Standard plan.
 
-    usd: Decimal = Decimal("0.2")
+    Raises InvalidRequestError for prices that cannot be right.
+    """
+
+    usd: Decimal = attrs.field(default=Decimal("0.2"), converter=_money)
     credits: Mapping[Plan, int] = attrs.field(factory=lambda: dict(_CREDITS))
+
+    def __attrs_post_init__(self) -> None:
+        problems = [] if _is_amount(self.usd, whole=False) else [_no_amount("usd", self.usd)]
+        priced = self.credits.items() if isinstance(self.credits, Mapping) else ()
+        if not priced or not all(isinstance(plan, Plan) and _is_amount(price, whole=True) for plan, price in priced):
+            rule = "whole numbers, not below 0, by Plan"
+            problems.append(Problem("credits", _shown(self.credits), rule, "pass {Plan.BASIC: 31}, or leave it out"))
+        if problems:
+            raise InvalidRequestError(problems)
 
     def estimate(self, jobs: int) -> Estimate:
         """What so many calls cost."""
+        if not _is_amount(jobs, whole=True):
+            raise InvalidRequestError([_no_amount("jobs", jobs)])
         return Estimate(jobs, self.usd * jobs, {plan: price * jobs for plan, price in self.credits.items()})
 
 
-@attrs.define
-class _Call:
-    """A call that counts. `at` is when it was charged, None while it is reserved, or nobody knows."""
+class _State(Enum):
+    """What is known of a call that counts."""
+
+    RESERVED = auto()
+    HELD = auto()
+    SETTLED = auto()
+
+
+class _Price(NamedTuple):
+    """What one call took. `credits` is None for a call of an earlier run: it takes what a call takes now."""
 
     usd: Decimal
-    at: float | None = None
-    is_held: bool = False
+    credits: int | None
+
+
+class _Call(NamedTuple):
+    """`period` is that in which it was settled, None before."""
+
+    price: _Price
+    state: _State
+    period: int | None = None
+
+
+class _Limit(NamedTuple):
+    """One limit: what a call takes of it, and what is left, never below 0. All in `unit`."""
+
+    unit: str
+    limit: Decimal
+    price: Decimal
+    used: Decimal
+
+    @property
+    def left(self) -> Decimal:
+        return max(self.limit - self.used, Decimal(0))
 
 
 class Budget:
@@ -86,73 +135,83 @@ class Budget:
     ) -> None:
         _check(usd, jobs, credits, plan, per)
         self.check_balance = check_balance
-        self._usd = None if usd is None else Decimal(str(usd))
-        self._jobs, self._credits, self._plan, self._per = jobs, credits, plan, per
+        self._usd = None if usd is None else _money(usd)
+        self._jobs, self._credits, self._plan = jobs, credits, plan
+        self._per: Period = per
         self._calls: dict[str, _Call] = {}
+        self._counts: dict[tuple[_State, int | None], Counter[_Price]] = {}
+        """How many calls at each price. Prices are few and jobs many: no sum goes over the jobs."""
 
     def __repr__(self) -> str:
-        limits = {"usd": self._usd, "jobs": self._jobs, "credits": self._credits, "per": self._per}
+        plan = self._plan and self._plan.name
+        limits = {"usd": self._usd, "jobs": self._jobs, "credits": self._credits, "plan": plan, "per": self._per}
         told = ", ".join(f"{name}={value}" for name, value in limits.items() if value is not None)
         return f"<Budget {told}: reserved {self.reserved}, held {self.held} USD>"
 
     @property
     def reserved(self) -> Decimal:
         """USD of jobs that wait, or are being submitted."""
-        return _sum(call for call in self._calls.values() if call.at is None and not call.is_held)
+        return _usd(self._counted(_State.RESERVED))
 
     @property
     def held(self) -> Decimal:
         """USD of jobs of which nobody knows whether they were charged."""
-        return _sum(call for call in self._calls.values() if call.is_held)
+        return _usd(self._counted(_State.HELD))
 
     def spent(self, now: float) -> Decimal:
         """USD that were charged, in this period."""
-        return _sum(call for call in self._counting(now) if call.at is not None)
+        return _usd(self._counted(_State.SETTLED, self._period(now)))
 
     def remaining(self, now: float) -> Decimal | None:
-        """USD that may still be spent; None without a limit in USD."""
-        return None if self._usd is None else self._usd - _sum(self._counting(now))
+        """USD that may still be spent, never below 0; None without a limit in USD."""
+        return None if self._usd is None else max(self._usd - _usd(self._counting(now)), Decimal(0))
+
+    def jobs_left(self, prices: PriceList, now: float) -> int | None:
+        """How many more calls all limits allow at these prices; None for any number, where calls are free.
+
+        Raises InvalidRequestError as `reserve` does.
+        """
+        return min((int(each.left // each.price) for each in self._limits(prices, now) if each.price), default=None)
 
     def reserve(self, key: str, prices: PriceList, now: float) -> None:
-        """A job is about to be submitted. Raises BudgetExceededError, and then nothing is reserved."""
+        """A job is about to be submitted. A key that counts already is not counted again.
+
+        Raises BudgetExceededError, or InvalidRequestError for prices that lack those of the budget's plan; then
+        nothing is reserved.
+        """
         if key in self._calls:
             return
-        counting = self._counting(now)
-        credit = prices.credits.get(self._plan, 0) if self._plan else 0
-        for unit, limit, price, used in (
-            ("USD", self._usd, prices.usd, _sum(counting)),
-            ("jobs", self._jobs, 1, len(counting)),
-            ("credits", self._credits, credit, credit * len(counting)),
-        ):
-            if limit is not None and used + price > limit:
-                needed, remaining = Decimal(price), Decimal(limit) - used
-                words = f"a job takes {needed} {unit} of a budget of {limit}, of which {remaining} are left"
-                raise BudgetExceededError(words, needed=needed, remaining=remaining)
-        self._calls[key] = _Call(prices.usd)
+        for each in self._limits(prices, now):
+            if each.used + each.price > each.limit:
+                words = (
+                    f"a job takes {each.price} {each.unit} of a budget of {each.limit}, of which {each.left} are left"
+                )
+                raise BudgetExceededError(words, needed=each.price, remaining=each.left)
+        self._put(key, _Call(_Price(prices.usd, self._credits_of(prices)), _State.RESERVED))
 
     def settle(self, key: str, now: float) -> None:
         """The service took the job."""
-        call = self._calls.get(key)
-        if call and call.at is None:
-            call.at, call.is_held = now, False
+        if call := self._taken_out(key):
+            self._put(key, _Call(call.price, _State.SETTLED, self._period(now)))
 
     def release(self, key: str) -> None:
         """The job surely is not charged."""
-        call = self._calls.get(key)
-        if call and call.at is None:
-            del self._calls[key]
+        self._taken_out(key)
 
     def hold(self, key: str) -> None:
         """Nobody knows whether the job is charged."""
-        call = self._calls.get(key)
-        if call and call.at is None:
-            call.is_held = True
+        if call := self._taken_out(key):
+            self._put(key, _Call(call.price, _State.HELD))
 
     def spent_before(self, charges: Iterable[Charge]) -> None:
         """What a journal knows of earlier runs."""
         if self._per is not None:
             for charge in charges:
-                self._calls.setdefault(charge.key, _Call(charge.usd, charge.at))
+                if charge.key not in self._calls:
+                    price, at = _Price(charge.usd, None), self._period(charge.at)
+                    self._put(
+                        charge.key, _Call(price, _State.SETTLED, at) if charge.is_certain else _Call(price, _State.HELD)
+                    )
 
     def compare(self, wallet: Decimal, now: float) -> None:
         """Raises BudgetExceededError where a wallet holds less USD than may still be spent."""
@@ -161,20 +220,67 @@ class Budget:
             words = f"the account's wallet holds {wallet} USD, and the budget allows {needed} more"
             raise BudgetExceededError(words, needed=needed, remaining=wallet)
 
-    def _counting(self, now: float) -> list[_Call]:
+    def _period(self, at: float) -> int:
+        """The period's number: a UTC day's, or always the same."""
+        match self._per:
+            case "day":
+                return int(at // _DAY)
+            case "ever" | None:
+                return 0
+            case _:
+                assert_never(self._per)
+
+    def _put(self, key: str, call: _Call) -> None:
+        self._calls[key] = call
+        self._counts.setdefault((call.state, call.period), Counter())[call.price] += 1
+
+    def _taken_out(self, key: str) -> _Call | None:
+        """The call, counted no more; None, and nothing changes, for one that is unknown or settled."""
+        call = self._calls.get(key)
+        if call is None or call.state is _State.SETTLED:
+            return None
+        del self._calls[key]
+        self._counts[call.state, call.period][call.price] -= 1
+        return call
+
+    def _counted(self, state: _State, period: int | None = None) -> Counter[_Price]:
+        return self._counts.get((state, period), Counter())
+
+    def _counting(self, now: float) -> Counter[_Price]:
         """The calls of this period, and all that are not settled."""
-        today = now // _DAY
-        daily = self._per == "day"
-        return [c for c in self._calls.values() if c.at is None or not daily or c.at // _DAY == today]
+        settled = self._counted(_State.SETTLED, self._period(now))
+        return self._counted(_State.RESERVED) + self._counted(_State.HELD) + settled
+
+    def _credits_of(self, prices: PriceList) -> int:
+        """What a call takes of the credits; 0 where they do not matter."""
+        if self._plan is None:
+            return 0
+        if self._plan not in prices.credits:
+            rule = f"the budget counts credits of {self._plan}"
+            raise InvalidRequestError([Problem("prices", _shown(prices), rule, "pass the credits of that plan too")])
+        return prices.credits[self._plan]
+
+    def _limits(self, prices: PriceList, now: float) -> Iterator[_Limit]:
+        """Those that were given."""
+        counting, credit = self._counting(now), self._credits_of(prices)
+        if self._usd is not None:
+            yield _Limit("USD", self._usd, prices.usd, _usd(counting))
+        if self._jobs is not None:
+            yield _Limit("jobs", Decimal(self._jobs), Decimal(1), Decimal(counting.total()))
+        if self._credits is not None:
+            used = sum(
+                count * (credit if price.credits is None else price.credits) for price, count in counting.items()
+            )
+            yield _Limit("credits", Decimal(self._credits), Decimal(credit), Decimal(used))
 
 
-def _sum(calls: Iterable[_Call]) -> Decimal:
-    return sum((call.usd for call in calls), Decimal(0))
+def _usd(calls: Counter[_Price]) -> Decimal:
+    return sum((price.usd * count for price, count in calls.items() if count), Decimal(0))
 
 
 def _check(usd: object, jobs: object, credits: object, plan: object, per: object) -> None:  # noqa: A002
     problems = [
-        Problem(name, shown(value), "a number, not below 0", "pass one, or leave it out")
+        _no_amount(name, value)
         for name, value in (("usd", usd), ("jobs", jobs), ("credits", credits))
         if value is not None and not _is_amount(value, whole=name != "usd")
     ]
@@ -189,11 +295,30 @@ def _check(usd: object, jobs: object, credits: object, plan: object, per: object
         raise InvalidRequestError(problems)
 
 
+def _no_amount(name: str, value: object) -> Problem:
+    kind = "number" if name == "usd" else "whole number"
+    rule = f"a {kind}, not below 0, of at most {_MOST_DIGITS} digits before and after the point"
+    return Problem(name, _shown(value), rule, "pass one, or leave it out")
+
+
+def _shown(value: object) -> str:
+    """As an error shows it. Python refuses to write out an integer of thousands of digits."""
+    try:
+        return shown(value)
+    except ValueError:
+        return "a huge number"
+
+
 def _is_amount(value: object, *, whole: bool) -> bool:
     if isinstance(value, bool) or not isinstance(value, int if whole else Decimal | int | float | str):
         return False
     try:
         amount = Decimal(str(value))
-    except InvalidOperation:
+    except (InvalidOperation, ValueError):
         return False
-    return amount.is_finite() and amount >= 0
+    return amount.is_finite() and amount >= 0 and _is_of_ordinary_size(amount)
+
+
+def _is_of_ordinary_size(amount: Decimal) -> bool:
+    exponent = amount.as_tuple().exponent
+    return amount.adjusted() < _MOST_DIGITS and isinstance(exponent, int) and exponent >= -_MOST_DIGITS

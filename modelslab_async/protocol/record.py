@@ -78,11 +78,15 @@ def key_of(ref: str, created_at: float) -> str:
 
 @attrs.frozen
 class Charge:
-    """A job that was charged, or may have been: its key, when (unix seconds), and its price in USD."""
+    """A job that was charged, or may have been: its key, when (unix seconds), and its price in USD.
+
+    `is_certain` is False where the reply to its submit was lost.
+    """
 
     key: str
     at: float
     usd: Decimal
+    is_certain: bool = True
 
 
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
