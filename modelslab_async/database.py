@@ -156,21 +156,28 @@ class Database:
             raise
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        mark, version = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if tables and mark != APPLICATION_ID:
-            raise JournalError(f"journal {self._path}: a database of another program; choose another path")
-        if version > len(MIGRATIONS):
-            words = f"written by a newer version (schema {version}, this one knows {len(MIGRATIONS)})"
-            raise JournalError(f"journal {self._path}: {words}; update modelslab_async")
+        version = self._version(connection)
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise JournalError(f"journal {self._path}: no write-ahead log can be kept there; choose a local disk")
         connection.execute("PRAGMA synchronous = FULL")
         self._connection = connection
         if version < len(MIGRATIONS):
             self._migrate()
+
+    def _version(self, connection: sqlite3.Connection) -> int:
+        """The schema's. Read in one transaction: another process may be making the file just now."""
+        connection.execute("BEGIN")
+        mark, version = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
+        )
+        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        connection.execute("COMMIT")
+        if tables and mark != APPLICATION_ID:
+            raise JournalError(f"journal {self._path}: a database of another program; choose another path")
+        if version > len(MIGRATIONS):
+            words = f"written by a newer version (schema {version}, this one knows {len(MIGRATIONS)})"
+            raise JournalError(f"journal {self._path}: {words}; update modelslab_async")
+        return int(version)
 
     def _migrate(self) -> None:
         """Under the lock, since another process may be about to do the same."""

@@ -246,3 +246,13 @@ def test_presence_ends_with_its_holder(tmp_path: Path) -> None:
     assert not other.is_alive("0" * 16)
     assert not list(tmp_path.glob("*.alive"))
     assert json.dumps(other.owner) != json.dumps(one.owner)
+
+
+async def test_many_may_make_the_file_at_once(tmp_path: Path) -> None:
+    """Twenty clients open a new journal in the same moment: all of them can, and it is made once."""
+    for turn in range(5):
+        journals = [SqliteJournal(tmp_path / f"jobs-{turn}.db") for _ in range(20)]
+        await asyncio.gather(*(journal.open() for journal in journals))
+        assert all(await asyncio.gather(*(j.append(a_record(j, j.owner)) for j in journals)))
+        assert len(await journals[0].unfinished("a")) == 20
+        await asyncio.gather(*(journal.close() for journal in journals))
