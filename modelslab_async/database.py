@@ -108,11 +108,10 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def write(self, batch: Sequence[Write]) -> list[bool]:
-        """One transaction; for each whether it was applied."""
-        rows = [(*_row(write.record), write.take_over) for write in batch]
+    def write(self, batch: Sequence[Write]) -> list[bool | Exception]:
+        """One transaction; for each whether it was applied, or why it alone cannot be written."""
         with self._transaction() as connection:
-            return [connection.execute(_APPEND, row).rowcount > 0 for row in rows]
+            return [_written(connection, write) for write in batch]
 
     def unfinished(self, account: str) -> list[JobRecord]:
         """Those that are, or may be, at the service, or wait for it; and videos that were not saved."""
@@ -207,6 +206,17 @@ _APPEND = f"""
     WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR owner = ?
        OR state NOT IN ({_SENT})
 """  # noqa: S608 - names of ours
+
+
+def _written(connection: sqlite3.Connection, write: Write) -> bool | Exception:
+    try:
+        return connection.execute(_APPEND, (*_row(write.record), write.take_over)).rowcount > 0
+    except _UNWRITABLE as error:
+        return error
+
+
+_UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+"""What the values of one row raise, and no other row can help."""
 
 
 def _row(record: JobRecord) -> tuple[Any, ...]:

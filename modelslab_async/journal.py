@@ -145,8 +145,11 @@ class SqliteJournal:
             except JournalError as error:
                 self._keep(batch, error)
             else:
-                for waiting, applied in zip(batch, results, strict=True):
-                    waiting.done(applied)
+                for waiting, result in zip(batch, results, strict=True):
+                    if isinstance(result, bool):
+                        waiting.done(result)
+                    else:
+                        waiting.failed(JournalError(f"journal {self._path}: this job cannot be written: {result}"))
 
     def _keep(self, batch: Sequence[_Waiting], error: JournalError) -> None:
         """What could not be written is tried again with the next write; an intent is not, for it is not sent."""

@@ -256,3 +256,12 @@ async def test_many_may_make_the_file_at_once(tmp_path: Path) -> None:
         assert all(await asyncio.gather(*(j.append(a_record(j, j.owner)) for j in journals)))
         assert len(await journals[0].unfinished("a")) == 20
         await asyncio.gather(*(journal.close() for journal in journals))
+
+
+async def test_a_row_that_cannot_be_written_fails_alone(journal: SqliteJournal) -> None:
+    """What no database can hold is told to who asked for it; the others of the same transaction are there."""
+    odd = [a_record(journal, "\ud800"), a_record(journal, "odd", request={"extra": object()})]
+    good = [a_record(journal, str(number), S.SUBMITTING) for number in range(3)]
+    results = await asyncio.gather(*map(journal.append, [odd[0], *good, odd[1]]), return_exceptions=True)
+    assert [isinstance(result, JournalError) for result in results] == [True, False, False, False, True]
+    assert {record.ref for record in await journal.unfinished("a")} == {"0", "1", "2"}
