@@ -21,11 +21,11 @@ from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, r
 from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.download import Progress, SavedVideo
-from modelslab_async.driver import Driver
 from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
 from modelslab_async.feed import Feed
 from modelslab_async.job import Job
 from modelslab_async.journal import Journal, SqliteJournal
+from modelslab_async.line import Line
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.body import HttpReply, Malformed, Refused
 from modelslab_async.protocol.experience import Experience
@@ -45,8 +45,11 @@ from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
 from modelslab_async.recovery import Recoverer, Recovery
+from modelslab_async.saver import Saver
+from modelslab_async.submitter import Submitter
 from modelslab_async.tally import Statistics
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
+from modelslab_async.watcher import Watcher
 
 DEFAULT_MAX_IN_FLIGHT = 5
 """What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
@@ -117,19 +120,18 @@ class Client:
             budget=budget,
             prices=prices or PriceList(),
         )
-        self._driver = Driver(
+        self._line = Line(
             transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
             key=key,
-            books=self._books,
             base_url=self._base_url,
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
             timeouts=timeouts,
-            strategy=wait,
-            experience=Experience(Gaps(poll_cost=poll_cost)),
-            pace=Pace(max_polls_per_second),
             rng=rng or random.Random(),
         )
-        self._dispatcher = Dispatcher(self._driver, max_in_flight)
+        experience = Experience(Gaps(poll_cost=poll_cost))
+        watcher = Watcher(line=self._line, strategy=wait, experience=experience, pace=Pace(max_polls_per_second))
+        self._saver = Saver(self._line, self._books)
+        self._dispatcher = Dispatcher(Submitter(self._line, self._books), watcher, self._saver, max_in_flight)
         self._recoverer = Recoverer(self._books, self._dispatcher)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = self._closed = False
@@ -176,7 +178,7 @@ class Client:
                 try:
                     await self._books.close()
                 finally:
-                    await self._driver.transport.aclose()
+                    await self._line.transport.aclose()
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -226,7 +228,7 @@ class Client:
         found = await self._recoverer.recover()
         if not search:
             return found
-        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._driver.key), wire.decode_assets)
+        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._line.key), wire.decode_assets)
         return attrs.evolve(found, candidates=await self._recoverer.unknown(assets))
 
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
@@ -285,7 +287,7 @@ class Client:
         OSError where the disk does not play along.
         """
         self._enter(closing_too=True)
-        return await self._driver.save(video, path, progress)
+        return await self._saver.save(video, path, progress)
 
     def statistics(self) -> Statistics:
         """What the client did so far, and how it stands: a snapshot."""
@@ -296,14 +298,14 @@ class Client:
 
     async def balance(self) -> wire.Balance:
         """What the account's wallet holds. Raises APIError or TransportError."""
-        return await self._call(wire.BALANCE_PATH, wire.encode_body({}, self._driver.key), wire.decode_balance)
+        return await self._call(wire.BALANCE_PATH, wire.encode_body({}, self._line.key), wire.decode_balance)
 
     async def queue_depth(self) -> int:
         """How many jobs the account has queued or processing, of all endpoints and processes.
 
         The service takes at most 30 such calls a minute. Raises APIError or TransportError.
         """
-        return await self._call(wire.QUEUE_DEPTH_PATH, wire.encode_body({}, self._driver.key), wire.decode_queue_depth)
+        return await self._call(wire.QUEUE_DEPTH_PATH, wire.encode_body({}, self._line.key), wire.decode_queue_depth)
 
     async def upload(self, image: ImageInput) -> str:
         """Put a local picture (path, bytes or data URI; 5 MB at most) at the service; gives a URL that lives 24 hours.
@@ -322,13 +324,13 @@ class Client:
             raise InvalidRequestError([picture])
         data = images.load(picture)
         assert isinstance(data, bytes)  # noqa: S101 - a URL was refused above
-        return wire.encode_upload(data, images.sniff(data) or "", self._driver.key)
+        return wire.encode_upload(data, images.sniff(data) or "", self._line.key)
 
     async def _call(
         self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]
     ) -> _T:
         self._enter(closing_too=True)
-        return await self._driver.call(path, body, decode)
+        return await self._line.call(path, body, decode)
 
     # --- inside ----------------------------------------------------------------------------------------------------
 
@@ -349,8 +351,8 @@ class Client:
 
     def _checked(self, request: ImageToVideoUltra) -> images.Image:
         """The request's picture. Raises, or warns, as `limits` says."""
-        problems = check(request, self._driver.endpoint)
-        image = images.examine(request, self._driver.endpoint)
+        problems = check(request, self._line.endpoint)
+        image = images.examine(request, self._line.endpoint)
         if isinstance(image, Problem):
             problems.append(image)
         if isinstance(request.track_id, str) and request.track_id in self._dispatcher.jobs:

@@ -12,7 +12,6 @@ from decimal import Decimal
 from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
-from modelslab_async.driver import Driver
 from modelslab_async.endings import let_go
 from modelslab_async.errors import JournalError
 from modelslab_async.images import Image
@@ -21,8 +20,11 @@ from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import PLACE_HOLD
+from modelslab_async.saver import Saver
 from modelslab_async.slots import Slots
+from modelslab_async.submitter import Submitter
 from modelslab_async.tally import Statistics
+from modelslab_async.watcher import Watcher
 
 _log = logging.getLogger("modelslab_async")
 ELSEWHERE_EVERY = 2.0
@@ -35,11 +37,12 @@ _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIME
 class Dispatcher:
     """Gives jobs their turn, and keeps the tasks that drive them. A job that waits costs no task."""
 
-    def __init__(self, driver: Driver, max_in_flight: int) -> None:
+    def __init__(self, submitter: Submitter, watcher: Watcher, saver: Saver, max_in_flight: int) -> None:
         self.jobs: dict[str, Job] = {}
         """The open jobs, by ref."""
         self.slots = Slots[Job](max_in_flight)
-        self._driver = driver
+        self._submitter, self._watcher, self._saver = submitter, watcher, saver
+        self._line, self._books = submitter.line, submitter.books
         self._images: dict[Job, Image] = {}
         self._submits: dict[Job, asyncio.Task[None]] = {}
         self._follows: dict[Job, asyncio.Task[None]] = {}
@@ -51,14 +54,14 @@ class Dispatcher:
     async def count_elsewhere(self) -> None:
         """Places that other clients' jobs are known to fill are not free for ours."""
         self._count_idle_time()
-        self.slots.elsewhere = await self._driver.books.places_elsewhere()
+        self.slots.elsewhere = await self._books.places_elsewhere()
         self._pump()
 
     def statistics(self) -> Statistics:
         """How it stands."""
         self._count_idle_time()
         states = Counter(job.state for job in self.jobs.values())
-        return self._driver.tally.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
+        return self._line.tally.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
 
     def enqueue(self, job: Job, image: Image) -> None:
         """A new job: it goes when its turn comes."""
@@ -77,16 +80,16 @@ class Dispatcher:
     @property
     def price(self) -> Decimal:
         """What a job costs, USD."""
-        return self._driver.books.prices.usd
+        return self._books.prices.usd
 
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of the job."""
-        return self._driver.outlook(job, eta)
+        return self._watcher.outlook(job, eta)
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
         self._count_idle_time()
-        self._driver.books.moved(job, event)
+        self._books.moved(job, event)
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
         self._place(job, event)
         if job.state not in (JobState.WAITING, JobState.SUBMITTING):
@@ -119,30 +122,30 @@ class Dispatcher:
     def ended(self, job: Job) -> None:
         """The job has a result."""
         self.jobs.pop(job.ref, None)
-        self._driver.tally.ended[job.state] += 1
+        self._line.tally.ended[job.state] += 1
 
     async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
         """Put the job's video on disk, once it is there."""
-        return await self._driver.save(job, path, progress)
+        return await self._saver.save(job, path, progress)
 
     async def drain(self) -> None:
         """Wait for the end of every job and every download."""
         while True:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)  # who awaited a job and is about to save its video gets to say so
-            if not (self.jobs or self._driver.saves):
+            if not (self.jobs or self._saver.saves):
                 return
             ends: list[asyncio.Future[Any]] = [job._future for job in self.jobs.values()]
-            await asyncio.wait([*ends, *self._driver.saves])
+            await asyncio.wait([*ends, *self._saver.saves])
 
     async def let_go(self) -> None:
         """Submit no more, hear the replies to what is under way, and leave the rest to the service."""
-        self._driver.closing.set()
+        self._line.closing.set()
         for job in list(self.jobs.values()):
             job.cancel()
         try:
             if self._submits:
-                await asyncio.wait(self._submits.values(), timeout=self._driver.timeouts.submit)
+                await asyncio.wait(self._submits.values(), timeout=self._line.timeouts.submit)
         finally:
             asking = [self._asking] if self._asking else []
             tasks = [*self._submits.values(), *self._follows.values(), *asking]
@@ -157,12 +160,12 @@ class Dispatcher:
 
     def _pump(self) -> None:
         """Give the free places to those who wait; come again when the service said so."""
-        if self._driver.closing.is_set():
+        if self._line.closing.is_set():
             return
         self._count_idle_time()
         for job in self.slots.grant(_now()):
             job._advance(lifecycle.Started())
-            _run(self._submits, job, self._driver.submit(job, self._images[job]))
+            _run(self._submits, job, self._submitter.submit(job, self._images[job]))
         if self._retry:
             self._retry.cancel()
         at = self.slots.retry_at
@@ -181,12 +184,12 @@ class Dispatcher:
         """Called before the places change."""
         now = _now()
         if self._idle_since is not None:
-            self._driver.tally.slot_idle_time += (now - self._idle_since) * self.slots.idle
+            self._line.tally.slot_idle_time += (now - self._idle_since) * self.slots.idle
         self._idle_since = now
 
     def _follow(self, job: Job) -> None:
         if job not in self._follows:
-            _run(self._follows, job, self._driver.follow(job))
+            _run(self._follows, job, self._watcher.follow(job))
 
     def _free(self, job: Job) -> None:
         self._holds.pop(job, None)

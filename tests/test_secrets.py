@@ -90,7 +90,7 @@ async def test_a_server_that_echoes_the_key(everything_logged: io.StringIO, repl
     async with echoing(reply) as url, Client(api_key=KEY, base_url=url, timeouts=timeouts) as client:
         job = client.submit(a_request())
         await job.wait(timeout=1)
-        shown = [repr(client), repr(vars(client)), repr(client._driver)]
+        shown = [repr(client), repr(vars(client)), repr(client._line), repr(client._books), repr(client._dispatcher)]
         with pytest.raises(ModelsLabError) as caught:
             await client.queue_depth()
         shown += traceback.format_exception(caught.value)

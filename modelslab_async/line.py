@@ -1,0 +1,113 @@
+"""The line to the service: every request of a client goes through here, is counted, and carries the key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
+from itertools import islice
+from typing import TypeVar
+
+import attrs
+
+from modelslab_async.errors import APIError, ModelsLabError, TransportError
+from modelslab_async.protocol import retry, wire
+from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.request import Endpoint
+from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.tally import RequestKind, Tally
+from modelslab_async.transport import Incoming, Timeouts, Transport
+
+_log = logging.getLogger("modelslab_async")
+_MOST_NOTES = 50
+_T = TypeVar("_T")
+
+
+@attrs.define(kw_only=True)
+class Line:
+    """One for each Client. `closing` is set once nothing more is to be submitted."""
+
+    transport: Transport
+    key: ApiKey
+    base_url: str
+    endpoint: Endpoint
+    timeouts: Timeouts
+    rng: random.Random
+    tally: Tally = attrs.field(factory=Tally, init=False)
+    closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
+    _noted: set[str] = attrs.field(factory=set[str], init=False)
+
+    async def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> HttpReply:
+        """Post, once. Raises TransportError."""
+        self.tally.requests[kind] += 1
+        return await self.transport.post(self.base_url + path, body, timeout=finite(timeout))
+
+    def get(
+        self, kind: RequestKind, url: str, *, headers: Mapping[str, str], timeout: float | None
+    ) -> AbstractAsyncContextManager[Incoming]:
+        """Get a file. No key goes along. Raises TransportError."""
+        self.tally.requests[kind] += 1
+        return self.transport.get(url, headers=headers, timeout=timeout)
+
+    def backoff(self) -> Iterator[float]:
+        """The waits of one series of failures."""
+        return retry.delays(self.rng)
+
+    async def fetch(self, job_id: str, timeout: float | None) -> wire.FetchReply | TransportError:
+        """Ask after a job."""
+        path, body = wire.fetch_path(self.endpoint, job_id), wire.encode_body({}, self.key)
+        try:
+            return wire.decode_fetch(await self.post("fetch", path, body, timeout), self.key)
+        except TransportError as error:
+            return error
+
+    async def call(self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]) -> _T:
+        """A call that costs nothing, repeated while its failure may pass."""
+        waits = islice(retry.delays(self.rng), retry.CALL_ATTEMPTS - 1)
+        while True:
+            error: ModelsLabError
+            try:
+                reply = decode(await self.post("call", path, body, self.timeouts.fetch), self.key)
+                if not isinstance(reply, Refused | Malformed):
+                    return reply
+                error = wire.error_of(reply)
+            except TransportError as lost:
+                error = lost
+            error.charged = False
+            wait = next(waits, None)
+            if wait is None or not retry.may_pass(error):
+                raise error
+            await asyncio.sleep(max(wait, wished(error)))
+
+    def note(self, notes: tuple[str, ...]) -> None:
+        """Tell an oddity once."""
+        for note in notes:
+            if note not in self._noted and len(self._noted) < _MOST_NOTES:
+                self._noted.add(note)
+                _log.warning("the service says something odd, told once: %s", note)
+
+
+def now() -> float:
+    """The event loop's time, seconds."""
+    return asyncio.get_running_loop().time()
+
+
+def finite(seconds: float | None) -> float | None:
+    """None for never."""
+    return None if seconds is None or math.isinf(seconds) else seconds
+
+
+def wished(error: ModelsLabError) -> float:
+    """Seconds for which the service wants to be left alone."""
+    return error.retry_after or 0.0 if isinstance(error, APIError) else 0.0
+
+
+async def until(event: asyncio.Event, seconds: float) -> bool:
+    """Let so many seconds pass, or less if the event comes. Whether it came."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

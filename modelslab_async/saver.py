@@ -1,0 +1,82 @@
+"""The saving part: from a finished video to a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+
+import attrs
+
+from modelslab_async import download
+from modelslab_async.books import Books
+from modelslab_async.download import Progress, SavedVideo
+from modelslab_async.errors import InvalidVideoError
+from modelslab_async.job import Job
+from modelslab_async.line import Line
+from modelslab_async.protocol import wire
+from modelslab_async.protocol.lifecycle import Video
+
+
+@attrs.frozen
+class Saver:
+    """Downloads, and writes down that it did."""
+
+    line: Line
+    books: Books
+    saves: set[asyncio.Future[None]] = attrs.field(factory=set[asyncio.Future[None]], init=False)
+    """The downloads under way; each is done when its download is."""
+
+    async def save(
+        self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None
+    ) -> SavedVideo:
+        """Put a video, a job's video once it is there, or what a URL gives, on disk."""
+        with self._saving():
+            return await self._save(await video if isinstance(video, Job) else video, path, progress)
+
+    @contextmanager
+    def _saving(self) -> Iterator[None]:
+        saved = asyncio.get_running_loop().create_future()
+        self.saves.add(saved)
+        try:
+            yield
+        finally:
+            self.saves.discard(saved)
+            saved.cancel()
+
+    async def _save(self, video: Video | str, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+        if isinstance(video, str):
+            return await self._download([video], path, progress)
+        links = list(dict.fromkeys((video.url, *video.links)))
+        try:
+            try:
+                saved = await self._download(links, path, progress)
+            except InvalidVideoError:  # links die: the service may name others
+                fresh = [link for link in await self._fresh_links(video) if link not in links]
+                if not fresh:
+                    raise
+                saved = await self._download(fresh, path, progress)
+        except InvalidVideoError as error:
+            error.about(ref=video.ref, job_id=video.id, charged=True, price=self.books.prices.usd)
+            raise
+        await self.books.saved(video.ref, str(saved.path.absolute()))
+        return saved
+
+    async def _download(
+        self, links: Sequence[str], path: str | os.PathLike[str], progress: Progress | None
+    ) -> SavedVideo:
+        return await download.save(
+            partial(self.line.get, "download"),
+            links,
+            path,
+            progress=progress,
+            read_timeout=self.line.timeouts.read,
+            backoff=self.line.backoff,
+        )
+
+    async def _fresh_links(self, video: Video) -> tuple[str, ...]:
+        """Where the service says that the file is now; nothing where it cannot be asked."""
+        answer = await self.line.fetch(video.id, self.line.timeouts.fetch) if video.id else None
+        return answer.links if isinstance(answer, wire.Ready) else ()

@@ -1,0 +1,108 @@
+"""The paid part: from a job's turn to the service's answer."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, assert_never
+
+import attrs
+
+from modelslab_async import images
+from modelslab_async.books import Books
+from modelslab_async.endings import closed_before, ends_well, uncertain
+from modelslab_async.errors import (
+    InvalidRequestError,
+    JobFailedError,
+    JournalError,
+    SubmitUncertainError,
+    TransportError,
+)
+from modelslab_async.job import Job
+from modelslab_async.line import Line, until, wished
+from modelslab_async.protocol import lifecycle, retry, wire
+from modelslab_async.protocol.body import Malformed, Refused
+
+_log = logging.getLogger("modelslab_async")
+
+
+@attrs.frozen
+class Submitter:
+    """Sends what is paid for: written down before, never sent twice."""
+
+    line: Line
+    books: Books
+
+    async def submit(self, job: Job, image: images.Image) -> None:
+        """From the job's turn to the service's answer."""
+        with ends_well(job):
+            try:
+                body, picture = await self._encoded(job, image)
+                await self.books.intend(job, picture)
+            except (InvalidRequestError, JournalError) as error:  # its picture is gone, or it cannot be written down
+                job._advance(lifecycle.Rejected(error))
+                return
+            event = await self._post_submit(job, body)
+            try:
+                await self.books.answered(job, event)
+            finally:
+                job._advance(event)
+
+    async def _encoded(self, job: Job, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
+        """The body, and what the journal keeps of the picture in it."""
+        if isinstance(image, images.ImageUrl):
+            return self._encode(job, image)
+        return await asyncio.get_running_loop().run_in_executor(None, self._encode, job, image)
+
+    def _encode(self, job: Job, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
+        assert job.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
+        params = wire.encode_request(job.request, ref=job.ref)
+        picture = images.load(image)
+        return wire.encode_body(params, self.line.key, picture=picture), images.facts(image, picture)
+
+    async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
+        """The paid POST, repeated only while it surely was not taken."""
+        waits = islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
+        while not self.line.closing.is_set():
+            reply = await self._post_once(job, body)
+            if not isinstance(reply, Refused | Malformed | TransportError):
+                return self._answered(reply)
+            error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
+            match retry.after_submit(error):
+                case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
+                    _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
+                    await until(self.line.closing, max(wait, wished(error)))
+                case retry.Verdict.PUT_BACK:
+                    maximum = reply.maximum if isinstance(reply, Refused) else None
+                    return lifecycle.PutBack(wished(error) or None, maximum)
+                case retry.Verdict.REPEAT | retry.Verdict.REFUSED:
+                    return lifecycle.Rejected(error)
+                case retry.Verdict.UNCERTAIN:
+                    return lifecycle.ReplyLost(uncertain(error))
+        return lifecycle.Rejected(closed_before())
+
+    async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
+        try:
+            reply = await self.line.post(
+                "submit", wire.submit_path(self.line.endpoint), body, self.line.timeouts.submit
+            )
+        except TransportError as error:
+            return error
+        except asyncio.CancelledError:
+            job._advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
+            raise
+        return wire.decode_submit(reply, self.line.key)
+
+    def _answered(self, reply: wire.Accepted | wire.Ready | wire.Failed) -> lifecycle.Event:
+        match reply:
+            case wire.Accepted():
+                self.line.note(reply.notes)
+                return lifecycle.Accepted(reply)
+            case wire.Ready():
+                return lifecycle.Succeeded(reply)
+            case wire.Failed(message=message, id=job_id):
+                return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)
+            case _:
+                assert_never(reply)

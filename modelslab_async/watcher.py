@@ -1,0 +1,176 @@
+"""The waiting part: from the service's acceptance to a file that reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Generator, Iterator
+from contextlib import aclosing
+from typing import TypeVar, assert_never
+
+import attrs
+
+from modelslab_async.endings import ends_well
+from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
+from modelslab_async.job import Job
+from modelslab_async.line import Line, finite, now, until
+from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
+from modelslab_async.protocol.experience import Experience, Outlook, shape_of
+from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.pace import Pace
+
+_log = logging.getLogger("modelslab_async")
+_PROBE_BYTES = 1024
+_NO_FILE_YET = 8.0
+"""Seconds at most between two rounds over links that do not read yet."""
+_Outcome = TypeVar("_Outcome")
+
+
+@attrs.frozen(kw_only=True)
+class Watcher:
+    """Performs what the core's flows decide."""
+
+    line: Line
+    strategy: watch.WaitStrategy
+    experience: Experience
+    pace: Pace
+
+    async def follow(self, job: Job) -> None:
+        """From the service's acceptance to the job's end."""
+        with ends_well(job):
+            if job.state is JobState.PROCESSING:
+                await self._watch(job)
+            if job.state is JobState.READY:
+                await self._find_file(job)
+
+    def outlook(self, job: Job, eta: float | None) -> Outlook:
+        """What is expected of a job, and when to look at it."""
+        return Outlook(self.experience, shape_of(job.request), eta, self.line.rng)
+
+    async def _watch(self, job: Job) -> None:
+        limits, accepted = self.line.timeouts, job._accepted
+        policy = watch.WatchPolicy(
+            strategy=self.strategy, timeout=limits.job, fetch_timeout=limits.fetch, at_once=job._is_found
+        )
+        links, at = accepted.future_links if accepted else (), now()
+        age = at - job._taken_at
+        flow = watch.watch(policy, job._outlook, self.pace, self.line.backoff, now=at, age=age, links=links)
+        outcome = await self._perform(job, flow)
+        if not job._is_found:
+            self._learn(job, outcome)
+        match outcome:
+            case wire.Ready():
+                job._advance(lifecycle.Succeeded(outcome))
+            case watch.Failed(error=error):
+                job._advance(lifecycle.Failed(error))
+            case watch.GaveUp(error=error):
+                job._advance(lifecycle.Abandoned(error))
+            case _:
+                assert_never(outcome)
+
+    def _learn(self, job: Job, outcome: watch.WatchOutcome) -> None:
+        """What the end of a watch tells of jobs of this kind."""
+        running, at = job._running_at, now()
+        if not isinstance(outcome, watch.GaveUp):
+            job._outlook.learn(running - job._taken_at, at - job._taken_at)
+            self.line.tally.detected(job._looks, at - running)
+        elif isinstance(outcome.error, JobTimeoutError):
+            job._outlook.learn(running - job._taken_at, math.inf)
+
+    async def _find_file(self, job: Job) -> None:
+        accepted, ready = job._accepted, job._ready or wire.Ready()
+        announced = accepted.future_links if accepted else ()
+        links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *announced)))
+        if self.strategy == "poll" and links:
+            outcome: watch.Readable | watch.Unreadable = watch.Readable(links[0])
+        else:
+            limits = self.line.timeouts
+            flow = watch.settle(links, self._backoff_links, now=now(), probe_timeout=limits.fetch, grace=limits.link)
+            outcome = await self._perform(job, flow)
+        if isinstance(outcome, watch.Unreadable):
+            job._advance(lifecycle.Unreadable(InvalidVideoError(_no_file(job, outcome.reason))))
+        else:
+            job._advance(lifecycle.Verified(_video(job, ready, outcome.url, links)))
+
+    async def _perform(self, job: Job, flow: Generator[watch.Action, watch.Seen, _Outcome]) -> _Outcome:
+        """Drive a flow of the core to its end."""
+        try:
+            action = next(flow)
+            while True:
+                action = flow.send(await self._act(job, action))
+        except StopIteration as end:
+            outcome: _Outcome = end.value
+            return outcome
+
+    async def _act(self, job: Job, action: watch.Action) -> watch.Seen:
+        match action:
+            case watch.Wait(seconds=seconds, wakeable=False):
+                await asyncio.sleep(seconds)
+                return watch.Seen(now())
+            case watch.Wait(seconds=seconds):
+                woken = await until(job._awake, seconds)
+                job._awake.clear()  # one wake-up, one look
+                return watch.Seen(now(), woken=woken)
+            case watch.Fetch(timeout=timeout):
+                reply = await self._fetch(job, timeout)
+                job._looked(running=isinstance(reply, wire.NotReady))
+                return watch.Seen(now(), reply)
+            case watch.Probe(url=url, timeout=timeout):
+                found = await self._probe(url, timeout)
+                job._looked(running=False)
+                return watch.Seen(now(), found)
+            case _:
+                assert_never(action)
+
+    async def _fetch(self, job: Job, timeout: float) -> wire.FetchReply | TransportError:
+        reply = await self.line.fetch(job.id or "", timeout)
+        if isinstance(reply, TransportError):
+            _log.info("%r: a look failed: %s", job, reply)
+        elif isinstance(reply, wire.NotReady):
+            self.line.note(reply.notes)
+        _log.debug("%r: looked: %s", job, type(reply).__name__)
+        return reply
+
+    async def _probe(self, url: str, timeout: float) -> watch.Readable | watch.Unreadable:
+        """Read the first bytes of a link. No key goes along."""
+        head = b""
+        headers = {"Range": f"bytes=0-{_PROBE_BYTES - 1}", "Accept-Encoding": "identity"}
+        try:
+            async with (
+                asyncio.timeout(finite(timeout)),
+                self.line.get("probe", url, headers=headers, timeout=finite(timeout)) as incoming,
+            ):
+                if incoming.status not in (200, 206):
+                    return watch.Unreadable(f"HTTP {incoming.status}")
+                async with aclosing(incoming.chunks()) as chunks:
+                    async for chunk in chunks:
+                        head += chunk
+                        if len(head) >= mp4.HEAD_BYTES:
+                            break
+        except (TransportError, TimeoutError) as error:
+            return watch.Unreadable(str(error) or "timed out")
+        return watch.Readable(url) if mp4.looks_like_mp4(head) else watch.Unreadable("not an mp4")
+
+    def _backoff_links(self) -> Iterator[float]:
+        return retry.delays(self.line.rng, longest=_NO_FILE_YET)
+
+
+def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
+    meta = ready.meta or (job._accepted.meta if job._accepted else {})
+    seed = meta.get("seed")
+    asked = job.request.seed if job.request else None
+    return Video(
+        id=job.id,
+        ref=job.ref,
+        url=url,
+        links=links,
+        seed=seed if isinstance(seed, int) else asked,
+        meta=meta,
+        generation_time=ready.generation_time,
+        is_temporary=bool(job.request and job.request.temp),
+    )
+
+
+def _no_file(job: Job, reason: str) -> str:
+    return f"the service reports success, and no link reads as an mp4: {reason}; Client.attach({job.id!r}) looks again"
