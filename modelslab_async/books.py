@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -45,7 +45,7 @@ class Books:
     is_open: bool = attrs.field(default=False, init=False)
     account: str = attrs.field(init=False)
     left: dict[str, JobRecord] = attrs.field(factory=dict[str, JobRecord], init=False)
-    """What other clients had not finished when this one was opened, by ref."""
+    """What ran, or was uncertain, when this client was opened, by ref."""
 
     def __attrs_post_init__(self) -> None:
         self.account = account_of(self.key, self.base_url)
@@ -59,7 +59,7 @@ class Books:
                 await self.journal.close()
                 raise
             self.is_open = True
-            self.left = {record.ref: record for record in await self.journal.unfinished(self.account)}
+            self.left = {record.ref: record for record in await self._unfinished()}
             if self.budget:
                 self.budget.spent_before(await self.journal.charges(self.account))
 
@@ -142,8 +142,13 @@ class Books:
         """How many places jobs of other clients are taken to fill."""
         if self.journal is None or not self.is_open:
             return 0
-        records, now, mine = await self.journal.unfinished(self.account), self.clock(), self.journal.owner
-        return sum(record.owner != mine and record.fills_place(now) for record in records)
+        now, mine = self.clock(), self.journal.owner
+        return sum(record.owner != mine and record.fills_place(now) for record in await self._unfinished())
+
+    async def _unfinished(self) -> Sequence[JobRecord]:
+        """Without those that are READY, which may be very many."""
+        assert self.journal is not None  # noqa: S101 - asked before
+        return await self.journal.unfinished(self.account, ready=False)
 
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
         """Have the row of a client that is gone, changed; None where another was quicker."""

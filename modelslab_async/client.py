@@ -206,7 +206,7 @@ class Client:
     def attach(self, job_id: str | int) -> Job:
         """The job future of a job that was submitted before, here or elsewhere, with the same key. It costs nothing.
 
-        `job_id` is the service's id, or the ref of a job that another client left in the journal.
+        `job_id` is the service's id, or the ref of a job that another client left running.
         """
         self._enter()
         if left := self._recoverer.attach(str(job_id)):

@@ -113,10 +113,11 @@ class Database:
         with self._transaction() as connection:
             return [_written(connection, write) for write in batch]
 
-    def unfinished(self, account: str) -> list[JobRecord]:
-        """Those that are, or may be, at the service, or wait for it; and videos that were not saved."""
-        sql = f"{_SELECT} WHERE account = ? AND state IN ({_marks(_UNFINISHED)}) AND saved_path IS NULL"
-        return [_record(row) for row in self._rows(f"{sql} ORDER BY created_at", account, *_UNFINISHED)]
+    def unfinished(self, account: str, ready: bool) -> list[JobRecord]:
+        """Those that are, or may be, at the service, or wait for it; and, with `ready`, videos that were not saved."""
+        states = [state.value for state in UNFINISHED if ready or state is not JobState.READY]
+        sql = f"{_SELECT} WHERE account = ? AND state IN ({_marks(states)}) AND saved_path IS NULL"
+        return [_record(row) for row in self._rows(f"{sql} ORDER BY created_at", account, *states)]
 
     def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
         """The job with this ref, or this id of the service."""
@@ -197,7 +198,6 @@ def _marks(values: Sequence[str]) -> str:
     return ", ".join("?" * len(values))
 
 
-_UNFINISHED = tuple(state.value for state in UNFINISHED)
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608 - names of ours
 _SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
 _APPEND = f"""

@@ -49,8 +49,8 @@ class Journal(Protocol):
         """The same without anybody waiting for it: soon, and surely before `close` is done."""
         ...
 
-    async def unfinished(self, account: str) -> Sequence[JobRecord]:
-        """The jobs of an account that somebody should still look after."""
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        """The jobs of an account that somebody should still look after; `ready` with videos that were not saved."""
         ...
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
@@ -103,9 +103,9 @@ class SqliteJournal:
         if self._later is None:
             self._later = asyncio.get_running_loop().call_later(NOTED_WITHIN, self._start)
 
-    async def unfinished(self, account: str) -> Sequence[JobRecord]:
-        """The jobs of an account that somebody should still look after."""
-        return await self._read(self._database.unfinished, account)
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        """The jobs of an account that somebody should still look after; `ready` with videos that were not saved."""
+        return await self._read(self._database.unfinished, account, ready)
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
         """The job with this ref, or this id of the service."""

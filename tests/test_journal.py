@@ -80,6 +80,7 @@ async def test_unfinished_are_those_to_look_after(journal: SqliteJournal) -> Non
     found = [record.state for record in await journal.unfinished("a")]
     assert set(found) == {S.WAITING, S.SUBMITTING, S.PROCESSING, S.READY, S.UNCERTAIN, S.TIMED_OUT}
     assert found == [state for state in reversed(S) if state in found]
+    assert S.READY not in [record.state for record in await journal.unfinished("a", ready=False)]
     assert await journal.unfinished("b") == []
 
 

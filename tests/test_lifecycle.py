@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
+import random
+from decimal import Decimal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from modelslab_async import JobError, JobState, Video
+from modelslab_async import Job, JobError, JobState, SavedVideo, Video
 from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.experience import Experience, Outlook
 from modelslab_async.protocol.lifecycle import Event, ImpossibleMoveError, transition
 
 S = JobState
@@ -58,3 +65,42 @@ def test_every_pair(state: JobState, event: Event) -> None:
 def test_the_list_of_events_is_whole() -> None:
     """No event escapes the test above."""
     assert {type(event) for event in EVENTS} == set(Event.__args__)
+
+
+class Kept:
+    """A keeper that counts the ends."""
+
+    price = Decimal("0.2")
+
+    def __init__(self) -> None:
+        self.ends = 0
+
+    def outlook(self, job: Job, eta: float | None) -> Outlook:  # noqa: ARG002 - a Keeper's
+        return Outlook(Experience(), (), eta, random.Random(1))
+
+    def moved(self, job: Job, event: Event) -> None:
+        """Nothing to do."""
+
+    def ended(self, job: Job) -> None:  # noqa: ARG002 - a Keeper's
+        self.ends += 1
+
+    async def save(self, *_: object) -> SavedVideo:
+        raise NotImplementedError
+
+
+@given(st.lists(st.sampled_from(EVENTS), max_size=12))
+def test_no_order_of_events_resolves_a_job_twice(events: list[Event]) -> None:
+    """Whatever comes, in any order and as often as it likes: one result at most, and it stays."""
+
+    async def live() -> None:
+        keeper = Kept()
+        job, result = Job(keeper, None, "ref"), None
+        for event in events:
+            with contextlib.suppress(ImpossibleMoveError):
+                job._advance(event)
+            if job.done():
+                result = result or (job.state, job._future)
+                assert (job.state, job._future) == result
+        assert keeper.ends == int(job.done())
+
+    asyncio.run(live())

@@ -62,10 +62,10 @@ class MemoryJournal:
     def note(self, record: JobRecord) -> None:
         self._notes.append(record)
 
-    async def unfinished(self, account: str) -> Sequence[JobRecord]:
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
         self._flush()
         rows = [record for record in self.disk.rows.values() if record.account == account]
-        ended = ("refused", "cancelled", "failed")
+        ended = ("refused", "cancelled", "failed", *([] if ready else ["ready"]))
         return [record for record in rows if record.state.value not in ended and record.saved_path is None]
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
