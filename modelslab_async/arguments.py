@@ -11,6 +11,7 @@ import attrs
 
 from modelslab_async.errors import AuthenticationError, InvalidRequestError, Problem
 from modelslab_async.protocol import wire
+from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.request import ImageToVideoUltra, LimitsMode, shown
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
@@ -66,6 +67,20 @@ def check_arguments(
     if max_polls_per_second is not None and not _is_positive(max_polls_per_second):
         rule = "a number above 0, or None for no bounds"
         problems.append(Problem("max_polls_per_second", shown(max_polls_per_second), rule, "pass 20, or leave it out"))
+    if problems:
+        raise InvalidRequestError(problems)
+
+
+def check_money(journal: object, budget: object, prices: object) -> None:
+    """Raises InvalidRequestError for what is no journal, budget or price list."""
+    problems = []
+    is_path = isinstance(journal, str | os.PathLike) and os.fspath(journal) not in ("", b"")
+    if journal is not None and not is_path and not callable(getattr(journal, "append", None)):
+        problems.append(Problem("journal", shown(journal), "the path of a file, or a Journal", 'pass "jobs.db"'))
+    if budget is not None and not isinstance(budget, Budget):
+        problems.append(Problem("budget", shown(budget), "a Budget", "pass Budget(usd=...)"))
+    if prices is not None and not isinstance(prices, PriceList):
+        problems.append(Problem("prices", shown(prices), "a PriceList", "pass PriceList(usd=...), or leave it out"))
     if problems:
         raise InvalidRequestError(problems)
 

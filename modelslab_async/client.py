@@ -17,7 +17,7 @@ import aiohttp
 import attrs
 
 from modelslab_async import images
-from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, request_of
+from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_money, request_of
 from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.download import Progress, SavedVideo
@@ -108,6 +108,7 @@ class Client:
         transport: Transport | None = None,
     ) -> None:
         check_arguments(base_url, max_in_flight, limits, wait, poll_cost, max_polls_per_second)
+        check_money(journal, budget, prices)
         self._limits = limits
         self._base_url = base_url.rstrip("/")
         timeouts = timeouts or Timeouts()

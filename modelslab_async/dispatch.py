@@ -16,10 +16,9 @@ from modelslab_async.endings import let_go
 from modelslab_async.errors import JournalError
 from modelslab_async.images import Image
 from modelslab_async.job import Job
-from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol import lifecycle, record
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import PLACE_HOLD
 from modelslab_async.saver import Saver
 from modelslab_async.slots import Slots
 from modelslab_async.submitter import Submitter
@@ -113,7 +112,7 @@ class Dispatcher:
                 self.slots.put_back(job, _now(), wait=wait, maximum=maximum)
             case lifecycle.ReplyLost():
                 self.slots.in_doubt(job)
-                self._holds[job] = asyncio.get_running_loop().call_later(PLACE_HOLD, self._free, job)
+                self._holds[job] = asyncio.get_running_loop().call_later(record.PLACE_HOLD, self._free, job)
             case lifecycle.Cancelled():
                 self.slots.withdraw(job)
             case lifecycle.Rejected() | lifecycle.Failed() | lifecycle.Abandoned():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import World, a_request
 
-from modelslab_async import Budget, BudgetExceededError, Plan, PriceList
+from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, Plan, PriceList
 from modelslab_async.emulator import Fault, Rule
 
 MakeWorld = Callable[..., World]
@@ -134,3 +134,14 @@ async def test_what_is_uncertain_stays_held_until_a_person_speaks(world: MakeWor
         await client.resolve(job.ref, lost=True)
         await client.submit(a_request())
     assert (budget.held, len(here.service.ledger.charges)) == (Decimal(0), 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("journal", 5), ("journal", ""), ("budget", 20), ("budget", "20"), ("prices", Decimal("0.2"))],
+)
+def test_what_is_no_journal_budget_or_price_list(name: str, value: Any) -> None:
+    """One clear error, when the client is made."""
+    with pytest.raises(InvalidRequestError) as caught:
+        Client(api_key="any", **{name: value})
+    assert [problem.field for problem in caught.value.problems] == [name]
