@@ -89,13 +89,14 @@ async def run(jobs: int, tell: Callable[[str], None]) -> Account:
 
 async def _run(jobs: int, tell: Callable[[str], None]) -> Account:
     tasks, files = len(asyncio.all_tasks()), _open_files()
-    with tempfile.TemporaryDirectory() as folder, Server(SPEED, DEFAULT_ETA, fault_plan()) as server:
+    with tempfile.TemporaryDirectory() as folder:
         seen = _Seen(jobs, Path(folder), tell)
-        files += 2  # the server's pipes
-        await seen.all(server.url)
-        await asyncio.sleep(0.2)
-        leaked = len(asyncio.all_tasks()) - tasks, _open_files() - files
-        return seen.account(server.charges(), *leaked)
+        async with _receiver(seen):  # closes last: asyncio leaks a connection that comes while a server closes
+            with Server(SPEED, DEFAULT_ETA, fault_plan()) as server:
+                await seen.all(server.url)
+                charges = server.charges()
+    await asyncio.sleep(0.2)
+    return seen.account(charges, len(asyncio.all_tasks()) - tasks, _open_files() - files)
 
 
 @attrs.define
@@ -103,6 +104,8 @@ class _Seen:
     jobs: int
     folder: Path
     tell: Callable[[str], None]
+    webhook: str = ""
+    client: Client | None = None
     states: dict[str, JobState] = attrs.field(factory=dict[str, JobState])
     saved: int = 0
     early_bytes: int = 0
@@ -110,13 +113,13 @@ class _Seen:
 
     async def all(self, url: str) -> None:
         limits = Timeouts(submit=0.5, fetch=0.5, read=1.0, link=5.0, job=60.0)
-        client = Client(
+        self.client = Client(
             "any", base_url=url, max_in_flight=IN_FLIGHT, poll_cost=0.005, max_polls_per_second=None, timeouts=limits,
             journal=self.folder / "jobs.db",
         )  # fmt: skip
-        async with client, _receiver(client) as webhook:
+        async with self.client as client:
             saves = set[asyncio.Task[None]]()
-            async for job in client.map(self._requests(webhook), lookahead=2 * IN_FLIGHT):
+            async for job in client.map(self._requests(), lookahead=2 * IN_FLIGHT):
                 self._note(job)
                 save = asyncio.create_task(self._save(job))
                 saves.add(save)
@@ -124,9 +127,9 @@ class _Seen:
             await asyncio.gather(*saves)
         self.late_bytes = _resident_bytes()
 
-    async def _requests(self, webhook: str) -> AsyncIterator[ImageToVideoUltra]:
+    async def _requests(self) -> AsyncIterator[ImageToVideoUltra]:
         for number in range(self.jobs):
-            hook = webhook if number % 5 == 0 else None
+            hook = self.webhook if number % 5 == 0 else None
             url = "https://picture.invalid/a.png"
             yield ImageToVideoUltra(prompt="zoom in", init_image=url, track_id=f"job-{number}", webhook=hook)
 
@@ -162,12 +165,12 @@ class _Seen:
 
 
 @asynccontextmanager
-async def _receiver(client: Client) -> AsyncIterator[str]:
+async def _receiver(seen: _Seen) -> AsyncIterator[None]:
     """Somebody who takes webhooks, and wakes the jobs."""
 
     async def wake(request: web.Request) -> web.Response:
         told = await request.json()
-        if job := client._dispatcher.jobs.get(told.get("track_id")):
+        if seen.client and (job := seen.client._dispatcher.jobs.get(told.get("track_id"))):
             job.wake()
         return web.Response()
 
@@ -177,7 +180,8 @@ async def _receiver(client: Client) -> AsyncIterator[str]:
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        seen.webhook = f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        yield
     finally:
         await runner.cleanup()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
 from decimal import Decimal
 
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async import Job, JobError, JobState, SavedVideo, Video
+from modelslab_async.download import Progress
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.experience import Experience, Outlook
 from modelslab_async.protocol.lifecycle import Event, ImpossibleMoveError, transition
@@ -84,7 +86,7 @@ class Kept:
     def ended(self, job: Job) -> None:  # noqa: ARG002 - a Keeper's
         self.ends += 1
 
-    async def save(self, *_: object) -> SavedVideo:
+    async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
         raise NotImplementedError
 
 
