@@ -25,7 +25,9 @@ LAYERS = [
     {"dispatch"},
     {"recovery"},
     {"client"},
+    {"batch"},
     {"emulator"},
+    {"cli"},
 ]
 """From the ground up: a module imports from lower layers, and from its own package."""
 IMPURE = {"asyncio", "aiohttp", "time", "datetime", "secrets", "socket", "pathlib", "logging", "threading", "io"}
