@@ -181,6 +181,11 @@ class Client:
                 finally:
                     await self._line.transport.aclose()
 
+    @property
+    def base_url(self) -> str:
+        """Where requests go."""
+        return self._base_url
+
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
@@ -199,6 +204,11 @@ class Client:
         self._books.begin(job)
         self._dispatcher.enqueue(job, image)
         return job
+
+    def check(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> None:
+        """What `submit` would check. Nothing is sent or reserved. Raises InvalidRequestError with all that is wrong."""
+        self._enter()
+        self._checked(request_of(request, params))
 
     async def generate(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Video:
         """`submit`, and await the video."""
@@ -277,18 +287,24 @@ class Client:
                 yield job
 
     async def download(
-        self, video: Video | str, path: str | os.PathLike[str], *, progress: Progress | None = None
+        self,
+        video: Video | str,
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+        overwrite: bool = True,
     ) -> SavedVideo:
         """Put a video, or what a URL gives, at `path`: streamed, resumed after a break, verified to be a whole mp4.
 
-        Folders are made, and a file that is there is replaced once the new one is whole and on disk. `progress` is
-        called with the bytes received and the total (None where the server does not tell).
+        Folders are made, and a file that is there is replaced once the new one is whole and on disk; without
+        `overwrite` it never is. `progress` is called with the bytes received and the total (None where the server does
+        not tell).
 
         Raises InvalidVideoError where no link gives a whole mp4, InvalidRequestError for a path that can be no file,
-        OSError where the disk does not play along.
+        FileExistsError without `overwrite`, OSError where the disk does not play along.
         """
         self._enter(closing_too=True)
-        return await self._saver.save(video, path, progress)
+        return await self._saver.save(video, path, progress, overwrite=overwrite)
 
     def statistics(self) -> Statistics:
         """What the client did so far, and how it stands: a snapshot."""

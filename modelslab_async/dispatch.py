@@ -123,9 +123,11 @@ class Dispatcher:
         self.jobs.pop(job.ref, None)
         self._line.tally.ended[job.state] += 1
 
-    async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+    async def save(
+        self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
+    ) -> SavedVideo:
         """Put the job's video on disk, once it is there."""
-        return await self._saver.save(job, path, progress)
+        return await self._saver.save(job, path, progress, overwrite=overwrite)
 
     async def drain(self) -> None:
         """Wait for the end of every job and every download."""

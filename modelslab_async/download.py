@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import hashlib
 import os
 import re
 import secrets
@@ -20,6 +22,7 @@ from modelslab_async.transport import Get, Incoming
 
 RESUMES_PER_LINK = 5
 """Breaks in a row that bring no new byte, after which a link counts as dead."""
+_BLOCK_BYTES = 2**20
 _DEAD_CODES = (400, 401, 404, 410, 416)
 
 
@@ -37,6 +40,7 @@ class SavedVideo:
 
     path: Path
     size_bytes: int
+    sha256: str
     width: int | None = None
     height: int | None = None
     frames: int | None = None
@@ -52,6 +56,7 @@ class _Arriving:
     walk: mp4.Walk
     received: int = 0
     total: int | None = None
+    digest: hashlib._Hash = attrs.field(factory=hashlib.sha256)
     validator: str | None = None
     """ETag or Last-Modified: proves that the rest belongs to what is here."""
 
@@ -61,19 +66,20 @@ async def save(
     links: Sequence[str],
     path: str | os.PathLike[str],
     *,
+    overwrite: bool,
     progress: Progress | None,
     read_timeout: float | None,
     backoff: retry.Delays,
 ) -> SavedVideo:
     """Stream the first link that gives a whole mp4 to `path`, in constant memory; an existing file is replaced then.
 
-    Raises InvalidVideoError where no link does, InvalidRequestError for a path that can be no file, and OSError where
-    the disk does not play along. The paid video stays at its links in each case.
+    Raises InvalidVideoError where no link does, InvalidRequestError for a path that can be no file, FileExistsError
+    without `overwrite`, and OSError where the disk does not play along. The paid video stays at its links in each case.
     """
     target = Path(path)
     loop = asyncio.get_running_loop()
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
-    opening = loop.run_in_executor(None, _open_part, target, part)
+    opening = loop.run_in_executor(None, _open_part, target, part, overwrite)
     try:
         file = await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -81,14 +87,34 @@ async def save(
         raise
     try:
         arrived = await _first_whole(_Source(get, read_timeout, backoff, progress), links, file)
-        await loop.run_in_executor(None, _place, file, part, target)
+        await loop.run_in_executor(None, _place, file, part, target, overwrite)
     finally:
         await loop.run_in_executor(None, _clear, file, part)
-    facts = arrived.walk.facts()
-    return SavedVideo(target, arrived.received, facts.width, facts.height, facts.frames, facts.fps, facts.duration)
+    return _saved(target, arrived.received, arrived.digest.hexdigest(), arrived.walk)
 
 
-def _open_part(target: Path, part: Path) -> BinaryIO:
+def examine(path: Path) -> SavedVideo | None:
+    """What a file on disk is; None for one that is not there, or is no whole mp4. Reads it: call it in a thread."""
+    walk, digest, size = mp4.Walk(), hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                walk.feed(block)
+                digest.update(block)
+                size += len(block)
+    except OSError:
+        return None
+    return _saved(path, size, digest.hexdigest(), walk) if walk.verdict() is mp4.Verdict.WHOLE else None
+
+
+def _saved(path: Path, size_bytes: int, sha256: str, walk: mp4.Walk) -> SavedVideo:
+    facts = walk.facts()
+    return SavedVideo(path, size_bytes, sha256, facts.width, facts.height, facts.frames, facts.fps, facts.duration)
+
+
+def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:
+    if not overwrite and target.exists():
+        raise _exists(target)
     if target.is_dir():
         raise InvalidRequestError([Problem("path", shown(str(target)), "a folder", "pass the path of a file")])
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,18 +126,37 @@ def _clear(file: BinaryIO, part: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-def _place(file: BinaryIO, part: Path, target: Path) -> None:
+def _place(file: BinaryIO, part: Path, target: Path, overwrite: bool) -> None:
     """On disk, then at its name: after a crash there is the old file or the whole new one."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
-    part.replace(target)
+    if overwrite:
+        part.replace(target)
+    else:
+        _place_anew(part, target)
     if hasattr(os, "O_DIRECTORY"):
         folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _place_anew(part: Path, target: Path) -> None:
+    """Only where nothing is: a link cannot replace. A file system without links is asked first."""
+    try:
+        target.hardlink_to(part)
+    except FileExistsError:
+        raise
+    except OSError:
+        if target.exists():
+            raise _exists(target) from None
+        part.replace(target)
+
+
+def _exists(target: Path) -> FileExistsError:
+    return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
 
 
 class _DeadLinkError(Exception):
@@ -187,10 +232,15 @@ async def _take(source: _Source, arriving: _Arriving, chunk: bytes) -> None:
     arriving.walk.feed(chunk)
     if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
         raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
-    await asyncio.get_running_loop().run_in_executor(None, arriving.file.write, chunk)
+    await asyncio.get_running_loop().run_in_executor(None, _write, arriving, chunk)
     arriving.received += len(chunk)
     if source.progress:
         source.progress(arriving.received, arriving.total)
+
+
+def _write(arriving: _Arriving, chunk: bytes) -> None:
+    arriving.file.write(chunk)
+    arriving.digest.update(chunk)
 
 
 async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
@@ -207,7 +257,7 @@ async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
         arriving.validator = None  # start over: the pieces would not fit
         raise TransportError("the server sent another range, or of another file, than was asked for")
     await asyncio.get_running_loop().run_in_executor(None, _rewind, arriving.file)
-    arriving.walk, arriving.received, arriving.total = mp4.Walk(), 0, announced
+    arriving.walk, arriving.digest, arriving.received, arriving.total = mp4.Walk(), hashlib.sha256(), 0, announced
     etag = incoming.headers.get("ETag", "")
     strong = etag if etag and not etag.startswith("W/") else None
     arriving.validator = strong or incoming.headers.get("Last-Modified")

@@ -43,7 +43,7 @@ class Feed(Generic[T]):
                 feeder.exception()  # told already, or nobody listens any more
 
     async def _fill(self) -> None:
-        requests = aiter(_asynchronous(self.source))
+        requests = aiter(asynchronous(self.source))
         while True:
             await self.room.acquire()
             try:
@@ -55,7 +55,8 @@ class Feed(Generic[T]):
             job.add_done_callback(self.ended.put_nowait)
 
 
-async def _asynchronous(source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+async def asynchronous(source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """One kind of iterable of two."""
     if isinstance(source, AsyncIterable):
         async for item in source:
             yield item

@@ -55,7 +55,9 @@ class Keeper(Protocol):
         """The job has a result."""
         ...
 
-    async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+    async def save(
+        self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
+    ) -> SavedVideo:
         """Put the job's video on disk, once it is there."""
         ...
 
@@ -157,6 +159,10 @@ class Job:
         """The error that ended the job, or None; raises as `result` does for a job without an end or cancelled."""
         return self._future.exception()
 
+    def _error(self) -> BaseException | None:
+        """The error that ended the job; None where there is none (yet), and where it was cancelled."""
+        return self.exception() if self.done() and not self.cancelled() else None
+
     def add_done_callback(self, callback: Callable[[Job], object]) -> None:
         """Have `callback(job)` called by the event loop soon after the end, or soon if it was."""
         self._future.add_done_callback(lambda _: callback(self))
@@ -202,9 +208,11 @@ class Job:
             if news is self._news:
                 await news.wait()
 
-    async def save(self, path: str | os.PathLike[str], *, progress: Progress | None = None) -> SavedVideo:
+    async def save(
+        self, path: str | os.PathLike[str], *, progress: Progress | None = None, overwrite: bool = True
+    ) -> SavedVideo:
         """Wait for the video and put it at `path`, whole or not at all. See `Client.download`."""
-        return await self._keeper.save(self, path, progress)
+        return await self._keeper.save(self, path, progress, overwrite=overwrite)
 
     def _advance(self, event: lifecycle.Event) -> None:
         """The one way in which a job moves: table, own fields, keeper, result, listeners."""

@@ -74,10 +74,10 @@ class SqliteJournal:
     """A journal in one SQLite file, which is made where there is none."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._presence = Presence(self._path)
+        self.path = path
+        self._presence = Presence(self.path)
         self.owner = self._presence.owner
-        self._database = Database(self._path)
+        self._database = Database(self.path)
         self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
         self._pending: list[_Waiting] = []
         self._unwritten: dict[tuple[str, str], _Waiting] = {}
@@ -87,7 +87,7 @@ class SqliteJournal:
     async def open(self) -> None:
         """Make ready, or say why that cannot be."""
         await self._in_thread(self._database.open)
-        with told(self._path):
+        with told(self.path):
             self._presence.enter()
 
     def append(self, record: JobRecord, *, take_over: str | None = None) -> asyncio.Future[bool]:
@@ -149,7 +149,7 @@ class SqliteJournal:
                     if isinstance(result, bool):
                         waiting.done(result)
                     else:
-                        waiting.failed(JournalError(f"journal {self._path}: this job cannot be written: {result}"))
+                        waiting.failed(JournalError(f"journal {self.path}: this job cannot be written: {result}"))
 
     def _keep(self, batch: Sequence[_Waiting], error: JournalError) -> None:
         """What could not be written is tried again with the next write; an intent is not, for it is not sent."""
@@ -167,7 +167,7 @@ class SqliteJournal:
         return await self._in_thread(work, *arguments)
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        with told(self._path):
+        with told(self.path):
             return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
 
 

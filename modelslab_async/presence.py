@@ -12,7 +12,7 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-    def _locks(file: IO[bytes]) -> bool:
+    def locks(file: IO[bytes]) -> bool:
         """Take the lock; whether it was free."""
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -22,7 +22,7 @@ if sys.platform != "win32":
 
 else:
 
-    def _locks(file: IO[bytes]) -> bool:  # noqa: ARG001 - as above
+    def locks(file: IO[bytes]) -> bool:  # noqa: ARG001 - as above
         """On Windows an open file cannot be deleted, which is lock enough."""
         return True
 
@@ -38,7 +38,7 @@ class Presence:
     def enter(self) -> None:
         """Be alive, until `leave` or the end of the process, however it ends. Raises OSError."""
         self._file = self._path(self.owner).open("xb")
-        _locks(self._file)
+        locks(self._file)
 
     def leave(self) -> None:
         """Be gone."""
@@ -54,7 +54,7 @@ class Presence:
         path = self._path(owner)
         try:
             with path.open("rb") as file:
-                if not _locks(file):
+                if not locks(file):
                     return True
                 if os.name != "nt":
                     path.unlink(missing_ok=True)

@@ -58,12 +58,35 @@ class Recoverer:
             elif record.state is JobState.WAITING:
                 unsent.append(record)
             elif record.state in (JobState.SUBMITTING, JobState.UNCERTAIN):
-                if mine := await self.books.take_over(record, state=JobState.UNCERTAIN):
+                if mine := await self.listed(record):
                     uncertain.append(mine)
             elif job := await self._restored(record):
                 jobs.append(job)
         await self.dispatcher.count_elsewhere()
         return Recovery(jobs=tuple(jobs), uncertain=tuple(uncertain), unsent=tuple(unsent), elsewhere=tuple(elsewhere))
+
+    async def find(self, ref: str) -> JobRecord | None:
+        """The row with this ref."""
+        return await self.journal.find(self.books.account, ref=ref)
+
+    async def collect(self, record: JobRecord) -> Job | None:
+        """The job of a row that is paid for, watched on; None where another client, which is alive, looks after it."""
+        if job := self.dispatcher.jobs.get(record.ref):
+            return job
+        if record.owner != self.journal.owner and self.journal.is_alive(record.owner):
+            return None
+        return await self._restored(record)
+
+    async def listed(self, record: JobRecord) -> JobRecord | None:
+        """A row that is to be told of; None where another client, which is alive, has it on the way.
+
+        One whose client died while it was submitted is uncertain from now on.
+        """
+        if record.state is not JobState.SUBMITTING:
+            return record
+        if self.journal.is_alive(record.owner):
+            return None
+        return await self.books.take_over(record, state=JobState.UNCERTAIN)
 
     async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
         """Those of the account's videos that no row knows."""
@@ -80,7 +103,7 @@ class Recoverer:
 
     async def resolve(self, ref: str, *, job_id: str | None) -> Job | None:
         """An uncertain job was taken as `job_id`, or with None was not."""
-        record = await self.journal.find(self.books.account, ref=ref)
+        record = await self.find(ref)
         if record is None or record.state is not JobState.UNCERTAIN:
             rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
             raise InvalidRequestError([Problem("ref", shown(ref), rule, "see Client.recover().uncertain")])

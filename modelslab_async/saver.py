@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
 import attrs
 
-from modelslab_async import download
+from modelslab_async import download as downloading
 from modelslab_async.books import Books
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import InvalidVideoError
@@ -30,11 +30,13 @@ class Saver:
     """The downloads under way; each is done when its download is."""
 
     async def save(
-        self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None
+        self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
     ) -> SavedVideo:
         """Put a video, a job's video once it is there, or what a URL gives, on disk."""
         with self._saving():
-            return await self._save(await video if isinstance(video, Job) else video, path, progress)
+            video = await video if isinstance(video, Job) else video
+            download = partial(self._download, path=path, progress=progress, overwrite=overwrite)
+            return await (download([video]) if isinstance(video, str) else self._collect(video, download))
 
     @contextmanager
     def _saving(self) -> Iterator[None]:
@@ -46,18 +48,16 @@ class Saver:
             self.saves.discard(saved)
             saved.cancel()
 
-    async def _save(self, video: Video | str, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
-        if isinstance(video, str):
-            return await self._download([video], path, progress)
+    async def _collect(self, video: Video, download: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
         links = list(dict.fromkeys((video.url, *video.links)))
         try:
             try:
-                saved = await self._download(links, path, progress)
+                saved = await download(links)
             except InvalidVideoError:  # links die: the service may name others
                 fresh = [link for link in await self._fresh_links(video) if link not in links]
                 if not fresh:
                     raise
-                saved = await self._download(fresh, path, progress)
+                saved = await download(fresh)
         except InvalidVideoError as error:
             error.about(ref=video.ref, job_id=video.id, charged=True, price=self.books.prices.usd)
             raise
@@ -65,12 +65,13 @@ class Saver:
         return saved
 
     async def _download(
-        self, links: Sequence[str], path: str | os.PathLike[str], progress: Progress | None
+        self, links: Sequence[str], *, path: str | os.PathLike[str], progress: Progress | None, overwrite: bool
     ) -> SavedVideo:
-        return await download.save(
+        return await downloading.save(
             partial(self.line.get, "download"),
             links,
             path,
+            overwrite=overwrite,
             progress=progress,
             read_timeout=self.line.timeouts.read,
             backoff=self.line.backoff,

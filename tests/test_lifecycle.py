@@ -86,7 +86,9 @@ class Kept:
     def ended(self, job: Job) -> None:  # noqa: ARG002 - a Keeper's
         self.ends += 1
 
-    async def save(self, job: Job, path: str | os.PathLike[str], progress: Progress | None) -> SavedVideo:
+    async def save(
+        self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
+    ) -> SavedVideo:
         raise NotImplementedError
 
 

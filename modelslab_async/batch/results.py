@@ -39,7 +39,7 @@ class Result:
     state: JobState
     request: Mapping[str, Any]
     service: str
-    price: Decimal
+    price: Decimal = Decimal(0)
     charged: bool | None
     job_id: str | None = None
     seed: int | None = None
@@ -85,6 +85,14 @@ def to_json(result: Result) -> str:
     return json.dumps({**told, "cost": None if cost is None else str(cost)}, ensure_ascii=False)
 
 
+def from_json(line: str) -> Result | None:
+    """The result of a line; None for one that cannot be read."""
+    try:
+        return _converter().structure(json.loads(line), Result)
+    except (ValueError, ArithmeticError, BaseValidationError):
+        return None
+
+
 def read_results(folder: Path) -> Iterator[Result]:
     """All lines in their order. One that cannot be read (a process that was killed while it wrote) is passed over."""
     try:
@@ -93,7 +101,5 @@ def read_results(folder: Path) -> Iterator[Result]:
         return
     with file:
         for line in file:
-            try:
-                yield _converter().structure(json.loads(line), Result)
-            except (ValueError, ArithmeticError, BaseValidationError):
-                continue
+            if result := from_json(line):
+                yield result

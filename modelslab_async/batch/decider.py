@@ -1,0 +1,82 @@
+"""What is known of an item, in the folder and in the journal, and so what is to be done with it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import attrs
+
+from modelslab_async.batch import steps
+from modelslab_async.batch.folder import Folder
+from modelslab_async.batch.manifest import Entry
+from modelslab_async.batch.results import Result
+from modelslab_async.batch.steps import Action
+from modelslab_async.client import Client
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import JobRecord
+
+_FAILED = (JobState.FAILED, JobState.REFUSED)
+
+
+@attrs.frozen(kw_only=True)
+class Options:
+    """How a batch is run, see `run_batch`."""
+
+    name: str
+    lookahead: int
+    retry_failed: bool
+    resubmit_uncertain: bool
+
+
+@attrs.frozen(kw_only=True)
+class Decision:
+    """What to do, and why: the item's last result and its attempt's row, None where there is none.
+
+    ref: of the attempt that is to be made, or was.
+    """
+
+    action: Action
+    ref: str
+    result: Result | None = None
+    record: JobRecord | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it ended without a video, as far as is known."""
+        states = (each.state for each in (self.record, self.result) if each is not None)
+        return any(state in _FAILED for state in states)
+
+
+@attrs.frozen
+class Decider:
+    """Asks folder and journal. Changes nothing."""
+
+    client: Client
+    folder: Folder
+    options: Options
+
+    async def decide(self, entry: Entry) -> Decision:
+        """What is to be done with the item."""
+        result = self.folder.last(entry.item)
+        if result and result.file and await self._is_there(result):
+            return Decision(action=Action.KEEP, ref=result.ref, result=result)
+        attempt, record = await self._last_attempt(entry)
+        options = self.options
+        action = steps.decide(
+            result, record, retry_failed=options.retry_failed, resubmit_uncertain=options.resubmit_uncertain
+        )
+        ref = steps.ref_of(self.folder.batch, entry, attempt + (action is Action.SUBMIT_ANEW))
+        return Decision(action=action, ref=ref, result=result, record=record)
+
+    async def _is_there(self, result: Result) -> bool:
+        return await asyncio.get_running_loop().run_in_executor(None, self.folder.holds, result)
+
+    async def _last_attempt(self, entry: Entry) -> tuple[int, JobRecord | None]:
+        """Its number, from 1, and its row in the journal."""
+        attempt, record = 1, await self._find(entry, 1)
+        while record and (later := await self._find(entry, attempt + 1)):
+            attempt, record = attempt + 1, later
+        return attempt, record
+
+    async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
+        return await self.client._recoverer.find(steps.ref_of(self.folder.batch, entry, attempt))

@@ -1,0 +1,139 @@
+"""What is to be done with an item of a batch, by what is known of it. Pure: values in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+
+from modelslab_async.batch.manifest import Entry
+from modelslab_async.batch.results import Result
+from modelslab_async.download import SavedVideo
+from modelslab_async.errors import (
+    AuthenticationError,
+    BudgetExceededError,
+    ConnectError,
+    InsufficientCreditsError,
+    JournalError,
+    ModelsLabError,
+    ServerError,
+)
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.request import shown
+
+ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError, OSError)
+"""Errors that the next item would meet as well, and that waiting does not mend."""
+PASSES = (ConnectError, ServerError)
+"""Errors of the service or the way to it: nothing was sent, and the same item may go later."""
+
+
+class Action(Enum):
+    """What to do with an item."""
+
+    KEEP = auto()
+    SUBMIT = auto()
+    SUBMIT_ANEW = auto()
+    """Under another ref: the one before is, or may be, paid for. Only where a person asked for it."""
+    COLLECT = auto()
+    LEAVE = auto()
+
+
+def decide(known: Result | None, record: JobRecord | None, *, retry_failed: bool, resubmit_uncertain: bool) -> Action:
+    """By the item's last result and the journal's row of its last attempt; None where there is none."""
+    was_refused = known is not None and known.state is JobState.REFUSED
+    match record.state if record else None:
+        case None | JobState.WAITING | JobState.CANCELLED | JobState.REFUSED:
+            return Action.LEAVE if was_refused and not retry_failed else Action.SUBMIT
+        case JobState.SUBMITTING | JobState.UNCERTAIN:
+            return Action.SUBMIT_ANEW if resubmit_uncertain else Action.LEAVE
+        case JobState.FAILED:
+            return Action.SUBMIT_ANEW if retry_failed else Action.LEAVE
+        case JobState.TIMED_OUT if known is not None and known.charged is None and retry_failed:
+            return Action.SUBMIT_ANEW  # the service does not know the job any more
+        case JobState.PROCESSING | JobState.READY | JobState.TIMED_OUT:
+            return Action.COLLECT
+
+
+def ref_of(batch: str, entry: Entry, attempt: int) -> str:
+    """The ref of an item's attempt, counted from 1. A track_id is its own."""
+    track_id = entry.request.track_id if entry.request else None
+    ref = track_id or f"{batch}-{entry.item}"
+    return ref if attempt == 1 else f"{ref}-{attempt}"
+
+
+def refused(entry: Entry, error: ModelsLabError, *, service: str, ref: str) -> Result:
+    """The result of an item that was not sent."""
+    request = {} if entry.request is None else _told(entry)
+    return Result(
+        item=entry.item,
+        ref=ref,
+        line=entry.line,
+        state=JobState.REFUSED,
+        request=request,
+        service=service,
+        charged=False,
+        error=str(error),
+    )
+
+
+def _told(entry: Entry) -> Mapping[str, Any]:
+    request = entry.request
+    return {"prompt": str(request.prompt), "init_image": shown(request.init_image)} if request else {}
+
+
+def result_of(
+    entry: Entry,
+    record: JobRecord,
+    *,
+    service: str,
+    now: datetime,
+    saved: tuple[str, SavedVideo] | None = None,
+    error: BaseException | None = None,
+) -> Result:
+    """The result of an item whose job ended. `saved` is the file's name in the folder, and what it is, `now`."""
+    name, file = saved or (None, None)
+    picture = record.picture or {}
+    where = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
+    request = {name: value for name, value in (record.request or {}).items() if name != "track_id"}
+    return Result(
+        item=entry.item,
+        ref=record.ref,
+        line=entry.line,
+        state=record.state,
+        request={**request, "init_image": where},
+        service=service,
+        price=record.price,
+        charged=error.charged if isinstance(error, ModelsLabError) else record.charged,
+        job_id=record.job_id,
+        seed=(record.video or {}).get("seed"),
+        file=name,
+        **({} if file is None else _facts(file)),
+        created_at=_at(record.created_at),
+        submitted_at=_at(record.submitted_at),
+        accepted_at=_at(record.accepted_at),
+        ended_at=_at(record.ended_at),
+        saved_at=now if file else None,
+        error=str(error) if error else record.error,
+    )
+
+
+def _facts(file: SavedVideo) -> dict[str, Any]:
+    names = ("sha256", "size_bytes", "width", "height", "frames", "fps", "duration")
+    return {name: getattr(file, name) for name in names}
+
+
+def _at(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def inside(folder: Path, path: str | None) -> str | None:
+    """A path as a name in the folder; None where it is not in there."""
+    if path is None:
+        return None
+    try:
+        return Path(path).relative_to(folder.absolute()).as_posix()
+    except ValueError:
+        return None
