@@ -7,7 +7,7 @@ import os
 import random
 import uuid
 import warnings
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ from modelslab_async.protocol.experience import Experience
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.pricing import Budget, Estimate, PriceList
+from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import (
     Endpoint,
     ImageInput,
@@ -228,15 +229,29 @@ class Client:
         self._dispatcher.adopt(job)
         return job
 
-    async def recover(self, *, search: bool = False) -> Recovery:
+    async def find(self, ref: str) -> JobRecord | None:
+        """What the journal knows of the job with this ref, or id of the service; None for nothing.
+
+        Raises ClientStateError without a journal, JournalError.
+        """
+        self._enter()
+        return await self._recoverer.find(ref)
+
+    async def history(self, limit: int = 100) -> tuple[JobRecord, ...]:
+        """The journal's last jobs of this account, the newest first. Raises as `find` does."""
+        self._enter()
+        return tuple(await self._recoverer.journal.recent(self._books.account, limit))
+
+    async def recover(self, refs: Collection[str] | None = None, *, search: bool = False) -> Recovery:
         """Take up what clients that are gone left in the journal: see `Recovery`. Nothing is submitted again.
 
-        With `search`, the account's recent videos that no row knows are listed as candidates; none is matched.
+        With `refs`, only those jobs, by ref or id; also a READY one whose video was saved before. With `search`, the
+        account's recent videos that no row knows are listed as candidates; none is matched.
 
         Raises ClientStateError without a journal, JournalError; with `search`, APIError or TransportError.
         """
         self._enter()
-        found = await self._recoverer.recover()
+        found = await self._recoverer.recover(refs)
         if not search:
             return found
         assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._line.key), wire.decode_assets)

@@ -39,6 +39,7 @@ MIGRATIONS: Sequence[str] = (
     ) WITHOUT ROWID;
     CREATE INDEX jobs_by_state ON jobs (account, state);
     """,
+    "CREATE INDEX jobs_by_id ON jobs (account, job_id);",
 )
 """What makes a file of version n into one of version n + 1; `user_version` says which it is."""
 
@@ -121,9 +122,14 @@ class Database:
 
     def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
         """The job with this ref, or this id of the service."""
-        sql = f"{_SELECT} WHERE account = ? AND (ref = ? OR job_id = ?) LIMIT 1"
-        rows = self._rows(sql, account, ref, job_id)
+        sql = f"{_SELECT} WHERE account = ? AND (ref = ? OR job_id = ?) ORDER BY ref = ? DESC LIMIT 1"
+        rows = self._rows(sql, account, ref, job_id, ref)
         return _record(rows[0]) if rows else None
+
+    def recent(self, account: str, limit: int) -> list[JobRecord]:
+        """The last jobs, the newest first."""
+        rows = self._rows(f"{_SELECT} WHERE account = ? ORDER BY created_at DESC LIMIT ?", account, limit)
+        return [_record(row) for row in rows]
 
     def charges(self, account: str) -> list[Charge]:
         """The jobs that the service took, or may have."""

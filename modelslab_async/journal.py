@@ -57,6 +57,10 @@ class Journal(Protocol):
         """The job with this ref, or this id of the service."""
         ...
 
+    async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
+        """The last jobs, the newest first."""
+        ...
+
     async def charges(self, account: str) -> Sequence[Charge]:
         """The jobs that the service took, or may have."""
         ...
@@ -110,6 +114,10 @@ class SqliteJournal:
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
         """The job with this ref, or this id of the service."""
         return await self._read(self._database.find, account, ref, job_id)
+
+    async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
+        """The last jobs, the newest first."""
+        return await self._read(self._database.recent, account, limit)
 
     async def charges(self, account: str) -> Sequence[Charge]:
         """The jobs that the service took, or may have."""

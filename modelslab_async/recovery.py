@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import attrs
 
 from modelslab_async.books import Books, request_of
@@ -13,6 +15,8 @@ from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import shown
 from modelslab_async.protocol.wire import Asset
+
+_OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
 
 
 @attrs.frozen(kw_only=True)
@@ -47,10 +51,10 @@ class Recoverer:
             raise ClientStateError("there is no journal: async with Client(journal=...) keeps one")
         return self.books.journal
 
-    async def recover(self) -> Recovery:
-        """Collect, and list."""
+    async def recover(self, refs: Collection[str] | None) -> Recovery:
+        """Collect, and list; of all that is unfinished, or of just these."""
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
-        for record in await self.journal.unfinished(self.books.account):
+        for record in await self._records(refs):
             if record.owner == self.journal.owner:
                 continue
             if self.journal.is_alive(record.owner):
@@ -60,14 +64,19 @@ class Recoverer:
             elif record.state in (JobState.SUBMITTING, JobState.UNCERTAIN):
                 if mine := await self.listed(record):
                     uncertain.append(mine)
-            elif job := await self._restored(record):
+            elif record.state not in _OVER and (job := await self._restored(record)):
                 jobs.append(job)
         await self.dispatcher.count_elsewhere()
         return Recovery(jobs=tuple(jobs), uncertain=tuple(uncertain), unsent=tuple(unsent), elsewhere=tuple(elsewhere))
 
+    async def _records(self, refs: Collection[str] | None) -> Sequence[JobRecord]:
+        if refs is None:
+            return await self.journal.unfinished(self.books.account)
+        return [record for ref in dict.fromkeys(refs) if (record := await self.find(ref))]
+
     async def find(self, ref: str) -> JobRecord | None:
-        """The row with this ref."""
-        return await self.journal.find(self.books.account, ref=ref)
+        """The row with this ref, or this id of the service."""
+        return await self.journal.find(self.books.account, ref=ref, job_id=ref)
 
     async def collect(self, record: JobRecord) -> Job | None:
         """The job of a row that is paid for, watched on; None where another client, which is alive, looks after it."""

@@ -73,6 +73,10 @@ class MemoryJournal:
         rows = (record for record in self.disk.rows.values() if record.account == account)
         return next((r for r in rows if r.ref == ref or (job_id and r.job_id == job_id)), None)
 
+    async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
+        rows = [record for record in self.disk.rows.values() if record.account == account]
+        return sorted(rows, key=lambda record: -record.created_at)[:limit]
+
     async def charges(self, account: str) -> Sequence[Charge]:
         rows = [record for record in self.disk.rows.values() if record.account == account]
         paid = [record for record in rows if record.charged is not False]

@@ -79,4 +79,4 @@ class Decider:
         return attempt, record
 
     async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
-        return await self.client._recoverer.find(steps.ref_of(self.folder.batch, entry, attempt))
+        return await self.client.find(steps.ref_of(self.folder.batch, entry, attempt))

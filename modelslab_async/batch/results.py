@@ -78,11 +78,15 @@ def _written(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def to_json(result: Result) -> str:
-    """One line, without its end. `cost` is told for those who read it; it follows from price and charged."""
-    told = _converter().unstructure(result)
+def to_told(result: Result) -> dict[str, Any]:
+    """As JSON values. `cost` is told for those who read it; it follows from price and charged."""
     cost = result.cost
-    return json.dumps({**told, "cost": None if cost is None else str(cost)}, ensure_ascii=False)
+    return {**_converter().unstructure(result), "cost": None if cost is None else str(cost)}
+
+
+def to_json(result: Result) -> str:
+    """One line, without its end."""
+    return json.dumps(to_told(result), ensure_ascii=False)
 
 
 def from_json(line: str) -> Result | None:

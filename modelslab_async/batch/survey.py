@@ -26,7 +26,7 @@ async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> Bat
             if problem := _twice(seen, entry):
                 plan.wrong(problem, entry.line)
             elif _counted(plan, await decider.decide(entry)) is Action.SUBMIT:
-                for problem in _problems(client, entry):
+                for problem in problems_of(client, entry):
                     plan.wrong(problem, entry.line)
     plan.usd = client._books.prices.estimate(plan.submit).usd
     _check_budget(plan, client)
@@ -65,7 +65,8 @@ def _counted(plan: BatchPlan, decision: Decision) -> Action:
     return decision.action
 
 
-def _problems(client: Client, entry: Entry) -> Sequence[Problem]:
+def problems_of(client: Client, entry: Entry) -> Sequence[Problem]:
+    """All that is wrong with an entry."""
     if entry.request is None:
         return entry.problems
     try:

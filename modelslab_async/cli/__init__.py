@@ -1,0 +1,18 @@
+"""The command `modelslab-async`. It needs the extra `cli`."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run it; ends the process with a code of `exits`."""
+    try:
+        import click  # noqa: F401, PLC0415 - an extra
+        import rich  # noqa: F401, PLC0415
+    except ImportError as error:
+        sys.stderr.write(f"the command needs {error.name}: python -m pip install 'modelslab_async[cli]'\n")
+        raise SystemExit(2) from None
+    from modelslab_async.cli.app import app  # noqa: PLC0415 - it needs both
+
+    app.main(prog_name="modelslab-async")

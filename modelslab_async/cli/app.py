@@ -1,0 +1,64 @@
+"""The commands by name. Each is imported when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+import click
+
+from modelslab_async.cli.settings import config
+
+_COMMANDS = {
+    "generate": "generate",
+    "batch": "batch",
+    "cost": "batch",
+    "report": "batch",
+    "jobs": "journal",
+    "show": "journal",
+    "collect": "journal",
+    "recover": "journal",
+    "resolve": "journal",
+    "balance": "service",
+    "emulator": "service",
+    "completion": "service",
+}
+_EPILOG = """\b
+Every command takes, by flag, environment or config.toml:
+  --base-url URL      MODELSLAB_BASE_URL       --enterprise      a dedicated server
+  --journal FILE      MODELSLAB_JOURNAL        --max-in-flight N MODELSLAB_MAX_IN_FLIGHT
+  --key-file FILE     MODELSLAB_KEY_FILE       --limits refuse|warn|off
+The key: MODELSLAB_API_KEY, or a file that only you can read, or the system's keyring.
+
+\b
+Exit codes: 0 done, 1 some jobs failed, 2 usage, 3 key, 4 rate, 5 not found,
+6 payment, 7 timeout, 10 network, 130 interrupted.
+"""
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"modelslab_async.cli.{_COMMANDS[cmd_name]}"), cmd_name)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """The file's word holds where neither flag nor environment has one."""
+        told = config()
+        ctx.default_map = dict.fromkeys(_COMMANDS, told)
+        return super().invoke(ctx)
+
+
+@click.group(
+    cls=_Lazy, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
+@click.version_option(package_name="modelslab_async")
+def app() -> None:
+    """Turn pictures into videos with ModelsLab's Image to Video Ultra, and never pay twice.
+
+    Try it without an account:  modelslab-async generate castle.jpg -p "clouds pass" --emulate
+    """

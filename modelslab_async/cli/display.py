@@ -1,0 +1,135 @@
+"""What happens, as it happens: drawn where stderr is a terminal, a line for each change where it is none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+
+import attrs
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from modelslab_async.batch import BatchEvent, Step
+from modelslab_async.cli.output import Output, usd
+from modelslab_async.job import Job
+from modelslab_async.protocol.lifecycle import JobState
+
+_A_SECOND = 4
+_ROWS = 10
+"""More rows cost more CPU than they tell."""
+_BAR = 30
+
+
+def length(seconds: float) -> str:
+    """A time in words: 8 s, 3:05 min, 2:10 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    small, unit = (whole, "min") if whole < 3600 else (whole // 60, "h")
+    return f"{small // 60}:{small % 60:02} {unit}"
+
+
+async def follow(output: Output, job: Job) -> None:
+    """Show a job until its end."""
+    if not output.is_live:
+        await _tell(output, job)
+        return
+    with Live(get_renderable=lambda: _row_of([job]), console=output.err, refresh_per_second=_A_SECOND, transient=True):
+        await job.wait()
+
+
+async def _tell(output: Output, job: Job) -> None:
+    before = None
+    async for news in job.events():
+        if news.state is not before:
+            left = f", about {length(news.eta)} left" if news.eta else ""
+            output.say(f"{length(news.elapsed):>8}  {news.state.value}{left}")
+        before = news.state
+
+
+def _row_of(jobs: list[Job]) -> Table:
+    """A line for each job: state, how far, how long it takes, how long it will."""
+    grid = Table.grid(padding=(0, 2))
+    for job in jobs:
+        elapsed, eta = job._loop.time() - job._submitted_at, job.eta
+        part = 0.0 if eta is None else elapsed / (elapsed + eta)
+        left = "" if eta is None else f"about {length(eta)} left"
+        bar = ProgressBar(total=1.0, completed=part, width=_BAR, pulse=eta is None and not job.done())
+        what = job.request.prompt[:32] if job.request else job.ref
+        grid.add_row(Text(job.state.value), bar, length(elapsed), left, Text(what, "dim", no_wrap=True))
+    return grid
+
+
+@attrs.define
+class BatchDisplay:
+    """The whole of a batch in a line, and the jobs that run below it."""
+
+    output: Output
+    total: int
+    begun_at: float = attrs.field(factory=lambda: asyncio.get_running_loop().time())
+    jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
+    steps: Counter[str] = attrs.field(factory=Counter[str])
+    spent: Decimal = Decimal(0)
+    unsure: Decimal = Decimal(0)
+    stopping: bool = False
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Draw it, if it can be drawn."""
+        if not self.output.is_live:
+            yield
+            return
+        with Live(get_renderable=self._drawn, console=self.output.err, refresh_per_second=_A_SECOND, transient=True):
+            yield
+
+    def happened(self, event: BatchEvent) -> None:
+        """Take an event; what ended is told in a line of its own."""
+        item = event.entry.item
+        if event.job and event.step is Step.BEGUN:
+            self.jobs[item] = event.job
+            return
+        self.jobs.pop(item, None)
+        result = event.result
+        is_done = result is not None and result.file is not None
+        self.steps["kept" if event.step is Step.KEPT else "done" if is_done else _how(event)] += 1
+        if result and event.step is Step.ENDED:
+            self.spent += result.cost or 0
+            self.unsure += result.price if result.cost is None else 0
+            words = f"{result.file}" if is_done else f"{result.state.value}: {result.error}"
+            self.output.say(f"line {result.line}: {words}", "" if is_done else "red")
+
+    def line(self) -> str:
+        """How it stands, in a line."""
+        running = sum(job.state is not JobState.WAITING for job in self.jobs.values())
+        steps = self.steps
+        waiting = self.total - steps.total() - running
+        told = [f"{steps['done'] + steps['kept']} of {self.total} done", f"{running} running", f"{waiting} waiting"]
+        told += [f"{steps[name]} {name}" for name in ("failed", "uncertain", "left") if steps[name]]
+        told += [f"{usd(self.spent)} spent", *([f"{usd(self.unsure)} unsure"] if self.unsure else [])]
+        return ", ".join(told)
+
+    def _left(self) -> str:
+        ended = self.steps.total() - self.steps["kept"]
+        if not ended or self.stopping:
+            return "stopping: waiting for those that run; Ctrl-C again leaves them" if self.stopping else ""
+        elapsed = asyncio.get_running_loop().time() - self.begun_at
+        return f"about {length(elapsed / ended * (self.total - self.steps.total()))} left"
+
+    def _drawn(self) -> RenderableType:
+        bar = ProgressBar(total=max(self.total, 1), completed=self.steps.total(), width=_BAR)
+        head = Table.grid(padding=(0, 2))
+        head.add_row(bar, Text(self.line()), Text(self._left(), "dim"))
+        running = [job for job in self.jobs.values() if job.state is not JobState.WAITING]
+        return Group(head, _row_of(running[:_ROWS]))
+
+
+def _how(event: BatchEvent) -> str:
+    if event.result is None:
+        return "left"
+    return "uncertain" if event.result.state is JobState.UNCERTAIN else "failed"

@@ -1,0 +1,116 @@
+"""`generate`: one picture, one video."""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+
+from modelslab_async.batch.naming import DEFAULT_NAME, names, stem_of
+from modelslab_async.cli.display import follow
+from modelslab_async.cli.exits import Exit, code_of
+from modelslab_async.cli.output import Output, usd
+from modelslab_async.cli.parameters import parameters
+from modelslab_async.cli.session import client_of, interrupts, run
+from modelslab_async.cli.settings import Settings, common
+from modelslab_async.client import Client
+from modelslab_async.download import SavedVideo
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
+from modelslab_async.job import Job
+
+
+@click.command(epilog='Example: modelslab-async generate castle.jpg -p "clouds pass" --num-frames 49 -o castle.mp4')
+@click.argument("image")
+@click.option("-p", "--prompt", required=True, help="what should be seen")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="where the mp4 goes")
+@click.option("--force", is_flag=True, help="replace a file that is there")
+@click.option("--no-wait", is_flag=True, help="print the ref and end; collect it later")
+@parameters
+@common
+def generate(settings: Settings, **options: Any) -> None:
+    """Turn IMAGE (a path or a URL) into an mp4. Costs $0.20."""
+    if options["no_wait"] and settings.emulate:
+        raise click.UsageError("--no-wait: that emulator ends with this command; start one: modelslab-async emulator")
+    run(settings.output, lambda: _generate(settings, **options))
+
+
+async def _generate(
+    settings: Settings,
+    *,
+    image: str,
+    prompt: str,
+    target: Path | None,
+    force: bool,
+    no_wait: bool,
+    params: dict[str, Any],
+) -> Exit:
+    output = settings.output
+    if target and not force and target.exists():  # noqa: ASYNC240 - one look
+        rule = "is there already"
+        raise InvalidRequestError([Problem("output", repr(str(target)), rule, "choose another, or pass --force")])
+    async with client_of(settings) as client:
+        wanted = {"prompt": prompt, "init_image": image, **params}
+        client.check(wanted)
+        output.say(f"{usd(client.estimate([wanted]).usd)} for one video")
+        job = client.submit(wanted)
+        try:
+            async with interrupts():
+                if no_wait:
+                    await job.submitted()
+                    _say_how_to_collect(output, job, target)
+                    return Exit.DONE
+                return await _wait(client, output, job, image, target, force=force)
+        except asyncio.CancelledError:
+            await client.aclose(drain=False)  # hears the reply to a submit that is under way
+            _say_how_to_collect(output, job, target)
+            return Exit.INTERRUPTED
+
+
+async def _wait(client: Client, output: Output, job: Job, image: str, target: Path | None, *, force: bool) -> Exit:
+    await follow(output, job)
+    try:
+        video = await job
+        values: dict[str, str | int] = {"stem": stem_of(image), "seed": "x" if video.seed is None else str(video.seed)}
+        places = [target] if target else (Path(name) for name in names(DEFAULT_NAME, values))
+        for place in places:
+            with suppress(*([] if target else [FileExistsError])):
+                saved = await job.save(place, overwrite=force)
+                break
+    except (ModelsLabError, OSError) as error:
+        output.error(error)
+        if job.id and not isinstance(error, FileExistsError):
+            output.say(f"it is paid for; collect it with: {_command(job, target)}")
+        return code_of(error)
+    record = await client.find(job.ref)
+    _tell(output, job, saved, video.seed, record.price if record else None)
+    return Exit.DONE
+
+
+def _tell(output: Output, job: Job, saved: SavedVideo, seed: int | None, price: object) -> None:
+    facts = [f"{saved.width}x{saved.height}", f"{saved.frames} frames"] if saved.width else []
+    facts += [f"{saved.fps:g} fps", f"{saved.duration:.1f} s"] if saved.fps and saved.duration else []
+    facts += [f"{saved.size_bytes:,} bytes", *([] if seed is None else [f"seed {seed}"])]
+    told = {**attrs.asdict(saved), "seed": seed, "ref": job.ref, "job_id": job.id, "state": job.state, "cost": price}
+    output.result(told, f"{saved.path}  {', '.join(facts)}")
+
+
+def _say_how_to_collect(output: Output, job: Job, target: Path | None) -> None:
+    if job.cancelled():
+        output.say("not submitted: nothing was charged")
+        return
+    if job.id is None:
+        output.error(job._error() or asyncio.CancelledError())
+        return
+    told = {"ref": job.ref, "job_id": job.id, "state": job.state, "collect": _command(job, target)}
+    output.say(f"job {job.id or job.ref} runs at the service and is paid for; collect it with:")
+    output.result(told, _command(job, target))
+
+
+def _command(job: Job, target: Path | None) -> str:
+    words = ["modelslab-async", "collect", job.ref, *(["-o", str(target)] if target else [])]
+    return shlex.join(words)

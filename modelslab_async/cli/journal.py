@@ -1,0 +1,177 @@
+"""What the journal knows: `jobs`, `show`, `collect`, `recover`, `resolve`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from modelslab_async.batch.naming import DEFAULT_NAME, names, stem_of
+from modelslab_async.cli.exits import Exit, code_of
+from modelslab_async.cli.output import told_of
+from modelslab_async.cli.session import client_of, interrupts, run
+from modelslab_async.cli.settings import Settings, common
+from modelslab_async.download import SavedVideo
+from modelslab_async.errors import ModelsLabError, NotFoundError
+from modelslab_async.job import Job
+from modelslab_async.protocol.record import UNFINISHED, JobRecord
+
+_HEAD = ("ref", "id", "state", "since", "cost", "prompt")
+
+
+@click.command(epilog="Example: modelslab-async jobs --all --json")
+@click.option("--all", "everything", is_flag=True, help="also those that need no care any more")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="the newest so many")
+@common
+def jobs(settings: Settings, *, everything: bool, limit: int) -> None:
+    """The jobs of this account that the journal knows."""
+
+    async def work() -> Exit:
+        async with client_of(settings) as client:
+            rows = [row for row in await client.history(limit) if everything or _needs_care(row)]
+        told = {"jobs": [told_of(row) for row in rows]}
+        settings.output.table(told, _HEAD, [_cells(row) for row in rows], "no jobs that need care")
+        return Exit.DONE
+
+    run(settings.output, work)
+
+
+@click.command(epilog="Example: modelslab-async show 3f2a9c")
+@click.argument("ref")
+@common
+def show(settings: Settings, ref: str) -> None:
+    """All that the journal knows of the job with this ref, or id."""
+
+    async def work() -> Exit:
+        async with client_of(settings) as client:
+            told = told_of(await _found(client.find(ref), ref))
+        words = [f"{name:13} {value}" for name, value in told.items() if value not in (None, ())]
+        settings.output.result(told, "\n".join(words))
+        return Exit.DONE
+
+    run(settings.output, work)
+
+
+@click.command(epilog="Example: modelslab-async collect -o videos")
+@click.argument("refs", nargs=-1)
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), default=Path(), metavar="FOLDER|FILE")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="of the files in a folder")
+@common
+def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) -> None:
+    """Wait for the videos that are paid for and save them: of these jobs, or of all that were left. Costs nothing."""
+    if target.suffix == ".mp4" and len(refs) != 1:
+        raise click.UsageError("-o FILE is for one REF; pass a folder")
+
+    async def work() -> Exit:
+        async with client_of(settings) as client, interrupts():
+            for ref in refs:
+                await _found(client.find(ref), ref)
+            found = await client.recover(refs or None)
+            if not found.jobs:
+                settings.output.say("nothing to collect")
+            ends = await asyncio.gather(*(_collect(settings, job, target, name) for job in found.jobs))
+            missing = [ref for ref in refs if ref not in {told for job in found.jobs for told in (job.ref, job.id)}]
+            for row in [row for ref in missing if (row := await client.find(ref))]:
+                settings.output.say(
+                    f"{row.ref}: {row.state.value}: {row.error or 'in the care of another process'}", "red"
+                )
+        return Exit.FAILED if missing else next((code for code in ends if code), Exit.DONE)
+
+    run(settings.output, work)
+
+
+async def _collect(settings: Settings, job: Job, target: Path, name: str) -> Exit:
+    try:
+        saved = await _saved(job, target, name)
+    except (ModelsLabError, OSError) as error:
+        settings.output.error(error)
+        return code_of(error)
+    settings.output.result(
+        {"ref": job.ref, "job_id": job.id, "path": saved.path, "sha256": saved.sha256}, str(saved.path)
+    )
+    return Exit.DONE
+
+
+async def _saved(job: Job, target: Path, name: str) -> SavedVideo:
+    if target.suffix == ".mp4":
+        return await job.save(target, overwrite=False)
+    video = await job
+    where = job._record.picture.get("where") if job._record and job._record.picture else None
+    values: dict[str, str | int] = {
+        "stem": stem_of(where), "seed": "x" if video.seed is None else str(video.seed), "line": 1,
+        "ref": job.ref, "item": job.ref, "id": job.id or "x", "prompt": job.request.prompt if job.request else "x",
+    }  # fmt: skip
+    for each in names(name, values):
+        with suppress(FileExistsError):
+            return await job.save(target / each, overwrite=False)
+    raise AssertionError("names do not end")
+
+
+@click.command(epilog="Example: modelslab-async recover --search")
+@click.option("--search", is_flag=True, help="also the account's videos that no row knows")
+@common
+def recover(settings: Settings, *, search: bool) -> None:
+    """What processes that died left behind, and what to do about it. Nothing is submitted or paid."""
+
+    async def work() -> Exit:
+        async with client_of(settings) as client:
+            found = await client.recover(search=search)
+        groups = {"uncertain": found.uncertain, "unsent": found.unsent, "elsewhere": found.elsewhere}
+        told: dict[str, Any] = {name: [told_of(row) for row in rows] for name, rows in groups.items()}
+        told["jobs"] = [{"ref": job.ref, "job_id": job.id, "state": job.state} for job in found.jobs]
+        told["candidates"] = [{"job_id": each.id, "links": each.links} for each in found.candidates]
+        if settings.output.as_json:
+            settings.output.json(told)
+            return Exit.DONE
+        say = settings.output.say
+        say(f"{len(found.jobs)} paid for and not collected{': modelslab-async collect' if found.jobs else ''}")
+        say(f"{len(found.unsent)} never sent, {len(found.elsewhere)} in the care of another process")
+        what = ": modelslab-async resolve REF --id ID | --lost" if found.uncertain else ""
+        say(f"{len(found.uncertain)} uncertain{what}")
+        settings.output.table({}, _HEAD, [_cells(row) for row in found.uncertain], "")
+        if search:
+            say(f"{len(found.candidates)} videos of the account that no row knows")
+            settings.output.table({}, ("id", "link"), [(a.id, *a.links[:1]) for a in found.candidates], "")
+        return Exit.DONE
+
+    run(settings.output, work)
+
+
+@click.command(epilog="Example: modelslab-async resolve 3f2a9c --lost")
+@click.argument("ref")
+@click.option("--id", "job_id", help="the service took it, under this id")
+@click.option("--lost", is_flag=True, help="the service never took it: it is not charged")
+@common
+def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> None:
+    """Say what became of an uncertain job. It is your word: the service cannot be asked."""
+
+    async def work() -> Exit:
+        async with client_of(settings) as client:
+            await client.resolve(ref, id=job_id, lost=lost)
+        told = {"ref": ref, "job_id": job_id, "lost": lost}
+        settings.output.result(told, f"{ref}: lost, not charged" if lost else f"{ref}: modelslab-async collect {ref}")
+        return Exit.DONE
+
+    run(settings.output, work)
+
+
+async def _found(looking: Any, ref: str) -> JobRecord:
+    row: JobRecord | None = await looking
+    if row is None:
+        raise NotFoundError(f"the journal knows no job {ref} of this account")
+    return row
+
+
+def _needs_care(row: JobRecord) -> bool:
+    return row.state in UNFINISHED and row.saved_path is None
+
+
+def _cells(row: JobRecord) -> tuple[str, ...]:
+    since = datetime.fromtimestamp(row.submitted_at or row.created_at).astimezone()
+    cost = {True: f"${row.price}", False: "-", None: f"${row.price}?"}[row.charged]
+    prompt = str((row.request or {}).get("prompt", ""))
+    return row.ref, row.job_id or "", row.state.value, f"{since:%m-%d %H:%M:%S}", cost, prompt[:40]

@@ -1,0 +1,102 @@
+"""What people and programs are told: results on stdout, all else on stderr; with --json only JSON on stdout."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from modelslab_async.errors import InvalidRequestError, ModelsLabError
+from modelslab_async.protocol.record import JobRecord
+
+
+@attrs.frozen
+class Output:
+    """How to tell it. rich honours NO_COLOR, and draws nothing live where stderr is no terminal."""
+
+    as_json: bool
+    err: Console = attrs.field(factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+    out: Console = attrs.field(factory=lambda: Console(highlight=False, soft_wrap=True))
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a display may be drawn."""
+        return self.err.is_terminal and not self.as_json
+
+    def say(self, words: str, style: str = "") -> None:
+        """For people: what happens."""
+        self.err.print(Text(words, style))
+
+    def result(self, told: Mapping[str, Any], words: str) -> None:
+        """What was asked for: a JSON object, or words."""
+        if self.as_json:
+            self.json(told)
+        else:
+            self.out.print(Text(words))
+
+    def json(self, told: Mapping[str, Any]) -> None:
+        """One JSON object in a line."""
+        sys.stdout.write(json.dumps(told, default=_plain, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def table(self, told: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]], none: str) -> None:
+        """A JSON object, or a table; `none` where it has no rows."""
+        if self.as_json:
+            self.json(told)
+        elif not rows:
+            self.say(none)
+        else:
+            table = Table(*head, box=None, pad_edge=False)
+            for row in rows:
+                table.add_row(*map(Text, row))
+            self.out.print(table)
+
+    def error(self, error: BaseException) -> None:
+        """Why it did not work."""
+        problems = error.problems if isinstance(error, InvalidRequestError) else ()
+        if self.as_json:
+            known = {name: getattr(error, name, None) for name in ("charged", "price", "ref", "job_id")}
+            told = {"type": type(error).__name__, "message": words_of(error), **known}
+            self.json({"error": {**told, "problems": [attrs.asdict(problem) for problem in problems]}})
+        for line in [str(problem) for problem in problems] or [words_of(error)]:
+            self.say(line, "red")
+
+
+def usd(amount: Decimal) -> str:
+    """Money in words: two digits after the point, or as many as it has."""
+    return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount}"
+
+
+def words_of(error: BaseException) -> str:
+    """An error in words."""
+    return str(error) if isinstance(error, ModelsLabError | OSError) else f"{type(error).__name__}: {error}"
+
+
+def told_of(record: JobRecord) -> dict[str, Any]:
+    """A row of the journal, for JSON."""
+    names = ("account", "owner", "video")
+    told = attrs.asdict(record, filter=lambda field, _: field.name not in names, recurse=False)
+    return {**told, "state": record.state.value, **{name: _time(told[name]) for name in told if name.endswith("_at")}}
+
+
+def _time(at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(at, UTC)
+
+
+def _plain(value: object) -> Any:
+    match value:
+        case datetime():
+            return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        case Decimal() | Path():
+            return str(value)
+        case _:
+            return getattr(value, "value", repr(value))

@@ -1,0 +1,72 @@
+"""The endpoint's parameters as options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import reduce, wraps
+from typing import Any
+
+import click
+
+from modelslab_async.batch.manifest import value_of
+from modelslab_async.protocol.request import PARAMETERS
+
+_OPTIONS = {
+    "negative_prompt": ("TEXT", "what should not be seen"),
+    "seed": ("INT", "the same seed gives the same video"),
+    "resolution": ("PIXELS", "of the shorter side; at most 480"),
+    "num_frames": ("INT", "default 81"),
+    "num_inference_steps": ("INT", "default 20, at most 25"),
+    "guidance_scale": ("FLOAT", "0 to 8"),
+    "fps": ("INT", "at most 16, and less than the frames"),
+    "sample_shift": ("INT", "default 5, at most 10"),
+    "portrait": ("yes|no", "taller than wide"),
+    "temp": ("yes|no", "delete the file within 24 hours"),
+    "webhook": ("URL", "is told of the end"),
+    "track_id": ("TEXT", "the job's ref"),
+    "model_id": ("TEXT", "wan2.2 unless told"),
+}
+
+
+def parameters(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command an option for each parameter; they come in `params`, without those that were not given."""
+
+    @wraps(command)
+    def told(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in _OPTIONS}
+        params = {name: value_of(name, text) for name, text in given.items() if text is not None}
+        extra = dict(options.pop("extra"))
+        return command(params={**params, **({"extra": extra} if extra else {})}, **options)
+
+    options = [
+        click.option(f"--{name.replace('_', '-')}", name, metavar=kind, help=words)
+        for name, (kind, words) in _OPTIONS.items()
+    ]
+    extra = click.option(
+        "--extra", metavar="NAME=JSON", multiple=True, callback=_extra, help="one that is not known here"
+    )
+    return reduce(lambda given, option: option(given), reversed([*options, extra]), told)
+
+
+def defaults(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
+    """The callback of `--set NAME=VALUE`."""
+    pairs = [_pair(each) for each in given]
+    for name, _value in pairs:
+        if name not in PARAMETERS:
+            raise click.BadParameter(f"{name} is no parameter; they are {', '.join(PARAMETERS)}")
+    return {name: value_of(name, value) for name, value in pairs}
+
+
+def _extra(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
+    try:
+        return {name: json.loads(value) for name, value in map(_pair, given)}
+    except ValueError as error:
+        raise click.BadParameter(f"the value is not JSON: {error}; texts need quotes") from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not (name.strip() and sign):
+        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+    return name.strip().replace("-", "_"), value

@@ -1,0 +1,65 @@
+"""`balance`, `emulator`, `completion`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import click
+from click.shell_completion import get_completion_class
+
+from modelslab_async.cli.exits import Exit
+from modelslab_async.cli.session import client_of, interrupts, run
+from modelslab_async.cli.settings import Settings, common
+
+
+@click.command(epilog="Example: modelslab-async balance --json")
+@common
+def balance(settings: Settings) -> None:
+    """What the account's wallet holds, and how many of its jobs are queued or processing."""
+
+    async def work() -> Exit:
+        async with client_of(settings) as client:
+            wallet, depth = await asyncio.gather(client.balance(), client.queue_depth())
+        told = {"amount": wallet.amount, "currency": wallet.currency, "queued_or_processing": depth}
+        settings.output.result(told, f"{wallet.amount} {wallet.currency}, {depth} jobs queued or processing")
+        return Exit.DONE
+
+    run(settings.output, work)
+
+
+@click.command(epilog="Example: modelslab-async emulator --speed 10 --port 8787")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 for a free one")
+@click.option("--queue-limit", type=click.IntRange(1), default=5, show_default=True, help="jobs a key may have")
+@click.option(
+    "--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="divides all times"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="of all noise")
+@common
+def emulator(settings: Settings, **options: Any) -> None:
+    """Run the emulator of the service on this machine until Ctrl-C. It is not ModelsLab, and takes no money."""
+
+    async def work() -> Exit:
+        from modelslab_async.emulator import Emulator  # noqa: PLC0415 - only for those who ask
+
+        stop = asyncio.Event()
+        async with Emulator(**options) as running:
+            told = f"modelslab_async emulator (not ModelsLab) at {running.url} , Ctrl-C ends it"
+            settings.output.result({"emulator": True, "url": running.url}, told)
+            async with interrupts(stop.set):
+                await stop.wait()
+        return Exit.DONE
+
+    run(settings.output, work)
+
+
+@click.command(epilog='Example: eval "$(modelslab-async completion bash)"')
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what makes your shell complete this command."""
+    root = context.find_root()
+    kind = get_completion_class(shell)
+    assert kind is not None  # noqa: S101 - click has these three
+    click.echo(kind(root.command, {}, "modelslab-async", "_MODELSLAB_ASYNC_COMPLETE").source())

@@ -1,0 +1,94 @@
+"""How a command runs: a client, signals, and an exit code for whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import click
+
+from modelslab_async.cli.exits import Exit, code_of
+from modelslab_async.cli.output import Output
+from modelslab_async.cli.settings import Settings, key_of
+from modelslab_async.client import Client
+from modelslab_async.errors import ModelsLabError
+from modelslab_async.protocol.pricing import Budget
+from modelslab_async.protocol.wire import DEFAULT_BASE_URL
+
+EMULATOR_SPEED = 40.0
+"""A job of the emulator's 40 s takes one."""
+
+
+def run(output: Output, work: Callable[[], Coroutine[Any, Any, Exit]]) -> None:
+    """Run a command to its end, and exit with its code."""
+    try:
+        code = asyncio.run(work())
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        code = Exit.INTERRUPTED
+    except (ModelsLabError, OSError) as error:
+        output.error(error)
+        code = code_of(error)
+    sys.stdout.flush()
+    raise click.exceptions.Exit(code)
+
+
+@asynccontextmanager
+async def client_of(settings: Settings, *, budget: Budget | None = None) -> AsyncIterator[Client]:
+    """A client as it was asked for. When the block ends it is closed and its jobs are let go, not waited for."""
+    limits = cast("Literal['refuse', 'warn'] | None", None if settings.limits == "off" else settings.limits)
+    async with AsyncExitStack() as stack:
+        if settings.emulate:
+            from modelslab_async.emulator import Emulator  # noqa: PLC0415 - only for those who ask
+
+            emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED))
+            settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            key, url, journal, poll_cost = "any", emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED
+        else:
+            key, url, journal, poll_cost = (
+                key_of(settings),
+                settings.base_url or DEFAULT_BASE_URL,
+                settings.journal,
+                1.0,
+            )
+            journal.parent.mkdir(parents=True, exist_ok=True)
+        client = Client(
+            key,
+            base_url=url,
+            enterprise=settings.enterprise,
+            max_in_flight=settings.max_in_flight,
+            limits=limits,
+            journal=journal,
+            budget=budget,
+            poll_cost=poll_cost,
+        )
+        stack.push_async_callback(client.aclose, drain=False)
+        await client.__aenter__()
+        yield client
+
+
+@asynccontextmanager
+async def interrupts(first: Callable[[], object] | None = None) -> AsyncIterator[None]:
+    """Ctrl-C calls `first`; a second one, or SIGTERM, cancels the task that is in here. None: each cancels it."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None  # noqa: S101 - it runs
+    times = iter([first] if first else [])
+
+    def interrupted() -> None:
+        next(times, task.cancel)()
+
+    with suppress(NotImplementedError):  # on Windows a Ctrl-C comes as KeyboardInterrupt
+        loop.add_signal_handler(signal.SIGINT, interrupted)
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(NotImplementedError):
+                loop.remove_signal_handler(number)

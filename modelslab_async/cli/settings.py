@@ -1,0 +1,143 @@
+"""What the command was told: by flag, else by the environment, else by config.toml in the platform's folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import reduce, wraps
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import platformdirs
+
+from modelslab_async.arguments import KEY_VARIABLE
+from modelslab_async.cli.output import Output
+from modelslab_async.errors import AuthenticationError
+
+APP = "modelslab_async"
+CONFIG_VARIABLE = "MODELSLAB_CONFIG"
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """The options that each command has."""
+
+    emulate: bool
+    output: Output
+    base_url: str | None
+    enterprise: bool
+    journal: Path
+    key_file: Path | None
+    max_in_flight: int
+    limits: str
+
+
+def config_path() -> Path:
+    """Where the file is, if there is one."""
+    given = os.environ.get(CONFIG_VARIABLE)
+    return Path(given) if given else platformdirs.user_config_path(APP) / "config.toml"
+
+
+def config() -> Mapping[str, Any]:
+    """What the file says. Raises click.UsageError for one that cannot be read, or names what is not known."""
+    path = config_path()
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise click.UsageError(f"{path} cannot be read: {error}") from error
+    known = {parameter.name for parameter in _decorated().params} - {"emulate", "as_json"}
+    if "api_key" in told:
+        raise click.UsageError(f"{path}: the key does not belong there; name a file of its own with key_file")
+    if foreign := sorted(told.keys() - known):
+        raise click.UsageError(f"{path}: {foreign[0]} is not known; known are {', '.join(sorted(known))}")
+    return told
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that each has; it is called with `Settings` in their place."""
+
+    @wraps(command)
+    def told(**options: Any) -> Any:
+        mine = {name: options.pop(name) for name in [field.name for field in attrs.fields(Settings)] if name in options}
+        return command(Settings(output=Output(options.pop("as_json")), **mine), **options)
+
+    return reduce(lambda given, option: option(given), reversed(_COMMON), told)
+
+
+def key_of(settings: Settings) -> str:
+    """The key, from the environment, a file of one's own, or the system's keyring; never from a flag.
+
+    Raises AuthenticationError where there is none, or where others could read the file.
+    """
+    if key := os.environ.get(KEY_VARIABLE, "").strip():
+        return key
+    if settings.key_file:
+        return _key_in(settings.key_file)
+    if key := _key_in_keyring():
+        return key
+    raise AuthenticationError(
+        f"no API key: set {KEY_VARIABLE}, or name a file that holds it with --key-file, or keep it in the keyring "
+        f"(keyring set {APP} api_key). Without an account there is the emulator: add --emulate"
+    )
+
+
+def _key_in(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if os.name != "nt" and mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise AuthenticationError(f"{path} can be read by others: chmod 600 {path}")
+            key = file.read().strip()
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a text"
+        raise AuthenticationError(f"key file {path}: {reason}") from None
+    if not key:
+        raise AuthenticationError(f"key file {path} is empty")
+    return key
+
+
+def _key_in_keyring() -> str | None:
+    try:
+        import keyring  # noqa: PLC0415 - only where a user has it
+        import keyring.errors  # noqa: PLC0415
+    except ImportError:
+        return None
+    try:
+        found = keyring.get_password(APP, "api_key")
+    except keyring.errors.KeyringError:
+        return None
+    return str(found) if found else None
+
+
+_COMMON = (
+    click.option("--emulate", is_flag=True, help="use an emulator of its own: no account, no money"),
+    click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the rest on stderr"),
+    click.option("--base-url", metavar="URL", envvar="MODELSLAB_BASE_URL", hidden=True),
+    click.option("--enterprise", is_flag=True, envvar="MODELSLAB_ENTERPRISE", hidden=True),
+    click.option(
+        "--journal",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="MODELSLAB_JOURNAL",
+        default=lambda: platformdirs.user_data_path(APP) / "jobs.db",
+        hidden=True,
+    ),
+    click.option("--key-file", type=click.Path(path_type=Path), envvar="MODELSLAB_KEY_FILE", hidden=True),
+    click.option("--max-in-flight", type=click.IntRange(1), default=5, envvar="MODELSLAB_MAX_IN_FLIGHT", hidden=True),
+    click.option(
+        "--limits",
+        type=click.Choice(["refuse", "warn", "off"]),
+        default="refuse",
+        envvar="MODELSLAB_LIMITS",
+        hidden=True,
+    ),
+)
+
+
+def _decorated() -> click.Command:
+    return click.command()(common(lambda _: None))
