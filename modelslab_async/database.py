@@ -29,7 +29,8 @@ _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
     "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
 )  # fmt: skip
-_DETAILS = ("request", "picture", "eta", "links", "video", "error")
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error")
+_NOTHING = (None, (), {})
 MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE jobs (
@@ -226,7 +227,7 @@ _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, sqlite3.Pro
 
 
 def _row(record: JobRecord) -> tuple[Any, ...]:
-    details = json.dumps({name: value for name in _DETAILS if (value := getattr(record, name))})
+    details = json.dumps({name: value for name in _DETAILS if (value := getattr(record, name)) not in _NOTHING})
     plain = (record.account, record.ref, record.owner, record.created_at, record.state.value, record.job_id)
     money = (str(record.price), record.charged)
     return (*plain, *money, record.submitted_at, record.accepted_at, record.ended_at, record.saved_path, details)

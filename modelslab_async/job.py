@@ -110,7 +110,8 @@ class Job:
         """A job of the journal that is PROCESSING, or READY with its video; accepted `age` seconds ago."""
         job = cls(keeper, request, record.ref, job_id=record.job_id or "")
         job._record, job.id, job.state = record, record.job_id, record.state
-        job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links)
+        meta = {} if record.seed is None else {"seed": record.seed}
+        job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
         job._taken_at -= age
         job._outlook = keeper.outlook(job, record.eta)
         job._history.clear()

@@ -19,6 +19,7 @@ from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
 from modelslab_async.protocol.experience import Experience, Outlook, shape_of
 from modelslab_async.protocol.lifecycle import JobState, Video
 from modelslab_async.protocol.pace import Pace
+from modelslab_async.protocol.record import seed_of
 
 _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024
@@ -158,14 +159,14 @@ class Watcher:
 
 def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
     meta = ready.meta or (job._accepted.meta if job._accepted else {})
-    seed = meta.get("seed")
+    seed = seed_of(meta)
     asked = job.request.seed if job.request else None
     return Video(
         id=job.id,
         ref=job.ref,
         url=url,
         links=links,
-        seed=seed if isinstance(seed, int) else asked,
+        seed=asked if seed is None else seed,
         meta=meta,
         generation_time=ready.generation_time,
         is_temporary=bool(job.request and job.request.temp),

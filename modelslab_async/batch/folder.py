@@ -57,15 +57,13 @@ class Folder:
         """Keep in mind what a line says."""
         self._index.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", [result.item, line])
         if result.file:
-            self._index.execute("INSERT OR IGNORE INTO files VALUES (?)", [result.file])
+            self.claims(result.item, result.file)
 
-    def claims(self, name: str) -> bool:
-        """Whether the name was free; from now on it is not."""
-        return self._index.execute("INSERT OR IGNORE INTO files VALUES (?)", [name]).rowcount == 1
-
-    def disclaim(self, name: str) -> None:
-        """The name is not used after all."""
-        self._index.execute("DELETE FROM files WHERE name = ?", [name])
+    def claims(self, item: str, name: str) -> bool:
+        """Whether no other item has the name; from now on this one does."""
+        self._index.execute("INSERT OR IGNORE INTO files VALUES (?, ?)", [name, item])
+        [owner] = self._index.execute("SELECT item FROM files WHERE name = ?", [name]).fetchone()
+        return bool(owner == item)
 
     def holds(self, result: Result) -> bool:
         """Whether the result's file is there as it was written. Reads it: call it in a thread."""
@@ -136,7 +134,7 @@ def _index() -> Iterator[sqlite3.Connection]:
     try:
         connection.executescript(
             "PRAGMA synchronous=OFF; CREATE TABLE items (item TEXT PRIMARY KEY, line TEXT) WITHOUT ROWID;"
-            "CREATE TABLE files (name TEXT PRIMARY KEY) WITHOUT ROWID;"
+            "CREATE TABLE files (name TEXT PRIMARY KEY, item TEXT) WITHOUT ROWID;"
         )
         yield connection
     finally:

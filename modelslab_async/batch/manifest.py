@@ -59,7 +59,7 @@ def read_manifest(path: Path, defaults: Mapping[str, Any] | None = None) -> Iter
         reason = error.strerror if isinstance(error, OSError) else error
         way_out = "pass JSON Lines in UTF-8, a .csv file or a folder of pictures"
         raise InvalidRequestError(
-            [Problem("manifest", shown(str(path)), f"cannot be read: {reason}", way_out)]
+            [Problem("manifest", repr(str(path)), f"cannot be read: {reason}", way_out)]
         ) from error
 
 

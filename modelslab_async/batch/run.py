@@ -14,13 +14,14 @@ import attrs
 
 from modelslab_async.batch import steps
 from modelslab_async.batch.decider import Decider
+from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.folder import Folder
 from modelslab_async.batch.manifest import Entry, Source, entries
-from modelslab_async.batch.naming import names, stem_of
+from modelslab_async.batch.naming import names
 from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
-from modelslab_async.download import SavedVideo, examine
+from modelslab_async.download import examine
 from modelslab_async.errors import InvalidRequestError, InvalidVideoError, JobDetachedError
 from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import JobState
@@ -194,7 +195,9 @@ class Run:
         if job.state is not JobState.READY:
             return await self._ended(entry, self._result(entry, job._record, error=error), job)
         try:
-            result = self._result(entry, job._record, saved=await self._saved(entry, job))
+            wanted = names(self.decider.options.name, {**values_of(job, entry.line), "item": entry.item})
+            saved = await save_as(job, self.folder.path, wanted, partial(self.folder.claims, entry.item))
+            result = self._result(entry, job._record, saved=saved)
         except InvalidVideoError as unreadable:
             result = self._result(entry, job._record, error=unreadable)
         return await self._ended(entry, result, job)
@@ -210,44 +213,6 @@ class Run:
             raise error
         with suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), _OUTAGE_PAUSE)
-
-    # --- files -----------------------------------------------------------------------------------------------------
-
-    async def _saved(self, entry: Entry, job: Job) -> tuple[str, SavedVideo]:
-        """The video, under the first name that is free. A video that is there already, byte for byte, is kept."""
-        there: list[tuple[str, SavedVideo]] = []
-        for name in names(self.decider.options.name, self._values(entry, job)):
-            if not self.folder.claims(name):
-                continue
-            try:
-                saved = await job.save(self.folder.path / name, overwrite=False)
-            except FileExistsError:
-                if found := await _in_thread(examine, self.folder.path / name):
-                    there.append((name, found))
-                continue
-            except BaseException:
-                self.folder.disclaim(name)
-                raise
-            same = [other for other in there if other[1].sha256 == saved.sha256]
-            if same:  # a run that was killed had put it there
-                saved.path.unlink()
-                self.folder.disclaim(name)
-            return same[0] if same else (name, saved)
-        raise AssertionError("names do not end")
-
-    def _values(self, entry: Entry, job: Job) -> dict[str, str | int]:
-        record = job._record
-        where = (record.picture or {}).get("where") if record else None
-        video = job.result()
-        return {
-            "stem": stem_of(where),
-            "seed": "x" if video.seed is None else str(video.seed),
-            "line": entry.line,
-            "ref": job.ref,
-            "item": entry.item,
-            "id": job.id or "x",
-            "prompt": str(entry.request.prompt) if entry.request else "x",
-        }
 
     def _result(self, entry: Entry, record: JobRecord, **known: Any) -> Result:
         return steps.result_of(entry, record, service=self.client.base_url, now=datetime.now(UTC), **known)

@@ -83,7 +83,8 @@ async def _batch(
         plan = await opened.plan(lines(), check_wallet=check_wallet)
         if not _agreed(output, plan, yes=yes or settings.emulate):
             return Exit.USAGE if plan.problem_count else Exit.FAILED
-        code = await _run(client, opened, lines(), plan, output)
+        spending = "would be spent" if settings.emulate else "spent"
+        code = await _run(client, opened, lines(), BatchDisplay(output, plan.lines, spending))
     if report:
         _report(output, folder, None)
     return code
@@ -117,8 +118,8 @@ def _agreed(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
     return agreed
 
 
-async def _run(client: Client, opened: Batch, lines: Iterator[Entry], plan: BatchPlan, output: Output) -> Exit:
-    stop, display = asyncio.Event(), BatchDisplay(output, plan.lines)
+async def _run(client: Client, opened: Batch, lines: Iterator[Entry], display: BatchDisplay) -> Exit:
+    output, stop = display.output, asyncio.Event()
 
     def first() -> None:
         stop.set()
@@ -139,10 +140,11 @@ async def _run(client: Client, opened: Batch, lines: Iterator[Entry], plan: Batc
     except asyncio.CancelledError:
         await client.aclose(drain=False)
         stop.set()
-    return _conclude(output, display, trouble, interrupted=stop.is_set() and trouble is None)
+    return _conclude(display, trouble, interrupted=stop.is_set() and trouble is None)
 
 
-def _conclude(output: Output, display: BatchDisplay, trouble: Exception | None, *, interrupted: bool) -> Exit:
+def _conclude(display: BatchDisplay, trouble: Exception | None, *, interrupted: bool) -> Exit:
+    output = display.output
     made = display.steps["done"] + display.steps["kept"]
     summary = {"event": "summary", "lines": display.total, **display.steps}
     if output.as_json:

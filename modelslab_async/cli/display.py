@@ -72,6 +72,7 @@ class BatchDisplay:
 
     output: Output
     total: int
+    spending: str
     begun_at: float = attrs.field(factory=lambda: asyncio.get_running_loop().time())
     jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
     steps: Counter[str] = attrs.field(factory=Counter[str])
@@ -111,22 +112,22 @@ class BatchDisplay:
         waiting = self.total - steps.total() - running
         told = [f"{steps['done'] + steps['kept']} of {self.total} done", f"{running} running", f"{waiting} waiting"]
         told += [f"{steps[name]} {name}" for name in ("failed", "uncertain", "left") if steps[name]]
-        told += [f"{usd(self.spent)} spent", *([f"{usd(self.unsure)} unsure"] if self.unsure else [])]
+        told += [f"{usd(self.spent)} {self.spending}", *([f"{usd(self.unsure)} unsure"] if self.unsure else [])]
         return ", ".join(told)
 
     def _left(self) -> str:
         ended = self.steps.total() - self.steps["kept"]
         if not ended or self.stopping:
-            return "stopping: waiting for those that run; Ctrl-C again leaves them" if self.stopping else ""
+            return ""
         elapsed = asyncio.get_running_loop().time() - self.begun_at
         return f"about {length(elapsed / ended * (self.total - self.steps.total()))} left"
 
     def _drawn(self) -> RenderableType:
         bar = ProgressBar(total=max(self.total, 1), completed=self.steps.total(), width=_BAR)
         head = Table.grid(padding=(0, 2))
-        head.add_row(bar, Text(self.line()), Text(self._left(), "dim"))
+        head.add_row(bar, Text(self._left(), "dim"))
         running = [job for job in self.jobs.values() if job.state is not JobState.WAITING]
-        return Group(head, _row_of(running[:_ROWS]))
+        return Group(Text(self.line()), head, _row_of(running[:_ROWS]))
 
 
 def _how(event: BatchEvent) -> str:

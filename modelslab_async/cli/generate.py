@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 
-from modelslab_async.batch.naming import DEFAULT_NAME, names, stem_of
+from modelslab_async.batch.files import save_as, values_of
+from modelslab_async.batch.naming import DEFAULT_NAME, names
 from modelslab_async.cli.display import follow
 from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import Output, usd
@@ -64,23 +64,21 @@ async def _generate(
                     await job.submitted()
                     _say_how_to_collect(output, job, target)
                     return Exit.DONE
-                return await _wait(client, output, job, image, target, force=force)
+                return await _wait(client, output, job, target, force=force)
         except asyncio.CancelledError:
             await client.aclose(drain=False)  # hears the reply to a submit that is under way
             _say_how_to_collect(output, job, target)
             return Exit.INTERRUPTED
 
 
-async def _wait(client: Client, output: Output, job: Job, image: str, target: Path | None, *, force: bool) -> Exit:
+async def _wait(client: Client, output: Output, job: Job, target: Path | None, *, force: bool) -> Exit:
     await follow(output, job)
     try:
         video = await job
-        values: dict[str, str | int] = {"stem": stem_of(image), "seed": "x" if video.seed is None else str(video.seed)}
-        places = [target] if target else (Path(name) for name in names(DEFAULT_NAME, values))
-        for place in places:
-            with suppress(*([] if target else [FileExistsError])):
-                saved = await job.save(place, overwrite=force)
-                break
+        if target:
+            saved = await job.save(target, overwrite=force)
+        else:
+            _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1)))
     except (ModelsLabError, OSError) as error:
         output.error(error)
         if job.id and not isinstance(error, FileExistsError):

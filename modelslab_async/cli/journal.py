@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
-from modelslab_async.batch.naming import DEFAULT_NAME, names, stem_of
+from modelslab_async.batch.files import save_as, values_of
+from modelslab_async.batch.naming import DEFAULT_NAME, names
 from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import told_of
 from modelslab_async.cli.session import client_of, interrupts, run
@@ -99,16 +99,8 @@ async def _collect(settings: Settings, job: Job, target: Path, name: str) -> Exi
 async def _saved(job: Job, target: Path, name: str) -> SavedVideo:
     if target.suffix == ".mp4":
         return await job.save(target, overwrite=False)
-    video = await job
-    where = job._record.picture.get("where") if job._record and job._record.picture else None
-    values: dict[str, str | int] = {
-        "stem": stem_of(where), "seed": "x" if video.seed is None else str(video.seed), "line": 1,
-        "ref": job.ref, "item": job.ref, "id": job.id or "x", "prompt": job.request.prompt if job.request else "x",
-    }  # fmt: skip
-    for each in names(name, values):
-        with suppress(FileExistsError):
-            return await job.save(target / each, overwrite=False)
-    raise AssertionError("names do not end")
+    await job
+    return (await save_as(job, target, names(name, values_of(job, 1))))[1]
 
 
 @click.command(epilog="Example: modelslab-async recover --search")

@@ -12,11 +12,16 @@ from typing import Any
 
 import attrs
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from modelslab_async.errors import InvalidRequestError, ModelsLabError
 from modelslab_async.protocol.record import JobRecord
+
+
+def _width() -> int | None:
+    """The terminal's, or enough for any table where there is none."""
+    return None if sys.stdout.isatty() else 200
 
 
 @attrs.frozen
@@ -25,7 +30,7 @@ class Output:
 
     as_json: bool
     err: Console = attrs.field(factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
-    out: Console = attrs.field(factory=lambda: Console(highlight=False, soft_wrap=True))
+    out: Console = attrs.field(factory=lambda: Console(highlight=False, soft_wrap=True, width=_width()))
 
     @property
     def is_live(self) -> bool:
@@ -55,7 +60,7 @@ class Output:
         elif not rows:
             self.say(none)
         else:
-            table = Table(*head, box=None, pad_edge=False)
+            table = Table(*[Column(name, no_wrap=name != head[-1]) for name in head], box=None, pad_edge=False)
             for row in rows:
                 table.add_row(*map(Text, row))
             self.out.print(table)

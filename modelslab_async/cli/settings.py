@@ -79,8 +79,8 @@ def key_of(settings: Settings) -> str:
         return key
     if settings.key_file:
         return _key_in(settings.key_file)
-    if key := _key_in_keyring():
-        return key
+    if kept := _key_in_keyring():
+        return kept
     raise AuthenticationError(
         f"no API key: set {KEY_VARIABLE}, or name a file that holds it with --key-file, or keep it in the keyring "
         f"(keyring set {APP} api_key). Without an account there is the emulator: add --emulate"

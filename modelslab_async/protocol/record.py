@@ -37,6 +37,7 @@ class JobRecord:
     request: the parameters as they are sent, without key and picture; None for a job that was attached to.
     picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known.
     price: USD that the service takes for it. charged: None where nobody on this side can know.
+    eta, seed, links: what the service told when it took the job.
     video: what is known of the finished video; None before. error: why there is none.
     saved_path: where the file was put; None before.
     """
@@ -52,6 +53,7 @@ class JobRecord:
     price: Decimal = Decimal(0)
     charged: bool | None = False
     eta: float | None = None
+    seed: int | None = None
     links: tuple[str, ...] = ()
     video: Mapping[str, Any] | None = None
     error: str | None = None
@@ -103,7 +105,8 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
             return {"submitted_at": None, "charged": False}
         case lifecycle.Accepted(reply=reply):
             links = reply.future_links
-            return {"job_id": reply.id, "eta": reply.eta, "links": links, "accepted_at": now, "charged": True}
+            known = {"eta": reply.eta, "seed": seed_of(reply.meta), "links": links}
+            return {**known, "job_id": reply.id, "accepted_at": now, "charged": True}
         case lifecycle.Succeeded(ready=ready):
             links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *record.links)))
             taken = {"job_id": record.job_id or ready.id, "accepted_at": record.accepted_at or now}
@@ -120,6 +123,12 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
             return {"charged": None, "error": str(error)}
         case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
             return {"error": str(error)}
+
+
+def seed_of(meta: Mapping[str, Any]) -> int | None:
+    """The seed that the service's echo of a request names; None where it names none."""
+    seed = meta.get("seed")
+    return seed if isinstance(seed, int) else None
 
 
 def _kept(video: Video) -> dict[str, Any]:

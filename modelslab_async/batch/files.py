@@ -1,0 +1,55 @@
+"""A video under the first name that is free: nothing is overwritten."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from modelslab_async.batch.naming import stem_of
+from modelslab_async.download import SavedVideo, examine
+from modelslab_async.job import Job
+
+
+def values_of(job: Job, line: int) -> dict[str, str | int]:
+    """What the fields of a pattern of names mean for a job whose video is there."""
+    record, seed = job._record, job.result().seed
+    where = (record.picture or {}).get("where") if record else None
+    return {
+        "stem": stem_of(where),
+        "seed": "x" if seed is None else str(seed),
+        "line": line,
+        "ref": job.ref,
+        "item": job.ref,
+        "id": job.id or "x",
+        "prompt": job.request.prompt if job.request else "x",
+    }
+
+
+async def save_as(
+    job: Job, folder: Path, names: Iterable[str], claim: Callable[[str], bool] = lambda _: True
+) -> tuple[str, SavedVideo]:
+    """Save a job's video under the first name that can be claimed; gives the name, relative to the folder.
+
+    A file that is there already, byte for byte, is taken for the video: a process that was killed had put it there.
+    Raises as `Job.save` does.
+    """
+    there: list[tuple[str, SavedVideo]] = []
+    for name in names:
+        target = folder / name
+        if not claim(name):
+            continue
+        try:
+            saved = await job.save(target, overwrite=False)
+        except FileExistsError:
+            if not target.is_file():  # a folder of that name, or a file in a folder's place
+                raise
+            if found := await asyncio.get_running_loop().run_in_executor(None, examine, target):
+                there.append((name, found))
+            continue
+        for known, other in there:
+            if other.sha256 == saved.sha256:
+                saved.path.unlink()
+                return known, other
+        return name, saved
+    raise AssertionError("names do not end")
