@@ -28,6 +28,7 @@ Every command takes, by flag, environment or config.toml:
   --base-url URL      MODELSLAB_BASE_URL       --enterprise      a dedicated server
   --journal FILE      MODELSLAB_JOURNAL        --max-in-flight N MODELSLAB_MAX_IN_FLIGHT
   --key-file FILE     MODELSLAB_KEY_FILE       --limits refuse|warn|off
+  --timeout SECONDS   MODELSLAB_TIMEOUT        --poll-cost SECONDS  what a look is worth
 The key: MODELSLAB_API_KEY, or a file that only you can read, or the system's keyring.
 
 \b

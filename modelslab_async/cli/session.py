@@ -20,6 +20,7 @@ from modelslab_async.client import Client
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.pricing import Budget
 from modelslab_async.protocol.wire import DEFAULT_BASE_URL
+from modelslab_async.transport import Timeouts
 
 EMULATOR_SPEED = 40.0
 """A job of the emulator's 40 s takes one."""
@@ -51,12 +52,8 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             key, url, journal, poll_cost = "any", emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED
         else:
-            key, url, journal, poll_cost = (
-                key_of(settings),
-                settings.base_url or DEFAULT_BASE_URL,
-                settings.journal,
-                1.0,
-            )
+            key, url = key_of(settings), settings.base_url or DEFAULT_BASE_URL
+            journal, poll_cost = settings.journal, settings.poll_cost
             journal.parent.mkdir(parents=True, exist_ok=True)
         client = Client(
             key,
@@ -66,6 +63,7 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
             limits=limits,
             journal=journal,
             budget=budget,
+            timeouts=Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
             poll_cost=poll_cost,
         )
         stack.push_async_callback(client.aclose, drain=False)

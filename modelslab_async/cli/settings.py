@@ -16,6 +16,7 @@ import platformdirs
 
 from modelslab_async.arguments import KEY_VARIABLE
 from modelslab_async.cli.output import Output
+from modelslab_async.client import DEFAULT_POLL_COST
 from modelslab_async.errors import AuthenticationError
 
 APP = "modelslab_async"
@@ -34,6 +35,8 @@ class Settings:
     key_file: Path | None
     max_in_flight: int
     limits: str
+    timeout: float | None
+    poll_cost: float
 
 
 def config_path() -> Path:
@@ -115,6 +118,8 @@ def _key_in_keyring() -> str | None:
     return str(found) if found else None
 
 
+_SECONDS = click.FloatRange(0, min_open=True)
+_LIMITS = ("refuse", "warn", "off")
 _COMMON = (
     click.option("--emulate", is_flag=True, help="use an emulator of its own: no account, no money"),
     click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the rest on stderr"),
@@ -127,15 +132,11 @@ _COMMON = (
         default=lambda: platformdirs.user_data_path(APP) / "jobs.db",
         hidden=True,
     ),
+    click.option("--poll-cost", type=_SECONDS, default=DEFAULT_POLL_COST, envvar="MODELSLAB_POLL_COST", hidden=True),
+    click.option("--timeout", type=_SECONDS, envvar="MODELSLAB_TIMEOUT", hidden=True),
     click.option("--key-file", type=click.Path(path_type=Path), envvar="MODELSLAB_KEY_FILE", hidden=True),
     click.option("--max-in-flight", type=click.IntRange(1), default=5, envvar="MODELSLAB_MAX_IN_FLIGHT", hidden=True),
-    click.option(
-        "--limits",
-        type=click.Choice(["refuse", "warn", "off"]),
-        default="refuse",
-        envvar="MODELSLAB_LIMITS",
-        hidden=True,
-    ),
+    click.option("--limits", type=click.Choice(_LIMITS), default="refuse", envvar="MODELSLAB_LIMITS", hidden=True),
 )
 
 

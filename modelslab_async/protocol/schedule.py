@@ -53,11 +53,12 @@ def _a_minute(poll_cost: float) -> float:
 class Gaps:
     """Between two looks at a job, in seconds. The floor and the ceiling hold whatever the numbers say.
 
-    The ceiling is a minute at the default cost of a look, and rises with its root, as the best gaps do.
+    The floor is a second, or ten times the cost of a look where that is less. The ceiling is a minute at the default
+    cost of a look, and rises with its root, as the best gaps do.
     """
 
     poll_cost: float = DEFAULT_POLL_COST
-    floor: float = 1.0
+    floor: float = attrs.field(default=attrs.Factory(lambda gaps: min(1.0, 10 * gaps.poll_cost), takes_self=True))
     ceiling: float = attrs.field(default=attrs.Factory(lambda gaps: _a_minute(gaps.poll_cost), takes_self=True))
 
 

@@ -1,0 +1,147 @@
+"""The command as a process: with pipes, or behind a pseudo-terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import attrs
+from conftest import KEY
+
+COMMAND = [sys.executable, "-m", "modelslab_async"]
+PATIENCE = 20.0
+
+
+@attrs.frozen
+class Shell:
+    """A person's surroundings: a folder, and an emulator that stands for the service (None: none is told)."""
+
+    folder: Path
+    url: str | None = None
+
+    def environment(self, changes: Mapping[str, str] | None = None) -> dict[str, str]:
+        told = {name: value for name, value in os.environ.items() if not name.startswith(("MODELSLAB", "NO_COLOR"))}
+        mine = {
+            "HOME": str(self.folder),
+            "MODELSLAB_API_KEY": KEY,
+            "MODELSLAB_JOURNAL": str(self.folder / "jobs.db"),
+            "MODELSLAB_POLL_COST": "0.01",
+            "COLUMNS": "100",
+            "TERM": "xterm-256color",
+            "PYTHONWARNINGS": "error",
+        }
+        service = {"MODELSLAB_BASE_URL": self.url} if self.url else {}
+        return {**told, **mine, **service, **(changes or {})}
+
+    async def start(self, *words: str, changes: Mapping[str, str] | None = None, **options: Any) -> Running:
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *words, cwd=self.folder, env=self.environment(changes), stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipe, stderr=pipe, **options,
+        )  # fmt: skip
+        return Running(process)
+
+    async def run(self, *words: str, changes: Mapping[str, str] | None = None, **options: Any) -> Done:
+        return await (await self.start(*words, changes=changes, **options)).done()
+
+    async def terminal(self, *words: str, changes: Mapping[str, str] | None = None) -> Terminal:
+        import pty  # noqa: PLC0415 - not on Windows
+
+        ours, theirs = pty.openpty()
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, *words, cwd=self.folder, env=self.environment(changes),
+            stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, preexec_fn=_take_terminal,
+        )  # fmt: skip
+        os.close(theirs)
+        terminal = Terminal(process, ours)
+        asyncio.get_running_loop().add_reader(ours, terminal.read)
+        return terminal
+
+
+def _take_terminal() -> None:
+    """A Ctrl-C that is typed becomes a signal."""
+    import fcntl  # noqa: PLC0415 - not on Windows
+    import termios  # noqa: PLC0415
+
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+@attrs.frozen
+class Done:
+    """How it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> Any:
+        """The JSON objects of stdout: the one, or a list."""
+        objects = [json.loads(line) for line in self.out.splitlines()]
+        return objects[0] if len(objects) == 1 else objects
+
+
+@attrs.frozen
+class Running:
+    process: asyncio.subprocess.Process
+
+    async def done(self) -> Done:
+        out, err = await asyncio.wait_for(self.process.communicate(), PATIENCE)
+        assert KEY.encode() not in out + err
+        assert self.process.returncode is not None
+        return Done(self.process.returncode, out.decode(), err.decode())
+
+
+@attrs.define
+class Terminal:
+    """What a person sees and types."""
+
+    process: asyncio.subprocess.Process
+    _ours: int
+    raw: bytes = b""
+    _news: asyncio.Event = attrs.field(factory=asyncio.Event)
+
+    def read(self) -> None:
+        try:
+            data = os.read(self._ours, 65536)
+        except OSError:
+            data = b""
+        self.raw += data
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._ours)
+        self._news.set()
+
+    @property
+    def text(self) -> str:
+        """Without colours and movements."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode(errors="replace"))
+
+    def type(self, text: str) -> None:
+        os.write(self._ours, text.encode())
+
+    async def until(self, words: str) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while words not in self.text:
+                assert self.process.returncode is None, self.text
+                self._news.clear()
+                await self._news.wait()
+
+    async def done(self) -> int:
+        code = await asyncio.wait_for(self.process.wait(), PATIENCE)
+        with suppress(TimeoutError):  # on some systems a terminal has no end
+            async with asyncio.timeout(1):
+                while asyncio.get_running_loop().remove_reader(self._ours):
+                    asyncio.get_running_loop().add_reader(self._ours, self.read)
+                    self._news.clear()
+                    await self._news.wait()
+        asyncio.get_running_loop().remove_reader(self._ours)
+        os.close(self._ours)
+        assert KEY.encode() not in self.raw
+        return code
