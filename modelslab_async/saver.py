@@ -19,6 +19,9 @@ from modelslab_async.line import Line
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
 
+_ROUNDS = 3
+"""How often all links are tried before a video counts as unreadable."""
+
 
 @attrs.frozen
 class Saver:
@@ -49,18 +52,18 @@ class Saver:
             saved.cancel()
 
     async def _collect(self, video: Video, download: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
-        links = list(dict.fromkeys((video.url, *video.links)))
-        try:
+        """Links die, and the service may name others; a gateway's page in a file's place passes."""
+        links, delays = list(dict.fromkeys((video.url, *video.links))), self.line.backoff()
+        for attempt in range(1, _ROUNDS + 1):
             try:
                 saved = await download(links)
-            except InvalidVideoError:  # links die: the service may name others
-                fresh = [link for link in await self._fresh_links(video) if link not in links]
-                if not fresh:
+                break
+            except InvalidVideoError as error:
+                if attempt == _ROUNDS:
+                    error.about(ref=video.ref, job_id=video.id, charged=True, price=self.books.prices.usd)
                     raise
-                saved = await download(fresh)
-        except InvalidVideoError as error:
-            error.about(ref=video.ref, job_id=video.id, charged=True, price=self.books.prices.usd)
-            raise
+            await asyncio.sleep(next(delays))
+            links = list(dict.fromkeys((*await self._fresh_links(video), *links)))
         await self.books.saved(video.ref, str(saved.path.absolute()))
         return saved
 

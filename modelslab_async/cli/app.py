@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import Any
 
@@ -49,6 +50,7 @@ class _Lazy(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """The file's word holds where neither flag nor environment has one."""
+        logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # what matters is told in its own words
         told = config()
         ctx.default_map = dict.fromkeys(_COMMANDS, told)
         return super().invoke(ctx)

@@ -16,8 +16,8 @@ import platformdirs
 
 from modelslab_async.arguments import KEY_VARIABLE
 from modelslab_async.cli.output import Output
-from modelslab_async.client import DEFAULT_POLL_COST
 from modelslab_async.errors import AuthenticationError
+from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
 
 APP = "modelslab_async"
 CONFIG_VARIABLE = "MODELSLAB_CONFIG"
