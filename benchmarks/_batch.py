@@ -38,7 +38,7 @@ _HARMLESS = [
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """What became of a batch. `seconds` are those in which it ran; `resolved` are jobs that a person was asked about."""
+    """What became of a batch. It ran for `seconds`; a person was asked about `resolved` jobs."""
 
     jobs: int
     kills: int

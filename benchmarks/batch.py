@@ -4,7 +4,7 @@
 
 An accelerated emulator, over real HTTP, on which one of ten submits, fetches and files fails. The kills are SIGKILL at
 random moments. A job whose submit was on the wire just then is uncertain: a person looks into the account and says what
-became of it, as the command asks for.
+became of it, as the command asks for. About a minute and a half.
 """
 
 from __future__ import annotations

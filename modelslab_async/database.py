@@ -30,7 +30,7 @@ _COLUMNS = (
     "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
 )  # fmt: skip
 _DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error")
-_NOTHING = (None, (), {})
+_NOTHING: tuple[object, ...] = (None, (), {})
 MIGRATIONS: Sequence[str] = (
     """
     CREATE TABLE jobs (

@@ -64,6 +64,11 @@ class Result:
         return None if self.charged is None else self.price * self.charged
 
 
+def usd(amount: Decimal) -> str:
+    """Money in words: two digits after the point, or as many as it has."""
+    return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount}"
+
+
 @cache
 def _converter() -> Converter:
     converter = Converter()

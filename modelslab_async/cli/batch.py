@@ -16,11 +16,11 @@ import click
 
 from modelslab_async.batch import Batch, BatchEvent, BatchPlan, Entry, Step, open_batch, read_manifest
 from modelslab_async.batch.naming import DEFAULT_NAME
-from modelslab_async.batch.results import to_told
+from modelslab_async.batch.results import to_told, usd
 from modelslab_async.batch.survey import problems_of
 from modelslab_async.cli.display import BatchDisplay, length
 from modelslab_async.cli.exits import Exit, code_of
-from modelslab_async.cli.output import Output, usd
+from modelslab_async.cli.output import Output
 from modelslab_async.cli.parameters import defaults
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common

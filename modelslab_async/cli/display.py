@@ -16,7 +16,8 @@ from rich.table import Table
 from rich.text import Text
 
 from modelslab_async.batch import BatchEvent, Step
-from modelslab_async.cli.output import Output, usd
+from modelslab_async.batch.results import usd
+from modelslab_async.cli.output import Output
 from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import JobState
 

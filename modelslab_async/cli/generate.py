@@ -12,9 +12,10 @@ import click
 
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
+from modelslab_async.batch.results import usd
 from modelslab_async.cli.display import follow
 from modelslab_async.cli.exits import Exit, code_of
-from modelslab_async.cli.output import Output, usd
+from modelslab_async.cli.output import Output
 from modelslab_async.cli.parameters import parameters
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common

@@ -76,11 +76,6 @@ class Output:
             self.say(line, "red")
 
 
-def usd(amount: Decimal) -> str:
-    """Money in words: two digits after the point, or as many as it has."""
-    return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount}"
-
-
 def words_of(error: BaseException) -> str:
     """An error in words."""
     return str(error) if isinstance(error, ModelsLabError | OSError) else f"{type(error).__name__}: {error}"
