@@ -1,7 +1,7 @@
 """What the benchmarks share: arguments, the table and its reaches, and an emulator in a process of its own.
 
-`python -m benchmarks._common SPEED ETAS FAULTS` is that process. It tells its URL, then for every line that it reads
-how many requests it was sent so far, what was charged and when each job ended, as JSON, and ends with its input.
+`python -m benchmarks._common SPEED ETAS FAULTS LIMIT` is that process. It tells its URL, then for every line that it
+reads how many requests it was sent so far, what was charged and when each job ended, as JSON, and ends with its input.
 """
 
 from __future__ import annotations
@@ -106,10 +106,14 @@ class Server:
     """An emulator in another process, on loopback; it ends with the block, and with this process however that ends."""
 
     def __init__(
-        self, speed: float, eta: Mapping[EtaKind, float] = GOOD_ETAS, faults: Sequence[Rule] = (LINKS_AT_ONCE,)
+        self,
+        speed: float,
+        eta: Mapping[EtaKind, float] = GOOD_ETAS,
+        faults: Sequence[Rule] = (LINKS_AT_ONCE,),
+        queue_limit: int = _QUEUE_LIMIT,
     ) -> None:
         rules = [{**attrs.asdict(rule), "fault": rule.fault.name} for rule in faults]
-        self._arguments = [str(speed), json.dumps(eta), json.dumps(rules)]
+        self._arguments = [str(speed), json.dumps(eta), json.dumps(rules), str(queue_limit)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -145,8 +149,12 @@ class Server:
 
     def ends(self) -> dict[str, float]:
         """When each job ended or will end, by its id: seconds of this machine's monotonic clock."""
-        ends: dict[str, float] = self._asked()["ends"]
-        return ends
+        return {job_id: end for job_id, (_, end) in self.spans().items()}
+
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """When each job was taken and when it ended, in the order in which they were taken; on the same clock."""
+        spans: dict[str, tuple[float, float]] = self._asked()["spans"]
+        return spans
 
     def _asked(self) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -169,8 +177,9 @@ class _Counting(Emulator):
 
     def told(self) -> str:
         orders = self.service.book.orders.values()
-        ends = {order.id: self._started + order.done_at for order in orders}
-        return json.dumps({"requests": self.requests, "ends": ends, "charges": Counter(self.ledger.track_ids())})
+        begun = self._started
+        spans = {order.id: (begun + order.taken_at, begun + order.done_at) for order in orders}
+        return json.dumps({"requests": self.requests, "spans": spans, "charges": Counter(self.ledger.track_ids())})
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
@@ -184,8 +193,8 @@ class _Counting(Emulator):
         return _PICTURE
 
 
-async def _serve(speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Rule]) -> None:
-    emulator = _Counting(render=skeleton, speed=speed, queue_limit=_QUEUE_LIMIT, eta=eta, faults=faults, port=0)
+async def _serve(speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Rule], queue_limit: int) -> None:
+    emulator = _Counting(render=skeleton, speed=speed, queue_limit=queue_limit, eta=eta, faults=faults, port=0)
     async with emulator:
         print(emulator.url, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
@@ -194,4 +203,4 @@ async def _serve(speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Ru
 
 if __name__ == "__main__":
     _rules = [Rule(**{**rule, "fault": Fault[rule["fault"]]}) for rule in json.loads(sys.argv[3])]
-    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2]), _rules))
+    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2]), _rules, int(sys.argv[4])))

@@ -19,6 +19,7 @@ from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, record
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.schedule import haste
 from modelslab_async.saver import Saver
 from modelslab_async.slots import Slots
 from modelslab_async.submitter import Submitter
@@ -167,6 +168,7 @@ class Dispatcher:
         for job in self.slots.grant(_now()):
             job._advance(lifecycle.Started())
             _run(self._submits, job, self._submitter.submit(job, self._images[job]))
+        self._watcher.experience.haste = haste(self.slots.waiting, self.slots.cap)
         if self._retry:
             self._retry.cancel()
         at = self.slots.retry_at

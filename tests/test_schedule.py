@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async.protocol.expectation import EDGES, Cells, guess
-from modelslab_async.protocol.schedule import Gaps, Plan, plan
+from modelslab_async.protocol.schedule import Gaps, Plan, haste, plan
 
 MIDDLES = [(a + b) / 2 for a, b in pairwise(EDGES)]
 
@@ -142,3 +142,20 @@ def test_near_the_end() -> None:
     tenth = 60 * math.exp(-0.3 * 1.2816)
     assert not schedule.is_near_end(tenth * 0.97)
     assert schedule.is_near_end(tenth * 1.03)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 200))
+def test_haste_is_how_many_jobs_an_end_seen_late_delays(waiting: int, places: int) -> None:
+    """1 where nobody waits; never more than those who wait for the place and the job itself; never less than half of
+    them, up to eight.
+    """
+    delayed = 1 + waiting / max(places, 1)
+    found = haste(waiting, places)
+    assert found <= delayed
+    assert found > min(delayed, 8) / 2
+    assert (haste(0, places), found.bit_count()) == (1, 1)
+
+
+def test_the_floor_follows_a_look_that_costs_nearly_nothing() -> None:
+    """A second, but never more than ten times the cost of a look."""
+    assert [Gaps(poll_cost=cost).floor for cost in (5, 1, 0.1, 0.01)] == [1.0, 1.0, 1.0, 0.1]

@@ -154,3 +154,30 @@ def test_numbers_that_cannot_be_right(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         Client(api_key="any", **{name: value})
     assert [problem.field for problem in caught.value.problems] == [name]
+
+
+async def test_looks_are_closer_while_others_wait_for_a_place(world: MakeWorld) -> None:
+    """An end that is seen late keeps all that wait for the place; the same jobs are seen later where nobody waits."""
+    latencies = {}
+    for waiting in (0, 40):
+        here = world(queue_limit=5)
+        async with here.client(max_in_flight=5) as client:
+            jobs = [client.submit(a_request(seed=seed)) for seed in range(5 + waiting)]
+            await asyncio.gather(*jobs[:5])
+            latencies[waiting] = client.statistics().detection_latency
+            for job in jobs[5:]:
+                job.cancel()
+    assert latencies[0]
+    assert latencies[40]
+    assert latencies[40] < 0.7 * latencies[0]
+
+
+async def test_haste_keeps_to_the_pace(world: MakeWorld) -> None:
+    """However many wait, looks at all jobs together are no more than the client may make."""
+    here = world(queue_limit=20)
+    async with here.client(max_in_flight=20, max_polls_per_second=0.5) as client:
+        for seed in range(200):
+            client.submit(a_request(seed=seed))
+        await asyncio.sleep(120)
+        assert 0 < here.count("/fetch/") <= 0.5 * 120 + 1
+        await client.aclose(drain=False)

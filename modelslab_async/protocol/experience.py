@@ -29,8 +29,8 @@ _MOST_PLANS = 64
 _MOST_SHAPES = 256
 
 Shape = tuple[object, ...]
-_PlanKey = tuple[Shape, bool, int, int | None]
-"""Shape, whether it is warm, edition, and the eta in steps."""
+_PlanKey = tuple[Shape, bool, int, int | None, int]
+"""Shape, whether it is warm, edition, the eta in steps, and the haste."""
 
 
 def shape_of(request: ImageToVideoUltra | None) -> Shape:
@@ -45,6 +45,8 @@ class Experience:
     """Learns from each job that ends. Plans are made anew when an eighth more is known, so at most so often."""
 
     gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
+    haste: int = 1
+    """How many times as much a look is worth now, see `schedule.haste`."""
     _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
     _all: _Kind = attrs.field(factory=lambda: _Kind(remembered=_STRANGERS), init=False)
     _plans: dict[_PlanKey, schedule.Plan] = attrs.field(factory=dict[_PlanKey, schedule.Plan], init=False)
@@ -65,11 +67,12 @@ class Experience:
             eta = None
         step = None if eta is None else round(math.log(eta) / _ETA_STEP)
         known = kind if kind.is_warm else self._all
-        key = (shape, kind.is_warm, known.edition, step)
+        key = (shape, kind.is_warm, known.edition, step, self.haste)
         if key not in self._plans:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            self._plans[key] = schedule.plan(self._expected(kind, shape, step), self.gaps)
+            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / self.haste)
+            self._plans[key] = schedule.plan(self._expected(kind, shape, step), gaps)
         return self._plans[key]
 
     def _expected(self, kind: _Kind, shape: Shape, step: int | None) -> expectation.Cells:

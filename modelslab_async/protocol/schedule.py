@@ -43,6 +43,8 @@ _MOST_JITTER = 1.0
 _NEAR = 0.1
 """An end is near once so many of such jobs have ended."""
 _CERTAIN = 1e-9
+_MOST_HASTE = 3
+"""As a power of two: a look is worth at most eight times as much."""
 
 
 def _a_minute(poll_cost: float) -> float:
@@ -60,6 +62,14 @@ class Gaps:
     poll_cost: float = DEFAULT_POLL_COST
     floor: float = attrs.field(default=attrs.Factory(lambda gaps: min(1.0, 10 * gaps.poll_cost), takes_self=True))
     ceiling: float = attrs.field(default=attrs.Factory(lambda gaps: _a_minute(gaps.poll_cost), takes_self=True))
+
+
+def haste(waiting: int, places: int) -> int:
+    """How many jobs it delays when an end is seen late: the job itself, and those that wait for its place.
+
+    A look at it is worth so many times as much. In powers of two, so that plans are few.
+    """
+    return 1 << min(int(math.log2(1 + waiting / max(places, 1))), _MOST_HASTE)
 
 
 class Schedule(Protocol):
