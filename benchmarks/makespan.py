@@ -109,9 +109,9 @@ def _draw(figures: Figures, path: str) -> None:
         axis.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
     axis.axvline(1, color="#2e7d32", linewidth=1.5)
     axis.set_yticks(range(len(figures)), list(reversed(figures)))
-    axis.set(xlabel="time of a batch of 200 jobs, of the least that the queue limit allows", xlim=(0.9, None))
+    axis.set(xlabel="time of a batch of 200 jobs, of the least that the queue limit allows", xlim=(0, None))
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.55))
+    axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.62))
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, dpi=150)
     plt.close(figure)
 
