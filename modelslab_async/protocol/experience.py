@@ -29,8 +29,10 @@ _MOST_PLANS = 64
 _MOST_SHAPES = 256
 
 Shape = tuple[object, ...]
-_PlanKey = tuple[Shape, bool, int, int | None, int]
-"""Shape, whether it is warm, edition, the eta in steps, and the haste."""
+_PlanKey = tuple[Shape, bool, int, int | None, float]
+"""Shape, whether it is warm, edition, the eta in steps, and what a look is worth."""
+_FOR_SAFETY = 1 / 64
+"""What a look is worth where ends are told: the first one comes when nearly all such jobs have ended."""
 
 
 def shape_of(request: ImageToVideoUltra | None) -> Shape:
@@ -47,6 +49,8 @@ class Experience:
     gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
     haste: int = 1
     """How many times as much a look is worth now, see `schedule.haste`."""
+    is_told: bool = False
+    """Whether the ends of jobs with a webhook are told, so that a look at them is for safety only."""
     _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
     _all: _Kind = attrs.field(factory=lambda: _Kind(remembered=_STRANGERS), init=False)
     _plans: dict[_PlanKey, schedule.Plan] = attrs.field(factory=dict[_PlanKey, schedule.Plan], init=False)
@@ -58,20 +62,20 @@ class Experience:
         self._kinds.setdefault(shape, _Kind()).learn(shape, seen)
         self._all.learn(shape, seen)
 
-    def plan(self, shape: Shape, eta: float | None) -> schedule.Plan:
-        """When to look at a job of this shape for which the service says `eta` seconds, above 0, or None.
-        Constant work, but for a plan that has to be made: some milliseconds.
+    def plan(self, shape: Shape, eta: float | None, worth: float = 1.0) -> schedule.Plan:
+        """When to look at a job of this shape for which the service says `eta` seconds, above 0, or None, where a look
+        is worth so many times as much. Constant work, but for a plan that has to be made: some milliseconds.
         """
         kind = self._kinds.get(shape, _NOTHING)
         if kind.is_warm and not kind.follows_eta:
             eta = None
         step = None if eta is None else round(math.log(eta) / _ETA_STEP)
         known = kind if kind.is_warm else self._all
-        key = (shape, kind.is_warm, known.edition, step, self.haste)
+        key = (shape, kind.is_warm, known.edition, step, worth)
         if key not in self._plans:
             if len(self._plans) >= _MOST_PLANS:
                 self._plans.clear()
-            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / self.haste)
+            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / worth)
             self._plans[key] = schedule.plan(self._expected(kind, shape, step), gaps)
         return self._plans[key]
 
@@ -158,6 +162,8 @@ class Outlook:
     shape: Shape
     eta: float | None = attrs.field(converter=_believable)
     rng: random.Random
+    is_called: bool = False
+    """Whether the service was given a webhook for it."""
 
     def gap(self, elapsed: float) -> float:
         """Seconds to the next look."""
@@ -177,4 +183,5 @@ class Outlook:
 
     @property
     def _plan(self) -> schedule.Plan:
-        return self.experience.plan(self.shape, self.eta)
+        is_told = self.is_called and self.experience.is_told
+        return self.experience.plan(self.shape, self.eta, _FOR_SAFETY if is_told else self.experience.haste)
