@@ -21,6 +21,7 @@ from modelslab_async.receiver import Receiver
 from modelslab_async.recovery import Recoverer
 from modelslab_async.saver import Saver
 from modelslab_async.submitter import Submitter
+from modelslab_async.telemetry import Telemetry
 from modelslab_async.transport import Timeouts, Transport
 from modelslab_async.watcher import Watcher
 from modelslab_async.webhook import Webhook
@@ -40,6 +41,7 @@ class Common:
     prices: PriceList
     timeouts: Timeouts
     webhook: Webhook | None
+    telemetry: Telemetry | None
     rng: random.Random
     transport: Transport
     max_in_flight: int
@@ -77,6 +79,7 @@ def account(
         endpoint=common.endpoint,
         timeouts=common.timeouts,
         rng=common.rng,
+        telemetry=common.telemetry,
     )
     books = Books(
         key=key,

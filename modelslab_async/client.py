@@ -46,6 +46,7 @@ from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
 from modelslab_async.recovery import Recovery
 from modelslab_async.tally import Statistics
+from modelslab_async.telemetry import Telemetry
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
 from modelslab_async.webhook import Webhook
 
@@ -81,6 +82,7 @@ class Client:
     timeouts: see `Timeouts`.
     webhook: where the service tells of ends, see `modelslab_async.webhook.Webhook`; requests that name one of their own
         keep it. None only looks.
+    telemetry: is told what happens, see `modelslab_async.telemetry.Telemetry`.
     session: an aiohttp session to use; it is not closed here. None opens one at the first request.
     rng: for jitter; None seeds one from the system.
     transport: what carries requests, instead of aiohttp: an emulator in this process.
@@ -104,6 +106,7 @@ class Client:
         prices: PriceList | None = None,
         timeouts: Timeouts | None = None,
         webhook: Webhook | None = None,
+        telemetry: Telemetry | None = None,
         session: aiohttp.ClientSession | None = None,
         rng: random.Random | None = None,
         transport: Transport | None = None,
@@ -123,6 +126,7 @@ class Client:
             prices=prices or PriceList(),
             timeouts=timeouts,
             webhook=webhook,
+            telemetry=telemetry,
             rng=rng or random.Random(),
             transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
             max_in_flight=max_in_flight,

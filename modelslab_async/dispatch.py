@@ -71,6 +71,7 @@ class Dispatcher:
     def enqueue(self, job: Job, image: Image) -> None:
         """A new job: it goes when its turn comes."""
         self._count_idle_time()
+        self._line.tell(lambda telemetry: telemetry.submitted(job))
         self.jobs[job.ref] = job
         self._images[job] = image
         self.slots.enqueue(job)
@@ -107,27 +108,34 @@ class Dispatcher:
             case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
                 pass
             case lifecycle.Accepted():
+                self._line.tell(lambda telemetry: telemetry.accepted(job))
                 self._heard_of(job)
                 self.slots.accepted(job)
                 self._follow(job)
             case lifecycle.Succeeded():
                 if job in self._submits:  # success at once is an acceptance too
+                    self._line.tell(lambda telemetry: telemetry.accepted(job))
                     self.slots.accepted(job)
                 self.slots.release(job)
                 self._follow(job)
             case lifecycle.PutBack(wait=wait, maximum=maximum):
+                self._line.tell(lambda telemetry: telemetry.refused(job, None))
                 self.slots.put_back(job, _now(), wait=wait, maximum=maximum)
             case lifecycle.ReplyLost(may_be_heard_of=may_be):
                 self._lose(job, may_be_heard_of=may_be)
             case lifecycle.Cancelled():
                 self.slots.withdraw(job)
-            case lifecycle.Rejected() | lifecycle.Failed() | lifecycle.Abandoned():
+            case lifecycle.Rejected(error=error):
+                self._line.tell(lambda telemetry: telemetry.refused(job, error))
+                self.slots.release(job)
+            case lifecycle.Failed() | lifecycle.Abandoned():
                 self.slots.release(job)
 
     def ended(self, job: Job) -> None:
         """The job has a result."""
         self.jobs.pop(job.ref, None)
         self._line.tally.ended[job.state] += 1
+        self._line.tell(lambda telemetry: telemetry.ended(job))
 
     async def save(
         self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool

@@ -19,6 +19,7 @@ from modelslab_async.protocol.body import HttpReply, Malformed, Refused
 from modelslab_async.protocol.request import Endpoint
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.tally import RequestKind, Tally
+from modelslab_async.telemetry import Telemetry
 from modelslab_async.transport import Incoming, Timeouts, Transport
 
 _log = logging.getLogger("modelslab_async")
@@ -36,6 +37,7 @@ class Line:
     endpoint: Endpoint
     timeouts: Timeouts
     rng: random.Random
+    telemetry: Telemetry | None = None
     tally: Tally = attrs.field(factory=Tally, init=False)
     closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _noted: set[str] = attrs.field(factory=set[str], init=False)
@@ -81,6 +83,14 @@ class Line:
             if wait is None or not retry.may_pass(error):
                 raise error
             await asyncio.sleep(max(wait, wished(error)))
+
+    def tell(self, happened: Callable[[Telemetry], object]) -> None:
+        """Let the application's telemetry know. What it does wrong is its own affair."""
+        if self.telemetry:
+            try:
+                happened(self.telemetry)
+            except Exception:  # noqa: BLE001 - an application's
+                _log.exception("telemetry failed")
 
     def note(self, notes: tuple[str, ...]) -> None:
         """Tell an oddity once."""

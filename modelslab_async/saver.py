@@ -15,9 +15,10 @@ from modelslab_async.books import Books
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import InvalidVideoError
 from modelslab_async.job import Job
-from modelslab_async.line import Line
+from modelslab_async.line import Line, now
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.telemetry import Telemetry
 
 _ROUNDS = 3
 """How often all links are tried before a video counts as unreadable."""
@@ -54,7 +55,7 @@ class Saver:
     async def _collect(self, video: Video, download: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
         """Links die, and the service may name others; a gateway's page in a file's place passes."""
         links, delays = list(dict.fromkeys((video.url, *video.links))), self.line.backoff()
-        rounds = 0
+        rounds, begun = 0, now()
         while True:
             try:
                 saved = await download(links)
@@ -67,6 +68,7 @@ class Saver:
                 links = list(dict.fromkeys((*await self._fresh_links(video), *links)))
             else:
                 await self.books.saved(video.ref, str(saved.path.absolute()))
+                self.line.tell(partial(_downloaded, video, saved, now() - begun))
                 return saved
 
     async def _download(
@@ -86,3 +88,7 @@ class Saver:
         """Where the service says that the file is now; nothing where it cannot be asked."""
         answer = await self.line.fetch(video.id, self.line.timeouts.fetch) if video.id else None
         return answer.links if isinstance(answer, wire.Ready) else ()
+
+
+def _downloaded(video: Video, saved: SavedVideo, seconds: float, telemetry: Telemetry) -> None:
+    telemetry.downloaded(video, saved, seconds)

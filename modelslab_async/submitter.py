@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from itertools import islice
 from typing import Any, assert_never
 
@@ -17,6 +18,7 @@ from modelslab_async.errors import (
     InvalidRequestError,
     JobFailedError,
     JournalError,
+    ModelsLabError,
     SubmitUncertainError,
     TransportError,
 )
@@ -24,6 +26,7 @@ from modelslab_async.job import Job
 from modelslab_async.line import Line, until, wished
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.body import Malformed, Refused
+from modelslab_async.telemetry import Telemetry
 
 _log = logging.getLogger("modelslab_async")
 
@@ -72,6 +75,7 @@ class Submitter:
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
+                    self.line.tell(partial(_retried, job, error))
                     _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
                     await until(self.line.closing, max(wait, wished(error)))
                 case retry.Verdict.PUT_BACK:
@@ -106,3 +110,7 @@ class Submitter:
                 return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)
             case _:
                 assert_never(reply)
+
+
+def _retried(job: Job, error: ModelsLabError, telemetry: Telemetry) -> None:
+    telemetry.retried(job, error)

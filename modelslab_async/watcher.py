@@ -121,10 +121,12 @@ class Watcher:
             case watch.Fetch(timeout=timeout):
                 reply = await self._fetch(job, timeout)
                 job._looked(running=isinstance(reply, wire.NotReady))
+                self.line.tell(lambda telemetry: telemetry.looked(job, type(reply).__name__))
                 return watch.Seen(now(), reply)
             case watch.Probe(url=url, timeout=timeout):
                 found = await self._probe(url, timeout)
                 job._looked(running=False)
+                self.line.tell(lambda telemetry: telemetry.looked(job, type(found).__name__))
                 return watch.Seen(now(), found)
             case _:
                 assert_never(action)

@@ -78,13 +78,13 @@ class Kept:
     def __init__(self) -> None:
         self.ends = 0
 
-    def outlook(self, job: Job, eta: float | None) -> Outlook:  # noqa: ARG002 - a Keeper's
+    def outlook(self, job: Job, eta: float | None) -> Outlook:
         return Outlook(Experience(), (), eta, random.Random(1))
 
     def moved(self, job: Job, event: Event) -> None:
         """Nothing to do."""
 
-    def ended(self, job: Job) -> None:  # noqa: ARG002 - a Keeper's
+    def ended(self, job: Job) -> None:
         self.ends += 1
 
     async def save(

@@ -1,0 +1,39 @@
+"""A job and its progress in aiohttp: `python aiohttp_app.py`; for key and emulator see fastapi_minimal.py."""
+
+from __future__ import annotations
+
+import os
+
+from aiohttp import web
+
+from modelslab_async import Client, InvalidRequestError
+from modelslab_async.web import cleanup_ctx, server_sent_events
+
+URL = os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")
+CLIENT = web.AppKey("modelslab", Client)
+
+
+async def submit(request: web.Request) -> web.StreamResponse:
+    """{"prompt": ..., "init_image": "https://..."}; costs $0.20."""
+    told = await request.json()
+    try:
+        job = request.app[CLIENT].submit(prompt=told.get("prompt"), init_image=str(told.get("init_image")))
+    except InvalidRequestError as error:
+        raise web.HTTPUnprocessableEntity(text=str(error)) from error
+    stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await stream.prepare(request)
+    async for news in server_sent_events(job):  # the visitor may leave: the job goes on
+        await stream.write(news)
+    return stream
+
+
+def make_app() -> web.Application:
+    """The application."""
+    app = web.Application()
+    app.cleanup_ctx.append(cleanup_ctx(lambda: Client(base_url=URL, journal="jobs.db"), CLIENT))
+    app.router.add_post("/videos", submit)
+    return app
+
+
+if __name__ == "__main__":
+    web.run_app(make_app(), host="127.0.0.1", port=int(os.environ.get("PORT", "8080")))
