@@ -223,6 +223,11 @@ class Client:
         """Where requests go."""
         return self._common.base_url
 
+    @property
+    def prices(self) -> PriceList:
+        """What calls cost."""
+        return self._books.prices
+
     # --- jobs ------------------------------------------------------------------------------------------------------
 
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:

@@ -303,6 +303,7 @@ async def test_a_delivery_reaches_the_owner_through_the_journal(world: MakeWorld
     here.transport.deliver = Mail([other])
     journal = tmp_path / "jobs.db"
     async with here.client(journal=journal, webhook=mine) as owner, here.client(journal=journal, webhook=other):
+        late = 0.0
         for seed in range(6):
             job = owner.submit(a_request(seed=seed))
             await job
