@@ -108,7 +108,7 @@ async def _resolve(folder: Path, emulator: Emulator) -> int:
     process = await _start(folder, emulator, "recover", "--json")
     out, _ = await asyncio.wait_for(process.communicate(), _PATIENCE)
     ids = {charge.track_id: charge.job_id for charge in emulator.ledger.charges}
-    uncertain = [row["ref"] for row in json.loads(out)["uncertain"]]
+    uncertain: list[str] = [row["ref"] for row in json.loads(out)["uncertain"]]
     for ref in uncertain:
         word = ["--id", str(ids[ref])] if ref in ids else ["--lost"]
         process = await _start(folder, emulator, "resolve", ref, *word)

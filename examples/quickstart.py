@@ -19,7 +19,7 @@ from modelslab_async import Client, ModelsLabError
 from modelslab_async.emulator import Emulator
 
 PHOTOGRAPH = Path(__file__).with_name("rocket.jpg")
-SPEED = 4
+SPEED = 8
 
 
 @asynccontextmanager

@@ -29,6 +29,8 @@ from modelslab_async.watcher import Watcher
 _log = logging.getLogger("modelslab_async")
 ELSEWHERE_EVERY = 2.0
 """Seconds between two looks into the journal for places of other clients, while somebody waits for one."""
+_DOUBTS = 2.0
+"""An uncertain job holds its place for so many times what such jobs take."""
 _TURNS = 5
 """Turns of the event loop that a result may take through shields, timeouts and tasks to who awaits it."""
 _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
@@ -113,7 +115,8 @@ class Dispatcher:
                 self.slots.put_back(job, _now(), wait=wait, maximum=maximum)
             case lifecycle.ReplyLost():
                 self.slots.in_doubt(job)
-                self._holds[job] = asyncio.get_running_loop().call_later(record.PLACE_HOLD, self._free, job)
+                hold = min(record.PLACE_HOLD, _DOUBTS * self.outlook(job, None).left(0.0))
+                self._holds[job] = asyncio.get_running_loop().call_later(hold, self._free, job)
             case lifecycle.Cancelled():
                 self.slots.withdraw(job)
             case lifecycle.Rejected() | lifecycle.Failed() | lifecycle.Abandoned():

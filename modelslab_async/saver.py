@@ -54,18 +54,20 @@ class Saver:
     async def _collect(self, video: Video, download: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
         """Links die, and the service may name others; a gateway's page in a file's place passes."""
         links, delays = list(dict.fromkeys((video.url, *video.links))), self.line.backoff()
-        for attempt in range(1, _ROUNDS + 1):
+        rounds = 0
+        while True:
             try:
                 saved = await download(links)
-                break
             except InvalidVideoError as error:
-                if attempt == _ROUNDS:
+                rounds += 1
+                if rounds == _ROUNDS:
                     error.about(ref=video.ref, job_id=video.id, charged=True, price=self.books.prices.usd)
                     raise
-            await asyncio.sleep(next(delays))
-            links = list(dict.fromkeys((*await self._fresh_links(video), *links)))
-        await self.books.saved(video.ref, str(saved.path.absolute()))
-        return saved
+                await asyncio.sleep(next(delays))
+                links = list(dict.fromkeys((*await self._fresh_links(video), *links)))
+            else:
+                await self.books.saved(video.ref, str(saved.path.absolute()))
+                return saved
 
     async def _download(
         self, links: Sequence[str], *, path: str | os.PathLike[str], progress: Progress | None, overwrite: bool

@@ -7,13 +7,17 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
-from conftest import KEY
+from conftest import KEY, PNG
+
+from modelslab_async.batch import Result, read_results
+from modelslab_async.emulator import Emulator
+from modelslab_async.emulator.order import skeleton
 
 COMMAND = [sys.executable, "-m", "modelslab_async"]
 PATIENCE = 20.0
@@ -126,6 +130,13 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
+    async def type_until_it_ends(self, text: str) -> None:
+        """As people press Ctrl-C: again, where nothing came of it. One just before a read is not seen by the read."""
+        while self.process.returncode is None:
+            self.type(text)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self.process.wait()), 0.5)
+
     async def until(self, words: str) -> None:
         async with asyncio.timeout(PATIENCE):
             while words not in self.text:
@@ -145,3 +156,31 @@ class Terminal:
         os.close(self._ours)
         assert KEY.encode() not in self.raw
         return code
+
+
+SLOW = 60.0
+"""At this speed a job takes two thirds of a second."""
+
+
+@asynccontextmanager
+async def emulated(folder: Path, **options: Any) -> AsyncIterator[tuple[Shell, Emulator]]:
+    """A shell in a folder with a picture, and an emulator in this process."""
+    (folder / "a.png").write_bytes(PNG)
+    async with Emulator(**{"speed": 400, "render": skeleton, "eta": {"good": 1}, **options}) as emulator:
+        yield Shell(folder, emulator.url), emulator
+
+
+def manifest(folder: Path, count: int) -> Path:
+    path = folder / "shots.jsonl"
+    shots = [{"prompt": "zoom", "init_image": "a.png", "seed": seed} for seed in range(count)]
+    path.write_text("".join(json.dumps(shot) + "\n" for shot in shots))
+    return path
+
+
+def charges(emulator: Emulator) -> int:
+    return len(emulator.ledger.charges)
+
+
+def made(folder: Path) -> dict[str, Result]:
+    """The items that have a video."""
+    return {result.item: result for result in read_results(folder) if result.file}

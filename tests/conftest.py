@@ -9,10 +9,13 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import settings
 
 from modelslab_async import Client, ImageToVideoUltra
 from modelslab_async.emulator import InProcess, Service
 
+settings.register_profile("law", deadline=None)  # a law holds on a busy machine too; pytest-timeout bounds each test
+settings.load_profile("law")
 asyncio.set_event_loop(None)  # looptime asks for the loop of tests that have none: none is made for them then
 
 KEY = "secret-key-that-nobody-may-see"

@@ -28,6 +28,7 @@ LAYERS = [
     {"batch"},
     {"emulator"},
     {"cli"},
+    {"__main__"},
 ]
 """From the ground up: a module imports from lower layers, and from its own package."""
 IMPURE = {"asyncio", "aiohttp", "time", "datetime", "secrets", "socket", "pathlib", "logging", "threading", "io"}

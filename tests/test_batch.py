@@ -76,7 +76,7 @@ async def test_a_batch_makes_its_videos(world: MakeWorld, tmp_path: Path) -> Non
     assert charges(here) == 7
     for result in results(folder):
         assert result.file == f"a-{result.seed}.mp4"
-        assert result.sha256 == hashlib.sha256((folder / result.file).read_bytes()).hexdigest()
+        assert result.sha256 == hashlib.sha256((folder / str(result.file)).read_bytes()).hexdigest()
         assert result.request["prompt"] == "moving character"
         assert (result.cost, result.charged, result.error) == (Decimal("0.2"), True, None)
         times = (result.created_at, result.submitted_at, result.accepted_at, result.ended_at, result.saved_at)

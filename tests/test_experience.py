@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelslab_async.protocol.experience import WARM, Experience, Outlook, shape_of
@@ -112,6 +112,7 @@ def test_a_plan_is_made_seldom() -> None:
     assert len(plans) < 55
 
 
+@settings(max_examples=25)
 @given(times=st.lists(st.floats(0.1, 2000), max_size=12), seed=st.integers())
 def test_the_same_life_gives_the_same_looks(times: list[float], seed: int) -> None:
     """Replaying a recorded run with the same rng gives the same looks."""

@@ -70,7 +70,7 @@ async def test_a_place_that_frees_up_is_used_before_the_wait_is_over(world: Make
         first = client.submit(a_request(num_frames=25))
         second = client.submit(a_request())
         changes = [change async for change in second.events()]
-        ended = {change.state: change.elapsed for change in first._history}[JobState.READY]
+        ended = next(change.elapsed for change in first._history if change.state is JobState.READY)
     resubmitted = {change.state: change.elapsed for change in changes}[JobState.SUBMITTING]
     assert ended <= resubmitted <= ended + 0.1 < 30.0
 
@@ -86,14 +86,14 @@ async def test_waiting_jobs_cost_no_task(world: MakeWorld) -> None:
 
 
 async def test_an_uncertain_job_holds_its_place_for_a_while(world: MakeWorld) -> None:
-    """A job whose reply was lost may fill a place: the next one waits until it surely does not."""
+    """A job whose reply was lost may fill a place: the next one waits for longer than such jobs take, about 40 s."""
     here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
     async with here.client(max_in_flight=1) as client:
         lost, following = client.submit(a_request()), client.submit(a_request())
         await following
         times = {change.state: change.elapsed for change in following._history}
     assert lost.state is JobState.UNCERTAIN
-    assert times[JobState.SUBMITTING] == pytest.approx(120.0, abs=1.0)
+    assert 60.0 < times[JobState.SUBMITTING] <= 120.0
 
 
 async def test_success_at_once_lets_the_cap_climb(world: MakeWorld) -> None:

@@ -108,10 +108,10 @@ async def test_a_whole_session_leaves_no_key_anywhere(everything_logged: io.Stri
         Rule(Fault.HTML_502, times=1),
         Rule(Fault.TRUNCATED_JSON, times=1),
         Rule(Fault.JOB_FAILS, times=1),
-        Rule(Fault.RATE_LIMIT, on="fetch", times=1),
+        Rule(Fault.ERROR_500, on="fetch", times=1),
     ]
     async with Emulator(speed=400, eta={"good": 1}, faults=faults, render=skeleton) as emulator:
-        async with Client(api_key=KEY, base_url=emulator.url, rng=random.Random(1)) as client:
+        async with Client(KEY, base_url=emulator.url, rng=random.Random(1), poll_cost=0.01) as client:
             jobs = [client.submit(a_request(init_image=PNG)) for _ in range(4)]
             await asyncio.wait([asyncio.create_task(job.wait()) for job in jobs])
             good = client.submit(a_request(init_image=PNG))

@@ -45,7 +45,7 @@ def write_report(folder: Path, *, to: Path | None = None) -> Path:
 
 def _page(folder: Path, results: Sequence[Result], beside: Path) -> str:
     results = sorted(results, key=lambda result: result.line)
-    here = files(__package__)
+    here = files("modelslab_async.batch")
     name = escape(folder.resolve().name)
     cards = "".join(_card(result, folder, beside) for result in results)
     states = Counter(result.state.value for result in results)

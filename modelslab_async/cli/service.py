@@ -44,11 +44,10 @@ def emulator(settings: Settings, **options: Any) -> None:
         from modelslab_async.emulator import Emulator  # noqa: PLC0415 - only for those who ask
 
         stop = asyncio.Event()
-        async with Emulator(**options) as running:
+        async with Emulator(**options) as running, interrupts(stop.set):
             told = f"modelslab_async emulator (not ModelsLab) at {running.url} , Ctrl-C ends it"
             settings.output.result({"emulator": True, "url": running.url}, told)
-            async with interrupts(stop.set):
-                await stop.wait()
+            await stop.wait()
         return Exit.DONE
 
     run(settings.output, work)

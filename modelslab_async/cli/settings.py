@@ -107,8 +107,8 @@ def _key_in(path: Path) -> str:
 
 def _key_in_keyring() -> str | None:
     try:
-        import keyring  # noqa: PLC0415 - only where a user has it
-        import keyring.errors  # noqa: PLC0415
+        import keyring  # noqa: PLC0415 - only where a user has it # pyright: ignore[reportMissingImports]
+        import keyring.errors  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     except ImportError:
         return None
     try:
