@@ -71,8 +71,8 @@ def check_arguments(
         raise InvalidRequestError(problems)
 
 
-def check_money(journal: object, budget: object, prices: object) -> None:
-    """Raises InvalidRequestError for what is no journal, budget or price list."""
+def check_parts(journal: object, budget: object, prices: object, webhook: object) -> None:
+    """Raises InvalidRequestError for what is no journal, budget, price list or webhook."""
     problems = []
     is_path = isinstance(journal, str | os.PathLike) and os.fspath(journal) not in ("", b"")
     if journal is not None and not is_path and not callable(getattr(journal, "append", None)):
@@ -81,6 +81,8 @@ def check_money(journal: object, budget: object, prices: object) -> None:
         problems.append(Problem("budget", shown(budget), "a Budget", "pass Budget(usd=...)"))
     if prices is not None and not isinstance(prices, PriceList):
         problems.append(Problem("prices", shown(prices), "a PriceList", "pass PriceList(usd=...), or leave it out"))
+    if webhook is not None and not callable(getattr(webhook, "url", None)):
+        problems.append(Problem("webhook", shown(webhook), "a Webhook", "pass Webhook(public_url=..., secret=...)"))
     if problems:
         raise InvalidRequestError(problems)
 

@@ -17,12 +17,13 @@ import aiohttp
 import attrs
 
 from modelslab_async import images
-from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_money, request_of
+from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_parts, request_of
 from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
 from modelslab_async.feed import Feed
+from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
 from modelslab_async.journal import Journal, SqliteJournal
 from modelslab_async.line import Line
@@ -45,12 +46,14 @@ from modelslab_async.protocol.request import (
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.receiver import Receiver
 from modelslab_async.recovery import Recoverer, Recovery
 from modelslab_async.saver import Saver
 from modelslab_async.submitter import Submitter
 from modelslab_async.tally import Statistics
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
 from modelslab_async.watcher import Watcher
+from modelslab_async.webhook import Webhook
 
 DEFAULT_MAX_IN_FLIGHT = 5
 """What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
@@ -82,6 +85,8 @@ class Client:
     budget: what may be spent, see `Budget`; one may be shared by several clients. None for no bounds.
     prices: what a call costs, for budget and estimates; None for the documented prices.
     timeouts: see `Timeouts`.
+    webhook: where the service tells of ends, see `modelslab_async.webhook.Webhook`; requests that name one of their own
+        keep it. None only looks.
     session: an aiohttp session to use; it is not closed here. None opens one at the first request.
     rng: for jitter; None seeds one from the system.
     transport: what carries requests, instead of aiohttp: an emulator in this process.
@@ -104,12 +109,13 @@ class Client:
         budget: Budget | None = None,
         prices: PriceList | None = None,
         timeouts: Timeouts | None = None,
+        webhook: Webhook | None = None,
         session: aiohttp.ClientSession | None = None,
         rng: random.Random | None = None,
         transport: Transport | None = None,
     ) -> None:
         check_arguments(base_url, max_in_flight, limits, wait, poll_cost, max_polls_per_second)
-        check_money(journal, budget, prices)
+        check_parts(journal, budget, prices, webhook)
         self._limits = limits
         self._base_url = base_url.rstrip("/")
         timeouts = timeouts or Timeouts()
@@ -131,10 +137,18 @@ class Client:
             rng=rng or random.Random(),
         )
         experience = Experience(Gaps(poll_cost=poll_cost))
-        watcher = Watcher(line=self._line, strategy=wait, experience=experience, pace=Pace(max_polls_per_second))
+        self._webhook, hearing = webhook, Hearing(experience) if webhook else None
+        watcher = Watcher(
+            line=self._line,
+            strategy=wait,
+            experience=experience,
+            pace=Pace(max_polls_per_second),
+            hearing=hearing,
+        )
         self._saver = Saver(self._line, self._books)
         self._dispatcher = Dispatcher(Submitter(self._line, self._books), watcher, self._saver, max_in_flight)
         self._recoverer = Recoverer(self._books, self._dispatcher)
+        self._receiver = Receiver(self._dispatcher, self._books, self._recoverer, hearing) if hearing else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = self._closed = False
 
@@ -153,6 +167,8 @@ class Client:
         except BaseException:
             await self.aclose(drain=False)
             raise
+        if self._receiver and self._books.journal:
+            self._receiver.listen()
         return self
 
     async def __aexit__(
@@ -174,6 +190,9 @@ class Client:
                 await self._dispatcher.drain()
         finally:
             self._closed = True
+            if self._webhook and self._receiver:
+                self._webhook._ignore(self._receiver.receive)
+                await self._receiver.close()
             try:
                 await self._dispatcher.let_go()
             finally:
@@ -201,7 +220,11 @@ class Client:
         self._enter()
         wanted = request_of(request, params)
         image = self._checked(wanted)
-        job = Job(self._dispatcher, wanted, wanted.track_id or uuid.uuid4().hex)
+        ref = wanted.track_id or uuid.uuid4().hex
+        is_called = self._webhook is not None and wanted.webhook is None
+        if self._webhook and is_called:
+            wanted = attrs.evolve(wanted, webhook=self._webhook.url(ref))
+        job = Job(self._dispatcher, wanted, ref, is_called=is_called)
         self._books.begin(job)
         self._dispatcher.enqueue(job, image)
         return job
@@ -374,6 +397,8 @@ class Client:
             raise ClientStateError("a Client works inside a running event loop: call it from async code") from None
         if self._loop is None:
             self._loop = loop
+            if self._webhook and self._receiver:
+                self._webhook._listen(self._receiver.receive)
         if loop is not self._loop:
             raise ClientStateError("this Client works in another event loop: make one for each loop")
         if self._closed or (self._closing and not closing_too):

@@ -40,7 +40,12 @@ MIGRATIONS: Sequence[str] = (
     ) WITHOUT ROWID;
     CREATE INDEX jobs_by_state ON jobs (account, state);
     """,
-    "CREATE INDEX jobs_by_id ON jobs (account, job_id);",
+    """
+    CREATE INDEX jobs_by_id ON jobs (account, job_id);
+    CREATE TABLE deliveries (
+        owner TEXT NOT NULL, account TEXT NOT NULL, ref TEXT NOT NULL, job_id TEXT, PRIMARY KEY (owner, account, ref)
+    ) WITHOUT ROWID;
+    """,
 )
 """What makes a file of version n into one of version n + 1; `user_version` says which it is."""
 
@@ -131,6 +136,17 @@ class Database:
         """The last jobs, the newest first."""
         rows = self._rows(f"{_SELECT} WHERE account = ? ORDER BY created_at DESC LIMIT ?", account, limit)
         return [_record(row) for row in rows]
+
+    def deliver(self, owner: str, account: str, ref: str, job_id: str | None) -> None:
+        """Leave word for a client."""
+        self._opened.execute("INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)", (owner, account, ref, job_id))
+
+    def delivered(self, owner: str, account: str) -> list[tuple[str, str | None]]:
+        """Take what was left for a client."""
+        mine = "WHERE owner = ? AND account = ?"
+        if not self._rows(f"SELECT 1 FROM deliveries {mine} LIMIT 1", owner, account):  # noqa: S608 - a constant
+            return []
+        return self._rows(f"DELETE FROM deliveries {mine} RETURNING ref, job_id", owner, account)  # noqa: S608
 
     def charges(self, account: str) -> list[Charge]:
         """The jobs that the service took, or may have."""

@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
-from modelslab_async.endings import let_go
+from modelslab_async.endings import let_go, stays_uncertain
 from modelslab_async.errors import JournalError
 from modelslab_async.images import Image
 from modelslab_async.job import Job
@@ -31,6 +31,8 @@ ELSEWHERE_EVERY = 2.0
 """Seconds between two looks into the journal for places of other clients, while somebody waits for one."""
 _DOUBTS = 2.0
 """An uncertain job holds its place for so many times what such jobs take."""
+HEARD_WITHIN = 600.0
+"""Seconds for which a word is waited for of a job whose reply was lost, where it has a webhook."""
 _TURNS = 5
 """Turns of the event loop that a result may take through shields, timeouts and tasks to who awaits it."""
 _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
@@ -49,6 +51,7 @@ class Dispatcher:
         self._submits: dict[Job, asyncio.Task[None]] = {}
         self._follows: dict[Job, asyncio.Task[None]] = {}
         self._holds: dict[Job, asyncio.TimerHandle] = {}
+        self._doubts: dict[Job, asyncio.TimerHandle] = {}
         self._retry: asyncio.TimerHandle | None = None
         self._idle_since: float | None = None
         self._asking: asyncio.Task[None] | None = None
@@ -104,6 +107,7 @@ class Dispatcher:
             case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
                 pass
             case lifecycle.Accepted():
+                self._heard_of(job)
                 self.slots.accepted(job)
                 self._follow(job)
             case lifecycle.Succeeded():
@@ -113,10 +117,8 @@ class Dispatcher:
                 self._follow(job)
             case lifecycle.PutBack(wait=wait, maximum=maximum):
                 self.slots.put_back(job, _now(), wait=wait, maximum=maximum)
-            case lifecycle.ReplyLost():
-                self.slots.in_doubt(job)
-                hold = min(record.PLACE_HOLD, _DOUBTS * self.outlook(job, None).left(0.0))
-                self._holds[job] = asyncio.get_running_loop().call_later(hold, self._free, job)
+            case lifecycle.ReplyLost(may_be_heard_of=may_be):
+                self._lose(job, may_be_heard_of=may_be)
             case lifecycle.Cancelled():
                 self.slots.withdraw(job)
             case lifecycle.Rejected() | lifecycle.Failed() | lifecycle.Abandoned():
@@ -157,11 +159,11 @@ class Dispatcher:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for job in list(self.jobs.values()):
+                let_go(job)
             for timer in (*self._holds.values(), self._retry):
                 if timer:
                     timer.cancel()
-            for job in list(self.jobs.values()):
-                let_go(job)
 
     def _pump(self) -> None:
         """Give the free places to those who wait; come again when the service said so."""
@@ -196,6 +198,23 @@ class Dispatcher:
     def _follow(self, job: Job) -> None:
         if job not in self._follows:
             _run(self._follows, job, self._watcher.follow(job))
+
+    def _lose(self, job: Job, *, may_be_heard_of: bool) -> None:
+        """Hold its place for a while; and wait for a word of it, where one may come."""
+        if self._doubts.pop(job, None) is None:
+            self.slots.in_doubt(job)
+            hold = min(record.PLACE_HOLD, _DOUBTS * self.outlook(job, None).left(0.0))
+            self._holds[job] = asyncio.get_running_loop().call_later(hold, self._free, job)
+        if may_be_heard_of:
+            self._doubts[job] = asyncio.get_running_loop().call_later(HEARD_WITHIN, stays_uncertain, job)
+
+    def _heard_of(self, job: Job) -> None:
+        """It was taken all the same."""
+        if doubt := self._doubts.pop(job, None):
+            doubt.cancel()
+            if hold := self._holds.pop(job, None):
+                hold.cancel()
+            self.slots.occupy(job)
 
     def _free(self, job: Job) -> None:
         self._holds.pop(job, None)

@@ -37,7 +37,14 @@ def let_go(job: Job) -> None:
     """Nothing is under way for this job any more, and nothing will be."""
     if not job.cancel() and job.state is JobState.SUBMITTING:
         job._advance(lifecycle.Rejected(closed_before()))
+    stays_uncertain(job)
     job._detach()
+
+
+def stays_uncertain(job: Job) -> None:
+    """Nobody will hear any more of a job whose reply was lost."""
+    if job.state is JobState.UNCERTAIN and job._doubt and not job.done():
+        job._advance(lifecycle.ReplyLost(job._doubt))  # for the second time, and that is its end
 
 
 def closed_before() -> JobDetachedError:

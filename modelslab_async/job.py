@@ -78,17 +78,22 @@ class Job:
         ref: str,
         *,
         job_id: str | None = None,
+        is_called: bool = False,
     ) -> None:
         self.request = request
         self.ref = ref
         self.id = job_id
         self.state = JobState.WAITING if job_id is None else JobState.PROCESSING
         self._keeper = keeper
+        self._is_called = is_called
+        """The service is given a webhook of ours for it."""
         self._loop = asyncio.get_running_loop()
         self._submitted_at = self._loop.time()
         self._future: asyncio.Future[Video] = self._loop.create_future()
         self._news = asyncio.Event()
         self._awake = asyncio.Event()
+        self._doubt: ModelsLabError | None = None
+        """Why it is UNCERTAIN, while a webhook may still tell that it was taken."""
         self._accepted: wire.Accepted | None = None
         self._ready: wire.Ready | None = None
         self._record: JobRecord | None = None
@@ -248,6 +253,7 @@ class Job:
     def _learn(self, event: lifecycle.Event) -> None:
         match event:
             case lifecycle.Accepted(reply=reply):
+                self._is_found = self._is_found or self._doubt is not None
                 self.id, self._accepted = reply.id, reply
                 self._taken_at = self._loop.time()
                 self._outlook = self._keeper.outlook(self, reply.eta)
@@ -255,6 +261,8 @@ class Job:
                 self.id, self._ready, self._due_at = self.id or ready.id, ready, self._loop.time()
             case lifecycle.Failed(id=job_id):
                 self.id = self.id or job_id
+            case lifecycle.ReplyLost(error=error):
+                self._doubt = error
             case _:
                 pass
 
@@ -266,12 +274,14 @@ class Job:
                 self._future.cancel()
             case lifecycle.Rejected(error=error):
                 self._fail(error, charged=False)
-            case lifecycle.Failed(error=error) | lifecycle.ReplyLost(error=error):
+            case lifecycle.Failed(error=error) | lifecycle.ReplyLost(error=error, may_be_heard_of=False):
                 self._fail(error, charged=None)
             case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
                 self._fail(error, charged=None if isinstance(error, NotFoundError) else True)
             case lifecycle.Started() | lifecycle.PutBack() | lifecycle.Accepted() | lifecycle.Succeeded():
                 pass
+            case lifecycle.ReplyLost():
+                pass  # it may be heard of
 
     def _detach(self) -> None:
         """The client leaves; the job goes on at the service, and its state here stays the last that was known."""

@@ -61,6 +61,14 @@ class Journal(Protocol):
         """The last jobs, the newest first."""
         ...
 
+    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
+        """Leave word for the record's owner that its webhook was called, with this id of the service or none."""
+        ...
+
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        """The refs and ids of which word was left for this client; each is given once."""
+        ...
+
     async def charges(self, account: str) -> Sequence[Charge]:
         """The jobs that the service took, or may have."""
         ...
@@ -118,6 +126,14 @@ class SqliteJournal:
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """The last jobs, the newest first."""
         return await self._read(self._database.recent, account, limit)
+
+    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
+        """Leave word for the record's owner that its webhook was called, with this id of the service or none."""
+        await self._in_thread(self._database.deliver, record.owner, record.account, record.ref, job_id)
+
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        """The refs and ids of which word was left for this client; each is given once."""
+        return await self._in_thread(self._database.delivered, self.owner, account)
 
     async def charges(self, account: str) -> Sequence[Charge]:
         """The jobs that the service took, or may have."""

@@ -80,7 +80,7 @@ class Submitter:
                 case retry.Verdict.REPEAT | retry.Verdict.REFUSED:
                     return lifecycle.Rejected(error)
                 case retry.Verdict.UNCERTAIN:
-                    return lifecycle.ReplyLost(uncertain(error))
+                    return lifecycle.ReplyLost(uncertain(error), may_be_heard_of=job._is_called)
         return lifecycle.Rejected(closed_before())
 
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:

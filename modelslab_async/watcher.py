@@ -13,6 +13,7 @@ import attrs
 
 from modelslab_async.endings import ends_well
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
+from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
 from modelslab_async.line import Line, finite, now, until
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
@@ -36,6 +37,7 @@ class Watcher:
     strategy: watch.WaitStrategy
     experience: Experience
     pace: Pace
+    hearing: Hearing | None = None
 
     async def follow(self, job: Job) -> None:
         """From the service's acceptance to the job's end."""
@@ -47,7 +49,7 @@ class Watcher:
 
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of a job, and when to look at it."""
-        return Outlook(self.experience, shape_of(job.request), eta, self.line.rng)
+        return Outlook(self.experience, shape_of(job.request), eta, self.line.rng, job._is_called)
 
     async def _watch(self, job: Job) -> None:
         limits, accepted = self.line.timeouts, job._accepted
@@ -60,6 +62,8 @@ class Watcher:
         outcome = await self._perform(job, flow)
         if not job._is_found:
             self._learn(job, outcome)
+        if self.hearing and job._is_called and not isinstance(outcome, watch.GaveUp):
+            self.hearing.ended(job.ref)
         match outcome:
             case wire.Ready():
                 job._advance(lifecycle.Succeeded(outcome))

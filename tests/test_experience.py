@@ -139,7 +139,7 @@ def test_haste_buys_earlier_looks_and_nothing_else() -> None:
     outlook = Outlook(experience, SHAPE, None, random.Random(1))
     first, late, expected = [], [], set()
     for experience.haste in (1, 2, 4, 8):
-        plan = experience.plan(SHAPE, None)
+        plan = outlook._plan
         first.append(plan.gap(0))
         expected.add(outlook.left(30))
         assert min(plan.gap(seconds) for seconds in range(120)) >= experience.gaps.floor
@@ -148,7 +148,7 @@ def test_haste_buys_earlier_looks_and_nothing_else() -> None:
     assert late == sorted(set(late), reverse=True)
     assert len(expected) == 1
     experience.haste = 1
-    assert experience.plan(SHAPE, None).gap(0) == first[0]
+    assert outlook._plan.gap(0) == first[0]
 
 
 def _mean_late(plan: Plan, times: list[float]) -> float:

@@ -44,6 +44,7 @@ MOVES = {
         "Failed": S.FAILED,
         "ReplyLost": S.UNCERTAIN,
     },
+    S.UNCERTAIN: {"ReplyLost": S.UNCERTAIN, "Accepted": S.PROCESSING},
     S.PROCESSING: {"Succeeded": S.READY, "Failed": S.FAILED, "Abandoned": S.TIMED_OUT},
     S.READY: {"Verified": S.READY, "Unreadable": S.READY},
 }

@@ -77,6 +77,12 @@ class MemoryJournal:
         rows = [record for record in self.disk.rows.values() if record.account == account]
         return sorted(rows, key=lambda record: -record.created_at)[:limit]
 
+    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
+        raise NotImplementedError
+
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        raise NotImplementedError
+
     async def charges(self, account: str) -> Sequence[Charge]:
         rows = [record for record in self.disk.rows.values() if record.account == account]
         paid = [record for record in rows if record.charged is not False]

@@ -47,7 +47,7 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
         if settings.emulate:
             from modelslab_async.emulator import Emulator  # noqa: PLC0415 - only for those who ask
 
-            emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED))
+            emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED, eta={"good": 1}))
             settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             key, url, journal, poll_cost = "any", emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED

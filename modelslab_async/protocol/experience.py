@@ -31,6 +31,8 @@ _MOST_SHAPES = 256
 Shape = tuple[object, ...]
 _Known = tuple[Shape, bool, int, int | None]
 """All that an expectation is made of: shape, whether it is warm, edition, and the eta in steps."""
+_FOR_SAFETY = 1 / 64
+"""What a look is worth where ends are told: the first one comes when nearly all such jobs have ended."""
 
 
 def shape_of(request: ImageToVideoUltra | None) -> Shape:
@@ -47,13 +49,15 @@ class Experience:
     gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
     haste: int = 1
     """How many times as much a look is worth now, see `schedule.haste`."""
+    is_told: bool = False
+    """Whether the ends of jobs with a webhook are told, so that a look at them is for safety only."""
     _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
     _all: _Kind = attrs.field(factory=lambda: _Kind(remembered=_STRANGERS), init=False)
     _cells: dict[_Known, expectation.Cells] = attrs.field(factory=dict[_Known, expectation.Cells], init=False)
-    _plans: dict[tuple[_Known, int], schedule.Plan] = attrs.field(
-        factory=dict[tuple[_Known, int], schedule.Plan], init=False
+    _plans: dict[tuple[_Known, float], schedule.Plan] = attrs.field(
+        factory=dict[tuple[_Known, float], schedule.Plan], init=False
     )
-    """By what is known, and by haste: what is expected of a job is the same whoever waits for its place."""
+    """By what is known, and what a look is worth: whoever waits for its place, the same is expected of a job."""
 
     def learn(self, shape: Shape, seen: Observation) -> None:
         """A job of this shape ended, or was watched for so long."""
@@ -62,9 +66,9 @@ class Experience:
         self._kinds.setdefault(shape, _Kind()).learn(shape, seen)
         self._all.learn(shape, seen)
 
-    def plan(self, shape: Shape, eta: float | None) -> schedule.Plan:
-        """When to look at a job of this shape for which the service says `eta` seconds, above 0, or None.
-        Constant work, but for a plan that has to be made: some milliseconds.
+    def plan(self, shape: Shape, eta: float | None, worth: float = 1.0) -> schedule.Plan:
+        """When to look at a job of this shape for which the service says `eta` seconds, above 0, or None, where a look
+        is worth so many times as much. Constant work, but for a plan that has to be made: some milliseconds.
         """
         kind = self._kinds.get(shape, _NOTHING)
         if kind.is_warm and not kind.follows_eta:
@@ -72,14 +76,14 @@ class Experience:
         step = None if eta is None else round(math.log(eta) / _ETA_STEP)
         edition = (kind if kind.is_warm else self._all).edition
         known = (shape, kind.is_warm, edition, step)
-        if (known, self.haste) not in self._plans:
+        if (known, worth) not in self._plans:
             if len(self._plans) >= _MOST_PLANS:
                 self.forget_plans()
             if known not in self._cells:
                 self._cells[known] = self._expected(kind, shape, step)
-            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / self.haste)  # the floor stays
-            self._plans[known, self.haste] = schedule.plan(self._cells[known], gaps)
-        return self._plans[known, self.haste]
+            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / worth)  # the floor stays
+            self._plans[known, worth] = schedule.plan(self._cells[known], gaps)
+        return self._plans[known, worth]
 
     def forget_plans(self) -> None:
         """They are made anew when they are needed."""
@@ -169,6 +173,8 @@ class Outlook:
     shape: Shape
     eta: float | None = attrs.field(converter=_believable)
     rng: random.Random
+    is_called: bool = False
+    """Whether the service was given a webhook for it."""
 
     def gap(self, elapsed: float) -> float:
         """Seconds to the next look."""
@@ -188,4 +194,5 @@ class Outlook:
 
     @property
     def _plan(self) -> schedule.Plan:
-        return self.experience.plan(self.shape, self.eta)
+        is_told = self.is_called and self.experience.is_told
+        return self.experience.plan(self.shape, self.eta, _FOR_SAFETY if is_told else self.experience.haste)

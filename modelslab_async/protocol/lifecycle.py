@@ -3,7 +3,7 @@
 WAITING ─▶ SUBMITTING ─▶ PROCESSING ─▶ READY
    │   ◀──────┤              ├─▶ FAILED
    ▼ no place ├─▶ REFUSED    └─▶ TIMED_OUT
-CANCELLED     ├─▶ UNCERTAIN
+CANCELLED     ├─▶ UNCERTAIN ─▶ PROCESSING, where a webhook shows that it was taken
               └─▶ FAILED, READY
 """
 
@@ -124,9 +124,10 @@ class Failed:
 
 @attrs.frozen
 class ReplyLost:
-    """Nobody knows whether it was taken."""
+    """Nobody knows whether it was taken. `may_be_heard_of`: a webhook may tell yet, so this is not its end."""
 
     error: ModelsLabError
+    may_be_heard_of: bool = False
 
 
 @attrs.frozen
@@ -161,6 +162,8 @@ TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
     (_S.SUBMITTING, Rejected): _S.REFUSED,
     (_S.SUBMITTING, Failed): _S.FAILED,
     (_S.SUBMITTING, ReplyLost): _S.UNCERTAIN,
+    (_S.UNCERTAIN, ReplyLost): _S.UNCERTAIN,
+    (_S.UNCERTAIN, Accepted): _S.PROCESSING,
     (_S.PROCESSING, Succeeded): _S.READY,
     (_S.PROCESSING, Failed): _S.FAILED,
     (_S.PROCESSING, Abandoned): _S.TIMED_OUT,

@@ -106,7 +106,7 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
         case lifecycle.Accepted(reply=reply):
             links = reply.future_links
             known = {"eta": reply.eta, "seed": seed_of(reply.meta), "links": links}
-            return {**known, "job_id": reply.id, "accepted_at": now, "charged": True}
+            return {**known, "job_id": reply.id, "accepted_at": now, "charged": True, "error": None}
         case lifecycle.Succeeded(ready=ready):
             links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *record.links)))
             taken = {"job_id": record.job_id or ready.id, "accepted_at": record.accepted_at or now}

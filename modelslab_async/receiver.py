@@ -1,0 +1,128 @@
+"""What becomes of a webhook's delivery: it wakes its job, here or in the process that looks after it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any
+
+import attrs
+
+from modelslab_async.books import Books
+from modelslab_async.dispatch import Dispatcher
+from modelslab_async.errors import JournalError
+from modelslab_async.hearing import Hearing
+from modelslab_async.job import Job
+from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import JobRecord
+from modelslab_async.recovery import Recoverer
+
+LISTEN_EVERY = 0.5
+"""Seconds between two looks at what other processes took for jobs of this one."""
+WAKES_APART = 1.0
+"""Seconds between two wake-ups of a job."""
+_MOST_TASKS = 1000
+_log = logging.getLogger("modelslab_async")
+
+
+@attrs.define
+class Receiver:
+    """A delivery decides nothing: it leads to a look, and that answer counts."""
+
+    dispatcher: Dispatcher
+    books: Books
+    recoverer: Recoverer
+    hearing: Hearing
+    _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
+    _resting: dict[Job, bool] = attrs.field(factory=dict[Job, bool])
+    """Jobs that were woken just now, and whether they are to be woken again."""
+
+    def receive(self, ref: str, job_id: str | None) -> None:
+        """A delivery for this ref came, which names this id of the service (None: none)."""
+        job = self.dispatcher.jobs.get(ref)
+        if job is None:
+            self.hearing.told_late(ref)
+            if self.books.journal and self.books.is_open and len(self._tasks) < _MOST_TASKS:
+                self._go(self._pass_on(ref, job_id))
+        elif job.state is JobState.UNCERTAIN:
+            if job_id:
+                self._go(self._found(job, job_id))
+        elif job.state is not JobState.WAITING:
+            if job._is_called:
+                self.hearing.told(ref)
+            self._wake(job)
+
+    def _wake(self, job: Job) -> None:
+        """Once a second at most, however often somebody repeats a delivery; none is forgotten."""
+        if job in self._resting:
+            self._resting[job] = True
+            return
+        job.wake()
+        self._resting[job] = False
+        asyncio.get_running_loop().call_later(WAKES_APART, self._rested, job)
+
+    def _rested(self, job: Job) -> None:
+        if self._resting.pop(job, False) and not job.done():
+            self._wake(job)
+
+    def listen(self) -> None:
+        """Hear from other processes from now on."""
+        self._go(self._listen())
+
+    async def close(self) -> None:
+        """Hear no more."""
+        self.hearing.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _found(self, job: Job, job_id: str) -> None:
+        """The reply to its submit was lost, and the service took it all the same."""
+        event = lifecycle.Accepted(wire.Accepted(id=job_id))
+        await self.books.answered(job, event)
+        if job.state is JobState.UNCERTAIN and not job.done():
+            job._advance(event)
+            job.wake()
+
+    async def _pass_on(self, ref: str, job_id: str | None) -> None:
+        """A job that another client has, or had, or that ended here as uncertain."""
+        record = await self.recoverer.find(ref)
+        journal = self.recoverer.journal
+        if record is None or record.state not in _OPEN:
+            return
+        if record.owner != journal.owner and journal.is_alive(record.owner):
+            await journal.deliver(record, job_id)
+        elif job := await self._collected(record, job_id):
+            job.wake()
+
+    async def _collected(self, record: JobRecord, job_id: str | None) -> Job | None:
+        if record.state in (JobState.PROCESSING, JobState.TIMED_OUT):
+            return await self.recoverer.collect(record)
+        if job_id is None:
+            return None
+        self.books.resolved(record, taken=True)
+        return await self.recoverer.collect(attrs.evolve(record, job_id=job_id, charged=True))
+
+    async def _listen(self) -> None:
+        while True:
+            await asyncio.sleep(LISTEN_EVERY)
+            if self.dispatcher.jobs:
+                with suppress(JournalError):
+                    for ref, job_id in await self.recoverer.journal.delivered(self.books.account):
+                        self.receive(ref, job_id)
+
+    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work, name="modelslab_async delivery")
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            _log.warning("a webhook's delivery could not be passed on, a look will see the end: %s", error)
+
+
+_OPEN = (JobState.SUBMITTING, JobState.UNCERTAIN, JobState.PROCESSING, JobState.TIMED_OUT)

@@ -1,0 +1,321 @@
+"""Webhooks: what a delivery may do, and what it may not; on virtual time, with the emulator's deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from conftest import KEY, World, a_request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelslab_async import Client, InvalidRequestError, JobState, SubmitUncertainError
+from modelslab_async.emulator import Fault, Rule
+from modelslab_async.emulator.replies import Delivery
+from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webhook
+
+MakeWorld = Callable[..., World]
+S = JobState
+SECRET = "a secret that is long enough"
+HOOKS = "https://hooks.invalid/modelslab"
+virtual = pytest.mark.looptime
+
+
+def a_webhook() -> Webhook:
+    return Webhook(public_url=HOOKS, secret=SECRET)
+
+
+def body(**told: Any) -> bytes:
+    return json.dumps({"status": "success", "id": 1, **told}).encode()
+
+
+@attrs.define
+class Mail:
+    """Carries the emulator's deliveries to webhooks of clients."""
+
+    webhooks: list[Webhook]
+    answers: list[int] = attrs.field(factory=list[int])
+    tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
+
+    def __call__(self, delivery: Delivery) -> None:
+        task = asyncio.ensure_future(self.carry(delivery))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def carry(self, delivery: Delivery) -> None:
+        for webhook in self.webhooks:
+            status, _ = await webhook.handle(delivery.url, json.dumps(delivery.payload).encode())
+            self.answers.append(status)
+
+
+@asynccontextmanager
+async def called(here: World, **options: Any) -> AsyncIterator[tuple[Client, Webhook]]:
+    """A client whose webhook the emulator reaches."""
+    webhook = a_webhook()
+    here.transport.deliver = Mail([webhook])
+    async with here.client(webhook=webhook, **options) as client:
+        yield client, webhook
+
+
+# --- who may wake ---------------------------------------------------------------------------------------------------
+
+
+@given(ref=st.text(min_size=1), other=st.text(min_size=1))
+def test_a_url_belongs_to_its_ref(ref: str, other: str) -> None:
+    """Each ref has one URL, in which nothing needs quoting; another secret, or another ref, gives another."""
+    url = a_webhook().url(ref)
+    assert url.startswith(f"{HOOKS}/")
+    assert set(url.rpartition("/")[2]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
+    assert url == a_webhook().url(ref)
+    assert url != Webhook(public_url=HOOKS, secret="another secret, as long").url(ref)
+    assert (url == a_webhook().url(other)) is (ref == other)
+    assert a_webhook()._ref_of(url.rpartition("/")[2]) == ref
+
+
+@given(st.text(max_size=80))
+def test_what_was_not_made_with_the_secret_is_not_found(name: str) -> None:
+    """Whatever is sent: 404, and nobody is woken."""
+    webhook, heard = a_webhook(), []
+    webhook._listen(lambda *told: heard.append(told))
+    assert asyncio.run(webhook.handle(f"/hooks/{name}", body())) == (404, b"not found")
+    assert heard == []
+
+
+async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> None:
+    """Who has no token learns nothing: the same answer for a ref that runs and for one that nobody knows."""
+    async with world().client(webhook=a_webhook()) as client:
+        job = client.submit(a_request(track_id="mine"))
+        assert client._webhook is not None
+        answers = set()
+        for ref in ("mine", "nobody's"):
+            token = client._webhook.url(ref).rpartition(".")[2]
+            forged = client._webhook.url(ref).replace(token, token[::-1])
+            answers.add(await client._webhook.handle(forged, body()))
+        assert answers == {(404, b"not found")}
+        assert not job._awake.is_set()
+        await client.aclose(drain=False)
+
+
+async def test_limits() -> None:
+    """A body that is too large, and a flood of forged deliveries, are turned away; true ones still come through."""
+    webhook, heard = a_webhook(), []
+    webhook._listen(lambda *told: heard.append(told))
+    assert (await webhook.handle(webhook.url("a"), bytes(MAX_BODY_BYTES + 1)))[0] == 413
+    forged = [(await webhook.handle("/hooks/x.y", b""))[0] for _ in range(int(MAX_FORGED_PER_SECOND) + 20)]
+    assert (forged[0], forged[-1]) == (404, 429)
+    assert (await webhook.handle(webhook.url("a"), body(id=7)))[0] == 200
+    assert heard == [("a", "7")]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (body(id=7), [("a", "7")]),
+        (body(id="x-1"), [("a", "x-1")]),
+        (body(id=None), [("a", None)]),
+        (body(id=True), [("a", None)]),
+        (body(id=[1]), [("a", None)]),
+        (body(status="failed", id=7), [("a", "7")]),
+        (body(status="processing"), []),
+        (b"", [("a", None)]),
+        (b"[1]", [("a", None)]),
+        (b"\xff", [("a", None)]),
+        (b"[" * 60_000, [("a", None)]),
+    ],
+)
+async def test_whatever_a_delivery_says(content: bytes, told: list[Any]) -> None:
+    """It wakes, unless it says that the job still runs; only its id is taken from it."""
+    webhook, heard = a_webhook(), []
+    webhook._listen(lambda *told: heard.append(told))
+    assert (await webhook.handle(webhook.url("a"), content))[0] == 200
+    assert heard == told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"public_url": "example.com/hooks", "secret": SECRET}, "public_url"),
+        ({"public_url": HOOKS, "secret": "short"}, "secret"),
+        ({"public_url": HOOKS, "secret": 7}, "secret"),
+    ],
+)
+def test_arguments_that_cannot_be_right(arguments: Any, field: str) -> None:
+    """Refused, and the secret is not shown."""
+    with pytest.raises(InvalidRequestError, match=field) as caught:
+        Webhook(**arguments)
+    assert "short" not in str(caught.value)
+    assert SECRET not in repr(a_webhook())
+
+
+# --- what it leads to -----------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_delivery_wakes_its_job(world: MakeWorld) -> None:
+    """The end is seen when it is told; a request's own webhook is left as it is."""
+    here = world()
+    async with called(here) as (client, _):
+        job, own = client.submit(a_request()), client.submit(a_request(webhook="https://mine.invalid/x"))
+        await job
+        [order, other] = here.service.book.orders.values()
+        seen = next(news.elapsed for news in job._history if news.state is S.READY)
+        assert order.done_at <= seen <= order.done_at + 0.5
+        assert order.params["webhook"].startswith(HOOKS)
+        assert other.params["webhook"] == "https://mine.invalid/x"
+        await own
+
+
+FAULTS = [Fault.WEBHOOK_TWICE, Fault.WEBHOOK_LATE, Fault.WEBHOOK_FORGED, Fault.WEBHOOK_MISSING]
+
+
+@virtual
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_deliveries_that_go_wrong_do_no_harm(world: MakeWorld, fault: Fault) -> None:
+    """Twice, late, with a lie in it, or never: every job ends READY, with few looks."""
+    here = world(faults=[Rule(fault, rate=0.5)], queue_limit=5)
+    async with called(here) as (client, _):
+        jobs = [client.submit(a_request(seed=seed)) for seed in range(20)]
+        await asyncio.gather(*jobs)
+    assert {job.state for job in jobs} == {S.READY}
+    assert here.count("/fetch/") <= 12 * len(jobs)
+
+
+@virtual
+async def test_a_flood_of_repeated_deliveries_costs_a_look_a_second(world: MakeWorld) -> None:
+    """Somebody who saw a URL can repeat it: the service is not asked more often for that than once a second."""
+    here = world()
+    async with called(here) as (client, webhook):
+        job = client.submit(a_request())
+        await job.submitted()
+        begun, looks = asyncio.get_running_loop().time(), here.count("/fetch/")
+        for _ in range(1000):
+            await webhook.handle(webhook.url(job.ref), body(status="success"))
+            await asyncio.sleep(0.01)
+        passed = asyncio.get_running_loop().time() - begun
+        assert 5 <= here.count("/fetch/") - looks <= passed + 2
+        await job
+
+
+@virtual
+async def test_an_early_delivery_is_kept(world: MakeWorld) -> None:
+    """One that comes before the reply to the submit leads to a look right after it."""
+    here = world()
+    async with called(here) as (client, webhook):
+        job = client.submit(a_request())
+        await asyncio.sleep(0)
+        assert job.state is S.SUBMITTING
+        await webhook.handle(webhook.url(job.ref), body())
+        await job.submitted()
+        await asyncio.sleep(0.5)
+        assert here.count("/fetch/") == 1
+        await job
+
+
+@virtual
+async def test_waiting_relies_on_deliveries_that_come(world: MakeWorld) -> None:
+    """Once some ends in a row were told there is hardly a look before the end; when they stop, looks come back."""
+    here = world()
+    async with called(here, max_in_flight=1) as (client, _):
+        for seed in range(5):
+            await client.generate(a_request(seed=seed))
+        before = here.count("/fetch/")
+        for seed in range(5):
+            await client.generate(a_request(seed=10 + seed))
+        assert here.count("/fetch/") - before == 5
+        here.transport.deliver = None
+        latest = []
+        for seed in range(3):
+            job = client.submit(a_request(seed=20 + seed))
+            await job
+            order = list(here.service.book.orders.values())[-1]
+            latest.append(asyncio.get_running_loop().time() - order.done_at)
+            await asyncio.sleep(15)
+        assert latest[0] <= 61
+        assert max(latest[1:]) <= 15
+
+
+# --- lost replies ---------------------------------------------------------------------------------------------------
+
+
+@virtual
+async def test_a_delivery_makes_an_uncertain_job_a_known_one(world: MakeWorld, tmp_path: Path) -> None:
+    """The reply to its submit was lost; its webhook tells that it was taken. It is paid for once."""
+    here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
+    async with called(here, journal=tmp_path / "jobs.db") as (client, _):
+        job = client.submit(a_request())
+        states = [news.state async for news in job.events()]
+        video = await job
+        record = await client.find(job.ref)
+    assert states[:4] == [S.WAITING, S.SUBMITTING, S.UNCERTAIN, S.PROCESSING]
+    assert states[-1] is S.READY
+    assert video.id == str(here.service.ledger.charges[0].job_id)
+    assert record is not None
+    assert (record.state, record.charged, record.error, record.job_id) == (S.READY, True, None, video.id)
+    assert len(here.service.ledger.charges) == 1
+
+
+@virtual
+async def test_an_uncertain_job_of_which_nobody_hears_stays_so(world: MakeWorld) -> None:
+    """After some minutes it ends as uncertain, and is never sent again; closing the client ends it too."""
+    here = world(faults=[Rule(Fault.RESET_BEFORE, times=2)])
+    async with called(here) as (client, _):
+        first = client.submit(a_request())
+        with pytest.raises(SubmitUncertainError):
+            await first
+        assert asyncio.get_running_loop().time() >= 600
+        second = client.submit(a_request())
+        await asyncio.sleep(1)
+        assert (second.state, second.done()) == (S.UNCERTAIN, False)
+        await client.aclose(drain=False)
+        assert isinstance(second.exception(), SubmitUncertainError)
+    assert here.service.ledger.charges == []
+    assert here.count("img2video_ultra") == 2
+
+
+@virtual
+async def test_a_delivery_after_a_restart(world: MakeWorld, tmp_path: Path) -> None:
+    """What a process that died left PROCESSING or UNCERTAIN is collected by who receives the delivery."""
+    here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
+    here.transport.deliver = mail = Mail([])
+    async with here.client(journal=tmp_path / "jobs.db", webhook=a_webhook()) as client:
+        jobs = [client.submit(a_request(seed=seed)) for seed in range(2)]
+        await jobs[1].submitted()
+        await client.aclose(drain=False)
+    mail.webhooks.append(a_webhook())
+    async with here.client(journal=tmp_path / "jobs.db", webhook=mail.webhooks[0]) as client:
+        await asyncio.sleep(300)
+        records = [await client.find(job.ref) for job in jobs]
+    assert [record and record.state for record in records] == [S.READY, S.READY]
+    assert len(here.service.ledger.charges) == 2
+
+
+@virtual
+async def test_a_delivery_reaches_the_owner_through_the_journal(world: MakeWorld, tmp_path: Path) -> None:
+    """Two processes share URL and journal: whichever receives it, the one that submitted sees the end soon."""
+    here, mine, other = world(), a_webhook(), a_webhook()
+    here.transport.deliver = Mail([other])
+    journal = tmp_path / "jobs.db"
+    async with here.client(journal=journal, webhook=mine) as owner, here.client(journal=journal, webhook=other):
+        for seed in range(6):
+            job = owner.submit(a_request(seed=seed))
+            await job
+            late = asyncio.get_running_loop().time() - list(here.service.book.orders.values())[-1].file_at
+        assert late <= 2.0
+        looks = here.count("/fetch/")
+        await owner.generate(a_request(seed=7))
+        assert here.count("/fetch/") == looks + 1
+
+
+async def test_keys_stay_out_of_it(world: MakeWorld) -> None:
+    """Neither key nor secret is in a URL, an answer or a repr."""
+    webhook = a_webhook()
+    async with world().client(webhook=webhook, rng=random.Random(1)) as client:
+        shown = [webhook.url("a"), repr(webhook), repr(client), str(await webhook.handle("/x", b"{}"))]
+    assert not any(word in text for word in (KEY, SECRET) for text in shown)
