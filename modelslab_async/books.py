@@ -40,6 +40,8 @@ class Books:
     journal: Journal | None
     budget: Budget | None
     prices: PriceList
+    is_guest: bool = False
+    """The journal is another client's, which opens and closes it."""
     clock: Callable[[], float] = time.time
     """Unix seconds: rows are read by other processes, on other days."""
     is_open: bool = attrs.field(default=False, init=False)
@@ -53,11 +55,8 @@ class Books:
     async def open(self) -> None:
         """Raises JournalError. What earlier runs spent counts from here on."""
         if self.journal and not self.is_open:
-            try:
-                await self.journal.open()
-            except BaseException:
-                await self.journal.close()
-                raise
+            if not self.is_guest:
+                await _opened(self.journal)
             self.is_open = True
             self.left = {record.ref: record for record in await self._unfinished()}
             if self.budget:
@@ -72,7 +71,8 @@ class Books:
         """Write what is left."""
         if self.journal and self.is_open:
             self.is_open = False
-            await self.journal.close()
+            if not self.is_guest:
+                await self.journal.close()
 
     def begin(self, job: Job) -> None:
         """A job is to be submitted. Raises BudgetExceededError."""
@@ -155,6 +155,14 @@ class Books:
         assert self.journal is not None  # noqa: S101 - rows come from it
         mine = attrs.evolve(record, owner=self.journal.owner, **changes)
         return mine if await self.journal.append(mine, take_over=record.owner) else None
+
+
+async def _opened(journal: Journal) -> None:
+    try:
+        await journal.open()
+    except BaseException:
+        await journal.close()
+        raise
 
 
 def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:

@@ -8,7 +8,7 @@ import random
 import uuid
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Collection, Iterable
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar, Unpack
@@ -17,16 +17,14 @@ import aiohttp
 import attrs
 
 from modelslab_async import images
+from modelslab_async.account import Account, Common
+from modelslab_async.account import account as make_account
 from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_parts, request_of
-from modelslab_async.books import Books
-from modelslab_async.dispatch import Dispatcher
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
 from modelslab_async.feed import Feed
-from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
 from modelslab_async.journal import Journal, SqliteJournal
-from modelslab_async.line import Line
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.body import HttpReply, Malformed, Refused
 from modelslab_async.protocol.experience import Experience
@@ -46,13 +44,9 @@ from modelslab_async.protocol.request import (
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
-from modelslab_async.receiver import Receiver
-from modelslab_async.recovery import Recoverer, Recovery
-from modelslab_async.saver import Saver
-from modelslab_async.submitter import Submitter
+from modelslab_async.recovery import Recovery
 from modelslab_async.tally import Statistics
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
-from modelslab_async.watcher import Watcher
 from modelslab_async.webhook import Webhook
 
 DEFAULT_MAX_IN_FLIGHT = 5
@@ -116,45 +110,38 @@ class Client:
     ) -> None:
         check_arguments(base_url, max_in_flight, limits, wait, poll_cost, max_polls_per_second)
         check_parts(journal, budget, prices, webhook)
-        self._limits = limits
-        self._base_url = base_url.rstrip("/")
         timeouts = timeouts or Timeouts()
-        secure = self._base_url.startswith("https:")
-        key = api_key_of(api_key)
-        self._books = Books(
-            key=key,
-            base_url=self._base_url,
-            journal=SqliteJournal(Path(journal)) if isinstance(journal, str | os.PathLike) else journal,
-            budget=budget,
-            prices=prices or PriceList(),
-        )
-        self._line = Line(
-            transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
-            key=key,
-            base_url=self._base_url,
+        secure = base_url.startswith("https:")
+        common = Common(
+            base_url=base_url.rstrip("/"),
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
-            timeouts=timeouts,
-            rng=rng or random.Random(),
-        )
-        experience = Experience(Gaps(poll_cost=poll_cost))
-        self._webhook, hearing = webhook, Hearing(experience) if webhook else None
-        watcher = Watcher(
-            line=self._line,
-            strategy=wait,
-            experience=experience,
+            limits=limits,
+            wait=wait,
+            experience=Experience(Gaps(poll_cost=poll_cost)),
             pace=Pace(max_polls_per_second),
-            hearing=hearing,
+            journal=SqliteJournal(Path(journal)) if isinstance(journal, str | os.PathLike) else journal,
+            prices=prices or PriceList(),
+            timeouts=timeouts,
+            webhook=webhook,
+            rng=rng or random.Random(),
+            transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
+            max_in_flight=max_in_flight,
         )
-        self._saver = Saver(self._line, self._books)
-        self._dispatcher = Dispatcher(Submitter(self._line, self._books), watcher, self._saver, max_in_flight)
-        self._recoverer = Recoverer(self._books, self._dispatcher)
-        self._receiver = Receiver(self._dispatcher, self._books, self._recoverer, hearing) if hearing else None
+        key = api_key_of(api_key)
+        self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)
+
+    def _begin(self, common: Common, own: Account, *, parent: Client | None) -> None:
+        self._common, self._own, self._parent = common, own, parent
+        self._line, self._books, self._saver = own.line, own.books, own.saver
+        self._dispatcher, self._recoverer, self._receiver = own.dispatcher, own.recoverer, own.receiver
+        self._accounts: dict[str, Client] = {}
+        self._opening = asyncio.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = self._closed = False
 
     def __repr__(self) -> str:
         slots = self._dispatcher.slots
-        return f"<Client {self._base_url} jobs={len(self._dispatcher.jobs)} in_flight={slots.taken}/{slots.cap}>"
+        return f"<Client {self.base_url} jobs={len(self._dispatcher.jobs)} in_flight={slots.taken}/{slots.cap}>"
 
     async def __aenter__(self) -> Self:
         """Raises JournalError for a journal that cannot be kept, BudgetExceededError for a wallet that is too small."""
@@ -176,35 +163,61 @@ class Client:
     ) -> None:
         await self.aclose(drain=kind is None)
 
-    async def aclose(self, *, drain: bool = True) -> None:
-        """Close. With `drain`, wait for all jobs first; without, let go of those that run at the service.
+    async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Close. With `drain`, wait for all jobs first, for `timeout` seconds at most (None: for as long as it takes);
+        then, or without, let go of those that run at the service.
 
-        Without `drain`, jobs that wait for their turn are cancelled, and replies to submits under way are waited for:
-        they say whether there is something to pay for.
+        Jobs that are let go while they wait for their turn are cancelled, and replies to submits under way are waited
+        for: they say whether there is something to pay for.
         """
         if self._closed:
             return
         self._closing = True
         try:
             if drain:
-                await self._dispatcher.drain()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(timeout):
+                        await asyncio.gather(*(each._dispatcher.drain() for each in (self, *self._accounts.values())))
         finally:
-            self._closed = True
-            if self._webhook and self._receiver:
-                self._webhook._ignore(self._receiver.receive)
-                await self._receiver.close()
-            try:
-                await self._dispatcher.let_go()
-            finally:
-                try:
-                    await self._books.close()
-                finally:
-                    await self._line.transport.aclose()
+            async with AsyncExitStack() as stack:
+                if self._parent is None:
+                    stack.push_async_callback(self._common.transport.aclose)
+                stack.push_async_callback(self._leave)
+                for account in self._accounts.values():
+                    stack.push_async_callback(account.aclose, drain=False)
+
+    async def _leave(self) -> None:
+        self._closed = True
+        if self._common.webhook and self._receiver:
+            self._common.webhook._ignore(self._receiver.receive)
+        await self._own.leave()
+
+    async def account(self, api_key: str, *, budget: Budget | None = None, max_in_flight: int | None = None) -> Client:
+        """The client of another account, for an application with many users: places and budget of its own; session,
+        journal, pace and what is learned of waiting are shared. The same key gives the same client, as it was first
+        asked for. It is closed with this one.
+
+        Raises AuthenticationError for an empty key, InvalidRequestError, JournalError, ClientStateError.
+        """
+        self._enter()
+        if self._parent:
+            return await self._parent.account(api_key, budget=budget, max_in_flight=max_in_flight)
+        common = self._common
+        places = common.max_in_flight if max_in_flight is None else max_in_flight
+        check_arguments(common.base_url, places, common.limits, common.wait, DEFAULT_POLL_COST, None)
+        check_parts(None, budget, None, None)
+        own = make_account(common, api_key_of(api_key), budget=budget, max_in_flight=places, is_guest=True)
+        async with self._opening:
+            if own.books.account not in self._accounts:
+                child = Client.__new__(Client)
+                child._begin(common, own, parent=self)
+                self._accounts[own.books.account] = await child.__aenter__()
+        return self._accounts[own.books.account]
 
     @property
     def base_url(self) -> str:
         """Where requests go."""
-        return self._base_url
+        return self._common.base_url
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -221,9 +234,9 @@ class Client:
         wanted = request_of(request, params)
         image = self._checked(wanted)
         ref = wanted.track_id or uuid.uuid4().hex
-        is_called = self._webhook is not None and wanted.webhook is None
-        if self._webhook and is_called:
-            wanted = attrs.evolve(wanted, webhook=self._webhook.url(ref))
+        is_called = self._common.webhook is not None and wanted.webhook is None
+        if self._common.webhook and is_called:
+            wanted = attrs.evolve(wanted, webhook=self._common.webhook.url(ref))
         job = Job(self._dispatcher, wanted, ref, is_called=is_called)
         self._books.begin(job)
         self._dispatcher.enqueue(job, image)
@@ -397,8 +410,8 @@ class Client:
             raise ClientStateError("a Client works inside a running event loop: call it from async code") from None
         if self._loop is None:
             self._loop = loop
-            if self._webhook and self._receiver:
-                self._webhook._listen(self._receiver.receive)
+            if self._common.webhook and self._receiver:
+                self._common.webhook._listen(self._receiver.receive)
         if loop is not self._loop:
             raise ClientStateError("this Client works in another event loop: make one for each loop")
         if self._closed or (self._closing and not closing_too):
@@ -415,10 +428,10 @@ class Client:
         if isinstance(request.track_id, str) and request.track_id in self._dispatcher.jobs:
             rule = "a job with this track_id is open"
             problems.append(Problem("track_id", shown(request.track_id), rule, "choose another, or leave it out"))
-        if self._limits == "refuse" or not all(problem.beyond_documentation for problem in problems):
+        if self._common.limits == "refuse" or not all(problem.beyond_documentation for problem in problems):
             if problems:
                 raise InvalidRequestError(problems)
-        elif self._limits == "warn":
+        elif self._common.limits == "warn":
             for problem in problems:
                 warnings.warn(
                     f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=3

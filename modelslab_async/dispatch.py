@@ -173,7 +173,7 @@ class Dispatcher:
         for job in self.slots.grant(_now()):
             job._advance(lifecycle.Started())
             _run(self._submits, job, self._submitter.submit(job, self._images[job]))
-        self._watcher.experience.haste = haste(self.slots.waiting, self.slots.cap)
+        self._watcher.worth.haste = haste(self.slots.waiting, self.slots.cap)
         if self._retry:
             self._retry.cancel()
         at = self.slots.retry_at

@@ -6,7 +6,7 @@ import asyncio
 
 import attrs
 
-from modelslab_async.protocol.experience import Experience
+from modelslab_async.protocol.experience import Worth
 
 PROVED = 3
 """So many ends in a row that a delivery told."""
@@ -18,7 +18,7 @@ LATE = 10.0
 class Hearing:
     """Counts ends that were told in a row; one that was not told begins anew."""
 
-    experience: Experience
+    worth: Worth
     _row: int = 0
     _told: set[str] = attrs.field(factory=set[str])
     """Refs of jobs that still run here."""
@@ -54,4 +54,4 @@ class Hearing:
 
     def _count(self, row: int) -> None:
         self._row = row
-        self.experience.is_told = row >= PROVED
+        self.worth.is_told = row >= PROVED

@@ -17,7 +17,7 @@ from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
 from modelslab_async.line import Line, finite, now, until
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
-from modelslab_async.protocol.experience import Experience, Outlook, shape_of
+from modelslab_async.protocol.experience import Experience, Outlook, Worth, shape_of
 from modelslab_async.protocol.lifecycle import JobState, Video
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.record import seed_of
@@ -37,6 +37,7 @@ class Watcher:
     strategy: watch.WaitStrategy
     experience: Experience
     pace: Pace
+    worth: Worth
     hearing: Hearing | None = None
 
     async def follow(self, job: Job) -> None:
@@ -49,7 +50,7 @@ class Watcher:
 
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of a job, and when to look at it."""
-        return Outlook(self.experience, shape_of(job.request), eta, self.line.rng, job._is_called)
+        return Outlook(self.experience, shape_of(job.request), eta, self.line.rng, self.worth, job._is_called)
 
     async def _watch(self, job: Job) -> None:
         limits, accepted = self.line.timeouts, job._accepted

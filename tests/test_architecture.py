@@ -25,6 +25,7 @@ LAYERS = [
     {"dispatch"},
     {"recovery"},
     {"receiver"},
+    {"account"},
     {"client"},
     {"batch"},
     {"emulator"},

@@ -90,14 +90,14 @@ def test_what_was_not_made_with_the_secret_is_not_found(name: str) -> None:
 
 async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> None:
     """Who has no token learns nothing: the same answer for a ref that runs and for one that nobody knows."""
-    async with world().client(webhook=a_webhook()) as client:
+    webhook = a_webhook()
+    async with world().client(webhook=webhook) as client:
         job = client.submit(a_request(track_id="mine"))
-        assert client._webhook is not None
         answers = set()
         for ref in ("mine", "nobody's"):
-            token = client._webhook.url(ref).rpartition(".")[2]
-            forged = client._webhook.url(ref).replace(token, token[::-1])
-            answers.add(await client._webhook.handle(forged, body()))
+            token = webhook.url(ref).rpartition(".")[2]
+            forged = webhook.url(ref).replace(token, token[::-1])
+            answers.add(await webhook.handle(forged, body()))
         assert answers == {(404, b"not found")}
         assert not job._awake.is_set()
         await client.aclose(drain=False)

@@ -43,14 +43,24 @@ def shape_of(request: ImageToVideoUltra | None) -> Shape:
 
 
 @attrs.define
+class Worth:
+    """What a look is worth to a client now: `haste` times as much, see `schedule.haste`; or hardly anything, where the
+    ends of jobs with a webhook are told.
+    """
+
+    haste: int = 1
+    is_told: bool = False
+
+    def of(self, *, is_called: bool) -> float:
+        """Of a look at a job; `is_called` for one with a webhook."""
+        return _FOR_SAFETY if is_called and self.is_told else self.haste
+
+
+@attrs.define
 class Experience:
     """Learns from each job that ends. Plans are made anew when an eighth more is known, so at most so often."""
 
     gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
-    haste: int = 1
-    """How many times as much a look is worth now, see `schedule.haste`."""
-    is_told: bool = False
-    """Whether the ends of jobs with a webhook are told, so that a look at them is for safety only."""
     _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
     _all: _Kind = attrs.field(factory=lambda: _Kind(remembered=_STRANGERS), init=False)
     _cells: dict[_Known, expectation.Cells] = attrs.field(factory=dict[_Known, expectation.Cells], init=False)
@@ -173,6 +183,7 @@ class Outlook:
     shape: Shape
     eta: float | None = attrs.field(converter=_believable)
     rng: random.Random
+    worth: Worth = attrs.field(factory=Worth)
     is_called: bool = False
     """Whether the service was given a webhook for it."""
 
@@ -194,5 +205,4 @@ class Outlook:
 
     @property
     def _plan(self) -> schedule.Plan:
-        is_told = self.is_called and self.experience.is_told
-        return self.experience.plan(self.shape, self.eta, _FOR_SAFETY if is_told else self.experience.haste)
+        return self.experience.plan(self.shape, self.eta, self.worth.of(is_called=self.is_called))

@@ -1,0 +1,103 @@
+"""What a client is made of: what the clients of several accounts share, and what each account has of its own."""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+
+from modelslab_async.books import Books
+from modelslab_async.dispatch import Dispatcher
+from modelslab_async.hearing import Hearing
+from modelslab_async.journal import Journal
+from modelslab_async.line import Line
+from modelslab_async.protocol.experience import Experience, Worth
+from modelslab_async.protocol.pace import Pace
+from modelslab_async.protocol.pricing import Budget, PriceList
+from modelslab_async.protocol.request import Endpoint, LimitsMode
+from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.receiver import Receiver
+from modelslab_async.recovery import Recoverer
+from modelslab_async.saver import Saver
+from modelslab_async.submitter import Submitter
+from modelslab_async.transport import Timeouts, Transport
+from modelslab_async.watcher import Watcher
+from modelslab_async.webhook import Webhook
+
+
+@attrs.frozen(kw_only=True)
+class Common:
+    """What is shared; the arguments of `Client` that are the same for all accounts."""
+
+    base_url: str
+    endpoint: Endpoint
+    limits: LimitsMode
+    wait: WaitStrategy
+    experience: Experience
+    pace: Pace
+    journal: Journal | None
+    prices: PriceList
+    timeouts: Timeouts
+    webhook: Webhook | None
+    rng: random.Random
+    transport: Transport
+    max_in_flight: int
+
+
+@attrs.frozen(kw_only=True)
+class Account:
+    """One key's jobs: its line to the service, its books, its places."""
+
+    line: Line
+    books: Books
+    saver: Saver
+    dispatcher: Dispatcher
+    recoverer: Recoverer
+    receiver: Receiver | None
+
+    async def leave(self) -> None:
+        """Let go of the jobs, and write down what is left."""
+        if self.receiver:
+            await self.receiver.close()
+        try:
+            await self.dispatcher.let_go()
+        finally:
+            await self.books.close()
+
+
+def account(
+    common: Common, key: ApiKey, *, budget: Budget | None, max_in_flight: int, is_guest: bool = False
+) -> Account:
+    """Put one together. A guest's journal is opened and closed by somebody else."""
+    line = Line(
+        transport=common.transport,
+        key=key,
+        base_url=common.base_url,
+        endpoint=common.endpoint,
+        timeouts=common.timeouts,
+        rng=common.rng,
+    )
+    books = Books(
+        key=key,
+        base_url=common.base_url,
+        journal=common.journal,
+        budget=budget,
+        prices=common.prices,
+        is_guest=is_guest,
+    )
+    worth = Worth()
+    hearing = Hearing(worth) if common.webhook else None
+    watcher = Watcher(
+        line=line,
+        strategy=common.wait,
+        experience=common.experience,
+        pace=common.pace,
+        worth=worth,
+        hearing=hearing,
+    )
+    saver = Saver(line, books)
+    dispatcher = Dispatcher(Submitter(line, books), watcher, saver, max_in_flight)
+    recoverer = Recoverer(books, dispatcher)
+    receiver = Receiver(dispatcher, books, recoverer, hearing) if hearing else None
+    return Account(line=line, books=books, saver=saver, dispatcher=dispatcher, recoverer=recoverer, receiver=receiver)
