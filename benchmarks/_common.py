@@ -1,7 +1,8 @@
 """What the benchmarks share: arguments, the table and its reaches, and an emulator in a process of its own.
 
-`python -m benchmarks._common SPEED ETAS FAULTS LIMIT` is that process. It tells its URL, then for every line that it
-reads how many requests it was sent so far, what was charged and when each job ended, as JSON, and ends with its input.
+`python -m benchmarks._common SPEED ETAS FAULTS LIMIT SEED` is that process. It tells its URL, then for every line that
+it reads how many requests it was sent so far, what was charged and when each job ended, as JSON, and ends with its
+input.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Reach:
 
     def __str__(self) -> str:
         verdict = "MISSED" if self.missed else "kept"
-        return f"{verdict}: {self.name}: {self.value:.2f}, at most {self.at_most:.2f}"
+        return f"{verdict}: {self.name}: {self.value:.3f}, at most {self.at_most:.3f}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -111,9 +112,10 @@ class Server:
         eta: Mapping[EtaKind, float] = GOOD_ETAS,
         faults: Sequence[Rule] = (LINKS_AT_ONCE,),
         queue_limit: int = _QUEUE_LIMIT,
+        seed: int = 0,
     ) -> None:
         rules = [{**attrs.asdict(rule), "fault": rule.fault.name} for rule in faults]
-        self._arguments = [str(speed), json.dumps(eta), json.dumps(rules), str(queue_limit)]
+        self._arguments = [str(speed), json.dumps(eta), json.dumps(rules), str(queue_limit), str(seed)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -193,8 +195,11 @@ class _Counting(Emulator):
         return _PICTURE
 
 
-async def _serve(speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Rule], queue_limit: int) -> None:
-    emulator = _Counting(render=skeleton, speed=speed, queue_limit=queue_limit, eta=eta, faults=faults, port=0)
+async def _serve(
+    speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Rule], queue_limit: int, seed: int
+) -> None:
+    options: dict[str, Any] = {"speed": speed, "queue_limit": queue_limit, "eta": eta, "faults": faults, "seed": seed}
+    emulator = _Counting(render=skeleton, port=0, **options)
     async with emulator:
         print(emulator.url, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
@@ -203,4 +208,4 @@ async def _serve(speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Ru
 
 if __name__ == "__main__":
     _rules = [Rule(**{**rule, "fault": Fault[rule["fault"]]}) for rule in json.loads(sys.argv[3])]
-    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2]), _rules, int(sys.argv[4])))
+    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2]), _rules, int(sys.argv[4]), int(sys.argv[5])))

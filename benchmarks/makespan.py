@@ -1,10 +1,12 @@
 """How long a batch of 200 jobs takes, beside the least that the account's queue limit allows.
 
-    python -m benchmarks.makespan [--svg FILE] [--json] [--check]
+    python -m benchmarks.makespan [--seeds N] [--plot FILE] [--json] [--check]
 
-An emulator in another process, 20 times as fast, as are the contenders' clocks; for accounts with 5, 10 and 15 places.
-The least is what somebody would need who knew at once when a job ends, and submitted the next one in no time: the jobs'
-own times, as the emulator knows them, one after the other on so many places. About six minutes.
+An emulator in another process, 20 times as fast, as are the contenders' clocks, see `_live`; for accounts with 5, 10
+and 15 places. The least is list scheduling: the very jobs of that run, each as long as the emulator knows that it took,
+in the order in which they were taken, each begun in the moment in which one of the places is free. Somebody who sees
+every end at once and submits in no time needs so long. A millisecond of this machine counts for 20 of the service: that
+is in all figures. About ten minutes.
 """
 
 from __future__ import annotations
@@ -13,107 +15,132 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 
 import attrs
 
-from benchmarks._common import NOT_INSTALLED, Reach, conclude, options, say, table
-from benchmarks._live import PEER
+from benchmarks._common import NOT_INSTALLED, Options, Reach, conclude, options, say, table
+from benchmarks._live import PEER, SPEED
 from benchmarks._makespan import CONTENDERS, JOBS, Batch
 
 LIMITS = (5, 10, 15)
-POLLING, WOKEN, *OTHERS = CONTENDERS
-Figures = dict[str, dict[int, Batch]]
+OURS, OTHERS = tuple(CONTENDERS)[:2], tuple(CONTENDERS)[2:]
+POLLING, WOKEN = OURS
+
+_BEGIN_EVERY = 1.0
+"""Seconds of this machine between the first submits of two batches: the first requests of a process take long."""
+
+Run = tuple[str, int, int]
+"""A contender, a limit and a seed."""
+Figures = Mapping[str, Mapping[int, Sequence[Batch]]]
+"""By contender and limit, one batch for each seed."""
 
 
 def main() -> int:
     """Measure, and print the figures."""
-    more = argparse.ArgumentParser(add_help=False)
-    more.add_argument("--svg", metavar="FILE", help="draw the table there")
-    wanted, given = options(__doc__, more)
+    wanted, seeds, plot = _arguments()
     others = [name for name in OTHERS if "modelslab-py" not in name or find_spec(PEER)]
     if len(others) < len(OTHERS):
         say(NOT_INSTALLED)
-    figures: dict[str, dict[int, Batch]] = {}
-    for group in ((POLLING,), (WOKEN,), others):  # ours are not disturbed by the others
-        say(f"{JOBS} jobs: {', '.join(group)}")
-        figures |= _measured(group)
-    if given.svg:
-        _draw(figures, given.svg)
-    return conclude(wanted, _text(figures), {"benchmark": "makespan", "batches": _told(figures)}, _reaches(figures))
+    waves = [list(product([name], LIMITS, range(seeds))) for name in OURS]  # few enough for two CPUs
+    waves += [list(product(others, LIMITS, [seed])) for seed in range(seeds)]
+    batches: dict[Run, Batch] = {}
+    for wave in waves:
+        batches |= _at_once(wave)
+    figures = {
+        name: {limit: [batches[name, limit, seed] for seed in range(seeds)] for limit in LIMITS}
+        for name in (*OURS, *others)
+    }
+    if plot:
+        from benchmarks._plot_makespan import draw  # noqa: PLC0415 - matplotlib is in the extra
+
+        draw(figures, plot)
+    told = {"benchmark": "makespan", "jobs": JOBS, "speed": SPEED, "batches": _told(figures)}
+    return conclude(wanted, _text(figures), told, _reaches(figures))
 
 
-def _measured(group: Iterable[str]) -> dict[str, dict[int, Batch]]:
-    runs = [(name, limit) for name in group for limit in LIMITS]
-    with ThreadPoolExecutor(len(runs)) as threads:
-        batches = list(threads.map(lambda run: _batch(*run), runs))
-    found: dict[str, dict[int, Batch]] = {}
-    for (name, limit), batch in zip(runs, batches, strict=True):
-        found.setdefault(name, {})[limit] = batch
-    return found
+def _arguments() -> tuple[Options, int, str | None]:
+    more = argparse.ArgumentParser(add_help=False)
+    more.add_argument("--seeds", type=int, default=3, metavar="N", help="batches of each kind (default: 3)")
+    more.add_argument("--plot", metavar="FILE", help="draw the ratios (SVG or PNG)")
+    wanted, given = options(__doc__, more)
+    return wanted, given.seeds, given.plot
 
 
-def _batch(name: str, limit: int) -> Batch:
-    process = subprocess.run(
-        [sys.executable, "-m", "benchmarks._makespan", name, str(limit)],
+def _at_once(runs: Sequence[Run]) -> dict[Run, Batch]:
+    """All of them side by side, one begun after the other once Python has started for all."""
+    say(f"{len(runs)} batches of {JOBS} jobs: {', '.join(dict.fromkeys(name for name, *_ in runs))}")
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_process(run)) for run in runs]
+        for process in processes:
+            stack.callback(process.kill)
+        for process in processes:
+            _line(process)
+        for process in processes:
+            print(file=process.stdin, flush=True)
+            time.sleep(_BEGIN_EVERY)
+        return {run: Batch(**json.loads(_line(process))) for run, process in zip(runs, processes, strict=True)}
+
+
+def _process(run: Run) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks._makespan", *map(str, run)],
         cwd=Path(__file__).resolve().parents[1],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        check=True,
         text=True,
     )
-    return Batch(**json.loads(process.stdout.splitlines()[-1]))
+
+
+def _line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise SystemExit("a batch's process ended; what it said is above")
+    return line
 
 
 def _text(figures: Figures) -> str:
-    head = ("a batch's time, of the least possible", *(f"{limit} places" for limit in LIMITS), "requests/job")
+    head = (f"time of {JOBS} jobs, of the least", *(f"{limit} places" for limit in LIMITS), "requests/job")
     rows = [
-        (
-            name,
-            *(f"{batches[limit].ratio:.3f}" for limit in LIMITS),
-            f"{sum(batches[limit].requests for limit in LIMITS) / JOBS / len(LIMITS):.1f}",
-        )
-        for name, batches in figures.items()
+        (name, *(_spread(batches[limit]) for limit in LIMITS), _requests(batches)) for name, batches in figures.items()
     ]
-    least = ", ".join(f"{figures[POLLING][limit].bound / 60:.1f}" for limit in LIMITS)
-    return f"{table(head, rows)}\n{JOBS} jobs; the least possible: {least} minutes of the service"
+    least = ", ".join(f"{fmean(batch.bound for batch in figures[POLLING][limit]) / 60:.1f}" for limit in LIMITS)
+    count = len(figures[POLLING][LIMITS[0]])
+    notes = f"mean (and range) of {count} seeds; the least: {least} minutes of the service; {SPEED:g} times as fast"
+    return f"{table(head, rows)}\n{notes}"
+
+
+def _spread(batches: Sequence[Batch]) -> str:
+    ratios = sorted(batch.ratio for batch in batches)
+    return f"{fmean(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+
+
+def _requests(batches: Mapping[int, Sequence[Batch]]) -> str:
+    return f"{fmean(batch.requests for each in batches.values() for batch in each) / JOBS:.1f}"
 
 
 def _reaches(figures: Figures) -> list[Reach]:
-    worst = {name: max(batch.ratio for batch in figures[name].values()) for name in (POLLING, WOKEN)}
+    worst = {name: max(batch.ratio for each in figures[name].values() for batch in each) for name in OURS}
     return [
-        Reach("batch's time, of the least possible, polling", worst[POLLING], 1.05),
-        Reach("batch's time, of the least possible, with a webhook", worst[WOKEN], 1.01),
+        Reach("worst time of the least, polling", worst[POLLING], 1.05),
+        Reach("worst time of the least, with a webhook", worst[WOKEN], 1.01),
     ]
 
 
-def _told(figures: Figures) -> dict[str, dict[int, dict[str, float]]]:
+def _told(figures: Figures) -> dict[str, dict[int, list[dict[str, float]]]]:
     return {
-        name: {limit: {**attrs.asdict(batch), "ratio": batch.ratio} for limit, batch in batches.items()}
+        name: {
+            limit: [{**attrs.asdict(batch), "ratio": batch.ratio} for batch in each] for limit, each in batches.items()
+        }
         for name, batches in figures.items()
     }
-
-
-def _draw(figures: Figures, path: str) -> None:
-    from matplotlib import pyplot as plt  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
-
-    plt.rcParams.update({"font.size": 9, "svg.hashsalt": "modelslab_async", "svg.fonttype": "none"})
-    figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
-    colours = dict(zip(LIMITS, ("#90caf9", "#42a5f5", "#1565c0"), strict=True))
-    for place, limit in enumerate(LIMITS):
-        ratios = [batches[limit].ratio for batches in figures.values()]
-        at = [row + (1 - place) * 0.26 for row in reversed(range(len(figures)))]
-        bars = axis.barh(at, ratios, height=0.24, color=colours[limit], label=f"{limit} places")
-        axis.bar_label(bars, [f"{ratio:.2f}" for ratio in ratios], padding=3, fontsize=8)
-    axis.axvline(1, color="#2e7d32", linewidth=1.5)
-    axis.set_yticks(range(len(figures)), list(reversed(figures)))
-    axis.set(xlabel="time of a batch of 200 jobs, of the least that the queue limit allows", xlim=(0, None))
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, loc="lower right", bbox_to_anchor=(1, 0.62))
-    figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,7 @@ def seconds_per_plan() -> float:
     life, took = _Life(("two peaks", 1.0), "exact", random.Random(1)), []
     life.live(256)
     for _ in range(20):
-        life.experience._plans.clear()
+        life.experience.forget_plans()
         begun = time.perf_counter()
         life.outlook().gap(0.0)
         took.append(time.perf_counter() - begun)

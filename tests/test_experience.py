@@ -130,6 +130,38 @@ def test_the_same_life_gives_the_same_looks(times: list[float], seed: int) -> No
     assert run() == run()
 
 
+def test_haste_buys_earlier_looks_and_nothing_else() -> None:
+    """The more jobs a late look delays, the sooner is the first look and the earlier an end is seen, and never two
+    looks within the floor. What is expected stays as it is, and without haste the looks are those of before.
+    """
+    experience = Experience()
+    lived(experience, around(60, 40), lambda _: None)
+    outlook = Outlook(experience, SHAPE, None, random.Random(1))
+    first, late, expected = [], [], set()
+    for outlook.worth.haste in (1, 2, 4, 8):
+        plan = outlook._plan
+        first.append(plan.gap(0))
+        expected.add(outlook.left(30))
+        assert min(plan.gap(seconds) for seconds in range(120)) >= experience.gaps.floor
+        late.append(_mean_late(plan, around(60, 300)))
+    assert first == sorted(set(first), reverse=True)
+    assert late == sorted(set(late), reverse=True)
+    assert len(expected) == 1
+    outlook.worth.haste = 1
+    assert outlook._plan.gap(0) == first[0]
+
+
+def _mean_late(plan: Plan, times: list[float]) -> float:
+    """Seconds from an end to the look that sees it."""
+    late = 0.0
+    for seconds in times:
+        now = 0.0
+        while now < seconds:
+            now += plan.gap(now)
+        late += now - seconds
+    return late / len(times)
+
+
 def test_what_makes_a_shape() -> None:
     """Frames, resolution, steps and model; not the prompt, the picture or the seed."""
     request = ImageToVideoUltra(prompt="a", init_image="https://a.invalid/a.png", num_frames=81)

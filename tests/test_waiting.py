@@ -172,6 +172,23 @@ async def test_looks_are_closer_while_others_wait_for_a_place(world: MakeWorld) 
     assert latencies[40] < 0.7 * latencies[0]
 
 
+async def test_who_waits_no_more_hastens_nobody(world: MakeWorld) -> None:
+    """Jobs that were cancelled before their turn leave no trace: the looks are as if nobody had waited."""
+    lives = []
+    for waiting in (0, 40):
+        here = world(queue_limit=5)
+        async with here.client(max_in_flight=5) as client:
+            begun = asyncio.get_running_loop().time()
+            jobs = [client.submit(a_request(seed=seed)) for seed in range(5 + waiting)]
+            assert all(job.cancel() for job in jobs[5:])
+            await asyncio.gather(*jobs[:5])
+            took = asyncio.get_running_loop().time() - begun
+            lives.append((client.statistics().requests, took))
+    (lone_requests, lone_took), (requests, took) = lives
+    assert requests == lone_requests
+    assert took == pytest.approx(lone_took)
+
+
 async def test_haste_keeps_to_the_pace(world: MakeWorld) -> None:
     """However many wait, looks at all jobs together are no more than the client may make."""
     here = world(queue_limit=20)

@@ -29,8 +29,8 @@ _MOST_PLANS = 64
 _MOST_SHAPES = 256
 
 Shape = tuple[object, ...]
-_PlanKey = tuple[Shape, bool, int, int | None, float]
-"""Shape, whether it is warm, edition, the eta in steps, and what a look is worth."""
+_Known = tuple[Shape, bool, int, int | None]
+"""All that an expectation is made of: shape, whether it is warm, edition, and the eta in steps."""
 _FOR_SAFETY = 1 / 64
 """What a look is worth where ends are told: the first one comes when nearly all such jobs have ended."""
 
@@ -63,7 +63,11 @@ class Experience:
     gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
     _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
     _all: _Kind = attrs.field(factory=lambda: _Kind(remembered=_STRANGERS), init=False)
-    _plans: dict[_PlanKey, schedule.Plan] = attrs.field(factory=dict[_PlanKey, schedule.Plan], init=False)
+    _cells: dict[_Known, expectation.Cells] = attrs.field(factory=dict[_Known, expectation.Cells], init=False)
+    _plans: dict[tuple[_Known, float], schedule.Plan] = attrs.field(
+        factory=dict[tuple[_Known, float], schedule.Plan], init=False
+    )
+    """By what is known, and what a look is worth: whoever waits for its place, the same is expected of a job."""
 
     def learn(self, shape: Shape, seen: Observation) -> None:
         """A job of this shape ended, or was watched for so long."""
@@ -80,14 +84,21 @@ class Experience:
         if kind.is_warm and not kind.follows_eta:
             eta = None
         step = None if eta is None else round(math.log(eta) / _ETA_STEP)
-        known = kind if kind.is_warm else self._all
-        key = (shape, kind.is_warm, known.edition, step, worth)
-        if key not in self._plans:
+        edition = (kind if kind.is_warm else self._all).edition
+        known = (shape, kind.is_warm, edition, step)
+        if (known, worth) not in self._plans:
             if len(self._plans) >= _MOST_PLANS:
-                self._plans.clear()
-            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / worth)
-            self._plans[key] = schedule.plan(self._expected(kind, shape, step), gaps)
-        return self._plans[key]
+                self.forget_plans()
+            if known not in self._cells:
+                self._cells[known] = self._expected(kind, shape, step)
+            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / worth)  # the floor stays
+            self._plans[known, worth] = schedule.plan(self._cells[known], gaps)
+        return self._plans[known, worth]
+
+    def forget_plans(self) -> None:
+        """They are made anew when they are needed."""
+        self._cells.clear()
+        self._plans.clear()
 
     def _expected(self, kind: _Kind, shape: Shape, step: int | None) -> expectation.Cells:
         eta = None if step is None else math.exp(step * _ETA_STEP)

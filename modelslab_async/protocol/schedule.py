@@ -67,7 +67,8 @@ class Gaps:
 def haste(waiting: int, places: int) -> int:
     """How many jobs it delays when an end is seen late: the job itself, and those that wait for its place.
 
-    A look at it is worth so many times as much. In powers of two, so that plans are few.
+    A second of lateness is a second for each of them, so a look at it is worth so many times as much. In powers of two,
+    so that plans are few, and at most eight: beyond, the floor of the gaps leaves hardly anything to gain.
     """
     return 1 << min(int(math.log2(1 + waiting / max(places, 1))), _MOST_HASTE)
 
