@@ -193,7 +193,7 @@ class Client:
     async def _leave(self) -> None:
         self._closed = True
         if self._common.webhook and self._receiver:
-            self._common.webhook._ignore(self._receiver.receive)
+            self._common.webhook._ignore(self._receiver)
         await self._own.leave()
 
     async def account(self, api_key: str, *, budget: Budget | None = None, max_in_flight: int | None = None) -> Client:
@@ -420,7 +420,7 @@ class Client:
         if self._loop is None:
             self._loop = loop
             if self._common.webhook and self._receiver:
-                self._common.webhook._listen(self._receiver.receive)
+                self._common.webhook._listen(self._receiver)
         if loop is not self._loop:
             raise ClientStateError("this Client works in another event loop: make one for each loop")
         if self._closed or (self._closing and not closing_too):

@@ -40,6 +40,10 @@ class Receiver:
     _resting: dict[Job, bool] = attrs.field(factory=dict[Job, bool])
     """Jobs that were woken just now, and whether they are to be woken again."""
 
+    def knows(self, ref: str) -> bool:
+        """Whether this job runs here."""
+        return ref in self.dispatcher.jobs
+
     def receive(self, ref: str, job_id: str | None) -> None:
         """A delivery for this ref came, which names this id of the service (None: none)."""
         job = self.dispatcher.jobs.get(ref)

@@ -34,7 +34,11 @@ _Scope = MutableMapping[str, Any]
 class Listener(Protocol):
     """A client that wants to hear of its jobs."""
 
-    def __call__(self, ref: str, job_id: str | None, /) -> object:
+    def knows(self, ref: str) -> bool:
+        """Whether this job runs here."""
+        ...
+
+    def receive(self, ref: str, job_id: str | None) -> None:
         """A delivery came. Returns at once."""
         ...
 
@@ -82,8 +86,9 @@ class Webhook:
         if ref is None:
             return (429, b"too many") if self._is_flooded() else (404, b"not found")
         is_running, job_id = _told(body)
-        for listener in () if is_running else tuple(self._listeners):
-            listener(ref, job_id)
+        knowing = [listener for listener in self._listeners if listener.knows(ref)]
+        for listener in () if is_running else knowing or tuple(self._listeners):
+            listener.receive(ref, job_id)
         return 200, b"ok"
 
     async def __call__(
