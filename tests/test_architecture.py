@@ -27,6 +27,7 @@ LAYERS = [
     {"recovery"},
     {"receiver"},
     {"account"},
+    {"session"},
     {"client"},
     {"batch", "web", "otel"},
     {"emulator"},

@@ -1,0 +1,192 @@
+"""A session: how a client begins, to which event loop it belongs, how it ends, and calls that cost nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+import aiohttp
+
+from modelslab_async.account import Account, Common
+from modelslab_async.account import account as make_account
+from modelslab_async.arguments import api_key_of, check_arguments, check_parts
+from modelslab_async.errors import ClientStateError
+from modelslab_async.journal import Journal, SqliteJournal
+from modelslab_async.protocol import wire
+from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.experience import Experience
+from modelslab_async.protocol.pace import Pace
+from modelslab_async.protocol.pricing import Budget, PriceList
+from modelslab_async.protocol.request import Endpoint, LimitsMode
+from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
+from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.telemetry import Telemetry
+from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
+from modelslab_async.webhook import Webhook
+
+DEFAULT_MAX_IN_FLIGHT = 5
+"""What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
+DEFAULT_MAX_POLLS_PER_SECOND = 20.0
+"""More than the jobs of any account need: five jobs are looked at about once a second, all together."""
+_T = TypeVar("_T")
+
+
+class Session:
+    """What a `Client` is before it does anything; for the arguments see there."""
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        *,
+        base_url: str = wire.DEFAULT_BASE_URL,
+        enterprise: bool = False,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        limits: LimitsMode = "refuse",
+        wait: WaitStrategy = "auto",
+        poll_cost: float = DEFAULT_POLL_COST,
+        max_polls_per_second: float | None = DEFAULT_MAX_POLLS_PER_SECOND,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        budget: Budget | None = None,
+        prices: PriceList | None = None,
+        timeouts: Timeouts | None = None,
+        webhook: Webhook | None = None,
+        telemetry: Telemetry | None = None,
+        session: aiohttp.ClientSession | None = None,
+        rng: random.Random | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        check_arguments(base_url, max_in_flight, limits, wait, poll_cost, max_polls_per_second)
+        check_parts(journal, budget, prices, webhook)
+        timeouts = timeouts or Timeouts()
+        secure = base_url.startswith("https:")
+        common = Common(
+            base_url=base_url.rstrip("/"),
+            endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
+            limits=limits,
+            wait=wait,
+            experience=Experience(Gaps(poll_cost=poll_cost)),
+            pace=Pace(max_polls_per_second),
+            journal=SqliteJournal(Path(journal)) if isinstance(journal, str | os.PathLike) else journal,
+            prices=prices or PriceList(),
+            timeouts=timeouts,
+            webhook=webhook,
+            telemetry=telemetry,
+            rng=rng or random.Random(),
+            transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
+            max_in_flight=max_in_flight,
+        )
+        key = api_key_of(api_key)
+        self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)
+
+    def _begin(self, common: Common, own: Account, *, parent: Session | None) -> None:
+        self._common, self._own, self._parent = common, own, parent
+        self._line, self._books, self._saver = own.line, own.books, own.saver
+        self._dispatcher, self._recoverer, self._receiver = own.dispatcher, own.recoverer, own.receiver
+        self._accounts: dict[str, Session] = {}
+        self._opening = asyncio.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing = self._closed = False
+
+    def __repr__(self) -> str:
+        slots = self._dispatcher.slots
+        return f"<Client {self.base_url} jobs={len(self._dispatcher.jobs)} in_flight={slots.taken}/{slots.cap}>"
+
+    async def __aenter__(self) -> Self:
+        """Raises JournalError for a journal that cannot be kept, BudgetExceededError for a wallet that is too small."""
+        self._enter(opening=True)
+        await self._books.open()
+        try:
+            if self._books.budget:
+                await self._books.check_balance(self.balance)
+            await self._dispatcher.count_elsewhere()
+        except BaseException:
+            await self.aclose(drain=False)
+            raise
+        if self._receiver and self._books.journal:
+            self._receiver.listen()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose(drain=kind is None)
+
+    async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Close. With `drain`, wait for all jobs first, for `timeout` seconds at most (None: for as long as it takes);
+        then, or without, let go of those that run at the service.
+
+        Jobs that are let go while they wait for their turn are cancelled, and replies to submits under way are waited
+        for: they say whether there is something to pay for.
+        """
+        if self._closed:
+            return
+        self._closing = True
+        try:
+            if drain:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(timeout):
+                        await asyncio.gather(*(each._dispatcher.drain() for each in (self, *self._accounts.values())))
+        finally:
+            async with AsyncExitStack() as stack:
+                if self._parent is None:
+                    stack.push_async_callback(self._common.transport.aclose)
+                stack.push_async_callback(self._leave)
+                for account in self._accounts.values():
+                    stack.push_async_callback(account.aclose, drain=False)
+
+    async def _leave(self) -> None:
+        self._closed = True
+        if self._common.webhook and self._receiver:
+            self._common.webhook._ignore(self._receiver)
+        await self._own.leave()
+
+    @property
+    def base_url(self) -> str:
+        """Where requests go."""
+        return self._common.base_url
+
+    @property
+    def prices(self) -> PriceList:
+        """What calls cost."""
+        return self._books.prices
+
+    async def balance(self) -> wire.Balance:
+        """What the account's wallet holds. Raises APIError or TransportError."""
+        return await self._call(wire.BALANCE_PATH, wire.encode_body({}, self._line.key), wire.decode_balance)
+
+    async def queue_depth(self) -> int:
+        """How many jobs the account has queued or processing, of all endpoints and processes.
+
+        The service takes at most 30 such calls a minute. Raises APIError or TransportError.
+        """
+        return await self._call(wire.QUEUE_DEPTH_PATH, wire.encode_body({}, self._line.key), wire.decode_queue_depth)
+
+    async def _call(
+        self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]
+    ) -> _T:
+        self._enter(closing_too=True)
+        return await self._line.call(path, body, decode)
+
+    def _enter(self, *, closing_too: bool = False, opening: bool = False) -> None:
+        """Hold the client to one event loop, and to its lifetime."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ClientStateError("a Client works inside a running event loop: call it from async code") from None
+        if self._loop is None:
+            self._loop = loop
+            if self._common.webhook and self._receiver:
+                self._common.webhook._listen(self._receiver)
+        if loop is not self._loop:
+            raise ClientStateError("this Client works in another event loop: make one for each loop")
+        if self._closed or (self._closing and not closing_too):
+            raise ClientStateError("this Client is closed: make a new one")
+        if self._books.journal and not (self._books.is_open or opening or closing_too):
+            raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
