@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanage
 from typing import Any
 
 from modelslab_async.client import Client
+from modelslab_async.errors import JobDetachedError
 from modelslab_async.job import Job, JobEvent
 
 GRACE = 10.0
@@ -65,7 +66,8 @@ async def server_sent_events(
     Each has an id, and data in JSON: `state`, `elapsed` and `eta` (seconds; null where it is not known). The last one
     is called "end" and has `error` too: null, or why there is no video. A browser that lost the connection sends the
     last id that it saw as Last-Event-ID: passed on, only what came after it is told. A comment is sent every
-    `heartbeat` seconds, so that nothing between here and there takes the connection for dead.
+    `heartbeat` seconds, so that nothing between here and there takes the connection for dead. Where the client is closed
+    while the job runs there is no "end": the browser comes again, to whoever has the job then.
     """
     seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
     number = 0
@@ -83,6 +85,8 @@ async def server_sent_events(
         finally:
             coming.cancel()
             await asyncio.wait([coming])
+    if isinstance(job._error(), JobDetachedError):
+        return  # it goes on, and the browser comes again
     last = {"state": job.state.value, "elapsed": job._history[-1].elapsed, "eta": job.eta, "error": _why(job)}
     yield _event(number + 1, "end", last)
 

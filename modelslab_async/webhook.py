@@ -76,7 +76,7 @@ class Webhook:
 
     def url(self, ref: str) -> str:
         """Where the service shall tell of the job with this ref."""
-        return f"{self._public_url}/{urlsafe_b64encode(ref.encode()).decode().rstrip('=')}.{self._token(ref)}"
+        return f"{self._public_url}/{urlsafe_b64encode(_bytes(ref)).decode().rstrip('=')}.{self._token(ref)}"
 
     async def handle(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Take a delivery to this path, of which the last part counts; gives the status and body of the answer."""
@@ -126,14 +126,14 @@ class Webhook:
             self._listeners.remove(listener)
 
     def _token(self, ref: str) -> str:
-        digest = hmac.new(self._key, b"modelslab_async webhook\0" + ref.encode(), hashlib.sha256).digest()
+        digest = hmac.new(self._key, b"modelslab_async webhook\0" + _bytes(ref), hashlib.sha256).digest()
         return urlsafe_b64encode(digest[:_TOKEN_BYTES]).decode().rstrip("=")
 
     def _ref_of(self, name: str) -> str | None:
         """The ref that is named, if its token is right. No ref is looked up, so none can be told from another."""
         encoded, _, token = name.rpartition(".")
         try:
-            ref = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
+            ref = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("utf-8", "surrogatepass")
         except (binascii.Error, ValueError):
             ref = ""
         return ref if hmac.compare_digest(self._token(ref).encode(), token.encode(errors="replace")) and ref else None
@@ -144,6 +144,11 @@ class Webhook:
         self._forged = max(self._forged - (now - self._forged_at) * MAX_FORGED_PER_SECOND, 0.0) + 1
         self._forged_at = now
         return self._forged > MAX_FORGED_PER_SECOND
+
+
+def _bytes(ref: str) -> bytes:
+    """A track_id may be any text that Python knows."""
+    return ref.encode("utf-8", "surrogatepass")
 
 
 def _told(body: bytes) -> tuple[bool, str | None]:

@@ -221,5 +221,5 @@ async def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
 async def test_killed_at_random_moments() -> None:
     """A video and a charge for each line, with faults on one of ten requests."""
-    outcome = await _batch.outcome(30, kills=3, lasts=1.0, rng=random.Random(3))
+    outcome = await _batch.outcome(20, kills=3, lasts=0.8, rng=random.Random(3))
     assert outcome.is_right, outcome

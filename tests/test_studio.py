@@ -13,10 +13,11 @@ from typing import Any
 
 import aiohttp
 import attrs
+import pytest
 from _browser import browsed, needs_browser
 from playwright.async_api import Page, expect
 
-from modelslab_async.emulator import Emulator
+from modelslab_async.emulator import Emulator, Fault, Rule
 from modelslab_async.emulator.order import skeleton
 
 STUDIO = Path(__file__).parent.parent / "examples" / "studio" / "server.py"
@@ -184,14 +185,13 @@ async def _post_bytes(url: str, size: int) -> int | None:
 
 
 @needs_browser
-async def test_a_service_that_is_down_is_told(tmp_path: Path, unused_tcp_port: int) -> None:
-    """The video was not taken, and costs nothing."""
-    async with (
-        studio(tmp_path, unused_tcp_port, keys=["another key"]) as (server, emulator),
-        browsed(server.url) as page,
-    ):
+@pytest.mark.parametrize("trouble", [{"keys": ["another key"]}, {"faults": [Rule(Fault.UNAVAILABLE_503, on="submit")]}])
+async def test_a_service_that_takes_nothing_is_told(tmp_path: Path, unused_tcp_port: int, trouble: Any) -> None:
+    """A key that is refused, a service that is down: the video was not taken, and costs nothing."""
+    async with studio(tmp_path, unused_tcp_port, **trouble) as (server, emulator), browsed(server.url) as page:
         await ask(page, "zoom in")
-        await expect(page.locator("li p.bad")).to_contain_text("was not taken, and costs nothing", timeout=PATIENCE)
+        bad = page.locator("li p.bad")
+        await expect(bad).to_contain_text("was not taken, and costs nothing", timeout=2 * PATIENCE)
         assert len(emulator.ledger.charges) == 0
 
 

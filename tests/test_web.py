@@ -111,6 +111,17 @@ async def test_progress_as_server_sent_events(world: MakeWorld) -> None:
 
 
 @pytest.mark.looptime
+async def test_a_closed_client_is_no_end_of_the_job(world: MakeWorld) -> None:
+    """The stream stops without one, so the browser comes again and resumes."""
+    async with world().client() as client:
+        job = client.submit(a_request())
+        await job.submitted()
+        await client.aclose(drain=False)
+        told = events(b"".join([part async for part in server_sent_events(job)]))
+    assert {news["event"] for news in told} == {"progress"}
+
+
+@pytest.mark.looptime
 async def test_an_end_without_a_video_is_told(world: MakeWorld) -> None:
     """With its reason; and a listener that goes away leaves nothing behind."""
     async with world(faults=[Rule(Fault.JOB_FAILS, times=1)]).client() as client:
