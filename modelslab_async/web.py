@@ -66,8 +66,8 @@ async def server_sent_events(
     Each has an id, and data in JSON: `state`, `elapsed` and `eta` (seconds; null where it is not known). The last one
     is called "end" and has `error` too: null, or why there is no video. A browser that lost the connection sends the
     last id that it saw as Last-Event-ID: passed on, only what came after it is told. A comment is sent every
-    `heartbeat` seconds, so that nothing between here and there takes the connection for dead. Where the client is closed
-    while the job runs there is no "end": the browser comes again, to whoever has the job then.
+    `heartbeat` seconds, so that nothing between here and there takes the connection for dead. Where the client is
+    closed while the job runs there is no "end": the browser comes again, to whoever has the job then.
     """
     seen = int(last_event_id) if last_event_id and last_event_id.isascii() and last_event_id.isdigit() else 0
     number = 0

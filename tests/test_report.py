@@ -57,7 +57,7 @@ def a_result(line: int, state: JobState = S.READY, **changes: Any) -> Result:
 
 def written(folder: Path, results: list[Result], more: str = "") -> str:
     folder.mkdir(exist_ok=True)
-    (folder / "results.jsonl").write_text("".join(to_json(result) + "\n" for result in results) + more)
+    (folder / "results.jsonl").write_text("".join(to_json(result).decode() + "\n" for result in results) + more)
     return write_report(folder).read_text()
 
 

@@ -47,15 +47,14 @@ class Folder:
 
     def add(self, result: Result) -> None:
         """Write a line; it is on disk then. Raises OSError."""
-        line = to_json(result)
-        self._results.write(line.encode(errors="replace") + b"\n")
+        self._results.write(to_json(result) + b"\n")
         self._results.flush()
         os.fsync(self._results.fileno())
-        self.know(result, line)
+        self.know(result)
 
-    def know(self, result: Result, line: str) -> None:
+    def know(self, result: Result) -> None:
         """Keep in mind what a line says."""
-        self._index.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", [result.item, line])
+        self._index.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", [result.item, to_json(result)])
         if result.file:
             self.claims(result.item, result.file)
 
@@ -89,7 +88,7 @@ def opened(path: Path, owner: Owner) -> Iterator[Folder]:
             _end_line(results)
             folder = Folder(path, batch, lock, results, index)
             for result in read_results(path):
-                folder.know(result, to_json(result))
+                folder.know(result)
             yield folder
 
 

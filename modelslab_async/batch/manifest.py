@@ -14,7 +14,7 @@ import attrs
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.feed import asynchronous
 from modelslab_async.images import sniff
-from modelslab_async.protocol.request import ImageToVideoUltra, is_http_url, shown
+from modelslab_async.protocol.request import ImageToVideoUltra, is_http_url, shown, unwritable
 from modelslab_async.protocol.wire import request_from
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
@@ -89,7 +89,8 @@ def _entry(line: int, params: Mapping[str, Any] | Problem, defaults: Mapping[str
         request = request_from({**wanted, **_found(wanted.get("init_image"), folder)})
     except InvalidRequestError as error:
         return Entry(line, f"line-{line}", None, error.problems)
-    return Entry(line, _name_of(wanted), request)
+    problem = unwritable(request.track_id) if isinstance(request.track_id, str) else None
+    return Entry(line, f"line-{line}", None, (problem,)) if problem else Entry(line, _name_of(wanted), request)
 
 
 def _found(picture: object, folder: Path | None) -> dict[str, Any]:

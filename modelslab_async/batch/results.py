@@ -89,12 +89,12 @@ def to_told(result: Result) -> dict[str, Any]:
     return {**_converter().unstructure(result), "cost": None if cost is None else str(cost)}
 
 
-def to_json(result: Result) -> str:
-    """One line, without its end."""
-    return json.dumps(to_told(result), ensure_ascii=False)
+def to_json(result: Result) -> bytes:
+    """One line, without its end. What no encoding has, as names of files may, is replaced."""
+    return json.dumps(to_told(result), ensure_ascii=False).encode(errors="replace")
 
 
-def from_json(line: str) -> Result | None:
+def from_json(line: str | bytes) -> Result | None:
     """The result of a line; None for one that cannot be read."""
     try:
         return _converter().structure(json.loads(line), Result)

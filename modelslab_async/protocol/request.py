@@ -189,8 +189,17 @@ def _wrong_texts(request: ImageToVideoUltra) -> Iterator[Problem]:
             yield Problem(name, shown(value), "a text", "pass a str, or leave it out")
         elif name != "negative_prompt" and not value.strip():
             yield Problem(name, shown(value), "a text that is not empty", "leave it out")
+        elif name == "track_id" and (problem := unwritable(value)):
+            yield problem
     if request.webhook is not None and not is_http_url(request.webhook):
         yield Problem("webhook", shown(request.webhook), "an http(s) URL", "pass the whole URL, or leave it out")
+
+
+def unwritable(track_id: str) -> Problem | None:
+    """What is wrong with a track_id that is half of a surrogate pair, as JSON can say it; None for any other."""
+    if track_id == track_id.encode(errors="replace").decode():
+        return None
+    return Problem("track_id", shown(track_id), "a text that UTF-8 can write", "pass plain letters and digits")
 
 
 def _wrong_numbers(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[Problem]:
