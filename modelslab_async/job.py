@@ -71,6 +71,13 @@ class Job:
     request: what was asked for; None for a job that was attached to.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_accepted", "_doubt", "_due_at", "_future", "_history", "_is_called", "_is_found", "_keeper", "_key", "_looks",
+        "_loop", "_news", "_outlook", "_ready", "_record", "_running_at", "_submitted_at", "_taken_at", "_waker", "id",
+        "ref", "request", "state",
+    )  # fmt: skip
+
     def __init__(
         self,
         keeper: Keeper,
@@ -90,8 +97,9 @@ class Job:
         self._loop = asyncio.get_running_loop()
         self._submitted_at = self._loop.time()
         self._future: asyncio.Future[Video] = self._loop.create_future()
-        self._news = asyncio.Event()
-        self._awake = asyncio.Event()
+        self._news: asyncio.Event | None = None
+        """Those who listen wait for it; made for the first of them, since most jobs that wait have none."""
+        self._waker: asyncio.Event | None = None
         self._doubt: ModelsLabError | None = None
         """Why it is UNCERTAIN, while a webhook may still tell that it was taken."""
         self._accepted: wire.Accepted | None = None
@@ -197,6 +205,12 @@ class Job:
         """Look now: something says that the job ended. What the service then answers decides."""
         self._awake.set()
 
+    @property
+    def _awake(self) -> asyncio.Event:
+        """Set by a wake-up, for who watches the job."""
+        self._waker = self._waker or asyncio.Event()
+        return self._waker
+
     async def events(self) -> AsyncGenerator[JobEvent]:
         """The news so far, then each as it comes, until the end of the job: its states, and each look that saw it run.
 
@@ -205,14 +219,13 @@ class Job:
         """
         told = 0
         while True:
-            news = self._news
             while told < len(self._history):
                 yield self._history[told]
                 told += 1
             if self.done():
                 return
-            if news is self._news:
-                await news.wait()
+            self._news = self._news or asyncio.Event()
+            await self._news.wait()
 
     async def save(
         self, path: str | os.PathLike[str], *, progress: Progress | None = None, overwrite: bool = True
@@ -298,5 +311,6 @@ class Job:
     def _tell(self) -> None:
         if self.done():
             self._keeper.ended(self)
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        news, self._news = self._news, None
+        if news:
+            news.set()

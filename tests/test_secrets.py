@@ -74,7 +74,7 @@ async def echoing(reply: object) -> AsyncIterator[str]:
 
 def all_that_shows(job: Job) -> str:
     """Whatever a program might print of a job."""
-    shown = [repr(job), str(job), repr(job.request), repr(vars(job))]
+    shown = [repr(job), str(job), repr(job.request), repr({name: getattr(job, name, None) for name in Job.__slots__})]
     error = None if job.cancelled() else job.exception()
     if error is None:
         shown.append(repr(job.result()))
