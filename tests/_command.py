@@ -6,7 +6,9 @@ import asyncio
 import json
 import os
 import re
+import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ from conftest import KEY, PNG
 
 from modelslab_async.batch import Result, read_results
 from modelslab_async.emulator import Emulator
-from modelslab_async.emulator.order import skeleton
+from modelslab_async.emulator.order import Work, skeleton
 
 COMMAND = [sys.executable, "-m", "modelslab_async"]
 PATIENCE = 20.0
@@ -160,6 +162,35 @@ class Terminal:
 
 SLOW = 60.0
 """At this speed a job takes two thirds of a second."""
+
+
+@attrs.frozen
+class Held:
+    """Renders, but nobody has a video before it is opened: what is running cannot be done too early."""
+
+    opened: threading.Event = attrs.field(factory=threading.Event)
+
+    def __call__(self, work: Work) -> bytes:
+        self.opened.wait(PATIENCE)
+        return skeleton(work)
+
+    def open(self) -> None:
+        self.opened.set()
+
+
+async def until_known(folder: Path, count: int) -> None:
+    """Until the journal has the service's ids of so many jobs."""
+    async with asyncio.timeout(PATIENCE):
+        while _ids(folder / "jobs.db") < count:
+            await asyncio.sleep(0.01)
+
+
+def _ids(path: Path) -> int:
+    database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    try:
+        return int(database.execute("SELECT count(job_id) FROM jobs").fetchone()[0])
+    finally:
+        database.close()
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _command import SLOW, charges, emulated, made, manifest
+from _command import SLOW, Held, charges, emulated, made, manifest, until_known
 from conftest import KEY, PNG
 
 from benchmarks import _batch
@@ -140,11 +140,14 @@ async def test_a_terminal_is_drawn_on(tmp_path: Path) -> None:
 
 async def test_ctrl_c_once_ends_it_when_those_that_run_are_done(tmp_path: Path) -> None:
     """Nothing more is submitted; the way on is printed, and goes on."""
-    async with emulated(tmp_path, speed=SLOW) as (shell, emulator):
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
         words = ["batch", manifest(tmp_path, 9).name, "-o", "out", "--yes"]
         terminal = await shell.terminal(*words)
         await terminal.until("5 running")
         terminal.type("\x03")
+        await terminal.until("stopping")
+        held.open()
         assert await terminal.done() == Exit.INTERRUPTED
         assert (charges(emulator), len(made(tmp_path / "out"))) == (5, 5)
         assert f"to go on: modelslab-async {' '.join(words)}" in terminal.text.replace("\r\n", "")
@@ -155,11 +158,12 @@ async def test_ctrl_c_once_ends_it_when_those_that_run_are_done(tmp_path: Path) 
 @pytest.mark.parametrize("how", ["ctrl-c twice", "SIGTERM", "SIGKILL"])
 async def test_it_can_be_left_at_any_time(tmp_path: Path, how: str) -> None:
     """Those that run are paid for: the second run collects them, and pays only for the rest."""
-    async with emulated(tmp_path, speed=SLOW) as (shell, emulator):
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
         words = ["batch", manifest(tmp_path, 8).name, "-o", "out", "--yes"]
         terminal = await shell.terminal(*words)
         await terminal.until("5 running")
-        await terminal.until("processing")
+        await until_known(tmp_path, 5)
         if how == "ctrl-c twice":
             terminal.type("\x03")
             await terminal.until("stopping")
@@ -169,6 +173,7 @@ async def test_it_can_be_left_at_any_time(tmp_path: Path, how: str) -> None:
         code = await terminal.done()
         assert code == (-signal.SIGKILL if how == "SIGKILL" else Exit.INTERRUPTED)
         assert (charges(emulator), made(tmp_path / "out")) == (5, {})
+        held.open()
         again = await shell.run(*words)
         assert again.code == 0, again.err
         assert "5 to collect" in again.err
@@ -209,11 +214,13 @@ async def test_a_folder_that_cannot_be_written(tmp_path: Path, place: str) -> No
 
 async def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
     """The first goes on undisturbed."""
-    async with emulated(tmp_path, speed=SLOW) as (shell, emulator):
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
         words = ["batch", manifest(tmp_path, 5).name, "-o", "out", "--yes"]
         first = await shell.terminal(*words)
         await first.until("5 running")
         second = await shell.run(*words)
+        held.open()
         assert await first.done() == 0
     assert (second.code, charges(emulator)) == (Exit.USAGE, 5)
     assert "another run" in second.err
