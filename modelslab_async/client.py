@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
 import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable
 from contextlib import aclosing
@@ -21,16 +20,10 @@ from modelslab_async.feed import Feed
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import (
-    Endpoint,
-    ImageInput,
-    ImageToVideoUltra,
-    RequestParams,
-    check,
-    shown,
-)
+from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, shown
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
 from modelslab_async.recovery import Recovery
 from modelslab_async.session import Session
@@ -103,7 +96,7 @@ class Client(Session):
         self._enter()
         wanted = request_of(request, params)
         image = self._checked(wanted)
-        ref = wanted.track_id or uuid.uuid4().hex
+        ref = wanted.track_id or _new_ref()
         is_called = self._common.webhook is not None and wanted.webhook is None
         if self._common.webhook and is_called:
             wanted = attrs.evolve(wanted, webhook=self._common.webhook.url(ref))
@@ -131,7 +124,7 @@ class Client(Session):
             return left
         if not str(job_id).strip():
             raise InvalidRequestError([Problem("job_id", shown(job_id), "empty", "pass the id that the service gave")])
-        job = Job(self._dispatcher, None, uuid.uuid4().hex, job_id=str(job_id).strip())
+        job = Job(self._dispatcher, None, _new_ref(), job_id=str(job_id).strip())
         self._dispatcher.adopt(job)
         return job
 
@@ -277,6 +270,11 @@ class Client(Session):
         try:
             return self.submit(request)
         except InvalidRequestError as error:
-            job = Job(self._dispatcher, request if isinstance(request, ImageToVideoUltra) else None, uuid.uuid4().hex)
+            job = Job(self._dispatcher, request if isinstance(request, ImageToVideoUltra) else None, _new_ref())
             job._advance(lifecycle.Rejected(error))
             return job
+
+
+def _new_ref() -> str:
+    """No two are the same."""
+    return os.urandom(16).hex()

@@ -53,14 +53,16 @@ class Dispatcher:
         self._holds: dict[Job, asyncio.TimerHandle] = {}
         self._doubts: dict[Job, asyncio.TimerHandle] = {}
         self._retry: asyncio.TimerHandle | None = None
-        self._idle_since: float | None = None
+        self._idle_since = 0.0
         self._asking: asyncio.Task[None] | None = None
+        watcher.worth.haste = lambda: haste(self.slots.waiting, self.slots.cap)
 
     async def count_elsewhere(self) -> None:
         """Places that other clients' jobs are known to fill are not free for ours."""
-        self._count_idle_time()
-        self.slots.elsewhere = await self._books.places_elsewhere()
-        self._pump()
+        elsewhere = await self._books.places_elsewhere()
+        now = self._count_idle_time()
+        self.slots.elsewhere = elsewhere
+        self._pump(now)
 
     def statistics(self) -> Statistics:
         """How it stands."""
@@ -70,12 +72,15 @@ class Dispatcher:
 
     def enqueue(self, job: Job, image: Image) -> None:
         """A new job: it goes when its turn comes."""
-        self._count_idle_time()
         self._line.tell(lambda telemetry: telemetry.submitted(job))
         self.jobs[job.ref] = job
         self._images[job] = image
+        if self.slots.is_full and not self.slots.elsewhere:  # then nothing follows from one more
+            self.slots.enqueue(job)
+            return
+        now = self._count_idle_time()
         self.slots.enqueue(job)
-        self._pump()
+        self._pump(now)
 
     def adopt(self, job: Job) -> None:
         """A job that is at the service already."""
@@ -94,14 +99,14 @@ class Dispatcher:
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
-        self._count_idle_time()
+        now = self._count_idle_time()
         self._books.moved(job, event)
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
         self._place(job, event)
         if job.state not in (JobState.WAITING, JobState.SUBMITTING):
             self._images.pop(job, None)
         if not isinstance(event, lifecycle.Started):
-            self._pump()
+            self._pump(now)
 
     def _place(self, job: Job, event: lifecycle.Event) -> None:
         match event:
@@ -173,21 +178,27 @@ class Dispatcher:
                 if timer:
                     timer.cancel()
 
-    def _pump(self) -> None:
+    def _pump(self, now: float) -> None:
         """Give the free places to those who wait; come again when the service said so."""
         if self._line.closing.is_set():
             return
-        self._count_idle_time()
-        for job in self.slots.grant(_now()):
+        for job in self.slots.grant(now):
             job._advance(lifecycle.Started())
             _run(self._submits, job, self._submitter.submit(job, self._images[job]))
-        self._watcher.worth.haste = haste(self.slots.waiting, self.slots.cap)
-        if self._retry:
-            self._retry.cancel()
-        at = self.slots.retry_at
-        self._retry = None if at is None else asyncio.get_running_loop().call_at(at, self._pump)
+        self._retry_at(self.slots.retry_at)
         if self.slots.elsewhere and self.slots.waiting and self._asking is None:
             self._asking = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")
+
+    def _retry_at(self, at: float | None) -> None:
+        if self._retry and self._retry.when() != at:
+            self._retry.cancel()
+            self._retry = None
+        if self._retry is None and at is not None:
+            self._retry = asyncio.get_running_loop().call_at(at, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._pump(self._count_idle_time())
 
     async def _ask_elsewhere(self) -> None:
         """See from time to time whether a place has become free."""
@@ -196,12 +207,13 @@ class Dispatcher:
         with suppress(JournalError):  # then what was known goes on
             await self.count_elsewhere()
 
-    def _count_idle_time(self) -> None:
-        """Called before the places change."""
+    def _count_idle_time(self) -> float:
+        """Called before the places change. Gives the time."""
         now = _now()
-        if self._idle_since is not None:
-            self._line.tally.slot_idle_time += (now - self._idle_since) * self.slots.idle
+        if idle := self.slots.idle:
+            self._line.tally.slot_idle_time += (now - self._idle_since) * idle
         self._idle_since = now
+        return now
 
     def _follow(self, job: Job) -> None:
         if job not in self._follows:
@@ -225,9 +237,10 @@ class Dispatcher:
             self.slots.occupy(job)
 
     def _free(self, job: Job) -> None:
+        now = self._count_idle_time()
         self._holds.pop(job, None)
         self.slots.release(job)
-        self._pump()
+        self._pump(now)
 
 
 def _run(tasks: dict[Job, asyncio.Task[None]], job: Job, work: Coroutine[object, object, None]) -> None:

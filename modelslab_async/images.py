@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import attrs
@@ -121,19 +122,25 @@ def facts(image: Image, loaded: str | bytes) -> Mapping[str, str | int]:
     return {**whence, "length_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
+@lru_cache(64)
+def _image_url(url: str) -> ImageUrl:
+    """Many jobs start from one picture."""
+    return ImageUrl(url)
+
+
 def _recognise(source: object, *, is_base64: bool) -> Image | Problem:
     match source:
-        case bytes() | bytearray() | memoryview():
-            return ImageBytes(bytes(source))
-        case os.PathLike():
-            return ImageFile(Path(source))
         case str() if is_base64 or source[:5].lower() == "data:":
             return _decode(source)
         case str() if is_http_url(source):
-            return ImageUrl(source)
+            return _image_url(source)
         case str() if "://" in source:
             return _problem(source, "not a URL that the service can fetch", "pass an http(s) URL, a path or bytes")
         case str() if source.strip():
+            return ImageFile(Path(source))
+        case bytes() | bytearray() | memoryview():
+            return ImageBytes(bytes(source))
+        case os.PathLike():
             return ImageFile(Path(source))
         case _:
             return _problem(source, "not a picture", "pass an http(s) URL, a path, bytes or a data URI")

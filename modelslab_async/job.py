@@ -35,6 +35,9 @@ class JobEvent:
     eta: float | None = None
 
 
+_JUST_BEGUN: tuple[JobEvent, ...] = (JobEvent(JobState.WAITING, 0.0),)
+
+
 class Keeper(Protocol):
     """What a job asks of the client that runs it."""
 
@@ -77,6 +80,8 @@ class Job:
         "_loop", "_news", "_outlook", "_ready", "_record", "_running_at", "_submitted_at", "_taken_at", "_waker", "id",
         "ref", "request", "state",
     )  # fmt: skip
+    _outlook: Outlook
+    """What is expected of it, from the service's acceptance on."""
 
     def __init__(
         self,
@@ -110,13 +115,12 @@ class Job:
         """It was submitted elsewhere: nobody here saw it begin."""
         self._looks = 0
         self._taken_at = self._running_at = self._submitted_at
-        self._outlook = keeper.outlook(self, None)
         self._due_at = self._submitted_at
-        self._history: list[JobEvent] = []
-        if self.state is JobState.PROCESSING:
+        self._history = _JUST_BEGUN
+        if job_id is not None:
+            self._history = ()
+            self._outlook = keeper.outlook(self, None)
             self._seen_running()
-        else:
-            self._note()
 
     @classmethod
     def restored(cls, keeper: Keeper, record: JobRecord, request: ImageToVideoUltra | None, *, age: float) -> Job:
@@ -127,7 +131,7 @@ class Job:
         job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
         job._taken_at -= age
         job._outlook = keeper.outlook(job, record.eta)
-        job._history.clear()
+        job._history = ()
         video = video_of(record)
         if video is not None:
             job._future.set_result(video)
@@ -261,7 +265,7 @@ class Job:
         self._note()
 
     def _note(self) -> None:
-        self._history.append(JobEvent(self.state, self._loop.time() - self._submitted_at, self.eta))
+        self._history += (JobEvent(self.state, self._loop.time() - self._submitted_at, self.eta),)
 
     def _learn(self, event: lifecycle.Event) -> None:
         match event:

@@ -45,9 +45,14 @@ class Slots(Generic[T]):
         return len(self._taken)
 
     @property
+    def is_full(self) -> bool:
+        """Whether all places that the account has are filled."""
+        return self._filled >= self._ceiling
+
+    @property
     def idle(self) -> int:
         """How many places are empty, of those that the account has, while somebody waits for one."""
-        return min(max(self._ceiling - self._filled, 0), self._waiting)
+        return max(min(self._ceiling - self._filled, self._waiting), 0) if self._waiting else 0
 
     @property
     def retry_at(self) -> float | None:

@@ -137,7 +137,7 @@ class Terminal:
         while self.process.returncode is None:
             self.type(text)
             with suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self.process.wait()), 0.5)
+                await asyncio.wait_for(asyncio.shield(self.process.wait()), 5)
 
     async def until(self, words: str) -> None:
         async with asyncio.timeout(PATIENCE):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -138,7 +139,8 @@ def test_haste_buys_earlier_looks_and_nothing_else() -> None:
     lived(experience, around(60, 40), lambda _: None)
     outlook = Outlook(experience, SHAPE, None, random.Random(1))
     first, late, expected = [], [], set()
-    for outlook.worth.haste in (1, 2, 4, 8):
+    for haste in (1, 2, 4, 8):
+        outlook.worth.haste = partial(int, haste)
         plan = outlook._plan
         first.append(plan.gap(0))
         expected.add(outlook.left(30))
@@ -147,7 +149,7 @@ def test_haste_buys_earlier_looks_and_nothing_else() -> None:
     assert first == sorted(set(first), reverse=True)
     assert late == sorted(set(late), reverse=True)
     assert len(expected) == 1
-    outlook.worth.haste = 1
+    outlook.worth.haste = lambda: 1
     assert outlook._plan.gap(0) == first[0]
 
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from modelslab_async import InvalidRequestError
 from modelslab_async.protocol import wire
-from modelslab_async.protocol.request import LIMITS, Endpoint, check
+from modelslab_async.protocol.limits import LIMITS, check
+from modelslab_async.protocol.request import Endpoint
 from modelslab_async.protocol.secret import ApiKey
 
 PICTURE = "https://pub-3626123a908346a7a8be8d9295f44e26.r2.dev/livewire-tmp/a-metaNTliM2Vm==-.webp"
@@ -96,7 +97,10 @@ def test_fps_is_less_than_num_frames(frames: int | None, fps: int) -> None:
 
 
 ROWS = [
-    (endpoint, model, name, limit) for (endpoint, model), limits in LIMITS.items() for name, limit in limits.items()
+    (endpoint, model, name, limit)
+    for endpoint, models in LIMITS.items()
+    for model, limits in models.items()
+    for name, limit in limits.items()
 ]
 
 
@@ -113,7 +117,7 @@ def test_each_documented_limit(endpoint: Endpoint, model: str | None, name: str,
 
 def test_the_documented_numbers() -> None:
     """The table says what the pages say."""
-    page, dedicated = LIMITS[Endpoint.V6, None], LIMITS[Endpoint.ENTERPRISE, None]
+    page, dedicated = LIMITS[Endpoint.V6][None], LIMITS[Endpoint.ENTERPRISE][None]
     maxima = {name: limit.maximum for name, limit in page.items()}
     assert maxima == {
         "resolution": 480,
@@ -122,7 +126,7 @@ def test_the_documented_numbers() -> None:
         "fps": 16,
         "sample_shift": 10,
     }
-    assert LIMITS[Endpoint.V6, "wan2.2"]["resolution"].maximum == 720
+    assert LIMITS[Endpoint.V6]["wan2.2"]["resolution"].maximum == 720
     assert [dedicated[name].maximum for name in ("num_inference_steps", "guidance_scale", "fps")] == [8, 2.0, 18]
     assert (page["guidance_scale"].minimum, dedicated["guidance_scale"].minimum) == (0.0, 1.0)
 

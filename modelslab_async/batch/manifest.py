@@ -14,7 +14,8 @@ import attrs
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.feed import asynchronous
 from modelslab_async.images import sniff
-from modelslab_async.protocol.request import ImageToVideoUltra, is_http_url, shown, unwritable
+from modelslab_async.protocol.limits import unwritable
+from modelslab_async.protocol.request import ImageToVideoUltra, is_http_url, shown
 from modelslab_async.protocol.wire import request_from
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}

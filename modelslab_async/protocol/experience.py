@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from statistics import fmean, median
 
 import attrs
@@ -48,12 +48,12 @@ class Worth:
     ends of jobs with a webhook are told.
     """
 
-    haste: int = 1
+    haste: Callable[[], int] = lambda: 1
     is_told: bool = False
 
     def of(self, *, is_called: bool) -> float:
         """Of a look at a job; `is_called` for one with a webhook."""
-        return _FOR_SAFETY if is_called and self.is_told else self.haste
+        return _FOR_SAFETY if is_called and self.is_told else self.haste()
 
 
 @attrs.define

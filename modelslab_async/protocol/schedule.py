@@ -70,7 +70,8 @@ def haste(waiting: int, places: int) -> int:
     A second of lateness is a second for each of them, so a look at it is worth so many times as much. In powers of two,
     so that plans are few, and at most eight: beyond, the floor of the gaps leaves hardly anything to gain.
     """
-    return 1 << min(int(math.log2(1 + waiting / max(places, 1))), _MOST_HASTE)
+    delayed = 1 + waiting // max(places, 1)
+    return 1 << min(delayed.bit_length() - 1, _MOST_HASTE)
 
 
 class Schedule(Protocol):

@@ -1,0 +1,222 @@
+"""What is wrong with a request: the documented limits as a table, and what each parameter must be.
+
+Facts come from the endpoint's documentation page unless said otherwise. Its limits are not always the service's: its
+own examples send 30 and 31 steps where it allows 25. So a value beyond them is a problem that a user may choose to
+overrule, while a value that cannot be right at all is always refused.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from operator import attrgetter
+from typing import Any
+
+import attrs
+
+from modelslab_async.errors import Problem
+from modelslab_async.protocol.request import RESERVED, Endpoint, ImageToVideoUltra, is_http_url, shown
+
+
+@attrs.frozen
+class Range:
+    """A documented range, both ends included; None is no limit on that side."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+    def rule(self, value: float) -> str | None:
+        """The rule that the value breaks, or None."""
+        if self.maximum is not None and value > self.maximum:
+            return f"at most {self.maximum:g}"
+        if self.minimum is not None and value < self.minimum:
+            return f"at least {self.minimum:g}"
+        return None
+
+
+_PAGE: Mapping[str, Range] = {
+    "resolution": Range(maximum=480),
+    "num_inference_steps": Range(maximum=25),
+    "guidance_scale": Range(0.0, 8.0),
+    "fps": Range(maximum=16),
+    "sample_shift": Range(maximum=10),
+}
+_DEDICATED: Mapping[str, Range] = {
+    **_PAGE,
+    "num_inference_steps": Range(maximum=8),
+    "guidance_scale": Range(1.0, 2.0),
+    "fps": Range(maximum=18),
+}
+MODELS = ("wan2.2", "ltx-2.3", "wan2.1", "cogvideox")
+LIMITS: Mapping[Endpoint, Mapping[str | None, Mapping[str, Range]]] = {
+    Endpoint.V6: {
+        None: _PAGE,
+        "wan2.2": {**_PAGE, "resolution": Range(maximum=720)},  # the model's own, later page
+    },
+    Endpoint.ENTERPRISE: {None: _DEDICATED},
+}
+"""The documented limits of each endpoint and model; a model without a row has those of its endpoint's None."""
+DEFAULT_NUM_FRAMES = {Endpoint.V6: 81, Endpoint.ENTERPRISE: 92}
+
+_NUMBER = (int, float)
+_HUGE = 2**63
+_OVERRULE = 'or pass Client(limits="warn") to send it all the same'
+
+
+def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[Problem]:
+    """All that is wrong with a request, but for its picture, which `images` checks."""
+    values = zip(_CHECKS, _values(request), strict=True)
+    given = {name: value for name, value in values if value is not None}
+    problems = [problem for name, value in given.items() if (problem := _CHECKS[name](name, value))]
+    if "fps" in given or endpoint is Endpoint.ENTERPRISE:
+        problems += _contradictions(given, endpoint)
+    if "prompt" not in given:
+        problems.append(Problem("prompt", "None", "required", "describe what should be seen"))
+    if request.extra != {}:
+        problems += _wrong_extra(request)
+    broken = [problem.field for problem in problems]
+    return problems + [problem for problem in _beyond(given, endpoint) if problem.field not in broken]
+
+
+def _prompt(name: str, value: object) -> Problem | None:
+    if isinstance(value, str) and value.strip():
+        return None
+    return Problem(name, shown(value), "a text that is not empty", "describe what should be seen")
+
+
+def _text(name: str, value: object) -> Problem | None:
+    return None if isinstance(value, str) else Problem(name, shown(value), "a text", "pass a str, or leave it out")
+
+
+def _name(name: str, value: object) -> Problem | None:
+    if isinstance(value, str) and not value.strip():
+        return Problem(name, shown(value), "a text that is not empty", "leave it out")
+    return _text(name, value)
+
+
+def _track_id(name: str, value: object) -> Problem | None:
+    return _name(name, value) or (unwritable(value) if isinstance(value, str) else None)
+
+
+def unwritable(track_id: str) -> Problem | None:
+    """What is wrong with a track_id that is half of a surrogate pair, as JSON can say it; None for any other."""
+    if track_id == track_id.encode(errors="replace").decode():
+        return None
+    return Problem("track_id", shown(track_id), "a text that UTF-8 can write", "pass plain letters and digits")
+
+
+def _webhook(name: str, value: object) -> Problem | None:
+    if is_http_url(value):
+        return None
+    return Problem(name, shown(value), "an http(s) URL", "pass the whole URL, or leave it out")
+
+
+def _flag(name: str, value: object) -> Problem | None:
+    return None if isinstance(value, bool) else Problem(name, shown(value), "a boolean", "pass True or False")
+
+
+def _integer(name: str, value: object, minimum: int = -_HUGE + 1) -> Problem | None:
+    if type(value) is int and minimum <= value < _HUGE:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        return Problem(name, shown(value), "an integer", "pass an int")
+    if abs(value) >= _HUGE:
+        return Problem(name, "a huge number", "an integer of 64 bits", "pass one of ordinary size")
+    return Problem(name, shown(value), f"at least {minimum}", "pass more, or leave it out") if value < minimum else None
+
+
+def _count(name: str, value: object) -> Problem | None:
+    return _integer(name, value, 1)
+
+
+def _natural(name: str, value: object) -> Problem | None:
+    return _integer(name, value, 0)
+
+
+def _resolution(name: str, value: object) -> Problem | None:
+    if not isinstance(value, str):
+        return _count(name, value)
+    if re.fullmatch(r"[1-9]\d*:[1-9]\d*", value):
+        return None
+    return Problem(name, shown(value), "pixels, or a ratio", 'pass 480, or "16:9" to ltx-2.3')
+
+
+def _finite(name: str, value: object) -> Problem | None:
+    if isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value):
+        return None
+    return Problem(name, shown(value), "a finite number", "pass a float")
+
+
+_CHECKS: Mapping[str, Callable[[str, Any], Problem | None]] = {
+    "prompt": _prompt,
+    "negative_prompt": _text,
+    "seed": _integer,
+    "resolution": _resolution,
+    "num_frames": _count,
+    "num_inference_steps": _count,
+    "guidance_scale": _finite,
+    "fps": _count,
+    "portrait": _flag,
+    "sample_shift": _natural,
+    "base64": _flag,
+    "temp": _flag,
+    "webhook": _webhook,
+    "track_id": _track_id,
+    "model_id": _name,
+}
+"""What a value of each parameter must be under any limits; None is always right."""
+_values = attrgetter(*_CHECKS)
+
+
+def _contradictions(given: Mapping[str, Any], endpoint: Endpoint) -> Iterator[Problem]:
+    if "fps" in given:
+        fps, frames = given["fps"], given.get("num_frames", DEFAULT_NUM_FRAMES[endpoint])
+        if isinstance(fps, int) and isinstance(frames, int) and fps >= frames > 0:
+            yield Problem("fps", shown(fps), f"less than num_frames ({frames})", "ask for fewer fps or more frames")
+    if endpoint is Endpoint.ENTERPRISE and given.get("base64"):
+        yield Problem("base64", "True", "an enterprise server takes no base64", "pass the URL of await upload(image)")
+
+
+def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
+    extra: object = request.extra
+    if not isinstance(extra, Mapping):
+        yield Problem("extra", shown(extra), "a mapping of names to JSON values", "pass a dict")
+        return
+    for name, value in extra.items():
+        if name == "key":
+            yield Problem("extra", "{'key': ...}", "the key is no parameter", "pass it as Client(api_key=...)")
+        elif not isinstance(name, str) or name in RESERVED:
+            yield Problem("extra", shown(name), "a name that no parameter has", "pass it as the parameter itself")
+        elif not _is_json(value):
+            yield Problem("extra", shown({name: value}), "a JSON value", "pass text, finite numbers, lists or dicts")
+
+
+def _is_json(value: object) -> bool:
+    match value:
+        case float():
+            return math.isfinite(value)
+        case None | bool() | int() | str():
+            return True
+        case list():
+            return all(_is_json(item) for item in value)
+        case dict():
+            return all(isinstance(name, str) and _is_json(item) for name, item in value.items())
+        case _:
+            return False
+
+
+def _beyond(given: Mapping[str, Any], endpoint: Endpoint) -> Iterator[Problem]:
+    """What the documentation does not allow."""
+    model = given["model_id"] if isinstance(given.get("model_id"), str) else None
+    by_model = LIMITS[endpoint]
+    for name, limit in by_model.get(model, by_model[None]).items():
+        if name in given and isinstance(given[name], _NUMBER) and (rule := limit.rule(given[name])):
+            way_out = f"stay within the documented limit, {_OVERRULE}"
+            yield Problem(name, shown(given[name]), rule, way_out, beyond_documentation=True)
+    if isinstance(given.get("resolution"), str) and model != "ltx-2.3":
+        way_out = f'pass pixels, or model_id="ltx-2.3", {_OVERRULE}'
+        yield Problem("resolution", shown(given["resolution"]), "only ltx-2.3 takes a ratio", way_out, True)
+    if model is not None and model not in MODELS:
+        rule = "not a known model: the service would silently use wan2.2"
+        yield Problem("model_id", shown(model), rule, f"pass one of {', '.join(MODELS)}, {_OVERRULE}", True)
