@@ -76,9 +76,9 @@ class Job:
 
     __slots__ = (
         "__weakref__",
-        "_accepted", "_doubt", "_due_at", "_future", "_history", "_is_called", "_is_found", "_keeper", "_key", "_looks",
-        "_loop", "_news", "_outlook", "_ready", "_record", "_running_at", "_submitted_at", "_taken_at", "_waker", "id",
-        "ref", "request", "state",
+        "_accepted", "_doubt", "_due_at", "_future", "_history", "_is_called", "_is_found", "_is_woken", "_keeper",
+        "_key", "_looks", "_loop", "_news", "_outlook", "_ready", "_record", "_running_at", "_sleeper", "_submitted_at",
+        "_taken_at", "id", "ref", "request", "state",
     )  # fmt: skip
     _outlook: Outlook
     """What is expected of it, from the service's acceptance on."""
@@ -104,7 +104,9 @@ class Job:
         self._future: asyncio.Future[Video] = self._loop.create_future()
         self._news: asyncio.Event | None = None
         """Those who listen wait for it; made for the first of them, since most jobs that wait have none."""
-        self._waker: asyncio.Event | None = None
+        self._sleeper: asyncio.Future[None] | None = None
+        """Who watches it, between two looks."""
+        self._is_woken = False
         self._doubt: ModelsLabError | None = None
         """Why it is UNCERTAIN, while a webhook may still tell that it was taken."""
         self._accepted: wire.Accepted | None = None
@@ -207,13 +209,22 @@ class Job:
 
     def wake(self) -> None:
         """Look now: something says that the job ended. What the service then answers decides."""
-        self._awake.set()
+        self._is_woken = True
+        if self._sleeper:
+            _end(self._sleeper)
 
-    @property
-    def _awake(self) -> asyncio.Event:
-        """Set by a wake-up, for who watches the job."""
-        self._waker = self._waker or asyncio.Event()
-        return self._waker
+    async def _sleep(self, seconds: float) -> bool:
+        """Let so many seconds pass, or less where it is woken. Whether it was: one wake-up, one look."""
+        if not self._is_woken:
+            self._sleeper = self._loop.create_future()
+            timer = self._loop.call_later(seconds, _end, self._sleeper)
+            try:
+                await self._sleeper
+            finally:
+                timer.cancel()
+                self._sleeper = None
+        woken, self._is_woken = self._is_woken, False
+        return woken
 
     async def events(self) -> AsyncGenerator[JobEvent]:
         """The news so far, then each as it comes, until the end of the job: its states, and each look that saw it run.
@@ -318,3 +329,8 @@ class Job:
         news, self._news = self._news, None
         if news:
             news.set()
+
+
+def _end(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

@@ -41,6 +41,11 @@ class Line:
     tally: Tally = attrs.field(factory=Tally, init=False)
     closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _noted: set[str] = attrs.field(factory=set[str], init=False)
+    _bare_body: bytes = attrs.field(init=False, repr=False)
+    """Just the key."""
+
+    def __attrs_post_init__(self) -> None:
+        self._bare_body = wire.encode_body({}, self.key)
 
     async def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> HttpReply:
         """Post, once. Raises TransportError."""
@@ -54,15 +59,20 @@ class Line:
         self.tally.requests[kind] += 1
         return self.transport.get(url, headers=headers, timeout=timeout)
 
+    async def head(self, url: str, length: int, timeout: float | None) -> HttpReply:
+        """The first bytes of a file. No key goes along. Raises TransportError."""
+        self.tally.requests["probe"] += 1
+        return await self.transport.head(url, length=length, timeout=finite(timeout))
+
     def backoff(self) -> Iterator[float]:
         """The waits of one series of failures."""
         return retry.delays(self.rng)
 
     async def fetch(self, job_id: str, timeout: float | None) -> wire.FetchReply | TransportError:
         """Ask after a job."""
-        path, body = wire.fetch_path(self.endpoint, job_id), wire.encode_body({}, self.key)
+        path = wire.fetch_path(self.endpoint, job_id)
         try:
-            return wire.decode_fetch(await self.post("fetch", path, body, timeout), self.key)
+            return wire.decode_fetch(await self.post("fetch", path, self._bare_body, timeout), self.key)
         except TransportError as error:
             return error
 

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
+from urllib.request import getproxies
 
 import aiohttp
 
@@ -65,7 +66,7 @@ class Session:
         check_arguments(base_url, max_in_flight, limits, wait, poll_cost, max_polls_per_second)
         check_parts(journal, budget, prices, webhook)
         timeouts = timeouts or Timeouts()
-        secure = base_url.startswith("https:")
+        by_proxy = base_url.startswith("https:") and bool(getproxies())
         common = Common(
             base_url=base_url.rstrip("/"),
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
@@ -79,7 +80,7 @@ class Session:
             webhook=webhook,
             telemetry=telemetry,
             rng=rng or random.Random(),
-            transport=transport or AiohttpTransport(timeouts, session=session, trust_env=secure),
+            transport=transport or AiohttpTransport(timeouts, session=session, trust_env=by_proxy),
             max_in_flight=max_in_flight,
         )
         key = api_key_of(api_key)

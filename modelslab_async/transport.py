@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import lru_cache
 from typing import Protocol
 
 import aiohttp
 import attrs
+from multidict import CIMultiDict
 
 from modelslab_async.errors import (
     ClientStateError,
@@ -36,6 +38,9 @@ _NOTHING_SENT = (
     aiohttp.ServerFingerprintMismatch,
 )
 """aiohttp's errors that come before the first byte of the request. Any other may come after it."""
+_FOREIGN = (aiohttp.ClientError, OSError)
+"""A TimeoutError is an OSError."""
+_JSON = CIMultiDict({"Content-Type": "application/json", "Accept": "application/json"})
 
 
 @attrs.frozen(kw_only=True)
@@ -111,6 +116,10 @@ class Transport(Protocol):
         """Get a file; `timeout` is between two chunks. Raises TransportError."""
         ...
 
+    async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
+        """Get the first bytes of a file: about `length`, or all that there are. Raises TransportError."""
+        ...
+
     async def aclose(self) -> None:
         """Close what was opened here."""
         ...
@@ -148,23 +157,38 @@ class AiohttpTransport:
 
     async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
         """Post JSON, once; no redirect is followed, so the key goes nowhere else."""
-        limits = aiohttp.ClientTimeout(total=timeout, connect=self._timeouts.connect)
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        with _our_errors():
+        limits = _total(timeout, self._timeouts.connect)
+        try:
             async with self._open().post(
-                url, data=body, headers=headers, timeout=limits, allow_redirects=False, raise_for_status=False
+                url, data=body, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
             ) as response:
                 retry_after = response.headers.get("Retry-After")
-                return HttpReply(response.status, await _bounded(response.content), retry_after)
+                return HttpReply(response.status, await _at_most(MAX_REPLY_BYTES, response.content), retry_after)
+        except _FOREIGN as error:
+            raise _translated(error) from error
+
+    async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
+        """Get the first bytes of a file, through redirects: there is no key in it."""
+        limits = _total(timeout, self._timeouts.connect)
+        headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
+        try:
+            async with self._open().get(
+                url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
+            ) as response:
+                return HttpReply(response.status, await _at_most(length, response.content))
+        except (*_FOREIGN, UnicodeError) as error:
+            raise _translated(error) from error
 
     @asynccontextmanager
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
         """Get a file, through redirects: there is no key in it."""
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect, sock_read=timeout)
-        with _our_errors(), _odd_hosts():
+        try:
             response = await self._open().get(
                 url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
             )
+        except (*_FOREIGN, UnicodeError) as error:
+            raise _translated(error) from error
         async with response:
             yield _AiohttpIncoming(response)
 
@@ -188,40 +212,29 @@ class _AiohttpIncoming:
         return self._response.headers
 
     async def chunks(self) -> AsyncGenerator[bytes]:
-        with _our_errors():
+        try:
             async for chunk in self._response.content.iter_chunked(CHUNK_BYTES):
                 yield chunk
+        except _FOREIGN as error:
+            raise _translated(error) from error
 
 
-@contextmanager
-def _our_errors() -> Iterator[None]:
-    """Foreign errors as ours: nothing sent, or lost."""
-    try:
-        yield
-    except (aiohttp.ClientError, OSError) as error:  # a TimeoutError is an OSError
-        raise _translated(error) from error
-
-
-@contextmanager
-def _odd_hosts() -> Iterator[None]:
-    """A link whose host can be none fails in the codec of host names, before any connection."""
-    try:
-        yield
-    except UnicodeError as error:
-        raise ConnectError(f"no connection: {error}") from error
+@lru_cache(64)
+def _total(total: float | None, connect: float | None) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=total, connect=connect)
 
 
 def _translated(error: Exception) -> TransportError:
+    """A foreign error as ours: nothing sent, or lost. A host that can be none fails in the codec of host names."""
     words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    if isinstance(error, _NOTHING_SENT):
+    if isinstance(error, (*_NOTHING_SENT, UnicodeError)):
         return ConnectError(f"no connection: {words}")
     return ReplyLostError(f"the reply was lost: {words}")
 
 
-async def _bounded(content: aiohttp.StreamReader) -> bytes:
-    body = bytearray()
-    async for chunk in content.iter_any():
-        body += chunk
-        if len(body) > MAX_REPLY_BYTES:
-            break
-    return bytes(body)
+async def _at_most(limit: int, content: aiohttp.StreamReader) -> bytes:
+    """All, or hardly more than so many bytes."""
+    body = await content.readany()
+    while len(body) < limit and (more := await content.readany()):
+        body += more
+    return body

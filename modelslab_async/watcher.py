@@ -6,7 +6,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Generator, Iterator
-from contextlib import aclosing
 from typing import TypeVar, assert_never
 
 import attrs
@@ -15,7 +14,7 @@ from modelslab_async.endings import ends_well
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
 from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
-from modelslab_async.line import Line, finite, now, until
+from modelslab_async.line import Line, now
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
 from modelslab_async.protocol.experience import Experience, Outlook, Worth, shape_of
 from modelslab_async.protocol.lifecycle import JobState, Video
@@ -115,8 +114,7 @@ class Watcher:
                 await asyncio.sleep(seconds)
                 return watch.Seen(now())
             case watch.Wait(seconds=seconds):
-                woken = await until(job._awake, seconds)
-                job._awake.clear()  # one wake-up, one look
+                woken = await job._sleep(seconds)
                 return watch.Seen(now(), woken=woken)
             case watch.Fetch(timeout=timeout):
                 reply = await self._fetch(job, timeout)
@@ -142,23 +140,13 @@ class Watcher:
 
     async def _probe(self, url: str, timeout: float) -> watch.Readable | watch.Unreadable:
         """Read the first bytes of a link. No key goes along."""
-        head = b""
-        headers = {"Range": f"bytes=0-{_PROBE_BYTES - 1}", "Accept-Encoding": "identity"}
         try:
-            async with (
-                asyncio.timeout(finite(timeout)),
-                self.line.get("probe", url, headers=headers, timeout=finite(timeout)) as incoming,
-            ):
-                if incoming.status not in (200, 206):
-                    return watch.Unreadable(f"HTTP {incoming.status}")
-                async with aclosing(incoming.chunks()) as chunks:
-                    async for chunk in chunks:
-                        head += chunk
-                        if len(head) >= mp4.HEAD_BYTES:
-                            break
-        except (TransportError, TimeoutError) as error:
-            return watch.Unreadable(str(error) or "timed out")
-        return watch.Readable(url) if mp4.looks_like_mp4(head) else watch.Unreadable("not an mp4")
+            reply = await self.line.head(url, _PROBE_BYTES, timeout)
+        except TransportError as error:
+            return watch.Unreadable(str(error))
+        if reply.status not in (200, 206):
+            return watch.Unreadable(f"HTTP {reply.status}")
+        return watch.Readable(url) if mp4.looks_like_mp4(reply.body) else watch.Unreadable("not an mp4")
 
     def _backoff_links(self) -> Iterator[float]:
         return retry.delays(self.line.rng, longest=_NO_FILE_YET)

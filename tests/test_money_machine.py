@@ -135,6 +135,9 @@ class Wire:
     ) -> AbstractAsyncContextManager[Incoming]:
         return self.inner.get(url, headers=headers, timeout=timeout)
 
+    async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
+        return await self.inner.head(url, length=length, timeout=timeout)
+
     async def aclose(self) -> None:
         pass
 

@@ -114,7 +114,7 @@ async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> No
             forged = webhook.url(ref).replace(token, token[::-1])
             answers.add(await webhook.handle(forged, body()))
         assert answers == {(404, b"not found")}
-        assert not job._awake.is_set()
+        assert not job._is_woken
         await client.aclose(drain=False)
 
 

@@ -255,6 +255,19 @@ def test_the_key_is_redacted_wherever_it_stands(before: str, after: str, field: 
             assert KEY not in repr(answer)
 
 
+@given(
+    key=st.text("abcXYZ019", min_size=8, max_size=20) | st.just(KEY),
+    escaped=st.sets(st.integers(0, 19)),
+    encoding=st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-be", "utf-32"]),
+)
+def test_the_key_is_redacted_however_it_is_written(key: str, escaped: set[int], encoding: str) -> None:
+    """Letters as JSON escapes, and every encoding that a JSON parser takes for one."""
+    letters = (f"\\u{ord(letter):04X}" if at in escaped else letter for at, letter in enumerate(key))
+    body = f'{{"status": "processing", "id": 1, "message": "{"".join(letters)}"}}'.encode(encoding)
+    for decode in (wire.decode_submit, wire.decode_fetch):
+        assert key not in repr(decode(HttpReply(200, body), ApiKey(key)))
+
+
 @given(params=st.dictionaries(st.text(), JSON, max_size=5), picture=st.binary())
 def test_a_body_is_plain_json(params: dict[str, Any], picture: bytes) -> None:
     """The picture that is spliced in reads back as if it had been dumped with the rest."""

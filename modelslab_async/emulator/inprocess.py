@@ -55,6 +55,13 @@ class InProcess:
         await asyncio.sleep(wait)
         return HttpReply(answer.status, answer.body)
 
+    async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
+        """The first bytes of a file of the emulator."""
+        async with self.get(url, headers={"Range": f"bytes=0-{length - 1}"}, timeout=timeout) as stream:
+            async for chunk in stream.chunks():
+                return HttpReply(stream.status, chunk)
+        raise AssertionError("a stream has a chunk")
+
     @asynccontextmanager
     async def get(
         self,

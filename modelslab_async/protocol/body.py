@@ -118,7 +118,9 @@ class Malformed:
 def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
     """The body, if it has a status; else what the HTTP code alone says."""
     try:
-        value = key.redact(json.loads(reply.body))
+        value = json.loads(reply.body)
+        if key.may_be_in(reply.body):
+            value = key.redact(value)
         if not isinstance(value, dict):
             raise TypeError(value)  # noqa: TRY301 - handled below with all else that is no JSON object
         body: Body = _converter().structure({**value, "raw": value}, Body)
@@ -198,14 +200,14 @@ def _excerpt(body: bytes, key: ApiKey) -> str:
 # --- field by field ------------------------------------------------------------------------------------------------
 
 
-def _links(value: Any) -> tuple[str, ...]:
+def _links(value: Any, _: Any = None) -> tuple[str, ...]:
     """A list of URLs; seen also as one string, "" or null."""
     items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
     links = (item.strip() for item in items if isinstance(item, str) and is_http_url(item.strip()))
     return tuple(islice(links, _MOST_LINKS))
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, _: Any = None) -> str:
     """A sentence; seen also as an object of field → list of sentences."""
     match value:
         case str():
@@ -218,11 +220,11 @@ def _text(value: Any) -> str:
             return ""
 
 
-def _status(value: Any) -> str:
+def _status(value: Any, _: Any = None) -> str:
     return value.strip().lower() if isinstance(value, str) else ""
 
 
-def _seconds(value: Any) -> float | None:
+def _seconds(value: Any, _: Any = None) -> float | None:
     """A number of seconds, perhaps as a string; None for what is no such number."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
@@ -233,7 +235,7 @@ def _seconds(value: Any) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _id(value: Any) -> str | None:
+def _id(value: Any, _: Any = None) -> str | None:
     """An integer; a string of ordinary characters is accepted, an empty one is none."""
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
@@ -241,11 +243,11 @@ def _id(value: Any) -> str | None:
     return text if re.fullmatch(r"(?!\.+$)[\w.:-]{1,128}", text, re.ASCII) else None
 
 
-def _meta(value: Any) -> dict[str, Any]:
+def _meta(value: Any, _: Any = None) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-_READERS: Mapping[Any, Callable[[Any], Any]] = {
+_READERS: Mapping[Any, Callable[[Any, Any], Any]] = {
     Links: _links,
     Text: _text,
     Status: _status,
@@ -255,15 +257,11 @@ _READERS: Mapping[Any, Callable[[Any], Any]] = {
 }
 
 
-def _hook(reader: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
-    return lambda value, _: reader(value)
-
-
 @cache
 def _converter() -> Converter:
     converter = Converter(detailed_validation=False)
     for kind, reader in _READERS.items():
-        converter.register_structure_hook(kind, _hook(reader))
+        converter.register_structure_hook(kind, reader)
     read_body = make_dict_structure_fn(
         Body, converter, more_links=override(rename="links"), generation_time=override(rename="generationTime")
     )

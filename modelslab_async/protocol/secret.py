@@ -10,10 +10,11 @@ _SHORTEST_SECRET = 8
 class ApiKey:
     """A key that no output shows. `reveal` is called in one place only: where a body is encoded."""
 
-    __slots__ = ("_value",)
+    __slots__ = ("_bytes", "_is_plain", "_value")
 
     def __init__(self, value: str) -> None:
-        self._value = value
+        self._value, self._bytes = value, value.encode()
+        self._is_plain = value.isascii() and value.isalnum()
 
     def reveal(self) -> str:
         """The key itself."""
@@ -25,6 +26,10 @@ class ApiKey:
     def __reduce__(self) -> tuple[Any, ...]:
         msg = "an API key is not pickled: pass it to the other process in its environment"
         raise TypeError(msg)
+
+    def may_be_in(self, body: bytes) -> bool:
+        """Whether a JSON text may hold it: as it is, with letters escaped, or in an encoding of wide letters."""
+        return not self._is_plain or self._bytes in body or b"\\u" in body or b"\0" in body
 
     def redact(self, value: Any) -> Any:
         """A JSON value or a text without the key. A word of under 8 letters is an emulator's key, and no secret."""
