@@ -33,6 +33,7 @@ _LONGEST_WAIT = 3600.0
 _EXCERPT_CHARACTERS = 200
 _MOST_LINKS = 10
 _EXCERPT_BYTES = 100_000
+_AN_ID = re.compile(r"(?!\.+$)[\w.:-]{1,128}", re.ASCII)
 
 Links = NewType("Links", tuple[str, ...])
 Text = NewType("Text", str)
@@ -203,8 +204,8 @@ def _excerpt(body: bytes, key: ApiKey) -> str:
 def _links(value: Any, _: Any = None) -> tuple[str, ...]:
     """A list of URLs; seen also as one string, "" or null."""
     items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    links = (item.strip() for item in items if isinstance(item, str) and is_http_url(item.strip()))
-    return tuple(islice(links, _MOST_LINKS))
+    links = (item.strip() for item in items if isinstance(item, str))
+    return tuple(islice(filter(is_http_url, links), _MOST_LINKS))
 
 
 def _text(value: Any, _: Any = None) -> str:
@@ -240,7 +241,7 @@ def _id(value: Any, _: Any = None) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | str):
         return None
     text = str(value).strip()
-    return text if re.fullmatch(r"(?!\.+$)[\w.:-]{1,128}", text, re.ASCII) else None
+    return text if _AN_ID.fullmatch(text) else None
 
 
 def _meta(value: Any, _: Any = None) -> dict[str, Any]:

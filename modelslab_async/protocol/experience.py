@@ -119,8 +119,9 @@ class _Kind:
     jobs: deque[tuple[Shape, Observation]] = attrs.field(init=False)
     edition: int = 0
     """How many jobs were seen when there was last an eighth more than before."""
-    follows_eta: bool = False
     _count: int = 0
+    _follows_eta: bool | None = None
+    """None before somebody asks."""
     _cells: expectation.Cells | None = None
 
     def __attrs_post_init__(self) -> None:
@@ -129,6 +130,13 @@ class _Kind:
     @property
     def is_warm(self) -> bool:
         return self._count >= WARM
+
+    @property
+    def follows_eta(self) -> bool:
+        """Whether etas tell apart the long jobs and the short ones."""
+        if self._follows_eta is None:
+            self._follows_eta = _knows([seen for _, seen in self.jobs])
+        return self._follows_eta
 
     def corrected(self) -> expectation.Cells:
         """What is expected of them, corrected from edition to edition."""
@@ -140,7 +148,7 @@ class _Kind:
         self._count += 1
         if self._count >= self.edition + max(1, self.edition // 8):
             self.edition = self._count
-            self.follows_eta = _knows([seen for _, seen in self.jobs])
+            self._follows_eta = None
 
 
 _NOTHING = _Kind()
@@ -157,7 +165,6 @@ def _by_eta(seen: Observation, eta: float | None, weight: float = 1.0) -> Observ
 
 
 def _knows(jobs: Iterable[Observation]) -> bool:
-    """Whether etas tell apart the long jobs and the short ones."""
     told = [seen for seen in jobs if seen.eta and seen.about]
     if len(told) < WARM:
         return False
@@ -167,7 +174,7 @@ def _knows(jobs: Iterable[Observation]) -> bool:
 
 def _spread(values: list[float]) -> float:
     middle = median(values)
-    return fmean(abs(value - middle) for value in values)
+    return fmean([abs(value - middle) for value in values])
 
 
 def _believable(eta: float | None) -> float | None:

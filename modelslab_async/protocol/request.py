@@ -112,9 +112,15 @@ def is_http_url(value: object) -> bool:
     return isinstance(value, str) and _is_http_url(value)
 
 
+_PLAIN_URL = re.compile(r"https?://[a-z\d.-]*[a-z\d](:[1-9]\d{0,3})?/[\w./-]*", re.ASCII)
+"""What nearly all links look like."""
+
+
 @lru_cache(256)
 def _is_http_url(text: str) -> bool:
     """The same links come again and again."""
+    if _PLAIN_URL.fullmatch(text):
+        return True
     if re.search(r"[\s\x00-\x1f]", text):
         return False
     try:
