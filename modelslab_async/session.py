@@ -18,7 +18,7 @@ from modelslab_async.account import Account, Common
 from modelslab_async.account import account as make_account
 from modelslab_async.arguments import api_key_of, check_arguments, check_parts
 from modelslab_async.errors import ClientStateError
-from modelslab_async.journal import Journal, SqliteJournal
+from modelslab_async.journal import Journal
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.body import HttpReply, Malformed, Refused
 from modelslab_async.protocol.experience import Experience
@@ -74,7 +74,7 @@ class Session:
             wait=wait,
             experience=Experience(Gaps(poll_cost=poll_cost)),
             pace=Pace(max_polls_per_second),
-            journal=SqliteJournal(Path(journal)) if isinstance(journal, str | os.PathLike) else journal,
+            journal=_sqlite(journal) if isinstance(journal, str | os.PathLike) else journal,
             prices=prices or PriceList(),
             timeouts=timeouts,
             webhook=webhook,
@@ -191,3 +191,9 @@ class Session:
             raise ClientStateError("this Client is closed: make a new one")
         if self._books.journal and not (self._books.is_open or opening or closing_too):
             raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
+
+
+def _sqlite(path: str | os.PathLike[str]) -> Journal:
+    from modelslab_async.sqlite import SqliteJournal  # noqa: PLC0415 - most clients have none
+
+    return SqliteJournal(Path(path))

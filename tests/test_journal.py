@@ -15,9 +15,9 @@ import pytest
 
 from modelslab_async import JobState, JournalError
 from modelslab_async.database import APPLICATION_ID, MIGRATIONS
-from modelslab_async.journal import SqliteJournal
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
+from modelslab_async.sqlite import SqliteJournal
 
 S = JobState
 FULL = JobRecord(

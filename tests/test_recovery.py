@@ -27,7 +27,7 @@ from modelslab_async import (
     SubmitUncertainError,
 )
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.journal import SqliteJournal
+from modelslab_async.sqlite import SqliteJournal
 
 pytestmark = pytest.mark.looptime
 MakeWorld = Callable[..., World]

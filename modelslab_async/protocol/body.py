@@ -11,11 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import islice
-from typing import Any, NewType
+from typing import TYPE_CHECKING, Any, NewType
 
 import attrs
-from cattrs import Converter
-from cattrs.gen import make_dict_structure_fn, override
 
 from modelslab_async.errors import (
     APIError,
@@ -28,6 +26,9 @@ from modelslab_async.errors import (
 )
 from modelslab_async.protocol.request import is_http_url
 from modelslab_async.protocol.secret import ApiKey
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 _LONGEST_WAIT = 3600.0
 _EXCERPT_CHARACTERS = 200
@@ -260,6 +261,9 @@ _READERS: Mapping[Any, Callable[[Any, Any], Any]] = {
 
 @cache
 def _converter() -> Converter:
+    from cattrs import Converter  # noqa: PLC0415 - takes longer to import than the rest
+    from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
+
     converter = Converter(detailed_validation=False)
     for kind, reader in _READERS.items():
         converter.register_structure_hook(kind, reader)

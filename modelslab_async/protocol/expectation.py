@@ -21,7 +21,6 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from operator import mul
-from statistics import median
 
 import attrs
 
@@ -128,7 +127,8 @@ def estimate(observations: Iterable[Observation], guessed: Cells, start: Cells |
 
 def typical(observations: Iterable[Observation]) -> float:
     """The median of what was observed, seconds."""
-    return median(observation.about for observation in observations)
+    seen = sorted(observation.about for observation in observations)
+    return seen[len(seen) // 2]
 
 
 def _span(observation: Observation) -> tuple[int, int, float]:

@@ -6,7 +6,6 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
-from statistics import fmean, median
 
 import attrs
 
@@ -173,8 +172,8 @@ def _knows(jobs: Iterable[Observation]) -> bool:
 
 
 def _spread(values: list[float]) -> float:
-    middle = median(values)
-    return fmean([abs(value - middle) for value in values])
+    middle = sorted(values)[len(values) // 2]
+    return sum(abs(value - middle) for value in values) / len(values)
 
 
 def _believable(eta: float | None) -> float | None:

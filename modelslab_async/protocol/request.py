@@ -112,7 +112,7 @@ def is_http_url(value: object) -> bool:
     return isinstance(value, str) and _is_http_url(value)
 
 
-_PLAIN_URL = re.compile(r"https?://[a-z\d.-]*[a-z\d](:[1-9]\d{0,3})?/[\w./-]*", re.ASCII)
+_PLAIN_URL = re.compile(r"https?://[a-z\d.-]*[a-z\d](:([1-5]\d{4}|[1-9]\d{0,3}))?/[\w./-]*", re.ASCII)
 """What nearly all links look like."""
 
 

@@ -10,8 +10,6 @@ import random
 from collections.abc import Callable, Iterator
 from enum import Enum
 
-import backoff
-
 from modelslab_async.errors import (
     APIError,
     ConnectError,
@@ -73,6 +71,8 @@ def delays(rng: random.Random, longest: float = _LONGEST_DELAY) -> Iterator[floa
 
     Only the wait generator of `backoff` is used: its decorators read the wall clock and sleep by themselves.
     """
+    import backoff  # noqa: PLC0415 - where nothing fails, it is not needed
+
     generator = backoff.expo(base=2, factor=_FIRST_DELAY, max_value=longest)
     generator.send(None)
     while True:

@@ -11,19 +11,19 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
-from difflib import get_close_matches
 from functools import cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
 import attrs
-from cattrs import Converter
-from cattrs.gen import make_dict_unstructure_fn, override
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
 from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused
 from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, shown
 from modelslab_async.protocol.secret import ApiKey
+
+if TYPE_CHECKING:
+    from cattrs import Converter
 
 DEFAULT_BASE_URL = "https://modelslab.com"
 BALANCE_PATH = "/api/wallet_balance"
@@ -68,6 +68,8 @@ def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
 def _unknown(name: str) -> Problem:
     if name == "key":
         return Problem("key", "hidden", "the key is no parameter", "pass it as Client(api_key=...)")
+    from difflib import get_close_matches  # noqa: PLC0415 - for mistakes only
+
     close = get_close_matches(str(name), PARAMETERS, n=1)
     way_out = f"did you mean {close[0]}?" if close else f"pass it as extra={{{name!r}: ...}} to send it all the same"
     return Problem(shown(name), "given", "no such parameter", way_out)
@@ -101,6 +103,9 @@ def encode_upload(picture: bytes, mime_type: str, key: ApiKey) -> bytes:
 @cache
 def _converter() -> Converter:
     """Writes requests; its sibling in `body` reads replies."""
+    from cattrs import Converter  # noqa: PLC0415 - takes longer to import than the rest
+    from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415
+
     converter = Converter()
     left_out = override(omit=True)
     unstructure = make_dict_unstructure_fn(

@@ -1,0 +1,157 @@
+"""The journal in a SQLite file: an intent is there before its POST, an acceptance right after its reply.
+
+Writes of many jobs share a transaction (group commit): while one is being written, the next gather. All of it happens
+in one thread of its own, off the event loop. Several processes may share the file. Imported with the first journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from modelslab_async.database import Database, Write, told
+from modelslab_async.errors import JournalError
+from modelslab_async.presence import Presence
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import Charge, JobRecord
+
+NOTED_WITHIN = 0.05
+"""Seconds for which a note may wait for company."""
+
+_T = TypeVar("_T")
+
+
+class SqliteJournal:
+    """A journal in one SQLite file, which is made where there is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._presence = Presence(self.path)
+        self.owner = self._presence.owner
+        self._database = Database(self.path)
+        self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
+        self._pending: list[_Waiting] = []
+        self._unwritten: dict[tuple[str, str], _Waiting] = {}
+        self._writer: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None
+
+    async def open(self) -> None:
+        """Make ready, or say why that cannot be."""
+        await self._in_thread(self._database.open)
+        with told(self.path):
+            self._presence.enter()
+
+    def append(self, record: JobRecord, *, take_over: str | None = None) -> asyncio.Future[bool]:
+        """Write a job as it now is; durable once awaited."""
+        written = asyncio.get_running_loop().create_future()
+        self._pending.append(_Waiting(Write(record, take_over), written))
+        self._start()
+        return written
+
+    def note(self, record: JobRecord) -> None:
+        """Write a job as it now is, with the next that is waited for, or a little later."""
+        self._pending.append(_Waiting(Write(record, None), None))
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(NOTED_WITHIN, self._start)
+
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        """The jobs of an account that somebody should still look after; `ready` with videos that were not saved."""
+        return await self._read(self._database.unfinished, account, ready)
+
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
+        """The job with this ref, or this id of the service."""
+        return await self._read(self._database.find, account, ref, job_id)
+
+    async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
+        """The last jobs, the newest first."""
+        return await self._read(self._database.recent, account, limit)
+
+    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
+        """Leave word for the record's owner that its webhook was called, with this id of the service or none."""
+        await self._in_thread(self._database.deliver, record.owner, record.account, record.ref, job_id)
+
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        """The refs and ids of which word was left for this client; each is given once."""
+        return await self._in_thread(self._database.delivered, self.owner, account)
+
+    async def charges(self, account: str) -> Sequence[Charge]:
+        """The jobs that the service took, or may have."""
+        return await self._read(self._database.charges, account)
+
+    def is_alive(self, owner: str) -> bool:
+        """Whether another client still drives its jobs."""
+        return self._presence.is_alive(owner)
+
+    async def close(self) -> None:
+        """Write what is left, and let go."""
+        self._start()
+        if self._writer:
+            await asyncio.wait([self._writer])
+        with suppress(JournalError):
+            await self._in_thread(self._database.close)
+        self._thread.shutdown()
+        self._presence.leave()
+
+    def _start(self) -> None:
+        if self._later:
+            self._later.cancel()
+            self._later = None
+        if self._pending and (self._writer is None or self._writer.done()):
+            self._writer = asyncio.create_task(self._write(), name="modelslab_async journal")
+
+    async def _write(self) -> None:
+        while self._pending:
+            batch, self._pending = [*self._unwritten.values(), *self._pending], []
+            self._unwritten.clear()
+            try:
+                results = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
+            except JournalError as error:
+                self._keep(batch, error)
+            else:
+                for waiting, result in zip(batch, results, strict=True):
+                    if isinstance(result, bool):
+                        waiting.done(result)
+                    else:
+                        waiting.failed(JournalError(f"journal {self.path}: this job cannot be written: {result}"))
+
+    def _keep(self, batch: Sequence[_Waiting], error: JournalError) -> None:
+        """What could not be written is tried again with the next write; an intent is not, for it is not sent."""
+        for waiting in batch:
+            record = waiting.write.record
+            if record.state not in (JobState.WAITING, JobState.SUBMITTING):
+                self._unwritten[record.account, record.ref] = waiting
+            waiting.failed(error)
+
+    async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        """After all that was appended or noted before."""
+        self._start()
+        if self._writer:
+            await asyncio.wait([self._writer])
+        return await self._in_thread(work, *arguments)
+
+    async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        with told(self.path):
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+
+
+@attrs.frozen
+class _Waiting:
+    """A write, and who waits for it, if anybody does."""
+
+    write: Write
+    written: asyncio.Future[bool] | None
+
+    def done(self, applied: bool) -> None:
+        if self.written and not self.written.done():
+            self.written.set_result(applied)
+
+    def failed(self, error: JournalError) -> None:
+        if self.written and not self.written.done():
+            self.written.set_exception(error)
+            self.written.exception()  # who does not look hears of it with the next intent
