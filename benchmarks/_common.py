@@ -16,7 +16,10 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from statistics import median
 from typing import Any, Self
 
 import attrs
@@ -29,6 +32,7 @@ LINKS_AT_ONCE = Rule(Fault.EARLY_LINK, seconds=0)
 GOOD_ETAS: Mapping[EtaKind, float] = {"good": 1}
 NOT_INSTALLED = "modelslab-py is not installed, and left out: python -m pip install -e '.[bench]'"
 _QUEUE_LIMIT = 10_000
+_MEASURED = ("aiohttp", "httpx", "modelslab-py", "orjson", "uvloop")
 _PICTURE = b"\x89PNG\r\n\x1a\n"
 """All that the emulator looks at when nothing is rendered."""
 
@@ -53,9 +57,50 @@ def options(description: str | None, *more: argparse.ArgumentParser) -> tuple[Op
 
 
 def machine() -> str:
-    """What the figures were taken on."""
+    """What the figures were taken on, and of what."""
     version = platform.python_version()
-    return f"{os.cpu_count()} CPUs, Python {version}, {platform.system()} {platform.machine()}"
+    there = (f"{name} {metadata.version(name)}" for name in _MEASURED if find_spec(name.replace("-", "_")))
+    return f"{os.cpu_count()} CPUs, Python {version}, {platform.system()} {platform.machine()}; {', '.join(there)}"
+
+
+@attrs.frozen
+class Seen:
+    """What was seen of one contender, a value for each round."""
+
+    values: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        """The middle one."""
+        return median(self.values)
+
+    def told(self, digits: int = 1) -> str:
+        """The median, and from where to where all of them were."""
+        return f"{self.median:,.{digits}f} ({min(self.values):,.{digits}f} to {max(self.values):,.{digits}f})"
+
+    def over(self, other: Seen) -> Seen:
+        """As a multiple of another's, round by round: what disturbs a round disturbs both."""
+        return Seen([mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)])
+
+    def beyond(self, other: Seen) -> Seen:
+        """More than another's, round by round."""
+        return Seen([mine - theirs for mine, theirs in zip(self.values, other.values, strict=True)])
+
+
+@attrs.frozen
+class Figure:
+    """One figure of several contenders; ours is the last of them. `limit` is the reach, in the same unit."""
+
+    title: str
+    unit: str
+    seen: Mapping[str, Seen]
+    limit: float | None = None
+    digits: int = 1
+
+    def text(self) -> str:
+        """The table."""
+        rows = [(name, seen.told(self.digits)) for name, seen in self.seen.items()]
+        return table((self.title, f"{self.unit}, median (all)"), rows)
 
 
 def say(words: str) -> None:
@@ -89,6 +134,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         cells = (cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))
         lines.append("  ".join((row[0].ljust(widths[0]), *cells)))
     return "\n".join(lines)
+
+
+def tell(wanted: Options, name: str, conditions: str, figures: Sequence[Figure], reaches: Sequence[Reach]) -> int:
+    """Print figures of several rounds, last of all; gives the exit code."""
+    text = "\n\n".join((conditions, *(figure.text() for figure in figures), ""))
+    told = [attrs.asdict(figure) for figure in figures]
+    return conclude(wanted, text, {"benchmark": name, "conditions": conditions, "figures": told}, reaches)
 
 
 def conclude(wanted: Options, text: str, figures: Mapping[str, Any], reaches: Sequence[Reach]) -> int:

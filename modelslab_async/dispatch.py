@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Coroutine
 from contextlib import suppress
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
@@ -246,7 +247,7 @@ class Dispatcher:
 def _run(tasks: dict[Job, asyncio.Task[None]], job: Job, work: Coroutine[object, object, None]) -> None:
     task = asyncio.create_task(work, name=f"modelslab_async {job.ref}")
     tasks[job] = task
-    task.add_done_callback(lambda _: tasks.pop(job, None))
+    task.add_done_callback(partial(tasks.pop, job))  # pop(job, task)
 
 
 def _now() -> float:

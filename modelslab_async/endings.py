@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+
+import attrs
 
 from modelslab_async.errors import (
     JobDetachedError,
@@ -20,17 +20,23 @@ from modelslab_async.protocol.lifecycle import JobState
 _log = logging.getLogger("modelslab_async")
 
 
-@contextmanager
-def ends_well(job: Job) -> Iterator[None]:
+@attrs.frozen
+class EndsWell:
     """Whatever happens in here, the job gets an end that says what is known of its charge."""
-    try:
-        yield
-    except asyncio.CancelledError:
-        let_go(job)
-        raise
-    except Exception as error:  # noqa: BLE001 - a mistake of ours must not leave a paid job without an end
-        _log.exception("%r: a mistake in modelslab_async", job)
-        _give_up(job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
+
+    job: Job
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, asyncio.CancelledError):
+            let_go(self.job)
+        if not isinstance(error, Exception):
+            return False
+        _log.error("%r: a mistake in modelslab_async", self.job, exc_info=error)
+        _give_up(self.job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
+        return True
 
 
 def let_go(job: Job) -> None:

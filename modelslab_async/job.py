@@ -118,7 +118,7 @@ class Job:
         self._looks = 0
         self._taken_at = self._running_at = self._submitted_at
         self._due_at = self._submitted_at
-        self._history = _JUST_BEGUN
+        self._history: tuple[JobEvent, ...] = _JUST_BEGUN
         if job_id is not None:
             self._history = ()
             self._outlook = keeper.outlook(self, None)

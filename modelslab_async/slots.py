@@ -7,8 +7,10 @@ then the cap falls to what we hold, and climbs back by one with each quiet succe
 
 from __future__ import annotations
 
-import heapq
+from bisect import insort
+from collections import OrderedDict
 from collections.abc import Iterator
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 DEFAULT_WAIT = 30.0
@@ -27,9 +29,11 @@ class Slots(Generic[T]):
         self._taken: set[T] = set()
         self._unanswered: set[T] = set()
         self._order: dict[T, int] = {}
-        self._queue: list[tuple[int, T]] = []
+        """Of those that hold a place: what number each drew."""
+        self._queue: OrderedDict[T, int] = OrderedDict()
+        self._again: list[tuple[T, int]] = []
+        """Those that were put back, by number. They came before all in the queue."""
         self._count = 0
-        self._waiting = 0
         self.elsewhere = 0
         """Places that others are known to fill: clients that share the journal, and those that died."""
         self._retry_at: float | None = None
@@ -52,7 +56,8 @@ class Slots(Generic[T]):
     @property
     def idle(self) -> int:
         """How many places are empty, of those that the account has, while somebody waits for one."""
-        return max(min(self._ceiling - self._filled, self._waiting), 0) if self._waiting else 0
+        waiting = self.waiting
+        return max(min(self._ceiling - self._filled, waiting), 0) if waiting else 0
 
     @property
     def retry_at(self) -> float | None:
@@ -62,14 +67,12 @@ class Slots(Generic[T]):
     def enqueue(self, item: T) -> None:
         """At the end of the queue."""
         self._count += 1
-        self._waiting += 1
-        self._order[item] = self._count
-        heapq.heappush(self._queue, (self._count, item))
+        self._queue[item] = self._count
 
     def withdraw(self, item: T) -> None:
         """Out of the queue: it will not be granted."""
-        if self._order.pop(item, None) is not None:
-            self._waiting -= 1
+        if self._queue.pop(item, None) is None:
+            self._again = [entry for entry in self._again if entry[0] != item]
 
     def occupy(self, item: T) -> None:
         """Fill a place without asking: the item is at the service already."""
@@ -80,13 +83,16 @@ class Slots(Generic[T]):
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._cap = min(self._ceiling, max(self._cap, self._filled + 1))
-        while self._queue and self._has_room():
-            _, item = heapq.heappop(self._queue)
-            if item in self._order:
-                self._waiting -= 1
-                self._taken.add(item)
-                self._unanswered.add(item)
-                yield item
+        while self.waiting and self._has_room():
+            item = self._next()
+            self._taken.add(item)
+            self._unanswered.add(item)
+            yield item
+
+    def _next(self) -> T:
+        item, number = self._again.pop(0) if self._again else self._queue.popitem(last=False)
+        self._order[item] = number
+        return item
 
     def _has_room(self) -> bool:
         """While places are short, one submit at a time: the order holds, and no volley of refusals comes back."""
@@ -110,8 +116,7 @@ class Slots(Generic[T]):
             self._ceiling = min(self._ceiling, maximum)
         self._cap = min(self._ceiling, self._filled)
         self._retry_at = now + (DEFAULT_WAIT if wait is None else max(wait, _SHORTEST_WAIT))
-        self._waiting += 1
-        heapq.heappush(self._queue, (self._order[item], item))
+        insort(self._again, (item, self._order.pop(item)), key=itemgetter(1))
 
     def release(self, item: T) -> None:
         """It fills no place any more."""
@@ -121,7 +126,7 @@ class Slots(Generic[T]):
     @property
     def waiting(self) -> int:
         """How many are in the queue."""
-        return self._waiting
+        return len(self._queue) + len(self._again)
 
     @property
     def _filled(self) -> int:

@@ -13,7 +13,7 @@ import attrs
 
 from modelslab_async import images
 from modelslab_async.books import Books
-from modelslab_async.endings import closed_before, ends_well, uncertain
+from modelslab_async.endings import EndsWell, closed_before, uncertain
 from modelslab_async.errors import (
     InvalidRequestError,
     JobFailedError,
@@ -40,7 +40,7 @@ class Submitter:
 
     async def submit(self, job: Job, image: images.Image) -> None:
         """From the job's turn to the service's answer."""
-        with ends_well(job):
+        with EndsWell(job):
             try:
                 body, picture = await self._encoded(job, image)
                 await self.books.intend(job, picture)

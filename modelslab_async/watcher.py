@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Awaitable, Generator, Iterator
 from typing import TypeVar, assert_never
 
 import attrs
 
-from modelslab_async.endings import ends_well
+from modelslab_async.endings import EndsWell
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
 from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
@@ -41,7 +41,7 @@ class Watcher:
 
     async def follow(self, job: Job) -> None:
         """From the service's acceptance to the job's end."""
-        with ends_well(job):
+        with EndsWell(job):
             if job.state is JobState.PROCESSING:
                 await self._watch(job)
             if job.state is JobState.READY:
@@ -103,19 +103,17 @@ class Watcher:
         try:
             action = next(flow)
             while True:
-                action = flow.send(await self._act(job, action))
+                if isinstance(action, watch.Wait):
+                    woken = bool(await _rested(job, action))
+                    action = flow.send(watch.Seen(now(), woken=woken))
+                else:
+                    action = flow.send(await self._look(job, action))
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
 
-    async def _act(self, job: Job, action: watch.Action) -> watch.Seen:
+    async def _look(self, job: Job, action: watch.Fetch | watch.Probe) -> watch.Seen:
         match action:
-            case watch.Wait(seconds=seconds, wakeable=False):
-                await asyncio.sleep(seconds)
-                return watch.Seen(now())
-            case watch.Wait(seconds=seconds):
-                woken = await job._sleep(seconds)
-                return watch.Seen(now(), woken=woken)
             case watch.Fetch(timeout=timeout):
                 reply = await self._fetch(job, timeout)
                 job._looked(running=isinstance(reply, wire.NotReady))
@@ -150,6 +148,11 @@ class Watcher:
 
     def _backoff_links(self) -> Iterator[float]:
         return retry.delays(self.line.rng, longest=_NO_FILE_YET)
+
+
+def _rested(job: Job, wait: watch.Wait) -> Awaitable[bool | None]:
+    """Let the time pass; True where a wake-up ended it early."""
+    return job._sleep(wait.seconds) if wait.wakeable else asyncio.sleep(wait.seconds)
 
 
 def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:

@@ -19,6 +19,7 @@ LAYERS = [
     {"protocol"},
     {"transport", "slots", "images", "arguments", "tally", "presence", "database"},
     {"download", "journal"},
+    {"sqlite"},
     {"job"},
     {"telemetry"},
     {"endings", "feed", "books", "line", "hearing", "webhook"},

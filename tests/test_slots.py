@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -139,3 +141,19 @@ def test_laws(limit: int, steps: list[tuple[str, int]]) -> None:
         first = min(waiting)
         grant()
         assert asked[:1] == [first]
+
+
+def test_who_left_the_queue_is_not_held() -> None:
+    """A queue of a hundred thousand that was cancelled is memory that its owner wants back."""
+
+    class Item:
+        """An object, so that it can be seen to go."""
+
+    slots, item = Slots[Item](1), Item()
+    gone = weakref.ref(item)
+    slots.enqueue(Item())
+    assert len(list(slots.grant(0.0))) == 1
+    slots.enqueue(item)
+    slots.withdraw(item)
+    del item
+    assert gone() is None

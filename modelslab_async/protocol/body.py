@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from itertools import islice
@@ -246,7 +247,8 @@ def _id(value: Any, _: Any = None) -> str | None:
 
 
 def _meta(value: Any, _: Any = None) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    """Many jobs are watched at a time, and all of their echoes have the same names: kept once."""
+    return {sys.intern(name): item for name, item in value.items()} if isinstance(value, dict) else {}
 
 
 _READERS: Mapping[Any, Callable[[Any, Any], Any]] = {
