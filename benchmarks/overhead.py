@@ -80,7 +80,7 @@ async def minimal(url: str, jobs: int) -> None:
 
 async def httpx_loop(url: str, jobs: int) -> None:
     """The minimal loop by httpx."""
-    import httpx  # noqa: PLC0415
+    import httpx  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
 
     async with httpx.AsyncClient(timeout=60, limits=httpx.Limits(max_connections=100)) as session:
 
