@@ -50,7 +50,7 @@ class SavedVideo:
 
 @attrs.define
 class _Arriving:
-    """What has come of one link's file."""
+    """What has come of one link's file. A thread writes and digests a block of it while the next one comes."""
 
     file: BinaryIO
     walk: mp4.Walk
@@ -59,6 +59,39 @@ class _Arriving:
     digest: hashlib._Hash = attrs.field(factory=hashlib.sha256)
     validator: str | None = None
     """ETag or Last-Modified: proves that the rest belongs to what is here."""
+    _block: list[bytes] = attrs.field(factory=list[bytes])
+    _gathered: int = 0
+    _writing: asyncio.Future[None] | None = None
+
+    async def take(self, chunk: bytes) -> None:
+        """One more chunk, to be written in time. Raises OSError, of this one or of one before."""
+        self.received += len(chunk)
+        self._block.append(chunk)
+        self._gathered += len(chunk)
+        if self._gathered >= _BLOCK_BYTES:
+            await self._write_block()
+
+    async def settle(self) -> None:
+        """All that was taken is in the file, and in the digest."""
+        await self._write_block()
+        await self._written()
+
+    async def _write_block(self) -> None:
+        await self._written()
+        block, self._block, self._gathered = self._block, [], 0
+        if block:
+            self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, block)
+
+    async def _written(self) -> None:
+        if self._writing:
+            await asyncio.wait([self._writing])  # who is cancelled here leaves the thread alone
+            writing, self._writing = self._writing, None
+            writing.result()
+
+    def _write(self, block: list[bytes]) -> None:
+        self.file.writelines(block)
+        for chunk in block:
+            self.digest.update(chunk)
 
 
 async def save(
@@ -223,24 +256,21 @@ async def _receive(source: _Source, link: str, arriving: _Arriving) -> None:
         headers |= {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
     async with source.get(link, headers=headers, timeout=source.read_timeout) as incoming:
         await _begin(incoming, arriving)
-        async with aclosing(incoming.chunks()) as chunks:
-            async for chunk in chunks:
-                await _take(source, arriving, chunk)
+        try:
+            async with aclosing(incoming.chunks()) as chunks:
+                async for chunk in chunks:
+                    await _take(source, arriving, chunk)
+        finally:
+            await arriving.settle()
 
 
 async def _take(source: _Source, arriving: _Arriving, chunk: bytes) -> None:
     arriving.walk.feed(chunk)
     if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
         raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
-    await asyncio.get_running_loop().run_in_executor(None, _write, arriving, chunk)
-    arriving.received += len(chunk)
+    await arriving.take(chunk)
     if source.progress:
         source.progress(arriving.received, arriving.total)
-
-
-def _write(arriving: _Arriving, chunk: bytes) -> None:
-    arriving.file.write(chunk)
-    arriving.digest.update(chunk)
 
 
 async def _begin(incoming: Incoming, arriving: _Arriving) -> None:

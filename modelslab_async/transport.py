@@ -25,7 +25,6 @@ from modelslab_async.protocol.watch import READY_GRACE
 
 MAX_REPLY_BYTES = 4 * 2**20
 """A reply is JSON of some kilobytes. What is longer is cut here, and then no JSON."""
-CHUNK_BYTES = 256 * 2**10
 MAX_CONNECTIONS = 100
 """More than any account's jobs need; a saved file holds one while it arrives."""
 _MAX_REDIRECTS = 5
@@ -213,7 +212,7 @@ class _AiohttpIncoming:
 
     async def chunks(self) -> AsyncGenerator[bytes]:
         try:
-            async for chunk in self._response.content.iter_chunked(CHUNK_BYTES):
+            async for chunk in self._response.content.iter_any():
                 yield chunk
         except _FOREIGN as error:
             raise _translated(error) from error
