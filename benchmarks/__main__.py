@@ -31,11 +31,21 @@ def run(name: str, into: Path) -> dict[str, Any] | None:
         return None
     told: dict[str, Any] = json.loads(ran.stdout)
     (into / f"{name}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    if isinstance(told.get("figures"), list) and find_spec("matplotlib"):
-        from benchmarks._bars import draw  # noqa: PLC0415 - an extra's
-
-        draw(told["figures"], f"{told['conditions']}\n{told['machine']}", into / f"{name}.svg")
     return told
+
+
+def draw_all(into: Path) -> None:
+    """Draw all figures that the folder has, and how they stand to their reaches."""
+    from benchmarks._bars import draw, draw_reaches  # noqa: PLC0415 - of the extra `bench`
+
+    reaches = []
+    for path in sorted(into.glob("*.json")):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(told.get("figures"), list):
+            draw(told["figures"], f"{told['conditions']}\n{told['machine']}", path.with_suffix(".svg"))
+            reaches += [{**reach, "name": f"{path.stem}: {reach['name']}"} for reach in told["reaches"]]
+    if reaches:
+        draw_reaches(reaches, into / "reaches.svg")
 
 
 def main() -> int:
@@ -50,6 +60,8 @@ def main() -> int:
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
     given.into.mkdir(parents=True, exist_ok=True)
     told = {name: run(name, given.into) for name in given.names or NAMES}
+    if find_spec("matplotlib"):
+        draw_all(given.into)
     failed = [name for name, each in told.items() if each is None]
     reaches = [(name, reach) for name, each in told.items() if each for reach in each["reaches"]]
     missed = [f"{name}: {reach['name']}" for name, reach in reaches if reach["missed"]]

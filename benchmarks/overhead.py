@@ -203,7 +203,6 @@ def _figures(pace: str, laps: Mapping[str, list[Lap]]) -> tuple[list[Figure], li
     figures = [
         Figure(f"CPU per exchange, {pace}", "of the minimal loop's", ratios, limit=1.15, digits=2),
         Figure(f"CPU per exchange, {pace}", "µs", exchange, digits=0),
-        Figure(f"CPU per job, {pace}", "µs", job, digits=0),
     ]
     mine, added = exchange[OURS], job[KEPT].beyond(job[OURS]).median
     limits = {MINIMAL: 1.15, PEER: 1.0, HTTPX: 0.1}

@@ -100,9 +100,9 @@ class Client(Session):
         is_called = self._common.webhook is not None and wanted.webhook is None
         if self._common.webhook and is_called:
             wanted = attrs.evolve(wanted, webhook=self._common.webhook.url(ref))
-        job = Job(self._dispatcher, wanted, ref, is_called=is_called)
+        job = Job(self._dispatcher, wanted, ref, image=image, is_called=is_called)
         self._books.begin(job)
-        self._dispatcher.enqueue(job, image)
+        self._dispatcher.enqueue(job)
         return job
 
     def check(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.endings import let_go, stays_uncertain
 from modelslab_async.errors import JournalError
-from modelslab_async.images import Image
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, record
 from modelslab_async.protocol.experience import Outlook
@@ -48,7 +47,6 @@ class Dispatcher:
         self.slots = Slots[Job](max_in_flight)
         self._submitter, self._watcher, self._saver = submitter, watcher, saver
         self._line, self._books = submitter.line, submitter.books
-        self._images: dict[Job, Image] = {}
         self._submits: dict[Job, asyncio.Task[None]] = {}
         self._follows: dict[Job, asyncio.Task[None]] = {}
         self._holds: dict[Job, asyncio.TimerHandle] = {}
@@ -71,11 +69,10 @@ class Dispatcher:
         states = Counter(job.state for job in self.jobs.values())
         return self._line.tally.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
 
-    def enqueue(self, job: Job, image: Image) -> None:
+    def enqueue(self, job: Job) -> None:
         """A new job: it goes when its turn comes."""
         self._line.tell(lambda telemetry: telemetry.submitted(job))
         self.jobs[job.ref] = job
-        self._images[job] = image
         if self.slots.is_full and not self.slots.elsewhere:  # then nothing follows from one more
             self.slots.enqueue(job)
             return
@@ -105,7 +102,7 @@ class Dispatcher:
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
         self._place(job, event)
         if job.state not in (JobState.WAITING, JobState.SUBMITTING):
-            self._images.pop(job, None)
+            job._image = None
         if not isinstance(event, lifecycle.Started):
             self._pump(now)
 
@@ -185,7 +182,7 @@ class Dispatcher:
             return
         for job in self.slots.grant(now):
             job._advance(lifecycle.Started())
-            _run(self._submits, job, self._submitter.submit(job, self._images[job]))
+            _run(self._submits, job, self._submitter.submit(job))
         self._retry_at(self.slots.retry_at)
         if self.slots.elsewhere and self.slots.waiting and self._asking is None:
             self._asking = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")

@@ -12,6 +12,7 @@ import attrs
 
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
+from modelslab_async.images import Image
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState, Video
@@ -76,9 +77,9 @@ class Job:
 
     __slots__ = (
         "__weakref__",
-        "_accepted", "_doubt", "_due_at", "_future", "_history", "_is_called", "_is_found", "_is_woken", "_keeper",
-        "_key", "_looks", "_loop", "_news", "_outlook", "_ready", "_record", "_running_at", "_sleeper", "_submitted_at",
-        "_taken_at", "id", "ref", "request", "state",
+        "_accepted", "_doubt", "_due_at", "_future", "_history", "_image", "_is_called", "_is_found", "_is_woken",
+        "_keeper", "_key", "_looks", "_loop", "_news", "_outlook", "_ready", "_record", "_running_at", "_sleeper",
+        "_submitted_at", "_taken_at", "id", "ref", "request", "state",
     )  # fmt: skip
     _outlook: Outlook
     """What is expected of it, from the service's acceptance on."""
@@ -89,6 +90,7 @@ class Job:
         request: ImageToVideoUltra | None,
         ref: str,
         *,
+        image: Image | None = None,
         job_id: str | None = None,
         is_called: bool = False,
     ) -> None:
@@ -97,6 +99,8 @@ class Job:
         self.id = job_id
         self.state = JobState.WAITING if job_id is None else JobState.PROCESSING
         self._keeper = keeper
+        self._image = image
+        """What it is to be made of, until it was sent."""
         self._is_called = is_called
         """The service is given a webhook of ours for it."""
         self._loop = asyncio.get_running_loop()

@@ -26,6 +26,7 @@ from modelslab_async.job import Job
 from modelslab_async.line import Line, until, wished
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.body import Malformed, Refused
+from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.telemetry import Telemetry
 
 _log = logging.getLogger("modelslab_async")
@@ -38,11 +39,11 @@ class Submitter:
     line: Line
     books: Books
 
-    async def submit(self, job: Job, image: images.Image) -> None:
+    async def submit(self, job: Job) -> None:
         """From the job's turn to the service's answer."""
         with EndsWell(job):
             try:
-                body, picture = await self._encoded(job, image)
+                body, picture = await self._encoded(job)
                 await self.books.intend(job, picture)
             except (InvalidRequestError, JournalError) as error:  # its picture is gone, or it cannot be written down
                 job._advance(lifecycle.Rejected(error))
@@ -53,15 +54,17 @@ class Submitter:
             finally:
                 job._advance(event)
 
-    async def _encoded(self, job: Job, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
+    async def _encoded(self, job: Job) -> tuple[bytes, Mapping[str, Any]]:
         """The body, and what the journal keeps of the picture in it."""
+        request, image = job.request, job._image
+        assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere
+        assert image is not None  # noqa: S101 - it was not sent yet
         if isinstance(image, images.ImageUrl):
-            return self._encode(job, image)
-        return await asyncio.get_running_loop().run_in_executor(None, self._encode, job, image)
+            return self._encode(job.ref, request, image)
+        return await asyncio.get_running_loop().run_in_executor(None, self._encode, job.ref, request, image)
 
-    def _encode(self, job: Job, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
-        assert job.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
-        params = wire.encode_request(job.request, ref=job.ref)
+    def _encode(self, ref: str, request: ImageToVideoUltra, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
+        params = wire.encode_request(request, ref=ref)
         picture = images.load(image)
         return wire.encode_body(params, self.line.key, picture=picture), images.facts(image, picture)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -87,7 +88,7 @@ async def test_a_file_is_streamed_to_its_path(tmp_path: Path) -> None:
     async with served(Files()) as (client, url):
         saved = await client.download(f"{url}/a", path, progress=lambda *figures: told.append(figures))
     assert path.read_bytes() == MOVIE
-    assert (saved.path, saved.size_bytes) == (path, len(MOVIE))
+    assert (saved.path, saved.size_bytes, saved.sha256) == (path, len(MOVIE), hashlib.sha256(MOVIE).hexdigest())
     assert told == sorted(told)
     assert told[-1] == (len(MOVIE), len(MOVIE))
     assert list(path.parent.iterdir()) == [path]
@@ -98,8 +99,9 @@ async def test_a_break_is_resumed_where_it_was(tmp_path: Path, validator: dict[s
     """With a validator, only the rest is asked for after a break."""
     files = Files(breaks=2, validator=validator)
     async with served(files) as (client, url):
-        await client.download(f"{url}/a", tmp_path / "video.mp4")
-    assert (tmp_path / "video.mp4").read_bytes() == MOVIE
+        saved = await client.download(f"{url}/a", tmp_path / "video.mp4")
+    assert saved.path.read_bytes() == MOVIE
+    assert saved.sha256 == hashlib.sha256(MOVIE).hexdigest()
     ranges = [int(wanted[6:-1]) if wanted else 0 for _, wanted in files.seen]
     assert ranges[0] == 0
     assert ranges == sorted(set(ranges))
@@ -173,3 +175,19 @@ async def test_a_disk_that_does_not_play_along_is_told(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="file"):
             await client.download(f"{url}/a", tmp_path / "file" / "video.mp4")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+async def test_a_disk_that_fails_in_the_middle_is_told(tmp_path: Path) -> None:
+    """A block that cannot be written ends the save with the system's own error; the old file stays, nothing else."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "video.mp4"
+    path.write_bytes(b"old")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    async with served(Files()) as (client, url):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(MOVIE) // 2, before[1]))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                await client.download(f"{url}/a", path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from operator import attrgetter
 from typing import Any
 
@@ -126,12 +127,8 @@ def _integer(name: str, value: object, minimum: int = -_HUGE + 1) -> Problem | N
     return Problem(name, shown(value), f"at least {minimum}", "pass more, or leave it out") if value < minimum else None
 
 
-def _count(name: str, value: object) -> Problem | None:
-    return _integer(name, value, 1)
-
-
-def _natural(name: str, value: object) -> Problem | None:
-    return _integer(name, value, 0)
+_count = partial(_integer, minimum=1)
+_natural = partial(_integer, minimum=0)
 
 
 def _resolution(name: str, value: object) -> Problem | None:
