@@ -36,12 +36,13 @@ def draw_reaches(reaches: Sequence[Mapping[str, Any]], path: Path) -> None:
     plt.rcParams.update(_STYLE)
     picture, axis = plt.subplots(figsize=(8, _HEAD + 0.8 * _BAR * len(reaches)), layout="constrained")
     names = [reach["name"] for reach in reaches]
-    shares = [reach["value"] / reach["at_most"] for reach in reaches]
+    shares = [max(reach["value"], 0) / reach["at_most"] for reach in reaches]
     bars = axis.barh(names, shares, color=[_MISSED if reach["missed"] else _OURS for reach in reaches], height=0.7)
     axis.bar_label(bars, [f"{reach['value']:.3g} of {reach['at_most']:.3g}" for reach in reaches], padding=4)
-    axis.axvline(1, color="#404040", linestyle="--", linewidth=1)
-    axis.set_title("What was seen, as a share of what it may be at most", loc="left", fontsize=10)
+    axis.axvline(1, color="#404040", linestyle="--", linewidth=1, zorder=0)
+    picture.suptitle("What was seen, as a share of what it may be at most", fontsize=10)
     axis.set_xlim(0, 1.25 * max(shares))
+    axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)
     _save(picture, path)
