@@ -27,7 +27,7 @@ from modelslab_async.watcher import Watcher
 from modelslab_async.webhook import Webhook
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Common:
     """What is shared; the arguments of `Client` that are the same for all accounts."""
 
@@ -47,7 +47,7 @@ class Common:
     max_in_flight: int
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Account:
     """One key's jobs: its line to the service, its books, its places."""
 

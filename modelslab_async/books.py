@@ -31,7 +31,7 @@ def account_of(key: ApiKey, base_url: str) -> str:
     ]
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Books:
     """The journal's rows, and the budget's numbers. One for each Client."""
 

@@ -12,9 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from modelslab_async.errors import JournalError
 from modelslab_async.protocol.lifecycle import JobState
@@ -50,8 +48,7 @@ MIGRATIONS: Sequence[str] = (
 """What makes a file of version n into one of version n + 1; `user_version` says which it is."""
 
 
-@attrs.frozen
-class Write:
+class Write(NamedTuple):
     """A job as it now is; `take_over` is the owner it may be taken from."""
 
     record: JobRecord

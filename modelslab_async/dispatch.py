@@ -6,14 +6,12 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Coroutine
 from contextlib import suppress
 from decimal import Decimal
-from functools import partial
 from typing import Any
 
 from modelslab_async.download import Progress, SavedVideo
-from modelslab_async.endings import let_go, stays_uncertain
+from modelslab_async.endings import let_go, mistaken, stays_uncertain
 from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, record
@@ -47,8 +45,7 @@ class Dispatcher:
         self.slots = Slots[Job](max_in_flight)
         self._submitter, self._watcher, self._saver = submitter, watcher, saver
         self._line, self._books = submitter.line, submitter.books
-        self._submits: dict[Job, asyncio.Task[None]] = {}
-        self._follows: dict[Job, asyncio.Task[None]] = {}
+        self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._holds: dict[Job, asyncio.TimerHandle] = {}
         self._doubts: dict[Job, asyncio.TimerHandle] = {}
         self._retry: asyncio.TimerHandle | None = None
@@ -59,13 +56,13 @@ class Dispatcher:
     async def count_elsewhere(self) -> None:
         """Places that other clients' jobs are known to fill are not free for ours."""
         elsewhere = await self._books.places_elsewhere()
-        now = self._count_idle_time()
+        now = self._count_idle_time(_now())
         self.slots.elsewhere = elsewhere
         self._pump(now)
 
     def statistics(self) -> Statistics:
         """How it stands."""
-        self._count_idle_time()
+        self._count_idle_time(_now())
         states = Counter(job.state for job in self.jobs.values())
         return self._line.tally.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
 
@@ -76,7 +73,7 @@ class Dispatcher:
         if self.slots.is_full and not self.slots.elsewhere:  # then nothing follows from one more
             self.slots.enqueue(job)
             return
-        now = self._count_idle_time()
+        now = self._count_idle_time(job._submitted_at)
         self.slots.enqueue(job)
         self._pump(now)
 
@@ -84,7 +81,7 @@ class Dispatcher:
         """A job that is at the service already."""
         self.jobs[job.ref] = job
         self.slots.occupy(job)
-        self._follow(job)
+        self._run(job)
 
     @property
     def price(self) -> Decimal:
@@ -97,16 +94,17 @@ class Dispatcher:
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
-        now = self._count_idle_time()
+        now = self._count_idle_time(job._loop.time())
         self._books.moved(job, event)
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
-        self._place(job, event)
-        if job.state not in (JobState.WAITING, JobState.SUBMITTING):
-            job._image = None
+        self._place(job, event, now)
         if not isinstance(event, lifecycle.Started):
-            self._pump(now)
+            if job.state is not JobState.WAITING:
+                job._image = None
+            if self.slots.waiting:
+                self._pump(now)
 
-    def _place(self, job: Job, event: lifecycle.Event) -> None:
+    def _place(self, job: Job, event: lifecycle.Event, now: float) -> None:
         match event:
             case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
                 pass
@@ -114,16 +112,15 @@ class Dispatcher:
                 self._line.tell(lambda telemetry: telemetry.accepted(job))
                 self._heard_of(job)
                 self.slots.accepted(job)
-                self._follow(job)
+                self._run(job)
             case lifecycle.Succeeded():
-                if job in self._submits:  # success at once is an acceptance too
+                if self.slots.is_unanswered(job):  # success at once is an acceptance too
                     self._line.tell(lambda telemetry: telemetry.accepted(job))
                     self.slots.accepted(job)
                 self.slots.release(job)
-                self._follow(job)
             case lifecycle.PutBack(wait=wait, maximum=maximum):
                 self._line.tell(lambda telemetry: telemetry.refused(job, None))
-                self.slots.put_back(job, _now(), wait=wait, maximum=maximum)
+                self.slots.put_back(job, now, wait=wait, maximum=maximum)
             case lifecycle.ReplyLost(may_be_heard_of=may_be):
                 self._lose(job, may_be_heard_of=may_be)
             case lifecycle.Cancelled():
@@ -162,11 +159,12 @@ class Dispatcher:
         for job in list(self.jobs.values()):
             job.cancel()
         try:
-            if self._submits:
-                await asyncio.wait(self._submits.values(), timeout=self._line.timeouts.submit)
+            submits = [task for job, task in self._tasks.items() if job.state is JobState.SUBMITTING]
+            if submits:
+                await asyncio.wait(submits, timeout=self._line.timeouts.submit)
         finally:
             asking = [self._asking] if self._asking else []
-            tasks = [*self._submits.values(), *self._follows.values(), *asking]
+            tasks = [*self._tasks.values(), *asking]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -182,7 +180,7 @@ class Dispatcher:
             return
         for job in self.slots.grant(now):
             job._advance(lifecycle.Started())
-            _run(self._submits, job, self._submitter.submit(job))
+            self._run(job)
         self._retry_at(self.slots.retry_at)
         if self.slots.elsewhere and self.slots.waiting and self._asking is None:
             self._asking = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")
@@ -196,7 +194,7 @@ class Dispatcher:
 
     def _try_again(self) -> None:
         self._retry = None
-        self._pump(self._count_idle_time())
+        self._pump(self._count_idle_time(_now()))
 
     async def _ask_elsewhere(self) -> None:
         """See from time to time whether a place has become free."""
@@ -205,17 +203,32 @@ class Dispatcher:
         with suppress(JournalError):  # then what was known goes on
             await self.count_elsewhere()
 
-    def _count_idle_time(self) -> float:
+    def _count_idle_time(self, now: float) -> float:
         """Called before the places change. Gives the time."""
-        now = _now()
-        if idle := self.slots.idle:
-            self._line.tally.slot_idle_time += (now - self._idle_since) * idle
+        if self.slots.waiting:
+            self._line.tally.slot_idle_time += (now - self._idle_since) * self.slots.idle
         self._idle_since = now
         return now
 
-    def _follow(self, job: Job) -> None:
-        if job not in self._follows:
-            _run(self._follows, job, self._watcher.follow(job))
+    def _run(self, job: Job) -> None:
+        """Have it driven to its end, if it is not."""
+        if job not in self._tasks:
+            self._tasks[job] = job._loop.create_task(self._drive(job), name=f"modelslab_async {job.ref}")
+
+    async def _drive(self, job: Job) -> None:
+        """From its turn, or from where it is, to its end."""
+        try:
+            while job.state is JobState.SUBMITTING:
+                await self._submitter.submit(job)
+            if not self._line.closing.is_set():
+                await self._watcher.follow(job)
+        except asyncio.CancelledError:
+            let_go(job)
+            raise
+        except Exception as error:  # noqa: BLE001 - a mistake of ours, and somebody awaits this job
+            mistaken(job, error)
+        finally:
+            self._tasks.pop(job, None)
 
     def _lose(self, job: Job, *, may_be_heard_of: bool) -> None:
         """Hold its place for a while; and wait for a word of it, where one may come."""
@@ -235,16 +248,10 @@ class Dispatcher:
             self.slots.occupy(job)
 
     def _free(self, job: Job) -> None:
-        now = self._count_idle_time()
+        now = self._count_idle_time(_now())
         self._holds.pop(job, None)
         self.slots.release(job)
         self._pump(now)
-
-
-def _run(tasks: dict[Job, asyncio.Task[None]], job: Job, work: Coroutine[object, object, None]) -> None:
-    task = asyncio.create_task(work, name=f"modelslab_async {job.ref}")
-    tasks[job] = task
-    task.add_done_callback(partial(tasks.pop, job))  # pop(job, task)
 
 
 def _now() -> float:

@@ -48,7 +48,7 @@ class SavedVideo:
     duration: float | None = None
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Arriving:
     """What has come of one link's file. A thread writes and digests a block of it while the next one comes."""
 
@@ -196,7 +196,7 @@ class _DeadLinkError(Exception):
     """This link gives no whole mp4."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _Source:
     get: Get
     read_timeout: float | None

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-
-import attrs
 
 from modelslab_async.errors import (
     JobDetachedError,
@@ -20,23 +17,10 @@ from modelslab_async.protocol.lifecycle import JobState
 _log = logging.getLogger("modelslab_async")
 
 
-@attrs.frozen
-class EndsWell:
-    """Whatever happens in here, the job gets an end that says what is known of its charge."""
-
-    job: Job
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, asyncio.CancelledError):
-            let_go(self.job)
-        if not isinstance(error, Exception):
-            return False
-        _log.error("%r: a mistake in modelslab_async", self.job, exc_info=error)
-        _give_up(self.job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
-        return True
+def mistaken(job: Job, error: Exception) -> None:
+    """Whatever goes wrong in here, the job gets an end that says what is known of its charge."""
+    _log.error("%r: a mistake in modelslab_async", job, exc_info=error)
+    _give_up(job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
 
 
 def let_go(job: Job) -> None:

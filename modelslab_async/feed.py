@@ -13,7 +13,7 @@ from modelslab_async.job import Job
 T = TypeVar("T")
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Feed(Generic[T]):
     """Submits from a source while there is room; gives the jobs as they end."""
 

@@ -14,7 +14,7 @@ LATE = 10.0
 """Seconds after an end was seen by a look, in which its delivery still counts as come."""
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Hearing:
     """Counts ends that were told in a row; one that was not told begins anew."""
 

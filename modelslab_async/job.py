@@ -6,9 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
-from typing import Protocol
-
-import attrs
+from typing import NamedTuple, Protocol
 
 from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
@@ -23,8 +21,7 @@ _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""
 
 
-@attrs.frozen
-class JobEvent:
+class JobEvent(NamedTuple):
     """News of a job: it came into a state, or a look saw it running.
 
     elapsed: seconds since it was submitted here.
@@ -141,7 +138,7 @@ class Job:
         video = video_of(record)
         if video is not None:
             job._future.set_result(video)
-        job._note()
+        job._note(job.eta)
         return job
 
     def __repr__(self) -> str:
@@ -254,16 +251,17 @@ class Job:
 
     def _advance(self, event: lifecycle.Event) -> None:
         """The one way in which a job moves: table, own fields, keeper, result, listeners."""
-        if self.done():
+        if self._future.done():
             raise lifecycle.ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job that ended")
-        before, self.state = self.state, lifecycle.transition(self.state, event)
+        before = self.state
+        self.state = lifecycle.transition(before, event)
         self._learn(event)
         self._keeper.moved(self, event)
         self._settle(event)
         if self.state is JobState.PROCESSING:
             self._seen_running()
-        elif self.state is not before or self.done():
-            self._note()
+        elif self.state is not before or self._future.done():
+            self._note(self.eta)
         self._tell()
 
     def _looked(self, *, running: bool) -> None:
@@ -275,12 +273,13 @@ class Job:
 
     def _seen_running(self) -> None:
         """It runs: that is news of how long it takes."""
-        self._running_at = self._loop.time()
-        self._due_at = self._running_at + self._outlook.left(self._running_at - self._taken_at)
-        self._note()
+        self._running_at = now = self._loop.time()
+        left = self._outlook.left(now - self._taken_at)
+        self._due_at = now + left
+        self._note(max(left, _LEAST_LEFT))
 
-    def _note(self) -> None:
-        self._history += (JobEvent(self.state, self._loop.time() - self._submitted_at, self.eta),)
+    def _note(self, eta: float | None) -> None:
+        self._history += (JobEvent(self.state, self._loop.time() - self._submitted_at, eta),)
 
     def _learn(self, event: lifecycle.Event) -> None:
         match event:
@@ -328,10 +327,10 @@ class Job:
         self._future.exception()  # told by log and state; asyncio's "never retrieved" would tell it a second time
 
     def _tell(self) -> None:
-        if self.done():
+        if self._future.done():
             self._keeper.ended(self)
-        news, self._news = self._news, None
-        if news:
+        if news := self._news:
+            self._news = None
             news.set()
 
 

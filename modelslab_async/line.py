@@ -27,7 +27,7 @@ _MOST_NOTES = 50
 _T = TypeVar("_T")
 
 
-@attrs.define(kw_only=True)
+@attrs.define(kw_only=True, eq=False, repr=False)
 class Line:
     """One for each Client. `closing` is set once nothing more is to be submitted."""
 

@@ -28,7 +28,7 @@ _MOST_TASKS = 1000
 _log = logging.getLogger("modelslab_async")
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Receiver:
     """A delivery decides nothing: it leads to a look, and that answer counts."""
 

@@ -37,7 +37,7 @@ class Recovery:
     candidates: tuple[Asset, ...] = ()
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Recoverer:
     """Takes up jobs of the journal."""
 

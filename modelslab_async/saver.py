@@ -24,7 +24,7 @@ _ROUNDS = 3
 """How often all links are tried before a video counts as unreadable."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Saver:
     """Downloads, and writes down that it did."""
 

@@ -51,13 +51,12 @@ class Slots(Generic[T]):
     @property
     def is_full(self) -> bool:
         """Whether all places that the account has are filled."""
-        return self._filled >= self._ceiling
+        return len(self._taken) + self.elsewhere >= self._ceiling
 
     @property
     def idle(self) -> int:
         """How many places are empty, of those that the account has, while somebody waits for one."""
-        waiting = self.waiting
-        return max(min(self._ceiling - self._filled, waiting), 0) if waiting else 0
+        return max(min(self._ceiling - self._filled, self.waiting), 0)
 
     @property
     def retry_at(self) -> float | None:
@@ -98,6 +97,10 @@ class Slots(Generic[T]):
         """While places are short, one submit at a time: the order holds, and no volley of refusals comes back."""
         short = self._cap < self._ceiling
         return self._filled < self._cap and not (short and self._unanswered)
+
+    def is_unanswered(self, item: T) -> bool:
+        """Whether it was granted a place, and nothing was heard of it since."""
+        return item in self._unanswered
 
     def accepted(self, item: T) -> None:
         """The service took it: the cap climbs, unless a refusal is still fresh."""

@@ -107,7 +107,7 @@ class SqliteJournal:
 
     async def _write(self) -> None:
         while self._pending:
-            batch, self._pending = [*self._unwritten.values(), *self._pending], []
+            batch, self._pending = _latest([*self._unwritten.values(), *self._pending]), []
             self._unwritten.clear()
             try:
                 results = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
@@ -123,9 +123,8 @@ class SqliteJournal:
     def _keep(self, batch: Sequence[_Waiting], error: JournalError) -> None:
         """What could not be written is tried again with the next write; an intent is not, for it is not sent."""
         for waiting in batch:
-            record = waiting.write.record
-            if record.state not in (JobState.WAITING, JobState.SUBMITTING):
-                self._unwritten[record.account, record.ref] = waiting
+            if waiting.write.record.state not in (JobState.WAITING, JobState.SUBMITTING):
+                self._unwritten[waiting.key] = waiting
             waiting.failed(error)
 
     async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
@@ -147,6 +146,10 @@ class _Waiting:
     write: Write
     written: asyncio.Future[bool] | None
 
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.write.record.account, self.write.record.ref
+
     def done(self, applied: bool) -> None:
         if self.written and not self.written.done():
             self.written.set_result(applied)
@@ -155,3 +158,9 @@ class _Waiting:
         if self.written and not self.written.done():
             self.written.set_exception(error)
             self.written.exception()  # who does not look hears of it with the next intent
+
+
+def _latest(pending: Sequence[_Waiting]) -> Sequence[_Waiting]:
+    """A row is a job as it now is: a note that a later write of the job overtakes needs no writing."""
+    last = {waiting.key: waiting for waiting in pending}
+    return [waiting for waiting in pending if waiting.written or last[waiting.key] is waiting]

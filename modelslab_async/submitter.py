@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any, assert_never
@@ -13,7 +13,7 @@ import attrs
 
 from modelslab_async import images
 from modelslab_async.books import Books
-from modelslab_async.endings import EndsWell, closed_before, uncertain
+from modelslab_async.endings import closed_before, uncertain
 from modelslab_async.errors import (
     InvalidRequestError,
     JobFailedError,
@@ -25,14 +25,15 @@ from modelslab_async.errors import (
 from modelslab_async.job import Job
 from modelslab_async.line import Line, until, wished
 from modelslab_async.protocol import lifecycle, retry, wire
-from modelslab_async.protocol.body import Malformed, Refused
+from modelslab_async.protocol.body import Refused
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.telemetry import Telemetry
 
 _log = logging.getLogger("modelslab_async")
+_ANSWERS = (wire.Accepted, wire.Ready, wire.Failed)
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Submitter:
     """Sends what is paid for: written down before, never sent twice."""
 
@@ -41,18 +42,17 @@ class Submitter:
 
     async def submit(self, job: Job) -> None:
         """From the job's turn to the service's answer."""
-        with EndsWell(job):
-            try:
-                body, picture = await self._encoded(job)
-                await self.books.intend(job, picture)
-            except (InvalidRequestError, JournalError) as error:  # its picture is gone, or it cannot be written down
-                job._advance(lifecycle.Rejected(error))
-                return
-            event = await self._post_submit(job, body)
-            try:
-                await self.books.answered(job, event)
-            finally:
-                job._advance(event)
+        try:
+            body, picture = await self._encoded(job)
+            await self.books.intend(job, picture)
+        except (InvalidRequestError, JournalError) as error:  # its picture is gone, or it cannot be written down
+            job._advance(lifecycle.Rejected(error))
+            return
+        event = await self._post_submit(job, body)
+        try:
+            await self.books.answered(job, event)
+        finally:
+            job._advance(event)
 
     async def _encoded(self, job: Job) -> tuple[bytes, Mapping[str, Any]]:
         """The body, and what the journal keeps of the picture in it."""
@@ -70,12 +70,13 @@ class Submitter:
 
     async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
         """The paid POST, repeated only while it surely was not taken."""
-        waits = islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
+        waits: Iterator[float] | None = None
         while not self.line.closing.is_set():
             reply = await self._post_once(job, body)
-            if not isinstance(reply, Refused | Malformed | TransportError):
+            if isinstance(reply, _ANSWERS):
                 return self._answered(reply)
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
+            waits = waits or islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.line.tell(partial(_retried, job, error))

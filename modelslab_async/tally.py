@@ -37,7 +37,7 @@ class Statistics:
     in_flight: int
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Tally:
     """The counters."""
 

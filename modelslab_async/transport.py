@@ -158,11 +158,10 @@ class AiohttpTransport:
         """Post JSON, once; no redirect is followed, so the key goes nowhere else."""
         limits = _total(timeout, self._timeouts.connect)
         try:
-            async with self._open().post(
+            response = await self._open().post(
                 url, data=body, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
-            ) as response:
-                retry_after = response.headers.get("Retry-After")
-                return HttpReply(response.status, await _at_most(MAX_REPLY_BYTES, response.content), retry_after)
+            )
+            return await _at_most(MAX_REPLY_BYTES, response)
         except _FOREIGN as error:
             raise _translated(error) from error
 
@@ -171,10 +170,10 @@ class AiohttpTransport:
         limits = _total(timeout, self._timeouts.connect)
         headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
         try:
-            async with self._open().get(
+            response = await self._open().get(
                 url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
-            ) as response:
-                return HttpReply(response.status, await _at_most(length, response.content))
+            )
+            return await _at_most(length, response)
         except (*_FOREIGN, UnicodeError) as error:
             raise _translated(error) from error
 
@@ -198,7 +197,7 @@ class AiohttpTransport:
             await self._session.close()
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class _AiohttpIncoming:
     _response: aiohttp.ClientResponse
 
@@ -231,9 +230,14 @@ def _translated(error: Exception) -> TransportError:
     return ReplyLostError(f"the reply was lost: {words}")
 
 
-async def _at_most(limit: int, content: aiohttp.StreamReader) -> bytes:
-    """All, or hardly more than so many bytes."""
-    body = await content.readany()
-    while len(body) < limit and (more := await content.readany()):
-        body += more
-    return body
+async def _at_most(limit: int, response: aiohttp.ClientResponse) -> HttpReply:
+    """The reply with all of its body, or with hardly more than so many bytes of it."""
+    content = response.content
+    try:
+        body = await content.readany()
+        while len(body) < limit and not content.at_eof():
+            body += await content.readany()
+        return HttpReply(response.status, body, response.headers.get("Retry-After"))
+    finally:
+        if not content.at_eof():
+            response.close()

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import TypeVar, assert_never
 
 import attrs
 
-from modelslab_async.endings import EndsWell
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
 from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
@@ -26,9 +25,10 @@ _PROBE_BYTES = 1024
 _NO_FILE_YET = 8.0
 """Seconds at most between two rounds over links that do not read yet."""
 _Outcome = TypeVar("_Outcome")
+_Found = wire.FetchReply | TransportError | watch.Readable | watch.Unreadable
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False, repr=False)
 class Watcher:
     """Performs what the core's flows decide."""
 
@@ -40,12 +40,11 @@ class Watcher:
     hearing: Hearing | None = None
 
     async def follow(self, job: Job) -> None:
-        """From the service's acceptance to the job's end."""
-        with EndsWell(job):
-            if job.state is JobState.PROCESSING:
-                await self._watch(job)
-            if job.state is JobState.READY:
-                await self._find_file(job)
+        """From the service's acceptance to the job's end; nothing for a job in another state."""
+        if job.state is JobState.PROCESSING:
+            await self._watch(job)
+        if job.state is JobState.READY:
+            await self._find_file(job)
 
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of a job, and when to look at it."""
@@ -100,41 +99,41 @@ class Watcher:
 
     async def _perform(self, job: Job, flow: Generator[watch.Action, watch.Seen, _Outcome]) -> _Outcome:
         """Drive a flow of the core to its end."""
+        time = job._loop.time
         try:
             action = next(flow)
             while True:
-                if isinstance(action, watch.Wait):
-                    woken = bool(await _rested(job, action))
-                    action = flow.send(watch.Seen(now(), woken=woken))
-                else:
-                    action = flow.send(await self._look(job, action))
+                match action:
+                    case watch.Wait(seconds=seconds, wakeable=True):
+                        woken = await job._sleep(seconds)
+                        action = flow.send(watch.Seen(time(), None, woken))
+                    case watch.Wait(seconds=seconds):
+                        await asyncio.sleep(seconds)
+                        action = flow.send(watch.Seen(time()))
+                    case watch.Fetch() | watch.Probe():
+                        found = await self._look(job, action)
+                        action = flow.send(watch.Seen(time(), found))
+                    case _:
+                        assert_never(action)
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
 
-    async def _look(self, job: Job, action: watch.Fetch | watch.Probe) -> watch.Seen:
-        match action:
-            case watch.Fetch(timeout=timeout):
-                reply = await self._fetch(job, timeout)
-                job._looked(running=isinstance(reply, wire.NotReady))
-                self.line.tell(lambda telemetry: telemetry.looked(job, type(reply).__name__))
-                return watch.Seen(now(), reply)
-            case watch.Probe(url=url, timeout=timeout):
-                found = await self._probe(url, timeout)
-                job._looked(running=False)
-                self.line.tell(lambda telemetry: telemetry.looked(job, type(found).__name__))
-                return watch.Seen(now(), found)
-            case _:
-                assert_never(action)
-
-    async def _fetch(self, job: Job, timeout: float) -> wire.FetchReply | TransportError:
-        reply = await self.line.fetch(job.id or "", timeout)
-        if isinstance(reply, TransportError):
-            _log.info("%r: a look failed: %s", job, reply)
-        elif isinstance(reply, wire.NotReady):
-            self.line.note(reply.notes)
-        _log.debug("%r: looked: %s", job, type(reply).__name__)
-        return reply
+    async def _look(self, job: Job, action: watch.Fetch | watch.Probe) -> _Found:
+        found: _Found
+        if isinstance(action, watch.Fetch):
+            found = await self.line.fetch(job.id or "", action.timeout)
+            if isinstance(found, TransportError):
+                _log.info("%r: a look failed: %s", job, found)
+        else:
+            found = await self._probe(action.url, action.timeout)
+        running = isinstance(found, wire.NotReady)
+        if isinstance(found, wire.NotReady):
+            self.line.note(found.notes)
+        job._looked(running=running)
+        _log.debug("%r: looked: %s", job, type(found).__name__)
+        self.line.tell(lambda telemetry: telemetry.looked(job, type(found).__name__))
+        return found
 
     async def _probe(self, url: str, timeout: float) -> watch.Readable | watch.Unreadable:
         """Read the first bytes of a link. No key goes along."""
@@ -148,11 +147,6 @@ class Watcher:
 
     def _backoff_links(self) -> Iterator[float]:
         return retry.delays(self.line.rng, longest=_NO_FILE_YET)
-
-
-def _rested(job: Job, wait: watch.Wait) -> Awaitable[bool | None]:
-    """Let the time pass; True where a wake-up ended it early."""
-    return job._sleep(wait.seconds) if wait.wakeable else asyncio.sleep(wait.seconds)
 
 
 def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:

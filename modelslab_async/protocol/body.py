@@ -9,12 +9,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping
-from functools import cache
-from itertools import islice
-from typing import TYPE_CHECKING, Any, NewType
-
-import attrs
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from modelslab_async.errors import (
     APIError,
@@ -28,25 +24,15 @@ from modelslab_async.errors import (
 from modelslab_async.protocol.request import is_http_url
 from modelslab_async.protocol.secret import ApiKey
 
-if TYPE_CHECKING:
-    from cattrs import Converter
-
 _LONGEST_WAIT = 3600.0
 _EXCERPT_CHARACTERS = 200
 _MOST_LINKS = 10
 _EXCERPT_BYTES = 100_000
+_MOST_LEVELS = 8
 _AN_ID = re.compile(r"(?!\.+$)[\w.:-]{1,128}", re.ASCII)
 
-Links = NewType("Links", tuple[str, ...])
-Text = NewType("Text", str)
-Status = NewType("Status", str)
-Seconds = NewType("Seconds", float)
-Id = NewType("Id", str)
-Meta = NewType("Meta", dict[str, Any])
 
-
-@attrs.frozen
-class HttpReply:
+class HttpReply(NamedTuple):
     """An HTTP answer: the code, the whole body, and the value of its Retry-After header, if any."""
 
     status: int
@@ -54,53 +40,72 @@ class HttpReply:
     retry_after: str | None = None
 
 
-@attrs.frozen(kw_only=True)
 class Body:
-    """A reply's JSON object; `raw` is the object itself, without the key."""
+    """A reply's JSON object, in which each field is read when it is asked for. `raw` is the object, without the key."""
 
-    status: Status = Status("")
-    id: Id | None = None
-    eta: Seconds | None = None
-    output: Links = Links(())
-    more_links: Links = Links(())
-    proxy_links: Links = Links(())
-    future_links: Links = Links(())
-    fetch_result: Text = Text("")
-    meta: Meta = attrs.field(factory=lambda: Meta({}))
-    generation_time: Seconds | None = None
-    retry_after: Seconds | None = None
-    message: Text = Text("")
-    messege: Text = Text("")
-    error: Text = Text("")
-    tip: Text = Text("")
-    tips: Text = Text("")
-    raw: Meta = attrs.field(factory=lambda: Meta({}))
+    __slots__ = ("raw", "status")
+
+    def __init__(self, raw: Mapping[str, Any]) -> None:
+        self.raw = raw
+        status = raw.get("status")
+        self.status = status.strip().lower() if isinstance(status, str) else ""
+
+    @property
+    def id(self) -> str | None:
+        """The service's id of a job."""
+        return _id(self.raw.get("id"))
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds."""
+        return _seconds(self.raw.get("eta"))
 
     @property
     def links(self) -> tuple[str, ...]:
         """Where the file is, in the order in which to try."""
-        return tuple(dict.fromkeys((*self.output, *self.more_links, *self.proxy_links)))
+        output, more, proxies = map(self.raw.get, ("output", "links", "proxy_links"))
+        return tuple(dict.fromkeys((*_links(output), *_links(more), *_links(proxies))))
+
+    @property
+    def future_links(self) -> tuple[str, ...]:
+        """Where the file will be."""
+        return _links(self.raw.get("future_links"))
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """The echo of the request. Many jobs are watched at a time, and all of their names are the same: kept once."""
+        meta = self.raw.get("meta")
+        return {sys.intern(name): item for name, item in meta.items()} if isinstance(meta, dict) else {}
+
+    @property
+    def generation_time(self) -> float | None:
+        """Seconds."""
+        return _seconds(self.raw.get("generationTime"))
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds."""
+        return _seconds(self.raw.get("retry_after"))
 
     @property
     def reason(self) -> str:
         """All that the reply says in words, once each. `messege` is the service's own spelling."""
-        words = (self.message, self.messege, self.error, self.tip, self.tips)
-        return " ".join(dict.fromkeys(word for word in words if word))
+        words = (_text(self.raw.get(name)) for name in ("message", "messege", "error", "tip", "tips"))
+        return " ".join(dict.fromkeys(filter(None, words)))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Oddities that a log should tell once."""
-        notes = []
+        notes: tuple[str, ...] = ()
         if self.status not in ("processing", "success"):
-            notes.append(f"status {self.status!r} is not documented; taken as processing")
-        fetch_id = self.fetch_result.rstrip("/").rpartition("/")[2]
-        if fetch_id and self.id is not None and fetch_id != self.id:
-            notes.append("fetch_result names another id than the reply itself; the reply's is used")
-        return tuple(notes)
+            notes += (f"status {self.status!r} is not documented; taken as processing",)
+        fetch_id = _text(self.raw.get("fetch_result")).rstrip("/").rpartition("/")[2]
+        if fetch_id and self.id not in (fetch_id, None):
+            notes += ("fetch_result names another id than the reply itself; the reply's is used",)
+        return notes
 
 
-@attrs.frozen(kw_only=True)
-class Refused:
+class Refused(NamedTuple):
     """Submit or fetch: the service says no. `maximum` is the number of places where its message names it."""
 
     kind: type[APIError]
@@ -110,8 +115,7 @@ class Refused:
     maximum: int | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Malformed:
+class Malformed(NamedTuple):
     """Not the service's protocol: a gateway's page, cut JSON, or JSON that says nothing."""
 
     reason: str
@@ -126,9 +130,9 @@ def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
             value = key.redact(value)
         if not isinstance(value, dict):
             raise TypeError(value)  # noqa: TRY301 - handled below with all else that is no JSON object
-        body: Body = _converter().structure({**value, "raw": value}, Body)
+        body = Body(value)
     except (TypeError, ValueError, RecursionError):
-        return _by_code(reply, Body(message=Text(f"not a JSON object: {_excerpt(reply.body, key)}")))
+        return _by_code(reply, Body({"message": f"not a JSON object: {_excerpt(reply.body, key)}"}))
     return body if body.status else _by_code(reply, body)
 
 
@@ -155,7 +159,7 @@ def _by_code(reply: HttpReply, body: Body) -> Refused | Malformed:
         reason = f"redirected, which is not followed; is the base URL right? {reason}"
     elif not 400 <= reply.status < 500 or reply.status == 408:
         return Malformed(reason=reason, http_status=reply.status)
-    return refused(Body(message=Text(reason), retry_after=body.retry_after), reply)
+    return refused(Body({"message": reason, "retry_after": body.retry_after}), reply)
 
 
 _BY_CODE: Mapping[int, type[APIError]] = {
@@ -203,33 +207,31 @@ def _excerpt(body: bytes, key: ApiKey) -> str:
 # --- field by field ------------------------------------------------------------------------------------------------
 
 
-def _links(value: Any, _: Any = None) -> tuple[str, ...]:
+def _links(value: Any) -> tuple[str, ...]:
     """A list of URLs; seen also as one string, "" or null."""
+    if not value:
+        return ()
     items = [value] if isinstance(value, str) else value if isinstance(value, list) else []
-    links = (item.strip() for item in items if isinstance(item, str))
-    return tuple(islice(filter(is_http_url, links), _MOST_LINKS))
+    links = [link for item in items if isinstance(item, str) and is_http_url(link := item.strip())]
+    return tuple(links[:_MOST_LINKS])
 
 
-def _text(value: Any, _: Any = None) -> str:
-    """A sentence; seen also as an object of field → list of sentences."""
+def _text(value: Any, levels: int = _MOST_LEVELS) -> str:
+    """A sentence; seen also as an object of field → list of sentences. What is deeper than that says nothing."""
     match value:
         case str():
             return value.strip()
-        case list():
-            return " ".join(filter(None, map(_text, value)))
-        case dict():
-            return " ".join(f"{name}: {text}" for name, item in value.items() if (text := _text(item)))
+        case list() if levels:
+            return " ".join(filter(None, (_text(item, levels - 1) for item in value)))
+        case dict() if levels:
+            return " ".join(f"{name}: {text}" for name, item in value.items() if (text := _text(item, levels - 1)))
         case _:
             return ""
 
 
-def _status(value: Any, _: Any = None) -> str:
-    return value.strip().lower() if isinstance(value, str) else ""
-
-
-def _seconds(value: Any, _: Any = None) -> float | None:
+def _seconds(value: Any) -> float | None:
     """A number of seconds, perhaps as a string; None for what is no such number."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
         seconds = float(value)
@@ -238,39 +240,9 @@ def _seconds(value: Any, _: Any = None) -> float | None:
     return seconds if math.isfinite(seconds) and seconds >= 0 else None
 
 
-def _id(value: Any, _: Any = None) -> str | None:
+def _id(value: Any) -> str | None:
     """An integer; a string of ordinary characters is accepted, an empty one is none."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, (int, str)):
         return None
     text = str(value).strip()
     return text if _AN_ID.fullmatch(text) else None
-
-
-def _meta(value: Any, _: Any = None) -> dict[str, Any]:
-    """Many jobs are watched at a time, and all of their echoes have the same names: kept once."""
-    return {sys.intern(name): item for name, item in value.items()} if isinstance(value, dict) else {}
-
-
-_READERS: Mapping[Any, Callable[[Any, Any], Any]] = {
-    Links: _links,
-    Text: _text,
-    Status: _status,
-    Seconds | None: _seconds,
-    Id | None: _id,
-    Meta: _meta,
-}
-
-
-@cache
-def _converter() -> Converter:
-    from cattrs import Converter  # noqa: PLC0415 - takes longer to import than the rest
-    from cattrs.gen import make_dict_structure_fn, override  # noqa: PLC0415
-
-    converter = Converter(detailed_validation=False)
-    for kind, reader in _READERS.items():
-        converter.register_structure_hook(kind, reader)
-    read_body = make_dict_structure_fn(
-        Body, converter, more_links=override(rename="links"), generation_time=override(rename="generationTime")
-    )
-    converter.register_structure_hook(Body, read_body)
-    return converter

@@ -21,8 +21,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from operator import mul
-
-import attrs
+from typing import NamedTuple
 
 _FIRST = 0.25
 _RATIO = 1.02
@@ -50,8 +49,7 @@ Cells = Sequence[float]
 """A probability for each cell. What is missing from 1 is later than all of them."""
 
 
-@attrs.frozen
-class Observation:
+class Observation(NamedTuple):
     """A job ended later than `after` and not later than `by` seconds from its acceptance.
 
     `by` is infinite for a job that was not watched to its end. `eta` is what the service said, None where it did not.

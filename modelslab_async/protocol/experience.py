@@ -41,7 +41,7 @@ def shape_of(request: ImageToVideoUltra | None) -> Shape:
     return request.num_frames, request.resolution, request.num_inference_steps, request.model_id
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Worth:
     """What a look is worth to a client now: `haste` times as much, see `schedule.haste`; or hardly anything, where the
     ends of jobs with a webhook are told.
@@ -55,7 +55,7 @@ class Worth:
         return _FOR_SAFETY if is_called and self.is_told else self.haste()
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Experience:
     """Learns from each job that ends. Plans are made anew when an eighth more is known, so at most so often."""
 
@@ -70,9 +70,11 @@ class Experience:
 
     def learn(self, shape: Shape, seen: Observation) -> None:
         """A job of this shape ended, or was watched for so long."""
-        if shape not in self._kinds and len(self._kinds) >= _MOST_SHAPES:
-            del self._kinds[next(iter(self._kinds))]
-        self._kinds.setdefault(shape, _Kind()).learn(shape, seen)
+        if shape not in self._kinds:
+            if len(self._kinds) >= _MOST_SHAPES:
+                del self._kinds[next(iter(self._kinds))]
+            self._kinds[shape] = _Kind()
+        self._kinds[shape].learn(shape, seen)
         self._all.learn(shape, seen)
 
     def plan(self, shape: Shape, eta: float | None, worth: float = 1.0) -> schedule.Plan:
@@ -110,7 +112,7 @@ class Experience:
         return expectation.estimate([*own, *strangers], expectation.guess(eta))
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Kind:
     """The last jobs of a kind, each with its shape."""
 
@@ -181,7 +183,7 @@ def _believable(eta: float | None) -> float | None:
     return None if eta is None or not eta > 0 else min(max(eta, expectation.EDGES[0]), expectation.EDGES[-1])
 
 
-@attrs.frozen
+@attrs.frozen(eq=False, repr=False)
 class Outlook:
     """One job's schedule, always by the newest plan for its kind. `eta` is the service's word, or None."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -41,6 +41,8 @@ class JobState(Enum):
     TIMED_OUT = "timed_out"
     """No longer watched, while the service may still finish it: attach to it to watch on."""
 
+    __hash__ = object.__hash__  # there is one object for each; Enum's own hashes the name, in Python
+
 
 @attrs.frozen
 class Video:
@@ -61,77 +63,66 @@ class Video:
     is_temporary: bool = False
 
 
-@attrs.frozen
-class Started:
+class Started(NamedTuple):
     """Its turn came."""
 
 
-@attrs.frozen
-class PutBack:
+class PutBack(NamedTuple):
     """The service has no place: back to the head of the queue. `wait` in seconds and `maximum` places, where named."""
 
     wait: float | None = None
     maximum: int | None = None
 
 
-@attrs.frozen
-class Cancelled:
+class Cancelled(NamedTuple):
     """Withdrawn by its owner."""
 
 
-@attrs.frozen
-class Accepted:
+class Accepted(NamedTuple):
     """The service took it."""
 
     reply: wire.Accepted
 
 
-@attrs.frozen
-class Succeeded:
+class Succeeded(NamedTuple):
     """The service reports success."""
 
     ready: wire.Ready
 
 
-@attrs.frozen
-class Verified:
+class Verified(NamedTuple):
     """A link reads as an mp4."""
 
     video: Video
 
 
-@attrs.frozen
-class Unreadable:
+class Unreadable(NamedTuple):
     """No link became readable."""
 
     error: ModelsLabError
 
 
-@attrs.frozen
-class Rejected:
+class Rejected(NamedTuple):
     """Surely not taken."""
 
     error: ModelsLabError
 
 
-@attrs.frozen
-class Failed:
+class Failed(NamedTuple):
     """Taken, then failed. `id` is the service's, where it told one only now."""
 
     error: ModelsLabError
     id: str | None = None
 
 
-@attrs.frozen
-class ReplyLost:
+class ReplyLost(NamedTuple):
     """Nobody knows whether it was taken. `may_be_heard_of`: a webhook may tell yet, so this is not its end."""
 
     error: ModelsLabError
     may_be_heard_of: bool = False
 
 
-@attrs.frozen
-class Abandoned:
+class Abandoned(NamedTuple):
     """No longer watched."""
 
     error: ModelsLabError

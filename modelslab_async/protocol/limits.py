@@ -12,16 +12,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from operator import attrgetter
-from typing import Any
-
-import attrs
+from typing import Any, NamedTuple
 
 from modelslab_async.errors import Problem
 from modelslab_async.protocol.request import RESERVED, Endpoint, ImageToVideoUltra, is_http_url, shown
 
 
-@attrs.frozen
-class Range:
+class Range(NamedTuple):
     """A documented range, both ends included; None is no limit on that side."""
 
     minimum: float | None = None
@@ -67,17 +64,29 @@ _OVERRULE = 'or pass Client(limits="warn") to send it all the same'
 
 def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[Problem]:
     """All that is wrong with a request, but for its picture, which `images` checks."""
-    values = zip(_CHECKS, _values(request), strict=True)
-    given = {name: value for name, value in values if value is not None}
-    problems = [problem for name, value in given.items() if (problem := _CHECKS[name](name, value))]
-    if "fps" in given or endpoint is Endpoint.ENTERPRISE:
-        problems += _contradictions(given, endpoint)
-    if "prompt" not in given:
+    limits = LIMITS[endpoint]
+    model = request.model_id if isinstance(request.model_id, str) else None
+    ranges = limits.get(model) or limits[None]
+    problems = []
+    for name, wrong, value in zip(_CHECKS, _CHECKS.values(), _values(request), strict=True):
+        if value is not None:
+            problem = wrong(name, value)
+            if problem is None and name in ranges:
+                problem = _beyond(name, value, ranges[name])
+            if problem:
+                problems.append(problem)
+    prompt: object = request.prompt
+    if prompt is None:
         problems.append(Problem("prompt", "None", "required", "describe what should be seen"))
+    if request.fps is not None or endpoint is Endpoint.ENTERPRISE:
+        for worse in _contradictions(request, endpoint):  # than to be beyond a limit
+            problems = [*(problem for problem in problems if problem.field != worse.field), worse]
     if request.extra != {}:
         problems += _wrong_extra(request)
-    broken = [problem.field for problem in problems]
-    return problems + [problem for problem in _beyond(given, endpoint) if problem.field not in broken]
+    if model is not None or isinstance(request.resolution, str):
+        broken = [problem.field for problem in problems]
+        problems += [problem for problem in _strange(request, model) if problem.field not in broken]
+    return problems
 
 
 def _prompt(name: str, value: object) -> Problem | None:
@@ -166,12 +175,12 @@ _CHECKS: Mapping[str, Callable[[str, Any], Problem | None]] = {
 _values = attrgetter(*_CHECKS)
 
 
-def _contradictions(given: Mapping[str, Any], endpoint: Endpoint) -> Iterator[Problem]:
-    if "fps" in given:
-        fps, frames = given["fps"], given.get("num_frames", DEFAULT_NUM_FRAMES[endpoint])
-        if isinstance(fps, int) and isinstance(frames, int) and fps >= frames > 0:
-            yield Problem("fps", shown(fps), f"less than num_frames ({frames})", "ask for fewer fps or more frames")
-    if endpoint is Endpoint.ENTERPRISE and given.get("base64"):
+def _contradictions(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[Problem]:
+    fps: object = request.fps
+    frames: object = DEFAULT_NUM_FRAMES[endpoint] if request.num_frames is None else request.num_frames
+    if isinstance(fps, int) and isinstance(frames, int) and fps >= frames > 0:
+        yield Problem("fps", shown(fps), f"less than num_frames ({frames})", "ask for fewer fps or more frames")
+    if endpoint is Endpoint.ENTERPRISE and request.base64:
         yield Problem("base64", "True", "an enterprise server takes no base64", "pass the URL of await upload(image)")
 
 
@@ -203,17 +212,19 @@ def _is_json(value: object) -> bool:
             return False
 
 
-def _beyond(given: Mapping[str, Any], endpoint: Endpoint) -> Iterator[Problem]:
+def _beyond(name: str, value: object, limit: Range) -> Problem | None:
     """What the documentation does not allow."""
-    model = given["model_id"] if isinstance(given.get("model_id"), str) else None
-    by_model = LIMITS[endpoint]
-    for name, limit in by_model.get(model, by_model[None]).items():
-        if name in given and isinstance(given[name], _NUMBER) and (rule := limit.rule(given[name])):
-            way_out = f"stay within the documented limit, {_OVERRULE}"
-            yield Problem(name, shown(given[name]), rule, way_out, beyond_documentation=True)
-    if isinstance(given.get("resolution"), str) and model != "ltx-2.3":
+    rule = limit.rule(value) if isinstance(value, _NUMBER) else None
+    if rule is None:
+        return None
+    return Problem(name, shown(value), rule, f"stay within the documented limit, {_OVERRULE}", True)
+
+
+def _strange(request: ImageToVideoUltra, model: str | None) -> Iterator[Problem]:
+    """What no page of the documentation knows."""
+    if isinstance(request.resolution, str) and model != "ltx-2.3":
         way_out = f'pass pixels, or model_id="ltx-2.3", {_OVERRULE}'
-        yield Problem("resolution", shown(given["resolution"]), "only ltx-2.3 takes a ratio", way_out, True)
+        yield Problem("resolution", shown(request.resolution), "only ltx-2.3 takes a ratio", way_out, True)
     if model is not None and model not in MODELS:
         rule = "not a known model: the service would silently use wan2.2"
         yield Problem("model_id", shown(model), rule, f"pass one of {', '.join(MODELS)}, {_OVERRULE}", True)

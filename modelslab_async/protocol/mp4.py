@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from typing import NamedTuple
 
 import attrs
 
@@ -27,8 +28,7 @@ class Verdict(Enum):
     NOT_MP4 = "not an mp4"
 
 
-@attrs.frozen
-class Facts:
+class Facts(NamedTuple):
     """What `moov` tells of the video track: pixels, frames, frames per second, seconds; None where it does not."""
 
     width: int | None = None
@@ -43,7 +43,7 @@ def looks_like_mp4(head: bytes) -> bool:
     return len(head) >= 8 and head[4:8] == b"ftyp" and int.from_bytes(head[:4]) not in range(2, 8)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Walk:
     """Feed it the file's bytes in order, then ask for the verdict."""
 

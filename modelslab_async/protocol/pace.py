@@ -7,7 +7,7 @@ import math
 import attrs
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class Pace:
     """Gives turns in the order in which they are asked for, so none starves. `per_second` None: no bounds."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -78,8 +78,7 @@ def key_of(ref: str, created_at: float) -> str:
     return f"{ref}@{created_at!r}"
 
 
-@attrs.frozen
-class Charge:
+class Charge(NamedTuple):
     """A job that was charged, or may have been: its key, when (unix seconds), and its price in USD.
 
     `is_certain` is False where the reply to its submit was lost.

@@ -22,6 +22,8 @@ class Endpoint(Enum):
     V6 = "v6"
     ENTERPRISE = "enterprise"
 
+    __hash__ = object.__hash__  # there is one object for each; Enum's own hashes the name, in Python
+
 
 _SHOWN_CHARACTERS = 60
 

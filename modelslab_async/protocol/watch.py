@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
-from typing import Literal, assert_never
+from typing import Literal, NamedTuple, assert_never
 
 import attrs
 
@@ -43,45 +43,39 @@ _FIRST_PROBE_GAP = 4.0
 _MOST_DOUBLINGS = 4
 
 
-@attrs.frozen
-class Wait:
+class Wait(NamedTuple):
     """Let so many seconds pass; a wake-up may end it early, unless it would tell no news."""
 
     seconds: float
     wakeable: bool = True
 
 
-@attrs.frozen
-class Fetch:
+class Fetch(NamedTuple):
     """Ask the service, for at most so many seconds."""
 
     timeout: float
 
 
-@attrs.frozen
-class Probe:
+class Probe(NamedTuple):
     """Read the first bytes of a link, for at most so many seconds."""
 
     url: str
     timeout: float
 
 
-@attrs.frozen
-class Readable:
+class Readable(NamedTuple):
     """The link reads as an mp4."""
 
     url: str
 
 
-@attrs.frozen
-class Unreadable:
+class Unreadable(NamedTuple):
     """The link does not, yet."""
 
     reason: str
 
 
-@attrs.frozen
-class Seen:
+class Seen(NamedTuple):
     """What was seen, at which time of the driver's clock. None after a wait, which a wake-up may have ended."""
 
     at: float
@@ -92,15 +86,13 @@ class Seen:
 Action = Wait | Fetch | Probe
 
 
-@attrs.frozen
-class Failed:
+class Failed(NamedTuple):
     """The service failed the job."""
 
     error: JobFailedError
 
 
-@attrs.frozen
-class GaveUp:
+class GaveUp(NamedTuple):
     """No use in watching on; the job itself may go on."""
 
     error: ModelsLabError
@@ -175,7 +167,7 @@ def _until_look(gap: float, left: float) -> float:
     return min(gap, last if last >= _LEAST_BEFORE_LAST else left)
 
 
-@attrs.define
+@attrs.define(eq=False, repr=False)
 class _Looks:
     """What to look at. A wait for links probes them near the expected end; after a miss it fetches for a while,
     longer each time, because a CDN may cache a 404.

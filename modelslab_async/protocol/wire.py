@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 import attrs
@@ -21,9 +21,6 @@ from modelslab_async.errors import APIError, InvalidRequestError, MalformedReply
 from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused
 from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, shown
 from modelslab_async.protocol.secret import ApiKey
-
-if TYPE_CHECKING:
-    from cattrs import Converter
 
 DEFAULT_BASE_URL = "https://modelslab.com"
 BALANCE_PATH = "/api/wallet_balance"
@@ -77,7 +74,7 @@ def _unknown(name: str) -> Problem:
 
 def encode_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
     """The parameters as the service names them, without key and picture; None is left out."""
-    params: dict[str, Any] = _converter().unstructure(request)
+    params: dict[str, Any] = _unstructure()(request)
     return {**params, **request.extra, "track_id": ref}
 
 
@@ -101,21 +98,21 @@ def encode_upload(picture: bytes, mime_type: str, key: ApiKey) -> bytes:
 
 
 @cache
-def _converter() -> Converter:
-    """Writes requests; its sibling in `body` reads replies."""
+def _unstructure() -> Callable[[ImageToVideoUltra], dict[str, Any]]:
+    """Writes a request, without what is None or travels otherwise."""
     from cattrs import Converter  # noqa: PLC0415 - takes longer to import than the rest
     from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415
 
-    converter = Converter()
     left_out = override(omit=True)
-    unstructure = make_dict_unstructure_fn(
-        ImageToVideoUltra, converter, extra=left_out, base64=left_out, init_image=left_out, track_id=left_out
-    )
-    converter.register_unstructure_hook(
+    return make_dict_unstructure_fn(
         ImageToVideoUltra,
-        lambda request: {name: value for name, value in unstructure(request).items() if value is not None},
+        Converter(),
+        _cattrs_omit_if_default=True,
+        extra=left_out,
+        base64=left_out,
+        init_image=left_out,
+        track_id=left_out,
     )
-    return converter
 
 
 def submit_path(endpoint: Endpoint) -> str:
@@ -125,52 +122,50 @@ def submit_path(endpoint: Endpoint) -> str:
 
 def fetch_path(endpoint: Endpoint, job_id: str) -> str:
     """Where a job is asked after. Built from the id: the reply's fetch_result is the server's word, and gets no key."""
-    return _FETCH_PATHS[endpoint] + quote(job_id, safe="")
+    return _FETCH_PATHS[endpoint] + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
 
 
 # --- what came back ------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(kw_only=True)
-class Accepted:
+_NONE: Mapping[str, Any] = {}
+
+
+class Accepted(NamedTuple):
     """Submit: taken. `eta` in seconds or None; `future_links` are where the file will appear; `notes` are oddities."""
 
     id: str
     eta: float | None = None
     future_links: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    meta: Mapping[str, Any] = _NONE
     notes: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class NotReady:
+class NotReady(NamedTuple):
     """Fetch: still in work. `under_failed` marks the "Try Again" that some see under status failed."""
 
     under_failed: bool = False
     notes: tuple[str, ...] = ()
 
 
-@attrs.frozen(kw_only=True)
-class Ready:
+class Ready(NamedTuple):
     """Submit or fetch: done. `links` are output and proxy_links, in this order; a fetch has no meta as a rule."""
 
     id: str | None = None
     links: tuple[str, ...] = ()
     future_links: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    meta: Mapping[str, Any] = _NONE
     generation_time: float | None = None
 
 
-@attrs.frozen(kw_only=True)
-class Failed:
+class Failed(NamedTuple):
     """Submit or fetch: accepted, then failed."""
 
     message: str
     id: str | None = None
 
 
-@attrs.frozen(kw_only=True)
-class UnknownId:
+class UnknownId(NamedTuple):
     """Fetch: "Request not found"."""
 
     message: str
@@ -197,8 +192,8 @@ def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
             return refused(body, reply)
         case "failed":
             return Failed(message=body.reason or "no reason given", id=body.id)
-        case "success" if body.links:
-            return _ready(body)
+        case "success" if links := body.links:
+            return _ready(body, links)
         case _ if body.id is not None:
             return Accepted(id=body.id, eta=body.eta, future_links=body.future_links, meta=body.meta, notes=body.notes)
         case _:
@@ -210,26 +205,30 @@ def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
     body = read(reply, key)
     if not isinstance(body, Body):
         return body
-    reason = body.reason
     match body.status:
-        case "error" | "failed" if re.search(r"request not found", reason, re.IGNORECASE):
-            return UnknownId(message=reason)
-        case "error":
-            return refused(body, reply)
-        case "failed" if re.search(r"try again", reason, re.IGNORECASE):
-            return NotReady(under_failed=True)
-        case "failed":
-            return Failed(message=reason or "no reason given", id=body.id)
-        case "success" if body.links:
-            return _ready(body)
+        case "error" | "failed":
+            return _failed_fetch(body, reply)
+        case "success" if links := body.links:
+            return _ready(body, links)
         case _:
             return NotReady(notes=body.notes)
 
 
-def _ready(body: Body) -> Ready:
+def _failed_fetch(body: Body, reply: HttpReply) -> FetchReply:
+    reason = body.reason
+    if re.search(r"request not found", reason, re.IGNORECASE):
+        return UnknownId(message=reason)
+    if body.status == "error":
+        return refused(body, reply)
+    if re.search(r"try again", reason, re.IGNORECASE):
+        return NotReady(under_failed=True)
+    return Failed(message=reason or "no reason given", id=body.id)
+
+
+def _ready(body: Body, links: tuple[str, ...]) -> Ready:
     return Ready(
         id=body.id,
-        links=body.links,
+        links=links,
         future_links=body.future_links,
         meta=body.meta,
         generation_time=body.generation_time,
