@@ -1,7 +1,6 @@
 """Asyncio client for ModelsLab's Image to Video Ultra: a picture and a prompt become an mp4, never paid twice."""
 
 from modelslab_async.client import BeyondDocumentationWarning, Client
-from modelslab_async.download import SavedVideo
 from modelslab_async.errors import (
     APIError,
     AuthenticationError,
@@ -35,6 +34,7 @@ from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.wire import Asset, Balance
 from modelslab_async.recovery import Recovery
+from modelslab_async.saved import SavedVideo
 from modelslab_async.tally import Statistics
 from modelslab_async.transport import Timeouts
 

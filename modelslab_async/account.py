@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import random
-
-import attrs
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
-from modelslab_async.hearing import Hearing
 from modelslab_async.journal import Journal
 from modelslab_async.line import Line
 from modelslab_async.protocol.experience import Experience, Worth
@@ -17,18 +15,20 @@ from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.request import Endpoint, LimitsMode
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
-from modelslab_async.receiver import Receiver
 from modelslab_async.recovery import Recoverer
 from modelslab_async.saver import Saver
 from modelslab_async.submitter import Submitter
 from modelslab_async.telemetry import Telemetry
 from modelslab_async.transport import Timeouts, Transport
 from modelslab_async.watcher import Watcher
-from modelslab_async.webhook import Webhook
+
+if TYPE_CHECKING:
+    from modelslab_async.hearing import Hearing
+    from modelslab_async.receiver import Receiver
+    from modelslab_async.webhook import Webhook
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Common:
+class Common(NamedTuple):
     """What is shared; the arguments of `Client` that are the same for all accounts."""
 
     base_url: str
@@ -47,8 +47,7 @@ class Common:
     max_in_flight: int
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
-class Account:
+class Account(NamedTuple):
     """One key's jobs: its line to the service, its books, its places."""
 
     line: Line
@@ -90,7 +89,7 @@ def account(
         is_guest=is_guest,
     )
     worth = Worth()
-    hearing = Hearing(worth) if common.webhook else None
+    hearing = _hearing(worth) if common.webhook else None
     watcher = Watcher(
         line=line,
         strategy=common.wait,
@@ -102,5 +101,17 @@ def account(
     saver = Saver(line, books)
     dispatcher = Dispatcher(Submitter(line, books), watcher, saver, max_in_flight)
     recoverer = Recoverer(books, dispatcher)
-    receiver = Receiver(dispatcher, books, recoverer, hearing) if hearing else None
+    receiver = _receiver(dispatcher, books, recoverer, hearing) if hearing else None
     return Account(line=line, books=books, saver=saver, dispatcher=dispatcher, recoverer=recoverer, receiver=receiver)
+
+
+def _hearing(worth: Worth) -> Hearing:
+    from modelslab_async.hearing import Hearing  # noqa: PLC0415 - most clients have no webhook
+
+    return Hearing(worth)
+
+
+def _receiver(dispatcher: Dispatcher, books: Books, recoverer: Recoverer, hearing: Hearing) -> Receiver:
+    from modelslab_async.receiver import Receiver  # noqa: PLC0415 - most clients have no webhook
+
+    return Receiver(dispatcher, books, recoverer, hearing)

@@ -99,7 +99,7 @@ class Books:
         """On disk before the POST. Raises JournalError, or InvalidRequestError for a ref that was sent before."""
         if self.journal is None or job._record is None:
             return
-        job._record = attrs.evolve(job._record, picture=picture)
+        job._record = job._record._replace(picture=picture)
         if not await self.journal.append(job._record):
             rule = "a job with this track_id was sent before, and may be paid for"
             way_out = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"
@@ -155,7 +155,7 @@ class Books:
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
         """Have the row of a client that is gone, changed; None where another was quicker."""
         assert self.journal is not None  # noqa: S101 - rows come from it
-        mine = attrs.evolve(record, owner=self.journal.owner, **changes)
+        mine = record._replace(owner=self.journal.owner, **changes)
         return mine if await self.journal.append(mine, take_over=record.owner) else None
 
 

@@ -14,9 +14,7 @@ import attrs
 from modelslab_async import images
 from modelslab_async.account import account as make_account
 from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_parts, request_of
-from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import InvalidRequestError, Problem
-from modelslab_async.feed import Feed
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Video
@@ -26,6 +24,7 @@ from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, shown
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
 from modelslab_async.recovery import Recovery
+from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.session import Session
 from modelslab_async.tally import Statistics
 
@@ -154,7 +153,7 @@ class Client(Session):
         if not search:
             return found
         assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._line.key), wire.decode_assets)
-        return attrs.evolve(found, candidates=await self._recoverer.unknown(assets))
+        return found._replace(candidates=await self._recoverer.unknown(assets))
 
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
         """A person's word on an uncertain job: the service took it as `id`, or it was `lost` and not charged.
@@ -195,6 +194,8 @@ class Client(Session):
         """
         if lookahead < 1:
             raise InvalidRequestError([Problem("lookahead", shown(lookahead), "at least 1", "pass more")])
+        from modelslab_async.feed import Feed  # noqa: PLC0415 - for those who map
+
         feed = Feed(requests, self._submit_or_refuse, asyncio.Semaphore(lookahead))
         async with aclosing(feed.jobs()) as jobs:
             async for job in jobs:

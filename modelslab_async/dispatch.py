@@ -10,7 +10,6 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.endings import let_go, mistaken, stays_uncertain
 from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
@@ -18,6 +17,7 @@ from modelslab_async.protocol import lifecycle, record
 from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.schedule import haste
+from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.saver import Saver
 from modelslab_async.slots import Slots
 from modelslab_async.submitter import Submitter

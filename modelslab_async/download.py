@@ -11,41 +11,20 @@ import secrets
 from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import attrs
 
 from modelslab_async.errors import InvalidRequestError, InvalidVideoError, Problem, TransportError
 from modelslab_async.protocol import mp4, retry
 from modelslab_async.protocol.request import shown
+from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.transport import Get, Incoming
 
 RESUMES_PER_LINK = 5
 """Breaks in a row that bring no new byte, after which a link counts as dead."""
 _BLOCK_BYTES = 2**20
 _DEAD_CODES = (400, 401, 404, 410, 416)
-
-
-class Progress(Protocol):
-    """Called as bytes arrive."""
-
-    def __call__(self, received_bytes: int, total_bytes: int | None, /) -> object:
-        """`total_bytes` is None where the server does not tell."""
-        ...
-
-
-@attrs.frozen
-class SavedVideo:
-    """A whole mp4 at `path`. What the file does not tell is None: pixels, frames, frames per second, seconds."""
-
-    path: Path
-    size_bytes: int
-    sha256: str
-    width: int | None = None
-    height: int | None = None
-    frames: int | None = None
-    fps: float | None = None
-    duration: float | None = None
 
 
 @attrs.define(eq=False, repr=False)

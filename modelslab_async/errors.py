@@ -24,13 +24,9 @@ ModelsLabError                         .charged .price .ref .job_id
    └─ InvalidVideoError                the job succeeded, its file is not a whole mp4
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Self
-
-import attrs
+from typing import NamedTuple, Self
 
 _MONEY = {False: "not charged", True: "charged", None: "may have been charged"}
 
@@ -59,8 +55,7 @@ class ModelsLabError(Exception):
         return f"{super().__str__()} [{', '.join([_MONEY[self.charged] + price, *names])}]"
 
 
-@attrs.frozen
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong with what was asked.
 
     `value` is shown as text, shortened. `beyond_documentation` is True for a value that the service may accept

@@ -3,8 +3,6 @@
 A picture is told by its content, never by its name.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import hashlib
@@ -13,8 +11,7 @@ import stat
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-
-import attrs
+from typing import NamedTuple
 
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.request import Endpoint, ImageToVideoUltra, is_http_url, shown
@@ -26,25 +23,25 @@ _KINDS = "PNG, JPEG, WebP, GIF, AVIF or HEIC"
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 
 
-@attrs.frozen
-class ImageUrl:
+class ImageUrl(NamedTuple):
     """The service fetches it itself."""
 
     url: str
 
 
-@attrs.frozen
-class ImageFile:
+class ImageFile(NamedTuple):
     """Read when the job's turn comes, so that a thousand waiting jobs hold no pictures in memory."""
 
     path: Path
 
 
-@attrs.frozen
-class ImageBytes:
+class ImageBytes(NamedTuple):
     """In memory already."""
 
-    data: bytes = attrs.field(repr=shown)
+    data: bytes
+
+    def __repr__(self) -> str:
+        return f"ImageBytes({shown(self.data)})"
 
 
 Image = ImageUrl | ImageFile | ImageBytes

@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
 from typing import NamedTuple, Protocol
 
-from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
 from modelslab_async.images import Image
 from modelslab_async.protocol import lifecycle, wire
@@ -16,6 +15,7 @@ from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState, Video
 from modelslab_async.protocol.record import JobRecord, video_of
 from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.saved import Progress, SavedVideo
 
 _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""

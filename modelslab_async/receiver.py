@@ -108,7 +108,7 @@ class Receiver:
         if job_id is None:
             return None
         self.books.resolved(record, taken=True)
-        return await self.recoverer.collect(attrs.evolve(record, job_id=job_id, charged=True))
+        return await self.recoverer.collect(record._replace(job_id=job_id, charged=True))
 
     async def _listen(self) -> None:
         while True:

@@ -1,8 +1,7 @@
 """What an earlier client, here or in a process that is gone, left behind; and how it is taken up again."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 
 import attrs
 
@@ -19,8 +18,7 @@ from modelslab_async.protocol.wire import Asset
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
 
 
-@attrs.frozen(kw_only=True)
-class Recovery:
+class Recovery(NamedTuple):
     """What `Client.recover` found in the journal. Nothing of it was, or will be, submitted again.
 
     jobs: those that are paid for: watched on, or READY and not saved yet. `job.save` and `await job` work as ever.
@@ -106,7 +104,7 @@ class Recoverer:
         record = self.books.left.get(ref)
         if record is None or record.job_id is None or self.journal.is_alive(record.owner):
             return None
-        mine = attrs.evolve(record, owner=self.journal.owner, state=_state_of(record))
+        mine = record._replace(owner=self.journal.owner, state=_state_of(record))
         self.journal.append(mine, take_over=record.owner)
         return self._job(mine)
 
@@ -120,7 +118,7 @@ class Recoverer:
         if job_id is None:
             await self.books.take_over(record, state=JobState.REFUSED, charged=False, ended_at=self.books.clock())
             return None
-        return await self._restored(attrs.evolve(record, job_id=job_id, charged=True))
+        return await self._restored(record._replace(job_id=job_id, charged=True))
 
     async def _restored(self, record: JobRecord) -> Job | None:
         """A job that goes on; None where another client was quicker."""

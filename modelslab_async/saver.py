@@ -10,14 +10,13 @@ from functools import partial
 
 import attrs
 
-from modelslab_async import download as downloading
 from modelslab_async.books import Books
-from modelslab_async.download import Progress, SavedVideo
 from modelslab_async.errors import InvalidVideoError
 from modelslab_async.job import Job
 from modelslab_async.line import Line, now
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.telemetry import Telemetry
 
 _ROUNDS = 3
@@ -74,7 +73,9 @@ class Saver:
     async def _download(
         self, links: Sequence[str], *, path: str | os.PathLike[str], progress: Progress | None, overwrite: bool
     ) -> SavedVideo:
-        return await downloading.save(
+        from modelslab_async import download  # noqa: PLC0415 - with the first video that is saved
+
+        return await download.save(
             partial(self.line.get, "download"),
             links,
             path,

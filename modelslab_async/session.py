@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.request import getproxies
 
 import aiohttp
@@ -30,7 +30,9 @@ from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
 from modelslab_async.telemetry import Telemetry
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
-from modelslab_async.webhook import Webhook
+
+if TYPE_CHECKING:
+    from modelslab_async.webhook import Webhook
 
 DEFAULT_MAX_IN_FLIGHT = 5
 """What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""

@@ -1,10 +1,8 @@
 """What a client counts, and the snapshot that it gives."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import attrs
 
@@ -14,8 +12,7 @@ RequestKind = Literal["submit", "fetch", "probe", "download", "call"]
 """A paid submit; a question after a job; the first bytes of a link; a file; anything else, such as a balance."""
 
 
-@attrs.frozen(kw_only=True)
-class Statistics:
+class Statistics(NamedTuple):
     """What a client did since it was made, and how it stands. `Client.statistics` gives one; it does not change.
 
     jobs: how many jobs are, or ended, in each state.

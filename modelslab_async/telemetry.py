@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from modelslab_async.download import SavedVideo
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.saved import SavedVideo
 
 
 class Telemetry:

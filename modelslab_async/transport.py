@@ -197,9 +197,9 @@ class AiohttpTransport:
             await self._session.close()
 
 
-@attrs.frozen(eq=False, repr=False)
 class _AiohttpIncoming:
-    _response: aiohttp.ClientResponse
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
 
     @property
     def status(self) -> int:

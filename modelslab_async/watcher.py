@@ -6,12 +6,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Generator, Iterator
-from typing import TypeVar, assert_never
+from typing import TYPE_CHECKING, TypeVar, assert_never
 
 import attrs
 
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
-from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
 from modelslab_async.line import Line, now
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
@@ -19,6 +18,9 @@ from modelslab_async.protocol.experience import Experience, Outlook, Worth, shap
 from modelslab_async.protocol.lifecycle import JobState, Video
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.record import seed_of
+
+if TYPE_CHECKING:
+    from modelslab_async.hearing import Hearing
 
 _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024

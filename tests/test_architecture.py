@@ -17,7 +17,7 @@ PACKAGE = Path(modelslab_async.__file__).parent
 LAYERS = [
     {"errors"},
     {"protocol"},
-    {"transport", "slots", "images", "arguments", "tally", "presence", "database"},
+    {"transport", "slots", "images", "arguments", "tally", "presence", "database", "saved"},
     {"download", "journal"},
     {"sqlite"},
     {"job"},

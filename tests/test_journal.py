@@ -10,7 +10,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
 from modelslab_async import JobState, JournalError
@@ -42,7 +41,7 @@ FULL = JobRecord(
 
 
 def a_record(journal: SqliteJournal, ref: str = "r1", state: JobState = S.WAITING, **changes: Any) -> JobRecord:
-    return attrs.evolve(JobRecord(account="a", ref=ref, owner=journal.owner, created_at=1.0, state=state), **changes)
+    return JobRecord(account="a", ref=ref, owner=journal.owner, created_at=1.0, state=state)._replace(**changes)
 
 
 @pytest.fixture

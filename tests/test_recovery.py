@@ -8,7 +8,6 @@ from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 
-import attrs
 import pytest
 from conftest import KEY, PNG, World, a_request
 
@@ -100,7 +99,7 @@ async def test_a_video_that_was_not_saved_can_be_saved_later(world: MakeWorld, t
         record = await row(client, job.ref)
         assert record.video is not None
         dead = {**record.video, "url": "https://files.invalid/gone"}
-        await client._books.journal.append(attrs.evolve(record, links=("https://files.invalid/gone",), video=dead))
+        await client._books.journal.append(record._replace(links=("https://files.invalid/gone",), video=dead))
     async with here.client(journal=tmp_path / "jobs.db") as client:
         (found,) = (await client.recover()).jobs
         assert found.result().url == "https://files.invalid/gone"

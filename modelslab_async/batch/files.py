@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelslab_async.batch.naming import stem_of
-from modelslab_async.download import SavedVideo, examine
+from modelslab_async.download import examine
 from modelslab_async.job import Job
+from modelslab_async.saved import SavedVideo
 
 
 def values_of(job: Job, line: int) -> dict[str, str | int]:

@@ -35,4 +35,4 @@ class BatchPlan:
         self.problem_count += 1
         if self.problem_count <= MOST_PROBLEMS:
             field = problem.field if line is None else f"line {line}: {problem.field}"
-            self.problems.append(attrs.evolve(problem, field=field))
+            self.problems.append(problem._replace(field=field))

@@ -10,7 +10,6 @@ from typing import Any
 
 from modelslab_async.batch.manifest import Entry
 from modelslab_async.batch.results import Result
-from modelslab_async.download import SavedVideo
 from modelslab_async.errors import (
     AuthenticationError,
     BudgetExceededError,
@@ -23,6 +22,7 @@ from modelslab_async.errors import (
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import shown
+from modelslab_async.saved import SavedVideo
 
 ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError, OSError)
 """Errors that the next item would meet as well, and that waiting does not mend."""

@@ -94,7 +94,7 @@ def _agreed(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
     """Tell what will be done; ask, where there is something to pay and somebody to ask."""
     told = attrs.asdict(plan, recurse=False)
     if output.as_json:
-        output.json({"event": "plan", **told, "problems": [attrs.asdict(problem) for problem in plan.problems]})
+        output.json({"event": "plan", **told, "problems": [problem._asdict() for problem in plan.problems]})
     for problem in plan.problems:
         output.say(str(problem), "red")
     if plan.problem_count:

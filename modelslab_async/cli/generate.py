@@ -7,7 +7,6 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import attrs
 import click
 
 from modelslab_async.batch.files import save_as, values_of
@@ -20,9 +19,9 @@ from modelslab_async.cli.parameters import parameters
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
-from modelslab_async.download import SavedVideo
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.job import Job
+from modelslab_async.saved import SavedVideo
 
 
 @click.command(epilog='Example: modelslab-async generate castle.jpg -p "clouds pass" --num-frames 49 -o castle.mp4')
@@ -94,7 +93,7 @@ def _tell(output: Output, job: Job, saved: SavedVideo, seed: int | None, price: 
     facts = [f"{saved.width}x{saved.height}", f"{saved.frames} frames"] if saved.width else []
     facts += [f"{saved.fps:g} fps", f"{saved.duration:.1f} s"] if saved.fps and saved.duration else []
     facts += [f"{saved.size_bytes:,} bytes", *([] if seed is None else [f"seed {seed}"])]
-    told = {**attrs.asdict(saved), "seed": seed, "ref": job.ref, "job_id": job.id, "state": job.state, "cost": price}
+    told = {**saved._asdict(), "seed": seed, "ref": job.ref, "job_id": job.id, "state": job.state, "cost": price}
     output.result(told, f"{saved.path}  {', '.join(facts)}")
 
 

@@ -15,10 +15,10 @@ from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import told_of
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
-from modelslab_async.download import SavedVideo
 from modelslab_async.errors import ModelsLabError, NotFoundError
 from modelslab_async.job import Job
 from modelslab_async.protocol.record import UNFINISHED, JobRecord
+from modelslab_async.saved import SavedVideo
 
 _HEAD = ("ref", "id", "state", "since", "cost", "prompt")
 

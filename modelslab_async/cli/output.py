@@ -71,7 +71,7 @@ class Output:
         if self.as_json:
             known = {name: getattr(error, name, None) for name in ("charged", "price", "ref", "job_id")}
             told = {"type": type(error).__name__, "message": words_of(error), **known}
-            self.json({"error": {**told, "problems": [attrs.asdict(problem) for problem in problems]}})
+            self.json({"error": {**told, "problems": [problem._asdict() for problem in problems]}})
         for line in [str(problem) for problem in problems] or [words_of(error)]:
             self.say(line, "red")
 
@@ -84,7 +84,7 @@ def words_of(error: BaseException) -> str:
 def told_of(record: JobRecord) -> dict[str, Any]:
     """A row of the journal, for JSON."""
     names = ("account", "owner", "video")
-    told = attrs.asdict(record, filter=lambda field, _: field.name not in names, recurse=False)
+    told = {name: value for name, value in record._asdict().items() if name not in names}
     return {**told, "state": record.state.value, **{name: _time(told[name]) for name in told if name.endswith("_at")}}
 
 

@@ -3,8 +3,6 @@
 Half of `wire`, which gives its public values; the field names and quirks of replies are here.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -41,14 +41,14 @@ def shape_of(request: ImageToVideoUltra | None) -> Shape:
     return request.num_frames, request.resolution, request.num_inference_steps, request.model_id
 
 
-@attrs.define(eq=False, repr=False)
 class Worth:
     """What a look is worth to a client now: `haste` times as much, see `schedule.haste`; or hardly anything, where the
     ends of jobs with a webhook are told.
     """
 
-    haste: Callable[[], int] = lambda: 1
-    is_told: bool = False
+    def __init__(self) -> None:
+        self.haste: Callable[[], int] = lambda: 1
+        self.is_told = False
 
     def of(self, *, is_called: bool) -> float:
         """Of a look at a job; `is_called` for one with a webhook."""
@@ -112,21 +112,17 @@ class Experience:
         return expectation.estimate([*own, *strangers], expectation.guess(eta))
 
 
-@attrs.define(eq=False, repr=False)
 class _Kind:
     """The last jobs of a kind, each with its shape."""
 
-    remembered: int = REMEMBERED
-    jobs: deque[tuple[Shape, Observation]] = attrs.field(init=False)
-    edition: int = 0
-    """How many jobs were seen when there was last an eighth more than before."""
-    _count: int = 0
-    _follows_eta: bool | None = None
-    """None before somebody asks."""
-    _cells: expectation.Cells | None = None
-
-    def __attrs_post_init__(self) -> None:
-        self.jobs = deque(maxlen=self.remembered)
+    def __init__(self, remembered: int = REMEMBERED) -> None:
+        self.jobs: deque[tuple[Shape, Observation]] = deque(maxlen=remembered)
+        self.edition = 0
+        """How many jobs were seen when there was last an eighth more than before."""
+        self._count = 0
+        self._follows_eta: bool | None = None
+        """None before somebody asks."""
+        self._cells: expectation.Cells | None = None
 
     @property
     def is_warm(self) -> bool:
@@ -183,17 +179,25 @@ def _believable(eta: float | None) -> float | None:
     return None if eta is None or not eta > 0 else min(max(eta, expectation.EDGES[0]), expectation.EDGES[-1])
 
 
-@attrs.frozen(eq=False, repr=False)
 class Outlook:
-    """One job's schedule, always by the newest plan for its kind. `eta` is the service's word, or None."""
+    """One job's schedule, always by the newest plan for its kind.
 
-    experience: Experience
-    shape: Shape
-    eta: float | None = attrs.field(converter=_believable)
-    rng: random.Random
-    worth: Worth = attrs.field(factory=Worth)
-    is_called: bool = False
-    """Whether the service was given a webhook for it."""
+    `eta` is the service's word, or None; `is_called` says whether the service was given a webhook for the job.
+    """
+
+    __slots__ = ("eta", "experience", "is_called", "rng", "shape", "worth")
+
+    def __init__(
+        self,
+        experience: Experience,
+        shape: Shape,
+        eta: float | None,
+        rng: random.Random,
+        worth: Worth | None = None,
+        is_called: bool = False,
+    ) -> None:
+        self.experience, self.shape, self.eta, self.rng = experience, shape, _believable(eta), rng
+        self.worth, self.is_called = worth or Worth(), is_called
 
     def gap(self, elapsed: float) -> float:
         """Seconds to the next look."""

@@ -7,8 +7,6 @@ CANCELLED     ├─▶ UNCERTAIN ─▶ PROCESSING, where a webhook shows that 
               └─▶ FAILED, READY
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple

@@ -5,8 +5,6 @@ own examples send 30 and 31 steps where it allows 25. So a value beyond them is 
 overrule, while a value that cannot be right at all is always refused.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping

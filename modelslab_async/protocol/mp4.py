@@ -5,8 +5,6 @@ the end of the file. Nothing but `moov` is kept. Two cuts cannot be seen from th
 length that the server announces: one inside a box of size 0, and one exactly between two fragments.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple

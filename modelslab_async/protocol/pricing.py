@@ -1,7 +1,5 @@
 """What calls cost, and what may be spent on them. Money is Decimal; a clock is passed in, as unix seconds."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
@@ -31,8 +29,7 @@ class Plan(Enum):
 _CREDITS: Mapping[Plan, int] = {Plan.BASIC: 31, Plan.STANDARD: 43}
 
 
-@attrs.frozen
-class Estimate:
+class Estimate(NamedTuple):
     """What so many calls cost: in USD, or in the credits of each plan."""
 
     jobs: int

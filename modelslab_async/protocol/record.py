@@ -4,13 +4,9 @@ A row holds all that is needed to collect the job later: the service's id, its l
 no key and no picture, only where the picture came from, its length and its digest.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
-
-import attrs
 
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.lifecycle import JobState, Video
@@ -29,8 +25,7 @@ UNFINISHED = (_S.WAITING, _S.SUBMITTING, _S.PROCESSING, _S.READY, _S.UNCERTAIN, 
 """States of jobs that somebody should still look after, unless their video is saved."""
 
 
-@attrs.frozen(kw_only=True)
-class JobRecord:
+class JobRecord(NamedTuple):
     """One job. Times are unix seconds, None where it did not happen.
 
     account: a fingerprint of key and base URL. owner: the client that drives it, see `Presence`.
@@ -93,7 +88,7 @@ class Charge(NamedTuple):
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
     """The record once the event has happened."""
     state = lifecycle.transition(record.state, event)
-    return attrs.evolve(record, state=state, **_changes(record, event, now))
+    return record._replace(state=state, **_changes(record, event, now))
 
 
 def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str, Any]:  # noqa: C901 - a table

@@ -1,7 +1,5 @@
 """What is asked for: the request, as the endpoint's documentation page ("page" below) has it."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

@@ -21,8 +21,6 @@ trick), and a plan costs as many steps as there are edges. It gives the best nex
 may be seen running, so a look that comes late, early or by a wake-up is planned on like any other.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from array import array
@@ -30,7 +28,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import attrs
 
@@ -90,13 +88,13 @@ class Schedule(Protocol):
         ...
 
 
-@attrs.frozen
-class Plan:
+class Plan(NamedTuple):
     """A schedule for all jobs of one kind. Each answer is constant work (`left` bisects the grid)."""
 
     gaps: Gaps
-    _ended: Sequence[float] = attrs.field(repr=False)
-    _looks: Sequence[float] = attrs.field(repr=False)
+    ended: Sequence[float]
+    """For each edge, the probability that a job has ended by then."""
+    looks: Sequence[float]
     """For each edge, when to look next, had the job been seen running at that edge."""
 
     def gap(self, elapsed: float) -> float:
@@ -104,7 +102,7 @@ class Plan:
         edge, part = divmod(position(elapsed), 1)
         if edge + 1 >= len(EDGES):
             return self.gaps.ceiling
-        here, there = self._looks[int(edge)], self._looks[int(edge) + 1]
+        here, there = self.looks[int(edge)], self.looks[int(edge) + 1]
         return self._held(here + part * (there - here) - elapsed)
 
     def jittered(self, elapsed: float, rng: random.Random) -> float:
@@ -115,7 +113,7 @@ class Plan:
     def left(self, elapsed: float) -> float:
         """The median of the time that is left, seconds; at least the floor, since nothing ends before it is seen."""
         half = (1 + self._ended_by(elapsed)) / 2
-        edge = min(bisect_left(self._ended, half), len(EDGES) - 1)
+        edge = min(bisect_left(self.ended, half), len(EDGES) - 1)
         return max(EDGES[edge] - elapsed, self.gaps.floor)
 
     def is_near_end(self, elapsed: float) -> bool:
@@ -123,7 +121,7 @@ class Plan:
         return self._ended_by(elapsed) >= _NEAR
 
     def _ended_by(self, elapsed: float) -> float:
-        return self._ended[min(int(position(elapsed)), len(EDGES) - 1)]
+        return self.ended[min(int(position(elapsed)), len(EDGES) - 1)]
 
     def _held(self, gap: float) -> float:
         return min(max(gap, self.gaps.floor), self.gaps.ceiling)

@@ -4,13 +4,9 @@
 sent a `Seen`: when, and what. asyncio drives them, a simulator may, and tests do by hand.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Generator, Iterator
 from typing import Literal, NamedTuple, assert_never
-
-import attrs
 
 from modelslab_async.errors import (
     AuthenticationError,
@@ -101,8 +97,7 @@ class GaveUp(NamedTuple):
 WatchOutcome = wire.Ready | Failed | GaveUp
 
 
-@attrs.frozen(kw_only=True)
-class WatchPolicy:
+class WatchPolicy(NamedTuple):
     """How to wait. `timeout` for the whole watch, or None for never; all times in seconds.
 
     `at_once` for a job that may have ended long ago: its first look waits for nothing.
@@ -167,18 +162,15 @@ def _until_look(gap: float, left: float) -> float:
     return min(gap, last if last >= _LEAST_BEFORE_LAST else left)
 
 
-@attrs.define(eq=False, repr=False)
 class _Looks:
     """What to look at. A wait for links probes them near the expected end; after a miss it fetches for a while,
     longer each time, because a CDN may cache a 404.
     """
 
-    policy: WatchPolicy
-    schedule: Schedule
-    links: tuple[str, ...]
-    count: int = 0
-    _misses: int = 0
-    _probe_at: float = -math.inf
+    def __init__(self, policy: WatchPolicy, schedule: Schedule, links: tuple[str, ...]) -> None:
+        self.policy, self.schedule, self.links = policy, schedule, links
+        self.count = self._misses = 0
+        self._probe_at = -math.inf
 
     def next(self, now: float, elapsed: float, left: float, *, woken: bool) -> Action:
         """The next look, for at most so many seconds."""

@@ -4,8 +4,6 @@
 `Malformed`. Nothing here does I/O; `HttpReply` is what a transport brought back.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 import re
@@ -14,8 +12,6 @@ from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
-
-import attrs
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
 from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused
@@ -241,16 +237,14 @@ def _ready(body: Body, links: tuple[str, ...]) -> Ready:
 _T = TypeVar("_T")
 
 
-@attrs.frozen
-class Balance:
+class Balance(NamedTuple):
     """What the account's wallet holds."""
 
     amount: Decimal
     currency: str
 
 
-@attrs.frozen
-class Asset:
+class Asset(NamedTuple):
     """A finished video of the account, as the service lists it: its id, and where the file is. No ref is told."""
 
     id: str
