@@ -226,7 +226,8 @@ class Emulator:
         content = answer.upload
         if answer.order:
             video = self._videos[answer.order.name]
-            await asyncio.wait([video])
+            if not video.done():
+                await asyncio.wait([video])
             content = video.result() if not video.exception() else b""
             answer = answer if content else FileAnswer(404)
         status, headers, body, breaks_off = served(answer, content, request.headers)
