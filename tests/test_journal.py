@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from modelslab_async import JobState, JournalError
-from modelslab_async.database import APPLICATION_ID, MIGRATIONS
+from modelslab_async.database import APPLICATION_ID, MIGRATIONS, Write
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
 from modelslab_async.sqlite import SqliteJournal
@@ -69,6 +69,28 @@ async def test_what_is_awaited_survives_the_process(tmp_path: Path, journal: Sql
         assert other.execute("SELECT ref, state FROM jobs").fetchall() == [("r1", "ready")]
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     other.close()
+
+
+async def test_a_note_that_is_overtaken_is_not_written(journal: SqliteJournal) -> None:
+    """A row is a job as it now is: of what waits together only the last note of a job is written, and all that somebody
+    waits for; the row ends as if each had been.
+    """
+    batches: list[list[tuple[str, JobState]]] = []
+    write = journal._database.write
+
+    def seen(batch: Sequence[Write]) -> list[bool | Exception]:
+        batches.append([(each.record.ref, each.record.state) for each in batch])
+        return write(batch)
+
+    journal._database.write = seen  # type: ignore[method-assign]
+    for state in (S.WAITING, S.SUBMITTING):
+        journal.note(a_record(journal, "noted", state))
+    journal.note(a_record(journal, "awaited", S.WAITING))
+    assert await asyncio.gather(
+        *(journal.append(a_record(journal, "awaited", s)) for s in (S.SUBMITTING, S.PROCESSING))
+    )
+    assert batches == [[("noted", S.SUBMITTING), ("awaited", S.SUBMITTING), ("awaited", S.PROCESSING)]]
+    assert [record.state for record in await journal.unfinished("a")] == [S.PROCESSING, S.SUBMITTING]
 
 
 async def test_unfinished_are_those_to_look_after(journal: SqliteJournal) -> None:

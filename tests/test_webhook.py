@@ -103,6 +103,18 @@ def test_what_was_not_made_with_the_secret_is_not_found(name: str) -> None:
     assert ear.heard == []
 
 
+@virtual
+async def test_the_look_leaves_before_the_answer(world: MakeWorld) -> None:
+    """A delivery is answered once the request that it leads to is on its way: nobody waits for an answer's making."""
+    here, webhook = world(), a_webhook()
+    async with here.client(webhook=webhook) as client:
+        job = client.submit(a_request())
+        await job.submitted()
+        looks = here.count("/fetch/")
+        assert await webhook.handle(webhook.url(job.ref), body()) == (200, b"ok")
+        assert here.count("/fetch/") == looks + 1
+
+
 async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> None:
     """Who has no token learns nothing: the same answer for a ref that runs and for one that nobody knows."""
     webhook = a_webhook()
