@@ -19,7 +19,7 @@ from modelslab_async.database import Database, Write, told
 from modelslab_async.errors import JournalError
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charge, JobRecord, key_of
 
 NOTED_WITHIN = 0.05
 """Seconds for which a note may wait for company."""
@@ -148,7 +148,9 @@ class _Waiting:
 
     @property
     def key(self) -> tuple[str, str]:
-        return self.write.record.account, self.write.record.ref
+        """One job: a ref may be used again, once it surely was not sent."""
+        record = self.write.record
+        return record.account, key_of(record.ref, record.created_at)
 
     def done(self, applied: bool) -> None:
         if self.written and not self.written.done():

@@ -129,10 +129,9 @@ class Watcher:
                 _log.info("%r: a look failed: %s", job, found)
         else:
             found = await self._probe(action.url, action.timeout)
-        running = isinstance(found, wire.NotReady)
         if isinstance(found, wire.NotReady):
             self.line.note(found.notes)
-        job._looked(running=running)
+        job._looked(running=isinstance(found, wire.NotReady))
         _log.debug("%r: looked: %s", job, type(found).__name__)
         self.line.tell(lambda telemetry: telemetry.looked(job, type(found).__name__))
         return found
@@ -152,7 +151,7 @@ class Watcher:
 
 
 def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
-    meta = ready.meta or (job._accepted.meta if job._accepted else {})
+    meta = ready.meta or (job._accepted and job._accepted.meta) or {}
     seed = seed_of(meta)
     asked = job.request.seed if job.request else None
     return Video(

@@ -294,6 +294,16 @@ async def test_attach_to_an_unknown_id_ends_after_a_grace(world: MakeWorld) -> N
     assert (job.state, caught.value.charged) == (S.TIMED_OUT, None)
 
 
+async def test_what_the_service_did_not_tell_belongs_to_nobody_else(world: MakeWorld) -> None:
+    """Videos of which no echo came have each an empty one: what an application does with it stays with its video."""
+    async with world().client() as client:
+        job = client.submit(a_request())
+        await job
+        videos = [await client.attach(str(job.id)) for _ in range(2)]
+    assert [dict(video.meta) for video in videos] == [{}, {}]
+    assert videos[0].meta is not videos[1].meta
+
+
 async def test_a_job_that_outlives_its_timeout_is_told_as_recoverable(world: MakeWorld) -> None:
     """Timeouts.job ends the watch, not the job: attach collects it."""
     here = world()

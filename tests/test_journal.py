@@ -93,6 +93,13 @@ async def test_a_note_that_is_overtaken_is_not_written(journal: SqliteJournal) -
     assert [record.state for record in await journal.unfinished("a")] == [S.PROCESSING, S.SUBMITTING]
 
 
+async def test_a_ref_that_was_refused_is_free_at_once(journal: SqliteJournal) -> None:
+    """The end of a job is written though another with its ref comes right after it: that one may be sent."""
+    assert await journal.append(a_record(journal, state=S.SUBMITTING))
+    journal.note(a_record(journal, state=S.REFUSED))
+    assert await journal.append(a_record(journal, state=S.SUBMITTING, created_at=2.0))
+
+
 async def test_unfinished_are_those_to_look_after(journal: SqliteJournal) -> None:
     """Waiting, sent, running, uncertain, no longer watched, and videos that are not saved; the oldest first."""
     for number, state in enumerate(S):
