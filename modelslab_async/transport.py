@@ -11,6 +11,7 @@ from typing import Protocol
 import aiohttp
 import attrs
 from multidict import CIMultiDict
+from yarl import URL
 
 from modelslab_async.errors import (
     ClientStateError,
@@ -20,6 +21,7 @@ from modelslab_async.errors import (
     ReplyLostError,
     TransportError,
 )
+from modelslab_async.exchange import FOREIGN, USER_AGENT, Exchange, at_most, in_words
 from modelslab_async.protocol.body import HttpReply
 from modelslab_async.protocol.watch import READY_GRACE
 
@@ -37,8 +39,7 @@ _NOTHING_SENT = (
     aiohttp.ServerFingerprintMismatch,
 )
 """aiohttp's errors that come before the first byte of the request. Any other may come after it."""
-_FOREIGN = (aiohttp.ClientError, OSError)
-"""A TimeoutError is an OSError."""
+_REDIRECTS = (301, 302, 303, 307, 308)
 _JSON = CIMultiDict({"Content-Type": "application/json", "Accept": "application/json"})
 
 
@@ -128,16 +129,18 @@ class AiohttpTransport:
     """One aiohttp session, opened at the first request inside the running loop.
 
     A session that is passed in is used as it is and never closed. Proxies of the environment are respected, but for
-    plain http: that goes to loopback only, and the key with it.
+    plain http: that goes to loopback only, and the key with it. Without either, a reply takes the short way of
+    `Exchange`.
     """
 
     def __init__(
-        self, timeouts: Timeouts, *, session: aiohttp.ClientSession | None = None, trust_env: bool = True
+        self, timeouts: Timeouts, *, session: aiohttp.ClientSession | None = None, trust_env: bool = False
     ) -> None:
         self._timeouts = timeouts
         self._session = session
         self._owned = session is None
         self._trust_env = trust_env
+        self._exchange: Exchange | None = None
         self._closed = False
 
     def _open(self) -> aiohttp.ClientSession:
@@ -149,32 +152,39 @@ class AiohttpTransport:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": "modelslab_async"},
+                headers={"User-Agent": USER_AGENT},
                 trust_env=self._trust_env,
             )
+            self._exchange = None if self._trust_env else Exchange(self._session)
         return self._session
 
     async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
         """Post JSON, once; no redirect is followed, so the key goes nowhere else."""
-        limits = _total(timeout, self._timeouts.connect)
+        session, limits, address = self._open(), _limits(timeout, self._timeouts.connect), _address(url)
+        if self._exchange and address:
+            return await self._exchange.post(address, body, MAX_REPLY_BYTES, limits)
         try:
-            response = await self._open().post(
+            response = await session.post(
                 url, data=body, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
             )
-            return await _at_most(MAX_REPLY_BYTES, response)
-        except _FOREIGN as error:
+            return await _reply(response, MAX_REPLY_BYTES)
+        except FOREIGN as error:
             raise _translated(error) from error
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """Get the first bytes of a file, through redirects: there is no key in it."""
-        limits = _total(timeout, self._timeouts.connect)
+        session, limits, address = self._open(), _limits(timeout, self._timeouts.connect), _address(url)
+        if self._exchange and address:
+            reply = await self._exchange.head(address, length, limits)
+            if reply.status not in _REDIRECTS:
+                return reply
         headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
         try:
-            response = await self._open().get(
+            response = await session.get(
                 url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
             )
-            return await _at_most(length, response)
-        except (*_FOREIGN, UnicodeError) as error:
+            return await _reply(response, length)
+        except (*FOREIGN, UnicodeError) as error:
             raise _translated(error) from error
 
     @asynccontextmanager
@@ -185,7 +195,7 @@ class AiohttpTransport:
             response = await self._open().get(
                 url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
             )
-        except (*_FOREIGN, UnicodeError) as error:
+        except (*FOREIGN, UnicodeError) as error:
             raise _translated(error) from error
         async with response:
             yield _AiohttpIncoming(response)
@@ -213,31 +223,34 @@ class _AiohttpIncoming:
         try:
             async for chunk in self._response.content.iter_any():
                 yield chunk
-        except _FOREIGN as error:
+        except FOREIGN as error:
             raise _translated(error) from error
 
 
 @lru_cache(64)
-def _total(total: float | None, connect: float | None) -> aiohttp.ClientTimeout:
+def _limits(total: float | None, connect: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=total, connect=connect)
+
+
+def _address(url: str) -> URL | None:
+    """Where a request goes; None for what is no plain web address."""
+    try:
+        address = URL(url)
+    except ValueError:
+        return None
+    return address if address.scheme in ("http", "https") and address.raw_host and not address.raw_user else None
 
 
 def _translated(error: Exception) -> TransportError:
     """A foreign error as ours: nothing sent, or lost. A host that can be none fails in the codec of host names."""
-    words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, (*_NOTHING_SENT, UnicodeError)):
-        return ConnectError(f"no connection: {words}")
-    return ReplyLostError(f"the reply was lost: {words}")
+        return ConnectError(f"no connection: {in_words(error)}")
+    return ReplyLostError(f"the reply was lost: {in_words(error)}")
 
 
-async def _at_most(limit: int, response: aiohttp.ClientResponse) -> HttpReply:
-    """The reply with all of its body, or with hardly more than so many bytes of it."""
-    content = response.content
+async def _reply(response: aiohttp.ClientResponse, most: int) -> HttpReply:
     try:
-        body = await content.readany()
-        while len(body) < limit and not content.at_eof():
-            body += await content.readany()
-        return HttpReply(response.status, body, response.headers.get("Retry-After"))
+        return HttpReply(response.status, await at_most(most, response.content), response.headers.get("Retry-After"))
     finally:
-        if not content.at_eof():
+        if not response.content.at_eof():
             response.close()

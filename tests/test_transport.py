@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
+import aiohttp
 import pytest
 import trustme
 from conftest import KEY, a_request
+from yarl import URL
 
 from modelslab_async import (
     AuthenticationError,
@@ -27,6 +32,7 @@ from modelslab_async import (
     Timeouts,
     TransportError,
 )
+from modelslab_async.exchange import Exchange
 from modelslab_async.protocol import retry
 from modelslab_async.transport import MAX_REPLY_BYTES, AiohttpTransport
 
@@ -52,7 +58,8 @@ async def request_of(reader: asyncio.StreamReader) -> bytes:
     return head + await reader.readexactly(length)
 
 
-async def reset_before_a_byte(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def reset_within_the_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readexactly(1)
     writer.transport.abort()
 
 
@@ -89,7 +96,7 @@ async def listening(behaviour: Behaviour) -> AsyncIterator[tuple[str, list[int],
 
 OK_JSON = b'{"status": "error", "message": "%s"}'
 ROWS: list[tuple[str, Behaviour, type[ModelsLabError], retry.Verdict]] = [
-    ("reset before a byte", reset_before_a_byte, ReplyLostError, retry.Verdict.UNCERTAIN),
+    ("reset within the request", reset_within_the_request, ReplyLostError, retry.Verdict.UNCERTAIN),
     ("reset after the request", reset_after_the_request, ReplyLostError, retry.Verdict.UNCERTAIN),
     ("timeout", never, ReplyLostError, retry.Verdict.UNCERTAIN),
     ("HTML 502", http("502 Bad Gateway", b"<html>502</html>"), MalformedReplyError, retry.Verdict.UNCERTAIN),
@@ -107,13 +114,15 @@ ROWS: list[tuple[str, Behaviour, type[ModelsLabError], retry.Verdict]] = [
 ]
 
 
+@pytest.mark.parametrize("is_passed_in", [False, True], ids=["own session", "session passed in"])
 @pytest.mark.parametrize(("behaviour", "error", "verdict"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS])
 async def test_what_a_failing_socket_means(
-    behaviour: Behaviour, error: type[ModelsLabError], verdict: retry.Verdict
+    behaviour: Behaviour, error: type[ModelsLabError], verdict: retry.Verdict, is_passed_in: bool
 ) -> None:
     """Each way to fail once there is a connection is told as what it is, and sent again only if surely not taken."""
-    async with listening(behaviour) as (url, connections, second):
-        client = Client(api_key=KEY, base_url=url, timeouts=QUICK, rng=random.Random(1))
+    async with listening(behaviour) as (url, connections, second), aiohttp.ClientSession() as theirs:
+        session = theirs if is_passed_in else None
+        client = Client(api_key=KEY, base_url=url, timeouts=QUICK, rng=random.Random(1), session=session)
         job = client.submit(a_request())
         if verdict is retry.Verdict.REPEAT:
             await second.wait()
@@ -190,8 +199,6 @@ async def _connecting(port: int) -> socket.socket:
 
 async def test_a_session_that_was_passed_in_is_not_closed() -> None:
     """Who opens, closes."""
-    import aiohttp  # noqa: PLC0415 - only here
-
     async with aiohttp.ClientSession() as session, listening(http("401 No", OK_JSON % b"Invalid API Key")) as (url, *_):
         async with Client(api_key=KEY, base_url=url, session=session) as client:
             await _error(client.submit(a_request()))
@@ -200,8 +207,6 @@ async def test_a_session_that_was_passed_in_is_not_closed() -> None:
 
 async def test_a_session_that_raises_for_status_changes_nothing() -> None:
     """A refusal is read as one also where the session that was passed in would raise for its code."""
-    import aiohttp  # noqa: PLC0415 - only here
-
     async with (
         aiohttp.ClientSession(raise_for_status=True) as session,
         listening(http("401 No", OK_JSON % b"Invalid API Key")) as (url, *_),
@@ -213,8 +218,6 @@ async def test_a_session_that_raises_for_status_changes_nothing() -> None:
 
 async def test_a_closed_session_sends_nothing() -> None:
     """A session that was closed by its owner: nothing was sent, nothing charged."""
-    import aiohttp  # noqa: PLC0415 - only here
-
     session = aiohttp.ClientSession()
     await session.close()
     transport = AiohttpTransport(QUICK, session=session)
@@ -226,6 +229,8 @@ async def test_a_closed_session_sends_nothing() -> None:
 async def test_a_host_that_can_be_none_is_a_link_that_does_not_read(link: str) -> None:
     """It fails like any other link, and the next is tried."""
     transport = AiohttpTransport(QUICK)
+    with pytest.raises(TransportError):
+        await transport.head(link, length=9, timeout=1)
     with pytest.raises(TransportError):
         async with transport.get(link, headers={}, timeout=1):
             pass
@@ -243,3 +248,161 @@ async def test_nothing_is_opened_before_the_first_request() -> None:
     assert [session and session.closed for session in sessions] == [None, True]
     with pytest.raises(ClientStateError, match="closed"):
         await transport.post("http://127.0.0.1:9", b"{}", timeout=1)
+
+
+class LostAtOnce(aiohttp.TCPConnector):
+    """Its connections are gone before anybody writes to them."""
+
+    async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
+        connection = await super().connect(*args, **options)
+        assert connection.transport is not None
+        connection.transport.abort()
+        await asyncio.sleep(0)
+        return connection
+
+
+async def test_a_connection_that_is_lost_before_a_byte_means_that_nothing_was_sent() -> None:
+    """Nothing sent, nothing charged: it may be sent again."""
+    async with listening(never) as (url, *_), aiohttp.ClientSession(connector=LostAtOnce()) as session:
+        with pytest.raises(ConnectError, match="before anything was sent"):
+            await Exchange(session).post(URL(url), b"{}", 99, aiohttp.ClientTimeout(total=1))
+
+
+async def test_a_reply_that_does_not_come_is_told_with_the_time_waited() -> None:
+    """Who reads the error knows which timeout to raise."""
+    transport = AiohttpTransport(QUICK)
+    async with listening(never) as (url, *_):
+        with pytest.raises(ReplyLostError, match=r"none within 0\.05 s"):
+            await transport.post(url, b"{}", timeout=0.05)
+    await transport.aclose()
+
+
+SAID = b'{"status": "success"}'
+WAYS: dict[str, bytes] = {
+    "in one piece": b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(SAID), SAID),
+    "in chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n%s\r\n10\r\n%s\r\n0\r\n\r\n"
+    % (SAID[:5], SAID[5:]),
+    "compressed": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(gzip.compress(SAID)), gzip.compress(SAID)),
+    "until the end": b"HTTP/1.0 200 OK\r\n\r\n%s" % SAID,
+    "after a hint": b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
+    % (len(SAID), SAID),
+}
+
+
+@pytest.mark.parametrize("is_passed_in", [False, True], ids=["own session", "session passed in"])
+@pytest.mark.parametrize("bytes_", WAYS.values(), ids=WAYS.keys())
+async def test_a_reply_is_read_however_it_is_framed(bytes_: bytes, is_passed_in: bool) -> None:
+    """HTTP leaves a server many ways to say the same, and a gateway in between takes another."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        for byte in bytes_:
+            writer.write(bytes([byte]))
+            await writer.drain()
+
+    async with listening(say) as (url, *_), aiohttp.ClientSession() as theirs:
+        transport = AiohttpTransport(QUICK, session=theirs if is_passed_in else None)
+        reply = await transport.post(url, b"{}", timeout=5)
+        await transport.aclose()
+    assert (reply.status, reply.body) == (200, SAID)
+
+
+async def served(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: list[bytes], *replies: bytes
+) -> None:
+    for reply in replies:
+        requests.append(await request_of(reader))
+        writer.write(reply)
+        await writer.drain()
+    await reader.read()
+
+
+async def test_requests_share_a_connection() -> None:
+    """A connection is opened once and kept, and what is sent is a whole request each time."""
+    requests: list[bytes] = []
+    reply = WAYS["in one piece"]
+
+    async with listening(lambda reader, writer: served(reader, writer, requests, reply, reply)) as (url, opened, _):
+        transport = AiohttpTransport(QUICK)
+        await transport.post(f"{url}/a b?c=d", b'{"e": 1}', timeout=5)
+        await transport.head(f"{url}/f", length=4, timeout=5)
+        await transport.aclose()
+    post, get = (request.decode().partition("\r\n\r\n") for request in requests)
+    assert len(opened) == 1
+    assert (post[0].split("\r\n")[0], post[2]) == ("POST /a%20b?c=d HTTP/1.1", '{"e": 1}')
+    assert (get[0].split("\r\n")[0], get[2]) == ("GET /f HTTP/1.1", "")
+    assert f"Host: {url.removeprefix('http://')}" in post[0].split("\r\n")
+    assert "Range: bytes=0-3" in get[0].split("\r\n")
+
+
+async def test_a_server_that_sends_more_than_was_asked_for_is_cut_off() -> None:
+    """A server that ignores ranges would send hundreds of megabytes; the connection is given up instead."""
+    requests: list[bytes] = []
+    endless = b"HTTP/1.1 200 OK\r\nContent-Length: 500000000\r\n\r\n" + b"x" * 100_000
+    async with listening(lambda reader, writer: served(reader, writer, requests, endless)) as (url, opened, again):
+        transport = AiohttpTransport(QUICK)
+        replies = [await transport.head(url, length=10, timeout=5) for _ in range(2)]
+        await transport.aclose()
+    assert again.is_set()
+    assert len(opened) == len(requests) == 2
+    assert all(10 <= len(reply.body) <= 100_000 for reply in replies)
+
+
+async def test_a_request_that_is_cancelled_gives_its_connection_up() -> None:
+    """A reply that comes later must never be taken for that of the next request."""
+    asked = asyncio.Event()
+
+    async def answer_late(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        asked.set()
+        assert await reader.read() == b""
+
+    async with listening(answer_late) as (url, *_):
+        transport = AiohttpTransport(QUICK)
+        posting = asyncio.create_task(transport.post(url, b"{}", timeout=5))
+        await asked.wait()
+        posting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await posting
+        assert transport._session
+        assert transport._session.connector
+        assert not transport._session.connector._acquired
+        assert not transport._session.connector._conns
+        await transport.aclose()
+
+
+async def test_the_first_bytes_of_a_file_are_found_through_redirects() -> None:
+    """Links of storage services often redirect; there is no key in such a request."""
+    requests: list[bytes] = []
+    file = b"HTTP/1.1 206 Partial Content\r\nContent-Length: 4\r\n\r\nftyp"
+    async with listening(lambda reader, writer: served(reader, writer, requests, file)) as there:
+        moved = f"HTTP/1.1 302 Found\r\nLocation: {there[0]}/file\r\nContent-Length: 0\r\n\r\n".encode()
+        async with listening(lambda reader, writer: served(reader, writer, requests, moved, moved)) as (here, *_):
+            transport = AiohttpTransport(QUICK)
+            reply = await transport.head(here, length=4, timeout=5)
+            await transport.aclose()
+    assert (reply.status, reply.body) == (206, b"ftyp")
+
+
+async def test_a_base_url_with_a_user_keeps_it() -> None:
+    """A user and a password in a URL are sent as such, and not as a part of the host's name."""
+    requests: list[bytes] = []
+    async with listening(lambda reader, writer: served(reader, writer, requests, WAYS["in one piece"])) as (url, *_):
+        transport = AiohttpTransport(QUICK)
+        await transport.post(url.replace("//", "//me:pass@"), b"{}", timeout=5)
+        await transport.aclose()
+    assert f"Authorization: Basic {base64.b64encode(b'me:pass').decode()}\r\n".encode() in requests[0]
+
+
+async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where requests must go through a proxy, they do."""
+    requests: list[bytes] = []
+    refusal = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"
+    async with listening(lambda reader, writer: served(reader, writer, requests, refusal)) as (url, *_):
+        monkeypatch.setenv("https_proxy", url)
+        client = Client(api_key=KEY, base_url="https://service.invalid", timeouts=QUICK)
+        with pytest.raises(ConnectError):
+            await client._common.transport.post("https://service.invalid/", b"{}", timeout=5)
+        await client.aclose()
+    assert requests[0].startswith(b"CONNECT service.invalid:443 ")

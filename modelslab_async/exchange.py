@@ -1,0 +1,103 @@
+"""One request and its whole reply, written straight to a connection of an aiohttp session's pool.
+
+`ClientSession.request` does for each request what a browser needs: cookies, redirects, authentication, proxies, traces,
+a task that writes. That takes twice the CPU of what is here. A session that this package opened has none of it; so its
+connector gives the connection (pool, DNS, TLS), and the connection's protocol parses the reply: aiohttp's
+`BaseConnector.connect`, `Connection` and `ResponseHandler`. And where connecting ends and sending begins is plain to
+see: money hangs on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+from aiohttp.streams import StreamReader
+from yarl import URL
+
+from modelslab_async.errors import ConnectError, ReplyLostError
+from modelslab_async.protocol.body import HttpReply
+
+FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError)
+"""What aiohttp raises where the network fails. A TimeoutError is an OSError."""
+USER_AGENT = "modelslab_async"
+_POST = f"Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: {USER_AGENT}\r\n"
+_GET = f"Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: {USER_AGENT}\r\n"
+
+
+class Exchange:
+    """Requests by one session that has no proxy, cookies or traces."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self._loop = asyncio.get_running_loop()
+        self._hosts: dict[tuple[str, str], aiohttp.ClientRequest] = {}
+        """By scheme and authority: to the connector, a request says where to connect."""
+
+    async def post(self, url: URL, body: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+        """Post JSON, once. At least `most` bytes of the reply are read, if it has so many.
+
+        `timeout.connect` bounds the connecting, `timeout.total` what comes after. Raises ConnectError, ReplyLostError.
+        """
+        head = f"POST {url.raw_path_qs} HTTP/1.1\r\n{_host(url)}{_POST}Content-Length: {len(body)}\r\n\r\n"
+        return await self._send(url, head.encode() + body, most, timeout)
+
+    async def head(self, url: URL, length: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+        """Get the first bytes of a file; follows no redirect. Bounds and errors as in `post`."""
+        head = f"GET {url.raw_path_qs} HTTP/1.1\r\n{_host(url)}{_GET}Range: bytes=0-{length - 1}\r\n\r\n"
+        return await self._send(url, head.encode(), length, timeout)
+
+    async def _send(self, url: URL, request: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+        connection = await self._connected(url, timeout)
+        protocol, transport = connection.protocol, connection.transport
+        if protocol is None or transport is None:
+            connection.close()
+            raise ConnectError("no connection: it was closed before anything was sent")
+        overdue = self._loop.call_later(timeout.total, transport.abort) if timeout.total else None
+        try:
+            protocol.set_response_params(read_until_eof=True)
+            transport.write(request)
+            message, content = await protocol.read()
+            while message.code < 200:  # said on the way
+                message, content = await protocol.read()
+            reply = HttpReply(message.code, await at_most(most, content), message.headers.get("Retry-After"))
+            connection.release()
+        except FOREIGN as error:
+            if overdue and overdue.when() <= self._loop.time():
+                raise ReplyLostError(f"the reply was lost: none within {timeout.total:g} s") from error
+            raise ReplyLostError(f"the reply was lost: {in_words(error)}") from error
+        finally:
+            if overdue:
+                overdue.cancel()
+            connection.close()  # unless it was released
+        return reply
+
+    async def _connected(self, url: URL, timeout: aiohttp.ClientTimeout) -> aiohttp.connector.Connection:
+        host = url.scheme, url.raw_authority
+        request = self._hosts.get(host)
+        if request is None:
+            request = aiohttp.ClientRequest("POST", url.origin(), loop=self._loop, session=self._session)
+            self._hosts[host] = request
+        assert self._session.connector  # noqa: S101 - it is open
+        try:
+            return await self._session.connector.connect(request, [], timeout)
+        except (*FOREIGN, UnicodeError) as error:  # a host that can be none fails in the codec of host names
+            raise ConnectError(f"no connection: {in_words(error)}") from error
+
+
+def _host(url: URL) -> str:
+    return f"Host: {url.host_port_subcomponent}\r\n"
+
+
+async def at_most(limit: int, content: StreamReader) -> bytes:
+    """All of a body, or hardly more than so many bytes of it."""
+    body = await content.readany()
+    while len(body) < limit and not content.at_eof():
+        body += await content.readany()
+    return body
+
+
+def in_words(error: Exception) -> str:
+    """A foreign error: its kind, and what it says."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
