@@ -10,6 +10,8 @@ see: money hangs on it.
 from __future__ import annotations
 
 import asyncio
+import re
+from typing import NamedTuple
 
 import aiohttp
 from aiohttp.http import HttpProcessingError
@@ -24,6 +26,21 @@ FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError)
 USER_AGENT = "modelslab_async"
 _POST = f"Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: {USER_AGENT}\r\n"
 _GET = f"Accept: */*\r\nAccept-Encoding: identity\r\nUser-Agent: {USER_AGENT}\r\n"
+_PLAIN = re.compile(r"(https?://([\w.:\[\]-]+))(/[!\"$-~]*)", re.ASCII)
+
+
+class Address(NamedTuple):
+    """Where a request goes."""
+
+    origin: str
+    host: str
+    path: str
+
+
+def plain(url: str) -> Address | None:
+    """A URL that goes out as it stands; None for one with a user, a fragment, blanks, or letters of the world."""
+    parts = _PLAIN.fullmatch(url)
+    return Address(*parts.groups()) if parts else None
 
 
 class Exchange:
@@ -32,24 +49,24 @@ class Exchange:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._loop = asyncio.get_running_loop()
-        self._hosts: dict[tuple[str, str], aiohttp.ClientRequest] = {}
-        """By scheme and authority: to the connector, a request says where to connect."""
+        self._origins: dict[str, aiohttp.ClientRequest] = {}
+        """To the connector, a request says where to connect."""
 
-    async def post(self, url: URL, body: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+    async def post(self, to: Address, body: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
         """Post JSON, once. At least `most` bytes of the reply are read, if it has so many.
 
         `timeout.connect` bounds the connecting, `timeout.total` what comes after. Raises ConnectError, ReplyLostError.
         """
-        head = f"POST {url.raw_path_qs} HTTP/1.1\r\n{_host(url)}{_POST}Content-Length: {len(body)}\r\n\r\n"
-        return await self._send(url, head.encode() + body, most, timeout)
+        head = f"POST {to.path} HTTP/1.1\r\nHost: {to.host}\r\n{_POST}Content-Length: {len(body)}\r\n\r\n"
+        return await self._send(to.origin, head.encode() + body, most, timeout)
 
-    async def head(self, url: URL, length: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+    async def head(self, to: Address, length: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
         """Get the first bytes of a file; follows no redirect. Bounds and errors as in `post`."""
-        head = f"GET {url.raw_path_qs} HTTP/1.1\r\n{_host(url)}{_GET}Range: bytes=0-{length - 1}\r\n\r\n"
-        return await self._send(url, head.encode(), length, timeout)
+        head = f"GET {to.path} HTTP/1.1\r\nHost: {to.host}\r\n{_GET}Range: bytes=0-{length - 1}\r\n\r\n"
+        return await self._send(to.origin, head.encode(), length, timeout)
 
-    async def _send(self, url: URL, request: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
-        connection = await self._connected(url, timeout)
+    async def _send(self, origin: str, request: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+        connection = await self._connected(origin, timeout)
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None:
             connection.close()
@@ -73,21 +90,16 @@ class Exchange:
             connection.close()  # unless it was released
         return reply
 
-    async def _connected(self, url: URL, timeout: aiohttp.ClientTimeout) -> aiohttp.connector.Connection:
-        host = url.scheme, url.raw_authority
-        request = self._hosts.get(host)
-        if request is None:
-            request = aiohttp.ClientRequest("POST", url.origin(), loop=self._loop, session=self._session)
-            self._hosts[host] = request
+    async def _connected(self, origin: str, timeout: aiohttp.ClientTimeout) -> aiohttp.connector.Connection:
         assert self._session.connector  # noqa: S101 - it is open
         try:
+            request = self._origins.get(origin)
+            if request is None:
+                request = aiohttp.ClientRequest("POST", URL(origin), loop=self._loop, session=self._session)
+                self._origins[origin] = request
             return await self._session.connector.connect(request, [], timeout)
-        except (*FOREIGN, UnicodeError) as error:  # a host that can be none fails in the codec of host names
+        except (*FOREIGN, ValueError) as error:  # ValueError: a host or a port that can be none
             raise ConnectError(f"no connection: {in_words(error)}") from error
-
-
-def _host(url: URL) -> str:
-    return f"Host: {url.host_port_subcomponent}\r\n"
 
 
 async def at_most(limit: int, content: StreamReader) -> bytes:

@@ -11,7 +11,6 @@ from typing import Protocol
 import aiohttp
 import attrs
 from multidict import CIMultiDict
-from yarl import URL
 
 from modelslab_async.errors import (
     ClientStateError,
@@ -21,7 +20,7 @@ from modelslab_async.errors import (
     ReplyLostError,
     TransportError,
 )
-from modelslab_async.exchange import FOREIGN, USER_AGENT, Exchange, at_most, in_words
+from modelslab_async.exchange import FOREIGN, USER_AGENT, Exchange, at_most, in_words, plain
 from modelslab_async.protocol.body import HttpReply
 from modelslab_async.protocol.watch import READY_GRACE
 
@@ -160,8 +159,8 @@ class AiohttpTransport:
 
     async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
         """Post JSON, once; no redirect is followed, so the key goes nowhere else."""
-        session, limits, address = self._open(), _limits(timeout, self._timeouts.connect), _address(url)
-        if self._exchange and address:
+        session, limits = self._open(), _limits(timeout, self._timeouts.connect)
+        if self._exchange and (address := plain(url)):
             return await self._exchange.post(address, body, MAX_REPLY_BYTES, limits)
         try:
             response = await session.post(
@@ -173,8 +172,8 @@ class AiohttpTransport:
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """Get the first bytes of a file, through redirects: there is no key in it."""
-        session, limits, address = self._open(), _limits(timeout, self._timeouts.connect), _address(url)
-        if self._exchange and address:
+        session, limits = self._open(), _limits(timeout, self._timeouts.connect)
+        if self._exchange and (address := plain(url)):
             reply = await self._exchange.head(address, length, limits)
             if reply.status not in _REDIRECTS:
                 return reply
@@ -230,15 +229,6 @@ class _AiohttpIncoming:
 @lru_cache(64)
 def _limits(total: float | None, connect: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=total, connect=connect)
-
-
-def _address(url: str) -> URL | None:
-    """Where a request goes; None for what is no plain web address."""
-    try:
-        address = URL(url)
-    except ValueError:
-        return None
-    return address if address.scheme in ("http", "https") and address.raw_host and not address.raw_user else None
 
 
 def _translated(error: Exception) -> TransportError:

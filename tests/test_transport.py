@@ -16,7 +16,6 @@ import aiohttp
 import pytest
 import trustme
 from conftest import KEY, a_request
-from yarl import URL
 
 from modelslab_async import (
     AuthenticationError,
@@ -32,7 +31,7 @@ from modelslab_async import (
     Timeouts,
     TransportError,
 )
-from modelslab_async.exchange import Exchange
+from modelslab_async.exchange import Address, Exchange
 from modelslab_async.protocol import retry
 from modelslab_async.transport import MAX_REPLY_BYTES, AiohttpTransport
 
@@ -182,7 +181,7 @@ async def test_refused_dns_and_tls_mean_that_nothing_was_sent() -> None:
             for url in urls:
                 transport = AiohttpTransport(QUICK)
                 with pytest.raises(ConnectError):
-                    await transport.post(url, b"{}", timeout=30)
+                    await transport.post(f"{url}/", b"{}", timeout=30)
                 await transport.aclose()
         for connection in fill:
             connection.close()
@@ -242,7 +241,7 @@ async def test_nothing_is_opened_before_the_first_request() -> None:
     transport = AiohttpTransport(QUICK)
     sessions = [transport._session]
     async with listening(http("200 OK", b"{}")) as (url, *_):
-        await transport.post(url, b"{}", timeout=1)
+        await transport.post(f"{url}/", b"{}", timeout=1)
     sessions.append(transport._session)
     await transport.aclose()
     assert [session and session.closed for session in sessions] == [None, True]
@@ -265,7 +264,7 @@ async def test_a_connection_that_is_lost_before_a_byte_means_that_nothing_was_se
     """Nothing sent, nothing charged: it may be sent again."""
     async with listening(never) as (url, *_), aiohttp.ClientSession(connector=LostAtOnce()) as session:
         with pytest.raises(ConnectError, match="before anything was sent"):
-            await Exchange(session).post(URL(url), b"{}", 99, aiohttp.ClientTimeout(total=1))
+            await Exchange(session).post(Address(url, "x", "/"), b"{}", 99, aiohttp.ClientTimeout(total=1))
 
 
 async def test_a_reply_that_does_not_come_is_told_with_the_time_waited() -> None:
@@ -273,7 +272,7 @@ async def test_a_reply_that_does_not_come_is_told_with_the_time_waited() -> None
     transport = AiohttpTransport(QUICK)
     async with listening(never) as (url, *_):
         with pytest.raises(ReplyLostError, match=r"none within 0\.05 s"):
-            await transport.post(url, b"{}", timeout=0.05)
+            await transport.post(f"{url}/", b"{}", timeout=0.05)
     await transport.aclose()
 
 
@@ -303,7 +302,7 @@ async def test_a_reply_is_read_however_it_is_framed(bytes_: bytes, is_passed_in:
 
     async with listening(say) as (url, *_), aiohttp.ClientSession() as theirs:
         transport = AiohttpTransport(QUICK, session=theirs if is_passed_in else None)
-        reply = await transport.post(url, b"{}", timeout=5)
+        reply = await transport.post(f"{url}/", b"{}", timeout=5)
         await transport.aclose()
     assert (reply.status, reply.body) == (200, SAID)
 
@@ -325,7 +324,7 @@ async def test_requests_share_a_connection() -> None:
 
     async with listening(lambda reader, writer: served(reader, writer, requests, reply, reply)) as (url, opened, _):
         transport = AiohttpTransport(QUICK)
-        await transport.post(f"{url}/a b?c=d", b'{"e": 1}', timeout=5)
+        await transport.post(f"{url}/a%20b?c=d", b'{"e": 1}', timeout=5)
         await transport.head(f"{url}/f", length=4, timeout=5)
         await transport.aclose()
     post, get = (request.decode().partition("\r\n\r\n") for request in requests)
@@ -342,7 +341,7 @@ async def test_a_server_that_sends_more_than_was_asked_for_is_cut_off() -> None:
     endless = b"HTTP/1.1 200 OK\r\nContent-Length: 500000000\r\n\r\n" + b"x" * 100_000
     async with listening(lambda reader, writer: served(reader, writer, requests, endless)) as (url, opened, again):
         transport = AiohttpTransport(QUICK)
-        replies = [await transport.head(url, length=10, timeout=5) for _ in range(2)]
+        replies = [await transport.head(f"{url}/", length=10, timeout=5) for _ in range(2)]
         await transport.aclose()
     assert again.is_set()
     assert len(opened) == len(requests) == 2
@@ -360,7 +359,7 @@ async def test_a_request_that_is_cancelled_gives_its_connection_up() -> None:
 
     async with listening(answer_late) as (url, *_):
         transport = AiohttpTransport(QUICK)
-        posting = asyncio.create_task(transport.post(url, b"{}", timeout=5))
+        posting = asyncio.create_task(transport.post(f"{url}/", b"{}", timeout=5))
         await asked.wait()
         posting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -380,7 +379,7 @@ async def test_the_first_bytes_of_a_file_are_found_through_redirects() -> None:
         moved = f"HTTP/1.1 302 Found\r\nLocation: {there[0]}/file\r\nContent-Length: 0\r\n\r\n".encode()
         async with listening(lambda reader, writer: served(reader, writer, requests, moved, moved)) as (here, *_):
             transport = AiohttpTransport(QUICK)
-            reply = await transport.head(here, length=4, timeout=5)
+            reply = await transport.head(f"{here}/", length=4, timeout=5)
             await transport.aclose()
     assert (reply.status, reply.body) == (206, b"ftyp")
 
@@ -390,7 +389,7 @@ async def test_a_base_url_with_a_user_keeps_it() -> None:
     requests: list[bytes] = []
     async with listening(lambda reader, writer: served(reader, writer, requests, WAYS["in one piece"])) as (url, *_):
         transport = AiohttpTransport(QUICK)
-        await transport.post(url.replace("//", "//me:pass@"), b"{}", timeout=5)
+        await transport.post(url.replace("//", "//me:pass@") + "/", b"{}", timeout=5)
         await transport.aclose()
     assert f"Authorization: Basic {base64.b64encode(b'me:pass').decode()}\r\n".encode() in requests[0]
 
