@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Awaitable
 from typing import NamedTuple
 
 import aiohttp
@@ -52,18 +53,18 @@ class Exchange:
         self._origins: dict[str, aiohttp.ClientRequest] = {}
         """To the connector, a request says where to connect."""
 
-    async def post(self, to: Address, body: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+    def post(self, to: Address, body: bytes, most: int, timeout: aiohttp.ClientTimeout) -> Awaitable[HttpReply]:
         """Post JSON, once. At least `most` bytes of the reply are read, if it has so many.
 
         `timeout.connect` bounds the connecting, `timeout.total` what comes after. Raises ConnectError, ReplyLostError.
         """
         head = f"POST {to.path} HTTP/1.1\r\nHost: {to.host}\r\n{_POST}Content-Length: {len(body)}\r\n\r\n"
-        return await self._send(to.origin, head.encode() + body, most, timeout)
+        return self._send(to.origin, head.encode() + body, most, timeout)
 
-    async def head(self, to: Address, length: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+    def head(self, to: Address, length: int, timeout: aiohttp.ClientTimeout) -> Awaitable[HttpReply]:
         """Get the first bytes of a file; follows no redirect. Bounds and errors as in `post`."""
         head = f"GET {to.path} HTTP/1.1\r\nHost: {to.host}\r\n{_GET}Range: bytes=0-{length - 1}\r\n\r\n"
-        return await self._send(to.origin, head.encode(), length, timeout)
+        return self._send(to.origin, head.encode(), length, timeout)
 
     async def _send(self, origin: str, request: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
         connection = await self._connected(origin, timeout)

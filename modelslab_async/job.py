@@ -299,6 +299,8 @@ class Job:
 
     def _settle(self, event: lifecycle.Event) -> None:
         match event:
+            case lifecycle.Started() | lifecycle.Accepted() | lifecycle.Succeeded() | lifecycle.PutBack():
+                pass
             case lifecycle.Verified(video=video):
                 self._future.set_result(video)
             case lifecycle.Cancelled():
@@ -309,8 +311,6 @@ class Job:
                 self._fail(error, charged=None)
             case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
                 self._fail(error, charged=None if isinstance(error, NotFoundError) else True)
-            case lifecycle.Started() | lifecycle.PutBack() | lifecycle.Accepted() | lifecycle.Succeeded():
-                pass
             case lifecycle.ReplyLost():
                 pass  # it may be heard of
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 from typing import TypeVar
@@ -47,10 +47,10 @@ class Line:
     def __attrs_post_init__(self) -> None:
         self._bare_body = wire.encode_body({}, self.key)
 
-    async def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> HttpReply:
+    def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> Awaitable[HttpReply]:
         """Post, once. Raises TransportError."""
         self.tally.requests[kind] += 1
-        return await self.transport.post(self.base_url + path, body, timeout=finite(timeout))
+        return self.transport.post(self.base_url + path, body, timeout=finite(timeout))
 
     def get(
         self, kind: RequestKind, url: str, *, headers: Mapping[str, str], timeout: float | None
@@ -59,10 +59,10 @@ class Line:
         self.tally.requests[kind] += 1
         return self.transport.get(url, headers=headers, timeout=timeout)
 
-    async def head(self, url: str, length: int, timeout: float | None) -> HttpReply:
+    def head(self, url: str, length: int, timeout: float | None) -> Awaitable[HttpReply]:
         """The first bytes of a file. No key goes along. Raises TransportError."""
         self.tally.requests["probe"] += 1
-        return await self.transport.head(url, length=length, timeout=finite(timeout))
+        return self.transport.head(url, length=length, timeout=finite(timeout))
 
     def backoff(self) -> Iterator[float]:
         """The waits of one series of failures."""

@@ -41,17 +41,14 @@ class HttpReply(NamedTuple):
 class Body:
     """A reply's JSON object, in which each field is read when it is asked for. `raw` is the object, without the key."""
 
-    __slots__ = ("raw", "status")
+    __slots__ = ("id", "raw", "status")
 
     def __init__(self, raw: Mapping[str, Any]) -> None:
         self.raw = raw
         status = raw.get("status")
         self.status = status.strip().lower() if isinstance(status, str) else ""
-
-    @property
-    def id(self) -> str | None:
+        self.id = _id(raw.get("id"))
         """The service's id of a job."""
-        return _id(self.raw.get("id"))
 
     @property
     def eta(self) -> float | None:
@@ -123,7 +120,7 @@ class Malformed(NamedTuple):
 def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
     """The body, if it has a status; else what the HTTP code alone says."""
     try:
-        value = json.loads(reply.body)
+        value = json.loads(reply.body.decode().removeprefix("\ufeff"))
         if key.may_be_in(reply.body):
             value = key.redact(value)
         if not isinstance(value, dict):
