@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
 from modelslab_async.images import Image
@@ -33,7 +33,7 @@ class JobEvent(NamedTuple):
     eta: float | None = None
 
 
-_JUST_BEGUN: tuple[JobEvent, ...] = (JobEvent(JobState.WAITING, 0.0),)
+_JUST_BEGUN = (JobState.WAITING, 0.0, None)
 
 
 class Keeper(Protocol):
@@ -74,9 +74,9 @@ class Job:
 
     __slots__ = (
         "__weakref__",
-        "_accepted", "_doubt", "_due_at", "_future", "_history", "_image", "_is_called", "_is_found", "_is_woken",
-        "_keeper", "_key", "_looks", "_loop", "_news", "_outlook", "_ready", "_record", "_running_at", "_sleeper",
-        "_submitted_at", "_taken_at", "id", "ref", "request", "state",
+        "_accepted", "_doubt", "_due_at", "_future", "_image", "_is_called", "_is_found", "_is_woken",
+        "_keeper", "_key", "_looks", "_loop", "_news", "_notes", "_outlook", "_ready", "_record", "_running_at",
+        "_sleeper", "_submitted_at", "_taken_at", "id", "ref", "request", "state",
     )  # fmt: skip
     _outlook: Outlook
     """What is expected of it, from the service's acceptance on."""
@@ -119,9 +119,10 @@ class Job:
         self._looks = 0
         self._taken_at = self._running_at = self._submitted_at
         self._due_at = self._submitted_at
-        self._history: tuple[JobEvent, ...] = _JUST_BEGUN
+        self._notes: tuple[Any, ...] = _JUST_BEGUN
+        """State, elapsed and eta of each event, in a row: they are made into events for those who listen."""
         if job_id is not None:
-            self._history = ()
+            self._notes = ()
             self._outlook = keeper.outlook(self, None)
             self._seen_running()
 
@@ -134,7 +135,7 @@ class Job:
         job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
         job._taken_at -= age
         job._outlook = keeper.outlook(job, record.eta)
-        job._history = ()
+        job._notes = ()
         video = video_of(record)
         if video is not None:
             job._future.set_result(video)
@@ -235,9 +236,9 @@ class Job:
         """
         told = 0
         while True:
-            while told < len(self._history):
-                yield self._history[told]
-                told += 1
+            while told < len(self._notes):
+                yield JobEvent(*self._notes[told : told + 3])
+                told += 3
             if self.done():
                 return
             self._news = self._news or asyncio.Event()
@@ -279,7 +280,12 @@ class Job:
         self._note(max(left, _LEAST_LEFT))
 
     def _note(self, eta: float | None) -> None:
-        self._history += (JobEvent(self.state, self._loop.time() - self._submitted_at, eta),)
+        self._notes += (self.state, self._loop.time() - self._submitted_at, eta)
+
+    @property
+    def _history(self) -> list[JobEvent]:
+        flat = iter(self._notes)
+        return [JobEvent(*event) for event in zip(flat, flat, flat, strict=True)]
 
     def _learn(self, event: lifecycle.Event) -> None:
         match event:

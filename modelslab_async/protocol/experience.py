@@ -82,19 +82,22 @@ class Experience:
         is worth so many times as much. Constant work, but for a plan that has to be made: some milliseconds.
         """
         kind = self._kinds.get(shape, _NOTHING)
-        if kind.is_warm and not kind.follows_eta:
+        is_warm = kind.is_warm
+        if is_warm and not kind.follows_eta:
             eta = None
         step = None if eta is None else round(math.log(eta) / _ETA_STEP)
-        edition = (kind if kind.is_warm else self._all).edition
-        known = (shape, kind.is_warm, edition, step)
-        if (known, worth) not in self._plans:
-            if len(self._plans) >= _MOST_PLANS:
-                self.forget_plans()
-            if known not in self._cells:
-                self._cells[known] = self._expected(kind, shape, step)
-            gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / worth)  # the floor stays
-            self._plans[known, worth] = schedule.plan(self._cells[known], gaps)
-        return self._plans[known, worth]
+        wanted = (shape, is_warm, (kind if is_warm else self._all).edition, step), worth
+        return self._plans.get(wanted) or self._planned(kind, *wanted)
+
+    def _planned(self, kind: _Kind, known: _Known, worth: float) -> schedule.Plan:
+        if len(self._plans) >= _MOST_PLANS:
+            self.forget_plans()
+        if known not in self._cells:
+            shape, _, _, step = known
+            self._cells[known] = self._expected(kind, shape, step)
+        gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / worth)  # the floor stays
+        plan = self._plans[known, worth] = schedule.plan(self._cells[known], gaps)
+        return plan
 
     def forget_plans(self) -> None:
         """They are made anew when they are needed."""

@@ -108,7 +108,7 @@ class Plan(NamedTuple):
     def jittered(self, elapsed: float, rng: random.Random) -> float:
         """The gap, up to 3 % or 1 s longer or shorter: jobs that were submitted together drift apart."""
         gap = self.gap(elapsed)
-        return self._held(gap + rng.uniform(-1, 1) * min(_JITTER * gap, _MOST_JITTER))
+        return self._held(gap + (2 * rng.random() - 1) * min(_JITTER * gap, _MOST_JITTER))
 
     def left(self, elapsed: float) -> float:
         """The median of the time that is left, seconds; at least the floor, since nothing ends before it is seen."""
