@@ -17,6 +17,7 @@ PACKAGE = Path(modelslab_async.__file__).parent
 LAYERS = [
     {"errors"},
     {"protocol"},
+    {"exchange"},
     {"transport", "slots", "images", "arguments", "tally", "presence", "database", "saved"},
     {"download", "journal"},
     {"sqlite"},
