@@ -4,7 +4,8 @@
 
 Every round is a process of its own, with compiled bytecode. It imports `aiohttp` and then `modelslab_async`, which
 needs it; so what the second import takes is what comes on top. The size is that of the core's sources: everything but
-the command, the emulator, batches, and the two modules for web backends and OpenTelemetry. Before anything is printed: no optional package was imported.
+the command, the emulator, batches, and the two modules for web backends and OpenTelemetry. Before anything is printed:
+no optional package was imported.
 """
 
 from __future__ import annotations
