@@ -4,8 +4,7 @@
 
 Every round is a process of its own, with compiled bytecode. It imports `aiohttp` and then `modelslab_async`, which
 needs it; so what the second import takes is what comes on top. The size is that of the core's sources: everything but
-the command, the emulator, batches, and the two modules for web backends and OpenTelemetry. Before anything is printed:
-no optional package was imported.
+the command, the emulator and batches. Before anything is printed: no optional package was imported.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from benchmarks._common import Figure, Reach, Seen, options, say, tell
 
 ROUNDS = 40
 AIOHTTP, OURS = "aiohttp", "modelslab_async"
-NOT_CORE = ("batch", "cli", "emulator", "otel.py", "web.py")
-"""What imports `Client`, and which no client imports."""
+NOT_CORE = ("batch", "cli", "emulator")
 _PACKAGE = Path(__file__).resolve().parents[1] / OURS
 _TIMED = """
 import sys, time

@@ -56,7 +56,7 @@ class Exchange:
     def post(self, to: Address, body: bytes, most: int, timeout: aiohttp.ClientTimeout) -> Awaitable[HttpReply]:
         """Post JSON, once. At least `most` bytes of the reply are read, if it has so many.
 
-        `timeout.connect` bounds the connecting, `timeout.total` what comes after. Raises ConnectError, ReplyLostError.
+        `timeout.connect` bounds the connecting, `timeout.total` all of it. Raises ConnectError, ReplyLostError.
         """
         head = f"POST {to.path} HTTP/1.1\r\nHost: {to.host}\r\n{_POST}Content-Length: {len(body)}\r\n\r\n"
         return self._send(to.origin, head.encode() + body, most, timeout)
@@ -67,12 +67,13 @@ class Exchange:
         return self._send(to.origin, head.encode(), length, timeout)
 
     async def _send(self, origin: str, request: bytes, most: int, timeout: aiohttp.ClientTimeout) -> HttpReply:
+        begun = self._loop.time()
         connection = await self._connected(origin, timeout)
         protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None:
+        if protocol is None or transport is None or transport.is_closing():
             connection.close()
             raise ConnectError("no connection: it was closed before anything was sent")
-        overdue = self._loop.call_later(timeout.total, transport.abort) if timeout.total else None
+        overdue = self._loop.call_at(begun + timeout.total, transport.abort) if timeout.total else None
         try:
             protocol.set_response_params(read_until_eof=True)
             transport.write(request)

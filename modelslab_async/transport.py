@@ -228,7 +228,9 @@ class _AiohttpIncoming:
 
 @lru_cache(64)
 def _limits(total: float | None, connect: float | None) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=total, connect=connect)
+    """Connecting is bounded by both; None for no bound."""
+    bounds = [seconds for seconds in (total, connect) if seconds is not None]
+    return aiohttp.ClientTimeout(total=total, connect=min(bounds, default=None))
 
 
 def _translated(error: Exception) -> TransportError:

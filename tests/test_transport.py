@@ -250,19 +250,25 @@ async def test_nothing_is_opened_before_the_first_request() -> None:
 
 
 class LostAtOnce(aiohttp.TCPConnector):
-    """Its connections are gone before anybody writes to them."""
+    """Its connections are being closed, or are gone, before anybody writes to them."""
+
+    def __init__(self, turns: int) -> None:
+        super().__init__()
+        self.turns = turns
 
     async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
         connection = await super().connect(*args, **options)
         assert connection.transport is not None
         connection.transport.abort()
-        await asyncio.sleep(0)
+        for _ in range(self.turns):
+            await asyncio.sleep(0)
         return connection
 
 
-async def test_a_connection_that_is_lost_before_a_byte_means_that_nothing_was_sent() -> None:
+@pytest.mark.parametrize("turns", [0, 1], ids=["being closed", "gone"])
+async def test_a_connection_that_is_lost_before_a_byte_means_that_nothing_was_sent(turns: int) -> None:
     """Nothing sent, nothing charged: it may be sent again."""
-    async with listening(never) as (url, *_), aiohttp.ClientSession(connector=LostAtOnce()) as session:
+    async with listening(never) as (url, *_), aiohttp.ClientSession(connector=LostAtOnce(turns)) as session:
         with pytest.raises(ConnectError, match="before anything was sent"):
             await Exchange(session).post(Address(url, "x", "/"), b"{}", 99, aiohttp.ClientTimeout(total=1))
 
@@ -274,6 +280,36 @@ async def test_a_reply_that_does_not_come_is_told_with_the_time_waited() -> None
         with pytest.raises(ReplyLostError, match=r"none within 0\.05 s"):
             await transport.post(f"{url}/", b"{}", timeout=0.05)
     await transport.aclose()
+
+
+async def test_a_reply_that_stalls_without_a_length_is_no_whole_one() -> None:
+    """Where the time is over, the end of the connection is not the end of the reply: the job is uncertain."""
+
+    async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b'HTTP/1.1 200 OK\r\n\r\n{"status": "processing", "id": 1')
+        await reader.read()
+
+    async with listening(stall) as (url, *_), Client(api_key=KEY, base_url=url, timeouts=QUICK) as client:
+        job = client.submit(a_request())
+        error = await _error(job)
+    assert (job.state, error.charged) == (JobState.UNCERTAIN, None)
+
+
+async def test_a_request_has_its_time_also_where_connecting_has_none() -> None:
+    """A look ends with its job's time, whatever it was doing; and while nothing was sent, that is said."""
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))
+        deaf.listen(0)
+        port = deaf.getsockname()[1]
+        fill = [await _connecting(port) for _ in range(3)]
+        transport = AiohttpTransport(Timeouts(connect=None))
+        with pytest.raises(ConnectError):
+            async with asyncio.timeout(5):
+                await transport.post(f"http://127.0.0.1:{port}/", b"{}", timeout=0.05)
+        await transport.aclose()
+        for connection in fill:
+            connection.close()
 
 
 SAID = b'{"status": "success"}'

@@ -120,7 +120,7 @@ class Malformed(NamedTuple):
 def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
     """The body, if it has a status; else what the HTTP code alone says."""
     try:
-        value = json.loads(reply.body.decode().removeprefix("\ufeff"))
+        value = json.loads(reply.body)
         if key.may_be_in(reply.body):
             value = key.redact(value)
         if not isinstance(value, dict):
@@ -193,8 +193,8 @@ def _wait(body: Body, reply: HttpReply) -> float | None:
 
 
 def _excerpt(body: bytes, key: ApiKey) -> str:
-    """The first words of what is no JSON, without markup and without the key."""
-    text = key.redact(body[:_EXCERPT_BYTES].decode(errors="replace"))
+    """The first words of what is no JSON, without markup and without the key, also in an encoding of wide letters."""
+    text = key.redact(body[:_EXCERPT_BYTES].replace(b"\0", b"").decode(errors="replace"))
     words = " ".join(re.sub(r"<(style|script)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL).split())
     return repr(words[:_EXCERPT_CHARACTERS])
 

@@ -116,7 +116,8 @@ def estimate(observations: Iterable[Observation], guessed: Cells, start: Cells |
     spans = [_span(observation) for observation in observations]
     count = sum(weight for _, _, weight in spans)
     cells, enough = start or guessed, _ROUGHLY * count**_GROWTH
-    for _ in range((1 if start else _ROUNDS) if spans else 0):
+    rounds = 1 if start else _ROUNDS
+    for _ in range(rounds if spans else 0):
         seen = _smoothed(_explained(cells, spans), enough)
         share = 1 / (count + _GUESS_WEIGHT)
         cells = [(a + _GUESS_WEIGHT * b) * share for a, b in zip(seen, guessed, strict=True)]
