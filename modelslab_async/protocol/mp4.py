@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import attrs
 
-HEAD_BYTES = 12
-"""So many bytes at the start tell whether this may be an mp4."""
 _LARGEST_MOOV_BYTES = 8 * 2**20
 _TO_THE_END = -1
 _TELLING = (b"ftyp", b"moov", b"mdat")
