@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right, insort_right
 from collections import defaultdict
+from operator import attrgetter
 
 import attrs
 
 from modelslab_async.emulator.order import Order
+
+_end = attrgetter("done_at")
 
 
 @attrs.define
@@ -19,26 +23,29 @@ class Book:
     busiest: int = 0
     """The most jobs that one account ever had queued or processing."""
     _open: defaultdict[str, list[Order]] = attrs.field(factory=lambda: defaultdict[str, list[Order]](list), init=False)
+    """By account, in the order in which they are done."""
     _names: dict[str, Order] = attrs.field(factory=dict[str, Order], init=False)
 
     def running(self, account: str, now: float) -> list[Order]:
-        """The jobs of an account that are queued or processing."""
-        return [order for order in self._open[account] if order.done_at > now]
+        """The jobs of an account that are queued or processing, the first to be done first."""
+        queue = self._open[account]
+        return queue[bisect_right(queue, now, key=_end) :]
 
     def has_place(self, account: str, now: float) -> bool:
         """Whether the account may have one more job."""
-        self._open[account] = self.running(account, now)
-        return len(self._open[account]) < self.limit
+        queue = self._open[account]
+        del queue[: bisect_right(queue, now, key=_end)]
+        return len(queue) < self.limit
 
     def starts_at(self, account: str, now: float) -> float:
         """First in, first out: when a worker is free of all that came before."""
-        ends = sorted(order.done_at for order in self.running(account, now))
-        return now if len(ends) < self.workers else ends[-self.workers]
+        queue = self._open[account]
+        return now if len(queue) < self.workers else max(now, queue[-self.workers].done_at)
 
     def add(self, order: Order) -> None:
         """A job was taken."""
         queue = self._open[order.account]
-        queue.append(order)
+        insort_right(queue, order, key=_end)
         self.orders[order.id] = order
         self._names[order.name] = order
         self.busiest = max(self.busiest, len(queue))
