@@ -103,7 +103,7 @@ def test_what_was_long_ago_is_forgotten() -> None:
 
 
 def test_a_plan_is_made_seldom() -> None:
-    """A thousand jobs of a shape make some fifty plans, whatever their etas: an eighth more jobs, a new plan."""
+    """A thousand jobs of a shape make some fifty plans, whatever their etas: a fifth more jobs, a new plan."""
     experience, plans = Experience(), list[Plan]()
     for number, seconds in enumerate(around(60, 1000)):
         lived(experience, [seconds], lambda _: None)

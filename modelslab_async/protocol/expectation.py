@@ -39,6 +39,8 @@ _ROUGHLY = 1.35
 _GROWTH = 0.4
 _LEAST_REACH = 3
 """Cells to both sides that are smoothed over at least."""
+_ROUNDING = 1e-9
+"""Observations; less is what adding and taking away again leaves in a cell that none touches."""
 _GUESS_WEIGHT = 1.2
 _TRUST = 16.0
 """Odds that an eta is worth something, where it names the typical time. They fall as it gets stranger."""
@@ -100,6 +102,7 @@ def _mixed(*parts: tuple[float, Cells]) -> Cells:
     return [sum(map(mul, shares, masses)) for masses in zip(*(cells for _, cells in parts), strict=True)]
 
 
+@lru_cache(maxsize=64)
 def around(center: float) -> Cells:
     """Roughly so many seconds, and no more is known."""
     return _mixed((0.5, _log_logistic(center, 4.0)), (0.5, _log_logistic(center, 2.0)))
@@ -125,9 +128,9 @@ def estimate(observations: Iterable[Observation], guessed: Cells, start: Cells |
 
 
 def typical(observations: Iterable[Observation]) -> float:
-    """The median of what was observed, seconds."""
+    """The median of what was observed, to an edge of the grid, seconds."""
     seen = sorted(observation.about for observation in observations)
-    return seen[len(seen) // 2]
+    return EDGES[min(round(position(seen[len(seen) // 2])), _CELLS)]
 
 
 def _span(observation: Observation) -> tuple[int, int, float]:
@@ -156,6 +159,8 @@ def _smoothed(seen: Sequence[float], enough: float) -> list[float]:
     reach = _LEAST_REACH
     for cell, mass in enumerate(seen):
         reach = max(_LEAST_REACH, reach - 1)
+        if mass < _ROUNDING:
+            continue
         first, last = max(cell - reach, 0), min(cell + reach + 1, size)
         while ended[last] - ended[first] < enough and last - first < size:
             reach += 1

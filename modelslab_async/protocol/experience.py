@@ -57,7 +57,7 @@ class Worth:
 
 @attrs.define(eq=False, repr=False)
 class Experience:
-    """Learns from each job that ends. Plans are made anew when an eighth more is known, so at most so often."""
+    """Learns from each job that ends. Plans are made anew when a fifth more is known, so at most so often."""
 
     gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
     _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
@@ -121,7 +121,7 @@ class _Kind:
     def __init__(self, remembered: int = REMEMBERED) -> None:
         self.jobs: deque[tuple[Shape, Observation]] = deque(maxlen=remembered)
         self.edition = 0
-        """How many jobs were seen when there was last an eighth more than before."""
+        """How many jobs were seen when there was last a fifth more than before."""
         self._count = 0
         self._follows_eta: bool | None = None
         """None before somebody asks."""
@@ -146,7 +146,7 @@ class _Kind:
     def learn(self, shape: Shape, seen: Observation) -> None:
         self.jobs.append((shape, seen))
         self._count += 1
-        if self._count >= self.edition + max(1, self.edition // 8):
+        if self._count >= self.edition + max(1, self.edition // 5):
             self.edition = self._count
             self._follows_eta = None
 
