@@ -20,20 +20,22 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import attrs
 from aiohttp import web
 
-from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+from modelslab_async.emulator import Emulator, Fault, Rule, Service, skeleton
 from modelslab_async.emulator.order import EtaKind
 
 LINKS_AT_ONCE = Rule(Fault.EARLY_LINK, seconds=0)
 GOOD_ETAS: Mapping[EtaKind, float] = {"good": 1}
+EMULATOR, LEAN = "benchmarks._common", "benchmarks._lean"
+"""Servers, see there."""
 NOT_INSTALLED = "modelslab-py is not installed, and left out: python -m pip install -e '.[bench]'"
 _QUEUE_LIMIT = 10_000
 _MEASURED = ("aiohttp", "httpx", "modelslab-py", "orjson", "uvloop")
-_PICTURE = b"\x89PNG\r\n\x1a\n"
+PICTURE = b"\x89PNG\r\n\x1a\n"
 """All that the emulator looks at when nothing is rendered."""
 
 
@@ -165,13 +167,15 @@ class Server:
         faults: Sequence[Rule] = (LINKS_AT_ONCE,),
         queue_limit: int = _QUEUE_LIMIT,
         seed: int = 0,
+        module: str = EMULATOR,
     ) -> None:
+        self._module = module
         rules = [{**attrs.asdict(rule), "fault": rule.fault.name} for rule in faults]
         self._arguments = [str(speed), json.dumps(eta), json.dumps(rules), str(queue_limit), str(seed)]
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks._common", *self._arguments],
+            [sys.executable, "-m", self._module, *self._arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -225,15 +229,13 @@ class Server:
 
 
 class _Counting(Emulator):
-    """Counts its requests, and knows when jobs end. Nothing is fetched: every URL is the same tiny picture."""
+    """Counts its requests, and knows when it began. Nothing is fetched: every URL is the same tiny picture."""
 
     requests = 0
 
-    def told(self) -> str:
-        orders = self.service.book.orders.values()
-        begun = self._started
-        spans = {order.id: (begun + order.taken_at, begun + order.done_at) for order in orders}
-        return json.dumps({"requests": self.requests, "spans": spans, "charges": Counter(self.ledger.track_ids())})
+    @property
+    def started(self) -> float:
+        return self._started
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         self.requests += 1
@@ -244,20 +246,41 @@ class _Counting(Emulator):
         return await super()._file(request)
 
     async def _fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
-        return _PICTURE
+        return PICTURE
 
 
-async def _serve(
-    speed: float, eta: Mapping[EtaKind, float], faults: Sequence[Rule], queue_limit: int, seed: int
-) -> None:
-    options: dict[str, Any] = {"speed": speed, "queue_limit": queue_limit, "eta": eta, "faults": faults, "seed": seed}
-    emulator = _Counting(render=skeleton, port=0, **options)
-    async with emulator:
-        print(emulator.url, flush=True)
-        while await asyncio.to_thread(sys.stdin.readline):
-            print(emulator.told(), flush=True)
+class Told(Protocol):
+    """What a server's process tells of: `started` is on the machine's monotonic clock."""
+
+    service: Service
+    requests: int
+
+    @property
+    def started(self) -> float: ...
+
+
+def asked(arguments: Sequence[str]) -> dict[str, Any]:
+    """Options of a Service, from what `Server` puts on the command line."""
+    _, speed, eta, rules, queue_limit, seed = arguments
+    faults = [Rule(**{**rule, "fault": Fault[rule["fault"]]}) for rule in json.loads(rules)]
+    numbers = {"speed": float(speed), "queue_limit": int(queue_limit), "seed": int(seed)}
+    return {**numbers, "eta": json.loads(eta), "faults": faults}
+
+
+async def tell_whenever_asked(server: Told) -> None:
+    """What `Server` reads, until its end."""
+    print(server.service.origin, flush=True)
+    while await asyncio.to_thread(sys.stdin.readline):
+        orders, begun = server.service.orders.values(), server.started
+        spans = {order.id: (begun + order.taken_at, begun + order.done_at) for order in orders}
+        charges = Counter(server.service.ledger.track_ids())
+        print(json.dumps({"requests": server.requests, "spans": spans, "charges": charges}), flush=True)
+
+
+async def _serve(options: Mapping[str, Any]) -> None:
+    async with _Counting(render=skeleton, port=0, **options) as server:
+        await tell_whenever_asked(server)
 
 
 if __name__ == "__main__":
-    _rules = [Rule(**{**rule, "fault": Fault[rule["fault"]]}) for rule in json.loads(sys.argv[3])]
-    asyncio.run(_serve(float(sys.argv[1]), json.loads(sys.argv[2]), _rules, int(sys.argv[4]), int(sys.argv[5])))
+    asyncio.run(_serve(asked(sys.argv)))

@@ -1,0 +1,87 @@
+"""The emulator's service behind the least HTTP that will do: a server that does not make clients wait.
+
+`python -m benchmarks._lean SPEED ETAS FAULTS LIMIT SEED` is as `python -m benchmarks._common`, whose emulator takes
+longer for a request than the clients that are measured. A client that is quicker than its server sleeps, and is woken
+for each reply; a slower one finds them in heaps, which costs it less. Here the same `Service` answers, for clients that
+behave: whole requests, one at a time on a connection, with a length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from typing import Any, Self
+
+from benchmarks._common import PICTURE, asked, tell_whenever_asked
+from modelslab_async.emulator import Service, skeleton
+from modelslab_async.emulator.files import served
+from modelslab_async.emulator.replies import Deed
+
+_END = b"\r\n\r\n"
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, server: Lean) -> None:
+        self._server, self._received = server, b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(_END)
+        if not end:
+            return
+        first, *lines = head.decode().split("\r\n")
+        headers = {name.title(): value for name, _, value in (line.partition(": ") for line in lines)}
+        if len(body) == int(headers.get("Content-Length", 0)):
+            self._received = b""
+            self._transport.write(self._server.reply(first.split(" ")[1], headers, body))
+
+
+class Lean:
+    """Counts its requests."""
+
+    def __init__(self, **options: Any) -> None:
+        self.service, self.requests = Service(**options), 0
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self.started = loop.time()
+        self._listening = await loop.create_server(lambda: _Connection(self), "127.0.0.1", backlog=1000)
+        self.service.origin = "http://{}:{}".format(*self._listening.sockets[0].getsockname())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._listening.close()
+
+    def reply(self, path: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        self.requests += 1
+        now = asyncio.get_running_loop().time() - self.started
+        if not body:
+            return self._file(now, path.rpartition("/")[2], headers)
+        answer = self.service.handle(now, path, body, PICTURE)
+        assert answer.deed is Deed.REPLY, answer
+        assert not answer.delay, answer
+        return _reply(answer.status, {"Content-Type": "application/json"}, answer.body)
+
+    def _file(self, now: float, name: str, headers: Mapping[str, str]) -> bytes:
+        answer = self.service.file(now, name)
+        status, more, content, _ = served(answer, skeleton(answer.order.work) if answer.order else b"", headers)
+        return _reply(status, more, content)
+
+
+def _reply(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in {**headers, "Content-Length": len(body)}.items())
+    return f"HTTP/1.1 {status} -\r\n{lines}\r\n".encode() + body
+
+
+async def _serve(options: Mapping[str, Any]) -> None:
+    async with Lean(**options) as server:
+        await tell_whenever_asked(server)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(asked(sys.argv)))
