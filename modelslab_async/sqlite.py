@@ -1,12 +1,14 @@
 """The journal in a SQLite file: an intent is there before its POST, an acceptance right after its reply.
 
-Writes of many jobs share a transaction (group commit): while one is being written, the next gather. All of it happens
-in one thread of its own, off the event loop. Several processes may share the file. Imported with the first journal.
+Writes of many jobs share a transaction (group commit): while one is being written, the next gather, and a few that come
+soon after it wait a moment for company. All of it happens in one thread of its own, off the event loop. Several
+processes may share the file. Imported with the first journal.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -23,6 +25,10 @@ from modelslab_async.protocol.record import Charge, JobRecord, key_of
 
 NOTED_WITHIN = 0.05
 """Seconds for which a note may wait for company."""
+_APART = 0.02
+"""Seconds from one transaction to the next, unless `_MANY` writes wait: each costs a flush to the disk and two changes
+of thread. Who writes seldom does not wait."""
+_MANY = 16
 
 _T = TypeVar("_T")
 
@@ -40,6 +46,8 @@ class SqliteJournal:
         self._unwritten: dict[tuple[str, str], _Waiting] = {}
         self._writer: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
+        self._began = -math.inf
+        """When the last transaction did."""
 
     async def open(self) -> None:
         """Make ready, or say why that cannot be."""
@@ -107,6 +115,7 @@ class SqliteJournal:
 
     async def _write(self) -> None:
         while self._pending:
+            await self._gather_company()
             batch, self._pending = _latest([*self._unwritten.values(), *self._pending]), []
             self._unwritten.clear()
             try:
@@ -119,6 +128,12 @@ class SqliteJournal:
                         waiting.done(result)
                     else:
                         waiting.failed(JournalError(f"journal {self.path}: this job cannot be written: {result}"))
+
+    async def _gather_company(self) -> None:
+        clock = asyncio.get_running_loop().time
+        if len(self._pending) < _MANY:
+            await asyncio.sleep(max(0.0, self._began + _APART - clock()))
+        self._began = clock()
 
     def _keep(self, batch: Sequence[_Waiting], error: JournalError) -> None:
         """What could not be written is tried again with the next write; an intent is not, for it is not sent."""

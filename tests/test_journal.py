@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,27 @@ async def test_many_writes_share_a_transaction(journal: SqliteJournal, tmp_path:
     assert len(await journal.unfinished("a")) == 1000
     pages = (tmp_path / "jobs.db-wal").stat().st_size / 4096
     assert pages < 1000
+
+
+@pytest.mark.looptime
+async def test_writes_that_come_one_by_one_share_transactions_too(journal: SqliteJournal) -> None:
+    """The first is written at once; those that come in the next 20 ms wait for each other."""
+    loop, write, begun = asyncio.get_running_loop(), journal._database.write, list[float]()
+
+    def seen(batch: Sequence[Write]) -> list[bool | Exception]:
+        begun.append(loop.time())
+        return write(batch)
+
+    journal._database.write = seen  # type: ignore[method-assign]
+    first = loop.time()
+    written = list[asyncio.Future[bool]]()
+    for number in range(100):
+        written.append(journal.append(a_record(journal, str(number))))
+        await asyncio.sleep(0.002)
+    assert all(await asyncio.gather(*written))
+    assert begun[0] == pytest.approx(first, abs=0.001)
+    assert min(b - a for a, b in pairwise(begun)) >= 0.0199
+    assert len(begun) <= 12
 
 
 # --- where it cannot ----------------------------------------------------------------------------------------------
