@@ -12,7 +12,7 @@ import attrs
 
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
 from modelslab_async.job import Job
-from modelslab_async.line import Line, now
+from modelslab_async.line import Line
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
 from modelslab_async.protocol.experience import Experience, Outlook, Worth, shape_of
 from modelslab_async.protocol.lifecycle import JobState, Video
@@ -57,7 +57,7 @@ class Watcher:
         policy = watch.WatchPolicy(
             strategy=self.strategy, timeout=limits.job, fetch_timeout=limits.fetch, at_once=job._is_found
         )
-        links, at = accepted.future_links if accepted else (), now()
+        links, at = accepted.future_links if accepted else (), job._loop.time()
         age = at - job._taken_at
         flow = watch.watch(policy, job._outlook, self.pace, self.line.backoff, now=at, age=age, links=links)
         outcome = await self._perform(job, flow)
@@ -77,7 +77,7 @@ class Watcher:
 
     def _learn(self, job: Job, outcome: watch.WatchOutcome) -> None:
         """What the end of a watch tells of jobs of this kind."""
-        running, at = job._running_at, now()
+        running, at = job._running_at, job._loop.time()
         if not isinstance(outcome, watch.GaveUp):
             job._outlook.learn(running - job._taken_at, at - job._taken_at)
             self.line.tally.detected(job._looks, at - running)
@@ -91,8 +91,8 @@ class Watcher:
         if self.strategy == "poll" and links:
             outcome: watch.Readable | watch.Unreadable = watch.Readable(links[0])
         else:
-            limits = self.line.timeouts
-            flow = watch.settle(links, self._backoff_links, now=now(), probe_timeout=limits.fetch, grace=limits.link)
+            limits, at = self.line.timeouts, job._loop.time()
+            flow = watch.settle(links, self._backoff_links, now=at, probe_timeout=limits.fetch, grace=limits.link)
             outcome = await self._perform(job, flow)
         if isinstance(outcome, watch.Unreadable):
             job._advance(lifecycle.Unreadable(InvalidVideoError(_no_file(job, outcome.reason))))
