@@ -23,7 +23,6 @@ from modelslab_async.transport import Timeouts, Transport
 from modelslab_async.watcher import Watcher
 
 if TYPE_CHECKING:
-    from modelslab_async.hearing import Hearing
     from modelslab_async.receiver import Receiver
     from modelslab_async.webhook import Webhook
 
@@ -89,7 +88,11 @@ def account(
         is_guest=is_guest,
     )
     worth = Worth()
-    hearing = _hearing(worth) if common.webhook else None
+    hearing = None
+    if common.webhook:
+        from modelslab_async.hearing import Hearing  # noqa: PLC0415 - most clients have no webhook
+
+        hearing = Hearing(worth)
     watcher = Watcher(
         line=line,
         strategy=common.wait,
@@ -101,17 +104,9 @@ def account(
     saver = Saver(line, books)
     dispatcher = Dispatcher(Submitter(line, books), watcher, saver, max_in_flight)
     recoverer = Recoverer(books, dispatcher)
-    receiver = _receiver(dispatcher, books, recoverer, hearing) if hearing else None
+    receiver = None
+    if hearing:
+        from modelslab_async.receiver import Receiver  # noqa: PLC0415 - as above
+
+        receiver = Receiver(dispatcher, books, recoverer, hearing)
     return Account(line=line, books=books, saver=saver, dispatcher=dispatcher, recoverer=recoverer, receiver=receiver)
-
-
-def _hearing(worth: Worth) -> Hearing:
-    from modelslab_async.hearing import Hearing  # noqa: PLC0415 - most clients have no webhook
-
-    return Hearing(worth)
-
-
-def _receiver(dispatcher: Dispatcher, books: Books, recoverer: Recoverer, hearing: Hearing) -> Receiver:
-    from modelslab_async.receiver import Receiver  # noqa: PLC0415 - most clients have no webhook
-
-    return Receiver(dispatcher, books, recoverer, hearing)

@@ -22,6 +22,7 @@ from modelslab_async.saver import Saver
 from modelslab_async.slots import Slots
 from modelslab_async.submitter import Submitter
 from modelslab_async.tally import Statistics
+from modelslab_async.telemetry import Telemetry
 from modelslab_async.watcher import Watcher
 
 _log = logging.getLogger("modelslab_async")
@@ -68,7 +69,7 @@ class Dispatcher:
 
     def enqueue(self, job: Job) -> None:
         """A new job: it goes when its turn comes."""
-        self._line.tell(lambda telemetry: telemetry.submitted(job))
+        self._line.tell(Telemetry.submitted, job)
         self.jobs[job.ref] = job
         if self.slots.is_full and not self.slots.elsewhere:  # then nothing follows from one more
             self.slots.enqueue(job)
@@ -109,24 +110,24 @@ class Dispatcher:
             case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
                 pass
             case lifecycle.Accepted():
-                self._line.tell(lambda telemetry: telemetry.accepted(job))
+                self._line.tell(Telemetry.accepted, job)
                 self._heard_of(job)
                 self.slots.accepted(job)
                 self._run(job)
             case lifecycle.Succeeded():
                 if self.slots.is_unanswered(job):  # success at once is an acceptance too
-                    self._line.tell(lambda telemetry: telemetry.accepted(job))
+                    self._line.tell(Telemetry.accepted, job)
                     self.slots.accepted(job)
                 self.slots.release(job)
             case lifecycle.PutBack(wait=wait, maximum=maximum):
-                self._line.tell(lambda telemetry: telemetry.refused(job, None))
+                self._line.tell(Telemetry.refused, job, None)
                 self.slots.put_back(job, now, wait=wait, maximum=maximum)
             case lifecycle.ReplyLost(may_be_heard_of=may_be):
                 self._lose(job, may_be_heard_of=may_be)
             case lifecycle.Cancelled():
                 self.slots.withdraw(job)
             case lifecycle.Rejected(error=error):
-                self._line.tell(lambda telemetry: telemetry.refused(job, error))
+                self._line.tell(Telemetry.refused, job, error)
                 self.slots.release(job)
             case lifecycle.Failed() | lifecycle.Abandoned():
                 self.slots.release(job)
@@ -135,7 +136,7 @@ class Dispatcher:
         """The job has a result."""
         self.jobs.pop(job.ref, None)
         self._line.tally.ended[job.state] += 1
-        self._line.tell(lambda telemetry: telemetry.ended(job))
+        self._line.tell(Telemetry.ended, job)
 
     async def save(
         self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
@@ -220,8 +221,12 @@ class Dispatcher:
         try:
             while job.state is JobState.SUBMITTING:
                 await self._submitter.submit(job)
-            if not self._line.closing.is_set():
+            if self._line.closing.is_set():
+                return
+            if job.state is JobState.PROCESSING:
                 await self._watcher.follow(job)
+            if job.state is JobState.READY:
+                await self._watcher.find_file(job)
         except asyncio.CancelledError:
             let_go(job)
             raise

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from modelslab_async.errors import (
-    JobDetachedError,
-    JobError,
-    ModelsLabError,
-    SubmitUncertainError,
-)
+from modelslab_async.errors import JobDetachedError, JobError, ModelsLabError, SubmitUncertainError
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.lifecycle import JobState

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
-from typing import TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import attrs
 
@@ -25,6 +25,7 @@ from modelslab_async.transport import Incoming, Timeouts, Transport
 _log = logging.getLogger("modelslab_async")
 _MOST_NOTES = 50
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)
@@ -94,11 +95,11 @@ class Line:
                 raise error
             await asyncio.sleep(max(wait, wished(error)))
 
-    def tell(self, happened: Callable[[Telemetry], object]) -> None:
+    def tell(self, happened: Callable[Concatenate[Telemetry, _P], None], *what: _P.args, **more: _P.kwargs) -> None:
         """Let the application's telemetry know. What it does wrong is its own affair."""
         if self.telemetry:
             try:
-                happened(self.telemetry)
+                getattr(self.telemetry, happened.__name__)(*what, **more)
             except Exception:  # noqa: BLE001 - an application's
                 _log.exception("telemetry failed")
 

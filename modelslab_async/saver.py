@@ -67,7 +67,7 @@ class Saver:
                 links = list(dict.fromkeys((*await self._fresh_links(video), *links)))
             else:
                 await self.books.saved(video.ref, str(saved.path.absolute()))
-                self.line.tell(partial(_downloaded, video, saved, now() - begun))
+                self.line.tell(Telemetry.downloaded, video, saved, now() - begun)
                 return saved
 
     async def _download(
@@ -89,7 +89,3 @@ class Saver:
         """Where the service says that the file is now; nothing where it cannot be asked."""
         answer = await self.line.fetch(video.id, self.line.timeouts.fetch) if video.id else None
         return answer.links if isinstance(answer, wire.Ready) else ()
-
-
-def _downloaded(video: Video, saved: SavedVideo, seconds: float, telemetry: Telemetry) -> None:
-    telemetry.downloaded(video, saved, seconds)

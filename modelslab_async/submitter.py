@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping
-from functools import partial
 from itertools import islice
 from typing import Any, assert_never
 
@@ -18,7 +17,6 @@ from modelslab_async.errors import (
     InvalidRequestError,
     JobFailedError,
     JournalError,
-    ModelsLabError,
     SubmitUncertainError,
     TransportError,
 )
@@ -79,7 +77,7 @@ class Submitter:
             waits = waits or islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
-                    self.line.tell(partial(_retried, job, error))
+                    self.line.tell(Telemetry.retried, job, error)
                     _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
                     await until(self.line.closing, max(wait, wished(error)))
                 case retry.Verdict.PUT_BACK:
@@ -114,7 +112,3 @@ class Submitter:
                 return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)
             case _:
                 assert_never(reply)
-
-
-def _retried(job: Job, error: ModelsLabError, telemetry: Telemetry) -> None:
-    telemetry.retried(job, error)

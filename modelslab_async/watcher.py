@@ -15,9 +15,10 @@ from modelslab_async.job import Job
 from modelslab_async.line import Line
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
 from modelslab_async.protocol.experience import Experience, Outlook, Worth, shape_of
-from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.record import seed_of
+from modelslab_async.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from modelslab_async.hearing import Hearing
@@ -41,23 +42,15 @@ class Watcher:
     worth: Worth
     hearing: Hearing | None = None
 
-    async def follow(self, job: Job) -> None:
-        """From the service's acceptance to the job's end; nothing for a job in another state."""
-        if job.state is JobState.PROCESSING:
-            await self._watch(job)
-        if job.state is JobState.READY:
-            await self._find_file(job)
-
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of a job, and when to look at it."""
         return Outlook(self.experience, shape_of(job.request), eta, self.line.rng, self.worth, job._is_called)
 
-    async def _watch(self, job: Job) -> None:
-        limits, accepted = self.line.timeouts, job._accepted
-        policy = watch.WatchPolicy(
-            strategy=self.strategy, timeout=limits.job, fetch_timeout=limits.fetch, at_once=job._is_found
-        )
-        links, at = accepted.future_links if accepted else (), job._loop.time()
+    async def follow(self, job: Job) -> None:
+        """From the service's acceptance to its word that the job ended."""
+        limits = self.line.timeouts
+        policy = watch.WatchPolicy(self.strategy, limits.job, limits.fetch, at_once=job._is_found)
+        links, at = job._accepted.future_links if job._accepted else (), job._loop.time()
         age = at - job._taken_at
         flow = watch.watch(policy, job._outlook, self.pace, self.line.backoff, now=at, age=age, links=links)
         outcome = await self._perform(job, flow)
@@ -84,7 +77,8 @@ class Watcher:
         elif isinstance(outcome.error, JobTimeoutError):
             job._outlook.learn(running - job._taken_at, math.inf)
 
-    async def _find_file(self, job: Job) -> None:
+    async def find_file(self, job: Job) -> None:
+        """From there to a file that reads."""
         accepted, ready = job._accepted, job._ready or wire.Ready()
         announced = accepted.future_links if accepted else ()
         links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *announced)))
@@ -133,7 +127,7 @@ class Watcher:
             self.line.note(found.notes)
         job._looked(running=isinstance(found, wire.NotReady))
         _log.debug("%r: looked: %s", job, type(found).__name__)
-        self.line.tell(lambda telemetry: telemetry.looked(job, type(found).__name__))
+        self.line.tell(Telemetry.looked, job, type(found).__name__)
         return found
 
     async def _probe(self, url: str, timeout: float) -> watch.Readable | watch.Unreadable:

@@ -16,7 +16,6 @@ from modelslab_async.errors import (
     MalformedReplyError,
     ModelsLabError,
     RateLimitError,
-    ReplyLostError,
     ServerError,
     TransportError,
 )
@@ -41,15 +40,11 @@ class Verdict(Enum):
 def after_submit(error: ModelsLabError) -> Verdict:
     """The table. A 503 counts as a refusal only in the service's own JSON: without it, it is a MalformedReplyError."""
     match error:
-        case ConnectError():
+        case ConnectError() | ServerError(http_status=503):
             return Verdict.REPEAT
         case RateLimitError():
             return Verdict.PUT_BACK
-        case ServerError(http_status=503):
-            return Verdict.REPEAT
-        case ServerError() | ReplyLostError():
-            return Verdict.UNCERTAIN
-        case MalformedReplyError():
+        case ServerError() | MalformedReplyError():
             return Verdict.UNCERTAIN
         case APIError():
             return Verdict.REFUSED
