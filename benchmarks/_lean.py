@@ -1,9 +1,9 @@
 """The emulator's service behind the least HTTP that will do: a server that does not make clients wait.
 
-`python -m benchmarks._lean SPEED ETAS FAULTS LIMIT SEED` is as `python -m benchmarks._common`, whose emulator takes
-longer for a request than the clients that are measured. A client that is quicker than its server sleeps, and is woken
-for each reply; a slower one finds them in heaps, which costs it less. Here the same `Service` answers, for clients that
-behave: whole requests, one at a time on a connection, with a length.
+`python -m benchmarks._lean SPEED ETAS FAULTS LIMIT SEED` is as `python -m benchmarks._common`, whose emulator takes as
+long for a request as the clients that are measured, or longer. A client that is quicker than its server sleeps, and is
+woken for each reply; a slower one finds them in heaps, which costs it less. Here the same `Service` answers, for
+clients that behave: whole requests, one at a time on a connection, with a length.
 """
 
 from __future__ import annotations

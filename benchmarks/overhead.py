@@ -5,11 +5,11 @@
 All talk to one server in another process, in turn, several rounds; ratios are taken round by round. Jobs are begun all
 at once, as by `gather`; and then one every few milliseconds, so that replies do not come in batches: the process sleeps
 between them, and all code is cold. The server is the emulator's service behind the least HTTP that will do, see
-`_lean`; and then the emulator itself, which takes longer for a request than the clients do: what they cost then depends
-on how long they sleep. Each job is submitted, asked after once it is done, and the first bytes of its file are read:
-three exchanges. modelslab-py asks right after the submit too, and reads no file: three as well. init_image is a URL
-that nobody fetches, so the picture is not what is measured. Before anything is printed: each job ended with its video,
-and was charged once.
+`_lean`; and then the emulator itself, which takes as long for a request as the clients do, or longer: what they cost
+then depends on how long they sleep. Each job is submitted, asked after once it is done, and the first bytes of its file
+are read: three exchanges. modelslab-py asks right after the submit too, and reads no file: three as well. init_image is
+a URL that nobody fetches, so the picture is not what is measured. Before anything is printed: each job ended with its
+video, and was charged once.
 """
 
 from __future__ import annotations
