@@ -1,12 +1,12 @@
 """How the cost of 10, 100, 1,000 and 10,000 jobs grows: CPU of the client's process, beside a straight line.
 
-    python -m benchmarks.growth [--json] [--check]       takes about eight minutes
+    python -m benchmarks.growth [--json] [--check]       takes about ten minutes
 
 All jobs of a batch are submitted at once, through 500 places, to a server in another process, see `_lean`. Few jobs are
 done many times over, so that each measurement is long enough. The line is the one that misses the medians by the least
-share; the reach is on that share. The client has its connections: it opens a hundred at most, one for each of the first
-jobs, which is neither a part of the constant nor of each job. What a job costs in a new client is shown besides. Before
-anything is printed: each job ended with its video, and was charged once.
+share; the reach is on that share. It holds for the first batch of a new client, and for later ones, when the client has
+its connections: it opens a hundred at most, one for each of the first jobs, which is neither a part of the constant nor
+of each job. Before anything is printed: each job ended with its video, and was charged once.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ COUNTS = {10: 16, 100: 4, 1000: 2, 10_000: 1}
 """Jobs, and how many batches of so many are one measurement."""
 ROUNDS = 5
 PLACES = 500
-MOST_IN_NEW = 1000
-"""Jobs of a client's first batch; among more, its connections are not seen."""
 SPEED = 200.0
 """A job takes 0.2 s."""
 PARAMS: Mapping[str, Any] = {"prompt": "zoom in", "init_image": "https://picture.invalid/rocket.png"}
@@ -45,7 +43,7 @@ async def _batch(client: Client, jobs: int) -> float:
 async def _life(url: str, jobs: int, batches: int) -> tuple[float, float]:
     """The first batch of a client, and the mean of later ones."""
     async with Client("any", base_url=url, max_in_flight=PLACES, max_polls_per_second=None) as client:
-        first = await _batch(client, min(jobs, MOST_IN_NEW))
+        first = await _batch(client, jobs)
         await _batch(client, PLACES)
         return first, mean([await _batch(client, jobs) for _ in range(batches)])
 
@@ -63,10 +61,9 @@ def measure() -> tuple[dict[int, Seen], dict[int, Seen]]:
                 new[jobs].append(first)
                 later[jobs].append(mean_later)
         charges = Counter(server.charges())
-    meant = 20 + PLACES + ROUNDS * sum(min(n, MOST_IN_NEW) + PLACES + n * times for n, times in COUNTS.items())
+    meant = 20 + PLACES + ROUNDS * sum(PLACES + jobs * (1 + batches) for jobs, batches in COUNTS.items())
     assert charges.total() == len(charges) == meant, charges.total()
-    told = {jobs: Seen(values) for jobs, values in new.items() if jobs <= MOST_IN_NEW}
-    return told, {jobs: Seen(values) for jobs, values in later.items()}
+    return {jobs: Seen(values) for jobs, values in new.items()}, {n: Seen(values) for n, values in later.items()}
 
 
 def line(points: Mapping[int, float]) -> tuple[float, float]:
@@ -80,6 +77,18 @@ def line(points: Mapping[int, float]) -> tuple[float, float]:
     return (d - slope * b) / a, slope
 
 
+def _figures(title: str, each: Mapping[int, Seen]) -> tuple[list[Figure], Reach]:
+    """Beside the line, and each job's; the farthest from the line."""
+    constant, slope = line({jobs: jobs * seen.median for jobs, seen in each.items()})
+    of_line = {n: Seen([v * n / (constant + slope * n) for v in seen.values]) for n, seen in each.items()}
+    worst = max(abs(seen.median - 1) for seen in of_line.values())
+    figures = [
+        Figure(title, f"of the line {constant:.1f} ms and {slope:.2f} ms a job", _named(of_line), digits=3),
+        Figure(f"{title}, each job", "ms", _named(each), digits=2),
+    ]
+    return figures, Reach(f"{title}: farthest from the line, of it", worst, 0.1)
+
+
 def _named(seen: Mapping[int, Seen]) -> dict[str, Seen]:
     return {f"{jobs:,} jobs": values for jobs, values in seen.items()}
 
@@ -88,19 +97,10 @@ def main() -> int:
     """Measure, and print the figures."""
     wanted, _ = options(__doc__)
     new, later = measure()
-    constant, slope = line({jobs: jobs * seen.median for jobs, seen in later.items()})
-    of_line = {n: Seen([v * n / (constant + slope * n) for v in seen.values]) for n, seen in later.items()}
-    worst = max(abs(seen.median - 1) for seen in of_line.values())
-    figures = [
-        Figure("CPU of a batch", "of a straight line's", _named(of_line), digits=3),
-        Figure("CPU of a batch, each job", "ms", _named(later), digits=2),
-        Figure("CPU of a new client's first batch, each job", "ms", _named(new), digits=2),
-    ]
-    conditions = (
-        f"{ROUNDS} rounds; {PLACES} places; the line: {constant:.1f} ms and {slope:.2f} ms a job; "
-        "a server in another process, over loopback"
-    )
-    return tell(wanted, "growth", conditions, figures, [Reach("farthest from the line, of it", worst, 0.1)])
+    first_figures, first = _figures("a new client's first batch", new)
+    figures, reach = _figures("later batches", later)
+    conditions = f"CPU of the client; {ROUNDS} rounds; {PLACES} places; a server in another process, over loopback"
+    return tell(wanted, "growth", conditions, [*figures, *first_figures], [reach, first])
 
 
 if __name__ == "__main__":

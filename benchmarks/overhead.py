@@ -53,7 +53,6 @@ SPEED = 28.6
 LOOK_AFTER = 2
 """Seconds, whole ones: modelslab-py takes no others. This package finds out by itself when to look."""
 WARM_UP_JOBS = 4
-_OF_HTTPX = 0.1
 
 KEY = "any"
 PARAMS: Mapping[str, Any] = {
@@ -222,9 +221,7 @@ def _figures(title: str, laps: Mapping[str, list[Lap]]) -> tuple[list[Figure], l
         Figure(f"CPU per exchange, {title}", "µs", exchange, digits=0),
     ]
     mine, added = exchange[OURS], job[KEPT].beyond(job[OURS]).median
-    limits = {MINIMAL: 1.15, PEER: 1.0}
-    if HTTPX in exchange and exchange[MINIMAL].over(exchange[HTTPX]).median < _OF_HTTPX:
-        limits[HTTPX] = _OF_HTTPX  # else the floor itself does not keep it
+    limits = {MINIMAL: 1.15, PEER: 1.0, HTTPX: 0.1}
     reaches = [
         *(Reach(f"{title}: CPU per exchange, of {name}'s", mine.over(exchange[name]).median, limits[name])
           for name in limits if name in exchange),

@@ -56,6 +56,18 @@ def test_an_estimate_is_a_distribution(spans: list[tuple[float, float]], weight:
     assert 0.9 < sum(cells) <= 1 + 1e-6
 
 
+@given(st.lists(st.sampled_from((0, 0, 0, 1, 3)), min_size=1, max_size=60), st.integers(0, 12))
+def test_what_was_seen_is_spread_over_the_least_window(seen: list[int], enough: int) -> None:
+    """Each cell's share goes to the least window around it that holds enough, three cells to a side at least."""
+    spread = [0.0] * len(seen)
+    for cell, mass in enumerate(seen):
+        windows = (range(max(cell - reach, 0), min(cell + reach + 1, len(seen))) for reach in range(3, 3 + len(seen)))
+        window = next(w for w in windows if sum(seen[i] for i in w) > enough or len(w) == len(seen))
+        for other in window:
+            spread[other] += mass / len(window)
+    assert expectation._smoothed(seen, enough + 0.5) == pytest.approx(spread, abs=1e-9)
+
+
 @pytest.mark.parametrize("every", [2.0, 5.0, 12.0])
 def test_intervals_tell_the_distribution(every: float) -> None:
     """From when looks saw 300 jobs running and ended, the distribution comes out, finer than the looks were."""
