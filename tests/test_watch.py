@@ -76,6 +76,22 @@ class Driven:
         return [at for at, action in self.actions if isinstance(action, kind)]
 
 
+@attrs.frozen
+class Every:
+    """A schedule with one gap."""
+
+    seconds: float
+
+    def gap(self, elapsed: float) -> float:
+        return self.seconds
+
+    def left(self, elapsed: float) -> float:
+        return self.seconds
+
+    def is_near_end(self, elapsed: float) -> bool:
+        return False
+
+
 FLOOR, CEILING = Gaps().floor, Gaps().ceiling
 ETAS = st.none() | st.floats(0, 1e4)
 MOMENTS = st.lists(st.floats(1000, 1500), max_size=8)
@@ -111,10 +127,10 @@ def test_success_is_seen_soon(eta: float | None) -> None:
 def test_an_end_is_seen_within_a_ceiling_and_the_pace(
     eta: float | None, seconds: float, rate: float | None, seed: int
 ) -> None:
-    """However long a job takes, and whatever its eta: seen within one ceiling of its end, plus one turn of the pace."""
+    """However long a job takes, and whatever its eta: seen within a ceiling of its end, a tick and a turn of the pace."""
     driven = Driven(ends(seconds))
     assert driven.run(a_watch(eta, pace=rate, seed=seed)) == READY
-    assert 0 <= driven.now - 1000 - seconds <= CEILING + (1 / rate if rate else 0) + 1e-6
+    assert 0 <= driven.now - 1000 - seconds <= CEILING + watch.TICK + (1 / rate if rate else 0) + 1e-6
 
 
 @given(eta=ETAS, seconds=st.floats(0, 1000), wakes=MOMENTS, seed=st.integers())
@@ -178,6 +194,20 @@ def test_a_job_of_unknown_age_is_looked_at_at_once() -> None:
     assert driven.now == 1000.0
 
 
+@given(begun=st.floats(0, 1e6), gap=st.floats(0, 100), timeout=st.none() | st.floats(0.5, 200))
+def test_looks_go_with_the_ticks(begun: float, gap: float, timeout: float | None) -> None:
+    """A look is not sooner than its schedule says, and later by a tick at most. One that is due in a second or more
+    comes at a tick, whenever the job began, unless the deadline is before; a sooner one comes when it is due.
+    """
+    first = next(watch.watch(WatchPolicy(timeout=timeout), Every(gap), Pace(), DELAYS, now=begun))
+    assert isinstance(first, Wait)
+    last = watch.LAST_LOOK if timeout is not None and timeout >= watch.LAST_LOOK + 1 else 0.0
+    due = gap if timeout is None else min(gap, timeout - last)
+    assert due - 1e-6 <= first.seconds <= due + (watch.TICK if due >= 1 else 0.0) + 1e-6
+    ticks = (begun + first.seconds) / watch.TICK
+    assert due < 1 or first.seconds == pytest.approx(timeout) or abs(ticks - round(ticks)) < 1e-6
+
+
 def test_ten_thousand_jobs_keep_the_pace() -> None:
     """10,000 jobs that never end, 200 looks a second: never more, and each is looked at in turn, none twice as late."""
     pace, schedule = Pace(200.0), Outlook(Experience(), (), 40.0, random.Random(1))
@@ -217,7 +247,7 @@ def test_troubles_back_off() -> None:
     times = driven.times(Fetch)
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     assert max(gaps[:3]) < 12
-    assert all(10 <= gap <= 30 for gap in gaps[8:])
+    assert all(10 <= gap <= 30 + watch.TICK for gap in gaps[8:])
 
 
 def test_the_services_wish_is_kept() -> None:

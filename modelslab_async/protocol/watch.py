@@ -37,6 +37,10 @@ _PROBES_PER_FETCH = 4
 """A wait for links still looks for a failure once in so many looks."""
 _FIRST_PROBE_GAP = 4.0
 _MOST_DOUBLINGS = 4
+TICK = 0.05
+"""Seconds. Jobs are looked at when the clock ticks, so that one waking of the process is enough for many looks."""
+_LEAST_TICKED = 1.0
+"""Seconds: a shorter wait is as long as it is meant to be."""
 
 
 class Wait(NamedTuple):
@@ -131,7 +135,7 @@ def watch(
     pause, last = 0.0, ""
     while True:
         gap = 0.0 if policy.at_once and not looks.count else max(schedule.gap(now - started), pause)
-        seen = yield Wait(_until_look(gap, deadline - now))
+        seen = yield Wait(_until_look(gap, deadline - now, now))
         turn = pace.turn(seen.at)
         if turn > seen.at and not seen.woken:
             seen = yield Wait(min(turn, deadline) - seen.at)
@@ -156,10 +160,13 @@ def watch(
             pause, last = max(next(troubles), outcome), f". The last look failed: {_words(seen.what)}"
 
 
-def _until_look(gap: float, left: float) -> float:
-    """Seconds to wait: the gap, but a last look comes in time for its answer, and nothing is after the deadline."""
+def _until_look(gap: float, left: float, now: float) -> float:
+    """Seconds to wait: the gap, and on to a tick; a last look comes in time for its answer, none after the deadline."""
     last = left - LAST_LOOK
-    return min(gap, last if last >= _LEAST_BEFORE_LAST else left)
+    wait = min(gap, last if last >= _LEAST_BEFORE_LAST else left)
+    if wait >= _LEAST_TICKED:
+        wait = math.ceil((now + wait) / TICK) * TICK - now
+    return min(wait, left)
 
 
 class _Looks:
