@@ -68,9 +68,9 @@ class _Arriving:
             writing.result()
 
     def _write(self, block: list[bytes]) -> None:
-        self.file.writelines(block)
         for chunk in block:
-            self.digest.update(chunk)
+            self.file.write(chunk)
+            self.digest.update(chunk)  # while the processor still has it at hand
 
 
 async def save(

@@ -127,7 +127,7 @@ def test_success_is_seen_soon(eta: float | None) -> None:
 def test_an_end_is_seen_within_a_ceiling_and_the_pace(
     eta: float | None, seconds: float, rate: float | None, seed: int
 ) -> None:
-    """However long a job takes, and whatever its eta: seen within a ceiling of its end, a tick and a turn of the pace."""
+    """However long a job takes, and whatever its eta: seen within a ceiling, a tick and a turn of the pace."""
     driven = Driven(ends(seconds))
     assert driven.run(a_watch(eta, pace=rate, seed=seed)) == READY
     assert 0 <= driven.now - 1000 - seconds <= CEILING + watch.TICK + (1 / rate if rate else 0) + 1e-6
