@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
@@ -147,7 +148,15 @@ class Job:
 
     def __await__(self) -> Generator[None, None, Video]:
         """The video, or the error that ended the job."""
-        return asyncio.shield(self._future).__await__()
+        if not self.done():
+            waiter = self._loop.create_future()  # whose cancelling is not the job's
+            tell = partial(_end, waiter)
+            self._future.add_done_callback(tell)
+            try:
+                yield from waiter
+            finally:
+                self._future.remove_done_callback(tell)
+        return self.result()
 
     @property
     def eta(self) -> float | None:
@@ -340,6 +349,6 @@ class Job:
             news.set()
 
 
-def _end(sleeper: asyncio.Future[None]) -> None:
+def _end(sleeper: asyncio.Future[None], _: object = None) -> None:
     if not sleeper.done():
         sleeper.set_result(None)
