@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from typing import Any, get_args
 
 import attrs
 
-from modelslab_async.errors import AuthenticationError, InvalidRequestError, Problem
+from modelslab_async.errors import AuthenticationError
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.pricing import Budget, PriceList
-from modelslab_async.protocol.request import ImageToVideoUltra, LimitsMode, shown
+from modelslab_async.protocol.request import ImageToVideoUltra, LimitsMode, is_positive, require
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
 
@@ -52,40 +51,28 @@ def check_arguments(
     max_polls_per_second: float | None,
 ) -> None:
     """Raises InvalidRequestError with all that cannot be right."""
-    problems = []
-    if not wire.is_safe_base_url(base_url):
-        rule = "an https URL, or http to this machine: the key travels in every request"
-        problems.append(Problem("base_url", shown(base_url), rule, "pass one, or leave it out"))
-    if isinstance(max_in_flight, bool) or not isinstance(max_in_flight, int) or max_in_flight < 1:
-        problems.append(Problem("max_in_flight", shown(max_in_flight), "an integer, at least 1", "pass 5, 10 or 15"))
-    if limits not in ("refuse", "warn", None):
-        problems.append(Problem("limits", shown(limits), '"refuse", "warn" or None', "pass one of them"))
-    if wait not in get_args(WaitStrategy):
-        problems.append(Problem("wait", shown(wait), '"auto", "poll" or "links"', "pass one of them"))
-    if not _is_positive(poll_cost):
-        problems.append(Problem("poll_cost", shown(poll_cost), "seconds above 0", "pass 1, or leave it out"))
-    if max_polls_per_second is not None and not _is_positive(max_polls_per_second):
-        rule = "a number above 0, or None for no bounds"
-        problems.append(Problem("max_polls_per_second", shown(max_polls_per_second), rule, "pass 20, or leave it out"))
-    if problems:
-        raise InvalidRequestError(problems)
+    safe = "an https URL, or http to this machine: the key travels in every request"
+    is_count = isinstance(max_in_flight, int) and not isinstance(max_in_flight, bool) and max_in_flight >= 1
+    is_rate = max_polls_per_second is None or is_positive(max_polls_per_second)
+    bounds = "a number above 0, or None for no bounds"
+    require(
+        (wire.is_safe_base_url(base_url), "base_url", base_url, safe, "pass one, or leave it out"),
+        (is_count, "max_in_flight", max_in_flight, "an integer, at least 1", "pass 5, 10 or 15"),
+        (limits in ("refuse", "warn", None), "limits", limits, '"refuse", "warn" or None', "pass one of them"),
+        (wait in get_args(WaitStrategy), "wait", wait, '"auto", "poll" or "links"', "pass one of them"),
+        (is_positive(poll_cost), "poll_cost", poll_cost, "seconds above 0", "pass 1, or leave it out"),
+        (is_rate, "max_polls_per_second", max_polls_per_second, bounds, "pass 20, or leave it out"),
+    )
 
 
 def check_parts(journal: object, budget: object, prices: object, webhook: object) -> None:
     """Raises InvalidRequestError for what is no journal, budget, price list or webhook."""
-    problems = []
     is_path = isinstance(journal, str | os.PathLike) and os.fspath(journal) not in ("", b"")
-    if journal is not None and not is_path and not callable(getattr(journal, "append", None)):
-        problems.append(Problem("journal", shown(journal), "the path of a file, or a Journal", 'pass "jobs.db"'))
-    if budget is not None and not isinstance(budget, Budget):
-        problems.append(Problem("budget", shown(budget), "a Budget", "pass Budget(usd=...)"))
-    if prices is not None and not isinstance(prices, PriceList):
-        problems.append(Problem("prices", shown(prices), "a PriceList", "pass PriceList(usd=...), or leave it out"))
-    if webhook is not None and not callable(getattr(webhook, "url", None)):
-        problems.append(Problem("webhook", shown(webhook), "a Webhook", "pass Webhook(public_url=..., secret=...)"))
-    if problems:
-        raise InvalidRequestError(problems)
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    is_journal = journal is None or is_path or callable(getattr(journal, "append", None))
+    is_webhook = webhook is None or callable(getattr(webhook, "url", None))
+    require(
+        (is_journal, "journal", journal, "the path of a file, or a Journal", 'pass "jobs.db"'),
+        (isinstance(budget, Budget | None), "budget", budget, "a Budget", "pass Budget(usd=...)"),
+        (isinstance(prices, PriceList | None), "prices", prices, "a PriceList", "pass PriceList(usd=...), or none"),
+        (is_webhook, "webhook", webhook, "a Webhook", "pass Webhook(public_url=..., secret=...)"),
+    )

@@ -11,14 +11,14 @@ from typing import Any
 
 import attrs
 
-from modelslab_async.errors import InvalidRequestError, JournalError, Problem
+from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
 from modelslab_async.journal import Journal
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.record import JobRecord, after, key_of
-from modelslab_async.protocol.request import ImageToVideoUltra, shown
+from modelslab_async.protocol.request import ImageToVideoUltra, refusal
 from modelslab_async.protocol.secret import ApiKey
 
 _log = logging.getLogger("modelslab_async")
@@ -56,7 +56,11 @@ class Books:
         """Raises JournalError. What earlier runs spent counts from here on."""
         if self.journal and not self.is_open:
             if not self.is_guest:
-                await _opened(self.journal)
+                try:
+                    await self.journal.open()
+                except BaseException:
+                    await self.journal.close()
+                    raise
             self.is_open = True
             self.left = {record.ref: record for record in await self._unfinished()}
             if self.budget:
@@ -103,7 +107,7 @@ class Books:
         if not await self.journal.append(job._record):
             rule = "a job with this track_id was sent before, and may be paid for"
             way_out = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"
-            raise InvalidRequestError([Problem("track_id", shown(job.ref), rule, way_out)])
+            raise refusal("track_id", job.ref, rule, way_out)
 
     async def answered(self, job: Job, event: lifecycle.Event) -> None:
         """On disk right after the reply, before anybody is told."""
@@ -157,14 +161,6 @@ class Books:
         assert self.journal is not None  # noqa: S101 - rows come from it
         mine = record._replace(owner=self.journal.owner, **changes)
         return mine if await self.journal.append(mine, take_over=record.owner) else None
-
-
-async def _opened(journal: Journal) -> None:
-    try:
-        await journal.open()
-    except BaseException:
-        await journal.close()
-        raise
 
 
 def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:

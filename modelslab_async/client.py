@@ -14,14 +14,21 @@ import attrs
 from modelslab_async import images
 from modelslab_async.account import account as make_account
 from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_parts, request_of
-from modelslab_async.errors import InvalidRequestError, Problem
+from modelslab_async.errors import InvalidRequestError
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, shown
+from modelslab_async.protocol.request import (
+    Endpoint,
+    ImageInput,
+    ImageToVideoUltra,
+    RequestParams,
+    refusal,
+    wrong,
+)
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
 from modelslab_async.recovery import Recovery
 from modelslab_async.saved import Progress, SavedVideo
@@ -122,7 +129,7 @@ class Client(Session):
         if left := self._recoverer.attach(str(job_id)):
             return left
         if not str(job_id).strip():
-            raise InvalidRequestError([Problem("job_id", shown(job_id), "empty", "pass the id that the service gave")])
+            raise refusal("job_id", job_id, "empty", "pass the id that the service gave")
         job = Job(self._dispatcher, None, _new_ref(), job_id=str(job_id).strip())
         self._dispatcher.adopt(job)
         return job
@@ -165,7 +172,7 @@ class Client(Session):
         self._enter()
         if (id is None) == (not lost):
             rule = "just one of id= and lost=True"
-            raise InvalidRequestError([Problem("id", shown(id), rule, "pass what you know of the job")])
+            raise refusal("id", id, rule, "pass what you know of the job")
         return await self._recoverer.resolve(ref, job_id=None if id is None else str(id).strip())
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:
@@ -193,7 +200,7 @@ class Client(Session):
         job that is REFUSED. What the iterable raises is raised here, after the jobs before it were given.
         """
         if lookahead < 1:
-            raise InvalidRequestError([Problem("lookahead", shown(lookahead), "at least 1", "pass more")])
+            raise refusal("lookahead", lookahead, "at least 1", "pass more")
         from modelslab_async.feed import Feed  # noqa: PLC0415 - for those who map
 
         feed = Feed(requests, self._submit_or_refuse, asyncio.Semaphore(lookahead))
@@ -237,12 +244,9 @@ class Client(Session):
 
     def _encode_upload(self, image: ImageInput) -> bytes:
         picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Endpoint.V6)
-        if isinstance(picture, images.ImageUrl):
-            picture = Problem("image", shown(image), "a URL already", "pass it as init_image as it is")
-        if isinstance(picture, Problem):
-            raise InvalidRequestError([picture])
         data = images.load(picture)
-        assert isinstance(data, bytes)  # noqa: S101 - a URL was refused above
+        if isinstance(data, str):
+            raise refusal("image", image, "a URL already", "pass it as init_image as it is")
         return wire.encode_upload(data, images.sniff(data) or "", self._line.key)
 
     # --- inside ----------------------------------------------------------------------------------------------------
@@ -250,12 +254,14 @@ class Client(Session):
     def _checked(self, request: ImageToVideoUltra) -> images.Image:
         """The request's picture. Raises, or warns, as `limits` says."""
         problems = check(request, self._line.endpoint)
-        image = images.examine(request, self._line.endpoint)
-        if isinstance(image, Problem):
-            problems.append(image)
+        image = None
+        try:
+            image = images.examine(request, self._line.endpoint)
+        except InvalidRequestError as error:
+            problems += error.problems
         if isinstance(request.track_id, str) and request.track_id in self._dispatcher.jobs:
             rule = "a job with this track_id is open"
-            problems.append(Problem("track_id", shown(request.track_id), rule, "choose another, or leave it out"))
+            problems.append(wrong("track_id", request.track_id, rule, "choose another, or leave it out"))
         if self._common.limits == "refuse" or not all(problem.beyond_documentation for problem in problems):
             if problems:
                 raise InvalidRequestError(problems)
@@ -264,7 +270,7 @@ class Client(Session):
                 warnings.warn(
                     f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=3
                 )
-        assert not isinstance(image, Problem)  # noqa: S101 - raised above
+        assert image  # noqa: S101 - raised above
         return image
 
     def _submit_or_refuse(self, request: AnyRequest) -> Job:

@@ -240,10 +240,9 @@ _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, sqlite3.Pro
 
 
 def _row(record: JobRecord) -> tuple[Any, ...]:
-    details = json.dumps({name: value for name in _DETAILS if (value := getattr(record, name)) not in _NOTHING})
-    plain = (record.account, record.ref, record.owner, record.created_at, record.state.value, record.job_id)
-    money = (str(record.price), record.charged)
-    return (*plain, *money, record.submitted_at, record.accepted_at, record.ended_at, record.saved_path, details)
+    details = {name: value for name in _DETAILS if (value := getattr(record, name)) not in _NOTHING}
+    made = {"state": record.state.value, "price": str(record.price), "details": json.dumps(details)}
+    return tuple([made[name] if name in made else getattr(record, name) for name in _COLUMNS])
 
 
 def _record(row: tuple[Any, ...]) -> JobRecord:

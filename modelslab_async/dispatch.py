@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections import Counter
 from contextlib import suppress
 from decimal import Decimal
@@ -13,11 +12,10 @@ from typing import Any
 from modelslab_async.endings import let_go, mistaken, stays_uncertain
 from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
+from modelslab_async.line import now as _now
 from modelslab_async.protocol import lifecycle, record
-from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.schedule import haste
-from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.saver import Saver
 from modelslab_async.slots import Slots
 from modelslab_async.submitter import Submitter
@@ -45,6 +43,7 @@ class Dispatcher:
         """The open jobs, by ref."""
         self.slots = Slots[Job](max_in_flight)
         self._submitter, self._watcher, self._saver = submitter, watcher, saver
+        self.outlook, self.save = watcher.outlook, saver.save
         self._line, self._books = submitter.line, submitter.books
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._holds: dict[Job, asyncio.TimerHandle] = {}
@@ -88,10 +87,6 @@ class Dispatcher:
     def price(self) -> Decimal:
         """What a job costs, USD."""
         return self._books.prices.usd
-
-    def outlook(self, job: Job, eta: float | None) -> Outlook:
-        """What is expected of the job."""
-        return self._watcher.outlook(job, eta)
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
@@ -137,12 +132,6 @@ class Dispatcher:
         self.jobs.pop(job.ref, None)
         self._line.tally.ended[job.state] += 1
         self._line.tell(Telemetry.ended, job)
-
-    async def save(
-        self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
-    ) -> SavedVideo:
-        """Put the job's video on disk, once it is there."""
-        return await self._saver.save(job, path, progress, overwrite=overwrite)
 
     async def drain(self) -> None:
         """Wait for the end of every job and every download."""
@@ -257,7 +246,3 @@ class Dispatcher:
         self._holds.pop(job, None)
         self.slots.release(job)
         self._pump(now)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -15,11 +15,12 @@ from typing import BinaryIO
 
 import attrs
 
-from modelslab_async.errors import InvalidRequestError, InvalidVideoError, Problem, TransportError
-from modelslab_async.protocol import mp4, retry
-from modelslab_async.protocol.request import shown
+from modelslab_async.errors import InvalidVideoError, TransportError
+from modelslab_async.line import Line
+from modelslab_async.protocol import mp4
+from modelslab_async.protocol.request import refusal
 from modelslab_async.saved import Progress, SavedVideo
-from modelslab_async.transport import Get, Incoming
+from modelslab_async.transport import Incoming
 
 RESUMES_PER_LINK = 5
 """Breaks in a row that bring no new byte, after which a link counts as dead."""
@@ -32,7 +33,8 @@ class _Arriving:
     """What has come of one link's file. A thread writes and digests a block of it while the next one comes."""
 
     file: BinaryIO
-    walk: mp4.Walk
+    progress: Progress | None
+    walk: mp4.Walk = attrs.field(factory=mp4.Walk)
     received: int = 0
     total: int | None = None
     digest: hashlib._Hash = attrs.field(factory=hashlib.sha256)
@@ -74,14 +76,12 @@ class _Arriving:
 
 
 async def save(
-    get: Get,
+    line: Line,
     links: Sequence[str],
     path: str | os.PathLike[str],
     *,
     overwrite: bool,
     progress: Progress | None,
-    read_timeout: float | None,
-    backoff: retry.Delays,
 ) -> SavedVideo:
     """Stream the first link that gives a whole mp4 to `path`, in constant memory; an existing file is replaced then.
 
@@ -98,7 +98,7 @@ async def save(
         opening.add_done_callback(lambda opened: None if opened.exception() else _clear(opened.result(), part))
         raise
     try:
-        arrived = await _first_whole(_Source(get, read_timeout, backoff, progress), links, file)
+        arrived = await _first_whole(line, links, file, progress)
         await loop.run_in_executor(None, _place, file, part, target, overwrite)
     finally:
         await loop.run_in_executor(None, _clear, file, part)
@@ -128,7 +128,7 @@ def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:
     if not overwrite and target.exists():
         raise _exists(target)
     if target.is_dir():
-        raise InvalidRequestError([Problem("path", shown(str(target)), "a folder", "pass the path of a file")])
+        raise refusal("path", str(target), "a folder", "pass the path of a file")
     target.parent.mkdir(parents=True, exist_ok=True)
     return part.open("xb")
 
@@ -175,20 +175,12 @@ class _DeadLinkError(Exception):
     """This link gives no whole mp4."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Source:
-    get: Get
-    read_timeout: float | None
-    backoff: retry.Delays
-    progress: Progress | None
-
-
-async def _first_whole(source: _Source, links: Sequence[str], file: BinaryIO) -> _Arriving:
+async def _first_whole(line: Line, links: Sequence[str], file: BinaryIO, progress: Progress | None) -> _Arriving:
     reasons = []
     for link in links:
-        arriving = _Arriving(file, mp4.Walk())
+        arriving = _Arriving(file, progress)
         try:
-            await _arrive(source, link, arriving)
+            await _arrive(line, link, arriving)
         except _DeadLinkError as error:
             reasons.append(f"{link}: {error}")
         else:
@@ -196,12 +188,12 @@ async def _first_whole(source: _Source, links: Sequence[str], file: BinaryIO) ->
     raise InvalidVideoError(f"no link gives a whole mp4: {'; '.join(reasons) or 'there are no links'}")
 
 
-async def _arrive(source: _Source, link: str, arriving: _Arriving) -> None:
+async def _arrive(line: Line, link: str, arriving: _Arriving) -> None:
     """All of one link's file, over as many requests as it takes. Raises _DeadLinkError."""
-    delays, failures, most = source.backoff(), 0, 0
+    delays, failures, most = line.backoff(), 0, 0
     while True:
         try:
-            await _receive(source, link, arriving)
+            await _receive(line, link, arriving)
         except TransportError as error:
             reason = str(error)
         else:
@@ -209,7 +201,7 @@ async def _arrive(source: _Source, link: str, arriving: _Arriving) -> None:
             if not reason:
                 return
         if arriving.received > most:
-            delays, failures, most = source.backoff(), 0, arriving.received
+            delays, failures, most = line.backoff(), 0, arriving.received
         failures += 1
         if failures > RESUMES_PER_LINK:
             raise _DeadLinkError(reason)
@@ -228,28 +220,28 @@ def _incomplete(arriving: _Arriving) -> str:
     return ""
 
 
-async def _receive(source: _Source, link: str, arriving: _Arriving) -> None:
+async def _receive(line: Line, link: str, arriving: _Arriving) -> None:
     """One request: the whole file, or the rest of it where the server can prove that it is the same file."""
     headers = {"Accept-Encoding": "identity"}
     if arriving.received and arriving.validator:
         headers |= {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
-    async with source.get(link, headers=headers, timeout=source.read_timeout) as incoming:
+    async with line.get(link, headers=headers) as incoming:
         await _begin(incoming, arriving)
         try:
             async with aclosing(incoming.chunks()) as chunks:
                 async for chunk in chunks:
-                    await _take(source, arriving, chunk)
+                    await _take(arriving, chunk)
         finally:
             await arriving.settle()
 
 
-async def _take(source: _Source, arriving: _Arriving, chunk: bytes) -> None:
+async def _take(arriving: _Arriving, chunk: bytes) -> None:
     arriving.walk.feed(chunk)
     if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
         raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
     await arriving.take(chunk)
-    if source.progress:
-        source.progress(arriving.received, arriving.total)
+    if arriving.progress:
+        arriving.progress(arriving.received, arriving.total)
 
 
 async def _begin(incoming: Incoming, arriving: _Arriving) -> None:

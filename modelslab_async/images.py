@@ -4,7 +4,6 @@ A picture is told by its content, never by its name.
 """
 
 import base64
-import binascii
 import hashlib
 import os
 import stat
@@ -13,8 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from modelslab_async.errors import InvalidRequestError, Problem
-from modelslab_async.protocol.request import Endpoint, ImageToVideoUltra, is_http_url, shown
+from modelslab_async.errors import InvalidRequestError
+from modelslab_async.protocol.request import Endpoint, ImageToVideoUltra, is_http_url, refusal, shown
 
 MAX_IMAGE_BYTES = 5_000_000
 """The service documents 5 MB for uploads; for pictures inside a request it documents nothing."""
@@ -69,24 +68,19 @@ def _sniff_boxes(head: bytes) -> str | None:
     return "image/heic" if brands & _HEIC_BRANDS else None
 
 
-def examine(request: ImageToVideoUltra, endpoint: Endpoint) -> Image | Problem:
-    """The request's picture, or what is wrong with it. Of a file, only the head is read."""
+def examine(request: ImageToVideoUltra, endpoint: Endpoint) -> Image:
+    """The request's picture. Of a file, only the head is read. Raises InvalidRequestError for what cannot be sent."""
     image = _recognise(request.init_image, is_base64=request.base64 is True)
-    if isinstance(image, Problem):
-        return image
     if isinstance(image, ImageUrl):
         if request.base64:
-            return _problem(request.init_image, "a URL is not base64", "leave base64 out")
+            raise _refusal(request.init_image, "a URL is not base64", "leave base64 out")
         return image
     if request.base64 is False:
-        return Problem("base64", "False", "a local picture travels as base64", "leave base64 out, or pass a URL")
+        raise refusal("base64", False, "a local picture travels as base64", "leave base64 out, or pass a URL")
     if endpoint is Endpoint.ENTERPRISE:
         way_out = "pass the URL of `await client.upload(picture)` of a client for the public API"
-        return _problem(request.init_image, "an enterprise server takes only URLs", way_out)
-    try:
-        _check(image, *_head(image))
-    except InvalidRequestError as error:
-        return error.problems[0]
+        raise _refusal(request.init_image, "an enterprise server takes only URLs", way_out)
+    _check(image, *_head(image))
     return image
 
 
@@ -103,7 +97,7 @@ def load(image: Image) -> str | bytes:
         with image.path.open("rb") as file:
             data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
-        raise InvalidRequestError([_unreadable(image.path, error)]) from error
+        raise _unreadable(image.path, error) from error
     _check(image, data[:_HEAD_BYTES], len(data))
     return data
 
@@ -125,14 +119,14 @@ def _image_url(url: str) -> ImageUrl:
     return ImageUrl(url)
 
 
-def _recognise(source: object, *, is_base64: bool) -> Image | Problem:
+def _recognise(source: object, *, is_base64: bool) -> Image:
     match source:
         case str() if is_base64 or source[:5].lower() == "data:":
             return _decode(source)
         case str() if is_http_url(source):
             return _image_url(source)
         case str() if "://" in source:
-            return _problem(source, "not a URL that the service can fetch", "pass an http(s) URL, a path or bytes")
+            raise _refusal(source, "not a URL that the service can fetch", "pass an http(s) URL, a path or bytes")
         case str() if source.strip():
             return ImageFile(Path(source))
         case bytes() | bytearray() | memoryview():
@@ -140,18 +134,18 @@ def _recognise(source: object, *, is_base64: bool) -> Image | Problem:
         case os.PathLike():
             return ImageFile(Path(source))
         case _:
-            return _problem(source, "not a picture", "pass an http(s) URL, a path, bytes or a data URI")
+            raise _refusal(source, "not a picture", "pass an http(s) URL, a path, bytes or a data URI")
 
 
-def _decode(text: str) -> Image | Problem:
+def _decode(text: str) -> Image:
     head, comma, data = text.partition(",")
     is_uri = head[:5].lower() == "data:"
     if is_uri and not (comma and head.lower().endswith(";base64")):
-        return _problem(text, "a data URI without base64", "pass data:image/...;base64,... or the bytes themselves")
+        raise _refusal(text, "a data URI without base64", "pass data:image/...;base64,... or the bytes themselves")
     try:
         return ImageBytes(base64.b64decode(data if is_uri else text, validate=True))
-    except (binascii.Error, ValueError):
-        return _problem(text, "not base64", "pass the bytes themselves")
+    except ValueError:
+        raise _refusal(text, "not base64", "pass the bytes themselves") from None
 
 
 def _head(image: ImageFile | ImageBytes) -> tuple[bytes, int]:
@@ -161,30 +155,29 @@ def _head(image: ImageFile | ImageBytes) -> tuple[bytes, int]:
     try:
         status = image.path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise InvalidRequestError([_problem(image.path, "not a file", "pass the path of a picture")])
+            raise _refusal(image.path, "not a file", "pass the path of a picture")
         with image.path.open("rb") as file:
             return file.read(_HEAD_BYTES), status.st_size
+    except InvalidRequestError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, InvalidRequestError):
-            raise
-        raise InvalidRequestError([_unreadable(image.path, error)]) from error
+        raise _unreadable(image.path, error) from error
 
 
 def _check(image: ImageFile | ImageBytes, head: bytes, size_bytes: int) -> None:
     source = image.path if isinstance(image, ImageFile) else image.data
     if not size_bytes:
-        raise InvalidRequestError([_problem(source, "empty", f"pass a {_KINDS} picture")])
+        raise _refusal(source, "empty", f"pass a {_KINDS} picture")
     if size_bytes > MAX_IMAGE_BYTES:
-        rule = f"more than {MAX_IMAGE_BYTES} bytes"
-        raise InvalidRequestError([_problem(source, rule, "make it smaller, or pass the URL of one")])
+        raise _refusal(source, f"more than {MAX_IMAGE_BYTES} bytes", "make it smaller, or pass the URL of one")
     if sniff(head) is None:
-        raise InvalidRequestError([_problem(source, "not a picture", f"pass a {_KINDS} picture")])
+        raise _refusal(source, "not a picture", f"pass a {_KINDS} picture")
 
 
-def _unreadable(path: Path, error: OSError | ValueError) -> Problem:
+def _unreadable(path: Path, error: OSError | ValueError) -> InvalidRequestError:
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    return _problem(path, f"cannot be read: {reason}", "check the path and its permissions")
+    return _refusal(path, f"cannot be read: {reason}", "check the path and its permissions")
 
 
-def _problem(source: object, rule: str, way_out: str) -> Problem:
-    return Problem("init_image", shown(str(source) if isinstance(source, os.PathLike) else source), rule, way_out)
+def _refusal(source: object, rule: str, way_out: str) -> InvalidRequestError:
+    return refusal("init_image", str(source) if isinstance(source, os.PathLike) else source, rule, way_out)

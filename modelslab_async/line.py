@@ -53,12 +53,10 @@ class Line:
         self.tally.requests[kind] += 1
         return self.transport.post(self.base_url + path, body, timeout=finite(timeout))
 
-    def get(
-        self, kind: RequestKind, url: str, *, headers: Mapping[str, str], timeout: float | None
-    ) -> AbstractAsyncContextManager[Incoming]:
+    def get(self, url: str, *, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Incoming]:
         """Get a file. No key goes along. Raises TransportError."""
-        self.tally.requests[kind] += 1
-        return self.transport.get(url, headers=headers, timeout=timeout)
+        self.tally.requests["download"] += 1
+        return self.transport.get(url, headers=headers, timeout=self.timeouts.read)
 
     def head(self, url: str, length: int, timeout: float | None) -> Awaitable[HttpReply]:
         """The first bytes of a file. No key goes along. Raises TransportError."""

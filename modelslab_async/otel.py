@@ -5,6 +5,7 @@ Names are those of the semantic conventions for generative AI where they have on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.metadata import version
 
 from opentelemetry import metrics, trace
@@ -62,8 +63,7 @@ class OpenTelemetry(Telemetry):
 
     def looked(self, job: Job, found: str) -> None:
         """Note a look."""
-        if span := self._spans.get(job.ref):
-            span.add_event("look", {"modelslab_async.found": found})
+        self._note(job, "look", {"modelslab_async.found": found})
 
     def ended(self, job: Job) -> None:
         """End the span, and count."""
@@ -87,16 +87,19 @@ class OpenTelemetry(Telemetry):
 
     def refused(self, job: Job, error: ModelsLabError | None) -> None:
         """Count a refusal."""
-        kind = "RateLimitError" if error is None else type(error).__name__
-        self._refusals.add(1, {"error.type": kind})
-        if span := self._spans.get(job.ref):
-            span.add_event("refused", {"error.type": kind})
+        self._count(self._refusals, job, "refused", "RateLimitError" if error is None else type(error).__name__)
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
         """Count a repetition."""
-        self._retries.add(1, {"error.type": type(error).__name__})
+        self._count(self._retries, job, "retry", type(error).__name__)
+
+    def _count(self, counter: metrics.Counter, job: Job, event: str, kind: str) -> None:
+        counter.add(1, {"error.type": kind})
+        self._note(job, event, {"error.type": kind})
+
+    def _note(self, job: Job, event: str, attributes: Mapping[str, str]) -> None:
         if span := self._spans.get(job.ref):
-            span.add_event("retry", {"error.type": type(error).__name__})
+            span.add_event(event, attributes)
 
 
 def _known(job: Job) -> dict[str, str]:

@@ -12,19 +12,15 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-    def locks(file: IO[bytes]) -> bool:
-        """Take the lock; whether it was free."""
+
+def locks(file: IO[bytes]) -> bool:
+    """Take the lock; whether it was free. On Windows an open file cannot be deleted, which is lock enough."""
+    if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        return True
-
-else:
-
-    def locks(file: IO[bytes]) -> bool:  # noqa: ARG001 - as above
-        """On Windows an open file cannot be deleted, which is lock enough."""
-        return True
+    return True
 
 
 class Presence:

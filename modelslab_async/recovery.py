@@ -7,12 +7,12 @@ import attrs
 
 from modelslab_async.books import Books, request_of
 from modelslab_async.dispatch import Dispatcher
-from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
+from modelslab_async.errors import ClientStateError
 from modelslab_async.job import Job
 from modelslab_async.journal import Journal
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import shown
+from modelslab_async.protocol.request import refusal
 from modelslab_async.protocol.wire import Asset
 
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
@@ -113,7 +113,7 @@ class Recoverer:
         record = await self.find(ref)
         if record is None or record.state is not JobState.UNCERTAIN:
             rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
-            raise InvalidRequestError([Problem("ref", shown(ref), rule, "see Client.recover().uncertain")])
+            raise refusal("ref", ref, rule, "see Client.recover().uncertain")
         self.books.resolved(record, taken=job_id is not None)
         if job_id is None:
             await self.books.take_over(record, state=JobState.REFUSED, charged=False, ended_at=self.books.clock())

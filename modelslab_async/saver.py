@@ -75,15 +75,7 @@ class Saver:
     ) -> SavedVideo:
         from modelslab_async import download  # noqa: PLC0415 - with the first video that is saved
 
-        return await download.save(
-            partial(self.line.get, "download"),
-            links,
-            path,
-            overwrite=overwrite,
-            progress=progress,
-            read_timeout=self.line.timeouts.read,
-            backoff=self.line.backoff,
-        )
+        return await download.save(self.line, links, path, overwrite=overwrite, progress=progress)
 
     async def _fresh_links(self, video: Video) -> tuple[str, ...]:
         """Where the service says that the file is now; nothing where it cannot be asked."""

@@ -92,7 +92,7 @@ class Submitter:
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
         try:
             reply = await self.line.post(
-                "submit", wire.submit_path(self.line.endpoint), body, self.line.timeouts.submit
+                "submit", wire.SUBMIT_PATHS[self.line.endpoint], body, self.line.timeouts.submit
             )
         except TransportError as error:
             return error

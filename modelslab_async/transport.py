@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache
@@ -12,16 +11,10 @@ import aiohttp
 import attrs
 from multidict import CIMultiDict
 
-from modelslab_async.errors import (
-    ClientStateError,
-    ConnectError,
-    InvalidRequestError,
-    Problem,
-    ReplyLostError,
-    TransportError,
-)
+from modelslab_async.errors import ClientStateError, ConnectError, ReplyLostError, TransportError
 from modelslab_async.exchange import FOREIGN, USER_AGENT, Exchange, at_most, in_words, plain
 from modelslab_async.protocol.body import HttpReply
+from modelslab_async.protocol.request import is_positive, require
 from modelslab_async.protocol.watch import READY_GRACE
 
 MAX_REPLY_BYTES = 4 * 2**20
@@ -64,14 +57,13 @@ class Timeouts:
 
     def __attrs_post_init__(self) -> None:
         values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
-        wrong = [
-            Problem(f"timeouts.{name}", repr(value), "seconds above 0, or None for never", "pass such a number")
-            for name, value in values.items()
-            if value is not None
-            and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf)
-        ]
-        if wrong:
-            raise InvalidRequestError(wrong)
+        rule = "seconds above 0, or None for never"
+        require(
+            *(
+                (value is None or is_positive(value), f"timeouts.{name}", value, rule, "pass such a number")
+                for name, value in values.items()
+            )
+        )
 
 
 class Incoming(Protocol):
@@ -89,16 +81,6 @@ class Incoming(Protocol):
 
     def chunks(self) -> AsyncGenerator[bytes]:
         """The body; raises TransportError where it breaks off."""
-        ...
-
-
-class Get(Protocol):
-    """Gets a file; `timeout` is between two chunks. Raises TransportError."""
-
-    def __call__(
-        self, url: str, *, headers: Mapping[str, str], timeout: float | None
-    ) -> AbstractAsyncContextManager[Incoming]:
-        """Open it."""
         ...
 
 

@@ -87,7 +87,7 @@ async def server_sent_events(
             await asyncio.wait([coming])
     if isinstance(job._error(), JobDetachedError):
         return  # it goes on, and the browser comes again
-    last = {"state": job.state.value, "elapsed": job._history[-1].elapsed, "eta": job.eta, "error": _why(job)}
+    last = {**_told(job._history[-1]), "state": job.state.value, "eta": job.eta, "error": _why(job)}
     yield _event(number + 1, "end", last)
 
 

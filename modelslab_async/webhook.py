@@ -18,7 +18,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from modelslab_async.errors import InvalidRequestError, Problem
-from modelslab_async.protocol.request import is_http_url, shown
+from modelslab_async.protocol.body import Body
+from modelslab_async.protocol.request import is_http_url, wrong
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -63,7 +64,7 @@ class Webhook:
         key = secret.encode() if isinstance(secret, str) else secret
         problems = []
         if not is_http_url(public_url):
-            problems.append(Problem("public_url", shown(public_url), "an http(s) URL", "pass the whole URL"))
+            problems.append(wrong("public_url", public_url, "an http(s) URL", "pass the whole URL"))
         if not isinstance(key, bytes) or len(key) < _LEAST_SECRET_BYTES:
             rule = f"at least {_LEAST_SECRET_BYTES} bytes"
             problems.append(Problem("secret", "hidden", rule, "pass secrets.token_urlsafe(32), kept like a password"))
@@ -164,9 +165,8 @@ def _told(body: bytes) -> tuple[bool, str | None]:
         return False, None
     if not isinstance(told, dict):
         return False, None
-    job_id = told.get("id")
-    is_id = isinstance(job_id, int | str) and not isinstance(job_id, bool) and str(job_id).strip()
-    return told.get("status") == "processing", str(job_id).strip() if is_id else None
+    reply = Body(told)
+    return reply.status == "processing", reply.id
 
 
 async def _body(receive: Callable[[], Awaitable[_Scope]]) -> bytes | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ from modelslab_async import (
     InsufficientCreditsError,
     InvalidRequestError,
     JobState,
+    batch,
 )
 from modelslab_async.batch import BatchEvent, BatchPlan, Result, Step, open_batch, read_results, run_batch
+from modelslab_async.batch.folder import Folder, Owner, opened
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.looptime
@@ -199,6 +203,34 @@ async def test_a_run_that_is_left_loses_nothing(world: MakeWorld, tmp_path: Path
     assert {result.state for result in results(folder)} == {S.READY}
     assert sum(ends(events_of_last).values()) == 12
     assert (charges(here), len(list(folder.glob("*.mp4")))) == (12, 12)
+
+
+async def test_a_run_that_is_left_while_it_opens_its_folder_lets_go_of_it(
+    world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is slow, and nobody waits for it: the next run finds the folder free."""
+    here, folder, entered, go = world(), tmp_path / "out", threading.Event(), threading.Event()
+
+    @contextmanager
+    def slowly(path: Path, owner: Owner) -> Iterator[Folder]:
+        entered.set()
+        assert go.wait(10)
+        with opened(path, owner) as held:
+            yield held
+
+    monkeypatch.setattr(batch, "opened", slowly)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        begun = asyncio.create_task(open_batch(client, folder).__aenter__())
+        await asyncio.get_running_loop().run_in_executor(None, entered.wait, 10)
+        begun.cancel()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not begun.done()  # as long as the folder may yet be taken
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await begun
+        async with open_batch(client, folder):
+            pass
 
 
 async def test_an_account_without_money_stops_the_batch(world: MakeWorld, tmp_path: Path) -> None:

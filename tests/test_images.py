@@ -25,7 +25,12 @@ HEADS = {
 
 
 def examined(source: Any, endpoint: Endpoint = Endpoint.V6, **more: Any) -> Any:
-    return examine(a_request(init_image=source, **more), endpoint)
+    """The picture, or what is wrong with it."""
+    try:
+        return examine(a_request(init_image=source, **more), endpoint)
+    except InvalidRequestError as error:
+        (problem,) = error.problems
+        return problem
 
 
 @pytest.mark.parametrize("kind", HEADS)

@@ -15,6 +15,7 @@ from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.request import Endpoint
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.wire import (
+    SUBMIT_PATHS,
     Accepted,
     NotReady,
     Ready,
@@ -23,7 +24,6 @@ from modelslab_async.protocol.wire import (
     encode_body,
     encode_request,
     fetch_path,
-    submit_path,
 )
 
 KEY = ApiKey("a-key-that-no-answer-may-show")
@@ -72,7 +72,7 @@ def charged_on_the_way(
     service = Service(eta={"good": 1}, origin="http://emulator.invalid")
     params = encode_request(request, ref=ref)
     body = encode_body(params, KEY, picture=picture)
-    path = submit_path(endpoint)
+    path = SUBMIT_PATHS[endpoint]
     assert service.picture_url(path, body) == (picture if isinstance(picture, str) else None)
 
     answer = service.handle(100.0, path, body, PNG if isinstance(picture, str) else None)

@@ -22,8 +22,8 @@ from modelslab_async.batch.results import Result, read_results
 from modelslab_async.batch.run import BatchEvent, Run, Step
 from modelslab_async.batch.survey import survey
 from modelslab_async.client import Client
-from modelslab_async.errors import ClientStateError, InvalidRequestError, Problem
-from modelslab_async.protocol.request import shown
+from modelslab_async.errors import ClientStateError, InvalidRequestError
+from modelslab_async.protocol.request import wrong
 
 __all__ = [
     "Batch",
@@ -76,7 +76,7 @@ async def open_batch(
     """A batch in `folder`, which nobody else may run meanwhile. For the arguments and errors see `run_batch`."""
     problem = pattern_problem(name)
     if lookahead < 1:
-        problem = Problem("lookahead", shown(lookahead), "at least 1", "pass more")
+        problem = wrong("lookahead", lookahead, "at least 1", "pass more")
     if problem:
         raise InvalidRequestError([problem])
     journal = client._books.journal
@@ -88,8 +88,13 @@ async def open_batch(
     loop = asyncio.get_running_loop()
     manager = opened(Path(folder), owner)
     async with AsyncExitStack() as stack:
-        held = await loop.run_in_executor(None, manager.__enter__)
-        stack.push(manager.__exit__)
+        opening = loop.run_in_executor(None, manager.__enter__)
+        try:
+            held = await asyncio.shield(opening)
+        finally:
+            await asyncio.wait([opening])  # who is cancelled here lets go of the folder too
+            if opening.exception() is None:
+                stack.push(manager.__exit__)
         yield Batch(Decider(client, held, options))
 
 

@@ -15,7 +15,7 @@ from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.feed import asynchronous
 from modelslab_async.images import sniff
 from modelslab_async.protocol.limits import unwritable
-from modelslab_async.protocol.request import ImageToVideoUltra, is_http_url, shown
+from modelslab_async.protocol.request import ImageToVideoUltra, is_http_url, wrong
 from modelslab_async.protocol.wire import request_from
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
@@ -135,12 +135,10 @@ def _object(line: bytes) -> Mapping[str, Any] | Problem:
         params = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or getattr(error, "reason", None) or "too deep"
-        return Problem(
-            "line", shown(line.decode(errors="replace").strip()), f"not JSON: {reason}", "write one object a line"
-        )
+        return wrong("line", line.decode(errors="replace").strip(), f"not JSON: {reason}", "write one object a line")
     if isinstance(params, dict):
         return params
-    return Problem("line", shown(params), "not an object", 'write {"prompt": ..., "init_image": ...}')
+    return wrong("line", params, "not an object", 'write {"prompt": ..., "init_image": ...}')
 
 
 def _table(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
@@ -156,7 +154,7 @@ def _table(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
 def _row(head: list[str], row: list[str]) -> Mapping[str, Any] | Problem:
     if len(row) > len(head):
         rule = f"{len(row)} cells, and the head has {len(head)}"
-        return Problem("line", shown(",".join(row)), rule, "put quotes around cells with commas")
+        return wrong("line", ",".join(row), rule, "put quotes around cells with commas")
     return {name: value_of(name, cell) for name, cell in zip(head, row, strict=False) if cell != ""}
 
 

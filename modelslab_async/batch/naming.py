@@ -9,7 +9,7 @@ from string import Formatter
 from urllib.parse import unquote, urlsplit
 
 from modelslab_async.errors import Problem
-from modelslab_async.protocol.request import is_http_url, shown
+from modelslab_async.protocol.request import is_http_url, wrong
 
 DEFAULT_NAME = "{stem}-{seed}.mp4"
 _EXAMPLE: Mapping[str, str | int] = {
@@ -32,14 +32,14 @@ def pattern_problem(pattern: str) -> Problem | None:
     try:
         for _, field, spec, conversion in Formatter().parse(pattern):
             if field is not None and (field not in FIELDS or conversion or (spec and field != "line")):
-                return Problem("name", shown(pattern), f"{{{field}}} is not known so", way_out)
+                return wrong("name", pattern, f"{{{field}}} is not known so", way_out)
         path = PurePosixPath(pattern.format_map(_EXAMPLE))
     except ValueError as error:
-        return Problem("name", shown(pattern), f"not a pattern: {error}", way_out)
+        return wrong("name", pattern, f"not a pattern: {error}", way_out)
     if path.is_absolute() or ".." in path.parts or "\\" in pattern:
-        return Problem("name", shown(pattern), "leaves the folder", way_out)
+        return wrong("name", pattern, "leaves the folder", way_out)
     if path.suffix != ".mp4":
-        return Problem("name", shown(pattern), "a name that ends in .mp4", way_out)
+        return wrong("name", pattern, "a name that ends in .mp4", way_out)
     return None
 
 

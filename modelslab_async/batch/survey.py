@@ -13,7 +13,7 @@ from modelslab_async.batch.plan import BatchPlan
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, Problem
-from modelslab_async.protocol.request import shown
+from modelslab_async.protocol.request import wrong
 
 
 async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> BatchPlan:
@@ -42,7 +42,7 @@ def _twice(seen: sqlite3.Connection, entry: Entry) -> Problem | None:
         return None
     [line] = seen.execute("SELECT line FROM items WHERE item = ?", [entry.item]).fetchone()
     if entry.request.track_id:
-        return Problem("track_id", shown(entry.request.track_id), f"line {line} has it already", "choose another")
+        return wrong("track_id", entry.request.track_id, f"line {line} has it already", "choose another")
     return Problem("line", "the same request", f"line {line} asks for it already", "give each a seed of its own")
 
 

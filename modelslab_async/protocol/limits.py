@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from modelslab_async.errors import Problem
-from modelslab_async.protocol.request import RESERVED, Endpoint, ImageToVideoUltra, is_http_url, shown
+from modelslab_async.protocol.request import RESERVED, Endpoint, ImageToVideoUltra, is_http_url, wrong
 
 
 class Range(NamedTuple):
@@ -66,9 +66,9 @@ def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[
     model = request.model_id if isinstance(request.model_id, str) else None
     ranges = limits.get(model) or limits[None]
     problems = []
-    for name, wrong, value in zip(_CHECKS, _CHECKS.values(), _values(request), strict=True):
+    for name, judge, value in zip(_CHECKS, _CHECKS.values(), _values(request), strict=True):
         if value is not None:
-            problem = wrong(name, value)
+            problem = judge(name, value)
             if problem is None and name in ranges:
                 problem = _beyond(name, value, ranges[name])
             if problem:
@@ -90,16 +90,16 @@ def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[
 def _prompt(name: str, value: object) -> Problem | None:
     if isinstance(value, str) and value.strip():
         return None
-    return Problem(name, shown(value), "a text that is not empty", "describe what should be seen")
+    return wrong(name, value, "a text that is not empty", "describe what should be seen")
 
 
 def _text(name: str, value: object) -> Problem | None:
-    return None if isinstance(value, str) else Problem(name, shown(value), "a text", "pass a str, or leave it out")
+    return None if isinstance(value, str) else wrong(name, value, "a text", "pass a str, or leave it out")
 
 
 def _name(name: str, value: object) -> Problem | None:
     if isinstance(value, str) and not value.strip():
-        return Problem(name, shown(value), "a text that is not empty", "leave it out")
+        return wrong(name, value, "a text that is not empty", "leave it out")
     return _text(name, value)
 
 
@@ -111,27 +111,27 @@ def unwritable(track_id: str) -> Problem | None:
     """What is wrong with a track_id that is half of a surrogate pair, as JSON can say it; None for any other."""
     if track_id == track_id.encode(errors="replace").decode():
         return None
-    return Problem("track_id", shown(track_id), "a text that UTF-8 can write", "pass plain letters and digits")
+    return wrong("track_id", track_id, "a text that UTF-8 can write", "pass plain letters and digits")
 
 
 def _webhook(name: str, value: object) -> Problem | None:
     if is_http_url(value):
         return None
-    return Problem(name, shown(value), "an http(s) URL", "pass the whole URL, or leave it out")
+    return wrong(name, value, "an http(s) URL", "pass the whole URL, or leave it out")
 
 
 def _flag(name: str, value: object) -> Problem | None:
-    return None if isinstance(value, bool) else Problem(name, shown(value), "a boolean", "pass True or False")
+    return None if isinstance(value, bool) else wrong(name, value, "a boolean", "pass True or False")
 
 
 def _integer(name: str, value: object, minimum: int = -_HUGE + 1) -> Problem | None:
     if type(value) is int and minimum <= value < _HUGE:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        return Problem(name, shown(value), "an integer", "pass an int")
+        return wrong(name, value, "an integer", "pass an int")
     if abs(value) >= _HUGE:
-        return Problem(name, "a huge number", "an integer of 64 bits", "pass one of ordinary size")
-    return Problem(name, shown(value), f"at least {minimum}", "pass more, or leave it out") if value < minimum else None
+        return wrong(name, value, "an integer of 64 bits", "pass one of ordinary size")
+    return wrong(name, value, f"at least {minimum}", "pass more, or leave it out") if value < minimum else None
 
 
 _count = partial(_integer, minimum=1)
@@ -143,13 +143,13 @@ def _resolution(name: str, value: object) -> Problem | None:
         return _count(name, value)
     if re.fullmatch(r"[1-9]\d*:[1-9]\d*", value):
         return None
-    return Problem(name, shown(value), "pixels, or a ratio", 'pass 480, or "16:9" to ltx-2.3')
+    return wrong(name, value, "pixels, or a ratio", 'pass 480, or "16:9" to ltx-2.3')
 
 
 def _finite(name: str, value: object) -> Problem | None:
     if isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value):
         return None
-    return Problem(name, shown(value), "a finite number", "pass a float")
+    return wrong(name, value, "a finite number", "pass a float")
 
 
 _CHECKS: Mapping[str, Callable[[str, Any], Problem | None]] = {
@@ -177,7 +177,7 @@ def _contradictions(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[
     fps: object = request.fps
     frames: object = DEFAULT_NUM_FRAMES[endpoint] if request.num_frames is None else request.num_frames
     if isinstance(fps, int) and isinstance(frames, int) and fps >= frames > 0:
-        yield Problem("fps", shown(fps), f"less than num_frames ({frames})", "ask for fewer fps or more frames")
+        yield wrong("fps", fps, f"less than num_frames ({frames})", "ask for fewer fps or more frames")
     if endpoint is Endpoint.ENTERPRISE and request.base64:
         yield Problem("base64", "True", "an enterprise server takes no base64", "pass the URL of await upload(image)")
 
@@ -185,15 +185,15 @@ def _contradictions(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[
 def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
     extra: object = request.extra
     if not isinstance(extra, Mapping):
-        yield Problem("extra", shown(extra), "a mapping of names to JSON values", "pass a dict")
+        yield wrong("extra", extra, "a mapping of names to JSON values", "pass a dict")
         return
     for name, value in extra.items():
         if name == "key":
             yield Problem("extra", "{'key': ...}", "the key is no parameter", "pass it as Client(api_key=...)")
         elif not isinstance(name, str) or name in RESERVED:
-            yield Problem("extra", shown(name), "a name that no parameter has", "pass it as the parameter itself")
+            yield wrong("extra", name, "a name that no parameter has", "pass it as the parameter itself")
         elif not _is_json(value):
-            yield Problem("extra", shown({name: value}), "a JSON value", "pass text, finite numbers, lists or dicts")
+            yield wrong("extra", {name: value}, "a JSON value", "pass text, finite numbers, lists or dicts")
 
 
 def _is_json(value: object) -> bool:
@@ -215,14 +215,14 @@ def _beyond(name: str, value: object, limit: Range) -> Problem | None:
     rule = limit.rule(value) if isinstance(value, _NUMBER) else None
     if rule is None:
         return None
-    return Problem(name, shown(value), rule, f"stay within the documented limit, {_OVERRULE}", True)
+    return wrong(name, value, rule, f"stay within the documented limit, {_OVERRULE}", beyond_documentation=True)
 
 
 def _strange(request: ImageToVideoUltra, model: str | None) -> Iterator[Problem]:
     """What no page of the documentation knows."""
     if isinstance(request.resolution, str) and model != "ltx-2.3":
         way_out = f'pass pixels, or model_id="ltx-2.3", {_OVERRULE}'
-        yield Problem("resolution", shown(request.resolution), "only ltx-2.3 takes a ratio", way_out, True)
+        yield wrong("resolution", request.resolution, "only ltx-2.3 takes a ratio", way_out, beyond_documentation=True)
     if model is not None and model not in MODELS:
         rule = "not a known model: the service would silently use wan2.2"
-        yield Problem("model_id", shown(model), rule, f"pass one of {', '.join(MODELS)}, {_OVERRULE}", True)
+        yield wrong("model_id", model, rule, f"pass one of {', '.join(MODELS)}, {_OVERRULE}", beyond_documentation=True)

@@ -8,9 +8,9 @@ from typing import Literal, NamedTuple, assert_never, cast
 
 import attrs
 
-from modelslab_async.errors import BudgetExceededError, InvalidRequestError, Problem
+from modelslab_async.errors import BudgetExceededError
 from modelslab_async.protocol.record import Charge
-from modelslab_async.protocol.request import shown
+from modelslab_async.protocol.request import refusal, require
 
 _DAY = 86_400
 _MOST_DIGITS = 12
@@ -53,18 +53,14 @@ class PriceList:
     credits: Mapping[Plan, int] = attrs.field(factory=lambda: dict(_CREDITS))
 
     def __attrs_post_init__(self) -> None:
-        problems = [] if _is_amount(self.usd, whole=False) else [_no_amount("usd", self.usd)]
         priced = self.credits.items() if isinstance(self.credits, Mapping) else ()
-        if not priced or not all(isinstance(plan, Plan) and _is_amount(price, whole=True) for plan, price in priced):
-            rule = "whole numbers, not below 0, by Plan"
-            problems.append(Problem("credits", _shown(self.credits), rule, "pass {Plan.BASIC: 31}, or leave it out"))
-        if problems:
-            raise InvalidRequestError(problems)
+        are_credits = all(isinstance(plan, Plan) and _is_amount(price, whole=True) for plan, price in priced)
+        rule, way_out = "whole numbers, not below 0, by Plan", "pass {Plan.BASIC: 31}, or leave it out"
+        require(_amount("usd", self.usd), (bool(priced) and are_credits, "credits", self.credits, rule, way_out))
 
     def estimate(self, jobs: int) -> Estimate:
         """What so many calls cost."""
-        if not _is_amount(jobs, whole=True):
-            raise InvalidRequestError([_no_amount("jobs", jobs)])
+        require(_amount("jobs", jobs))
         return Estimate(jobs, self.usd * jobs, {plan: price * jobs for plan, price in self.credits.items()})
 
 
@@ -254,7 +250,7 @@ class Budget:
             return 0
         if self._plan not in prices.credits:
             rule = f"the budget counts credits of {self._plan}"
-            raise InvalidRequestError([Problem("prices", _shown(prices), rule, "pass the credits of that plan too")])
+            raise refusal("prices", prices, rule, "pass the credits of that plan too")
         return prices.credits[self._plan]
 
     def _limits(self, prices: PriceList, now: float) -> Iterator[_Limit]:
@@ -276,34 +272,24 @@ def _usd(calls: Counter[_Price]) -> Decimal:
 
 
 def _check(usd: object, jobs: object, credits: object, plan: object, per: object) -> None:  # noqa: A002
-    problems = [
-        _no_amount(name, value)
-        for name, value in (("usd", usd), ("jobs", jobs), ("credits", credits))
-        if value is not None and not _is_amount(value, whole=name != "usd")
-    ]
-    if usd is None and jobs is None and credits is None:
-        problems.append(Problem("usd", "None", "a budget needs a limit", "pass usd=, jobs= or credits="))
-    if (credits is None) != (plan is None) or not isinstance(plan, Plan | None):
-        rule = "credits are those of a plan, and a plan counts credits"
-        problems.append(Problem("plan", shown(plan), rule, "pass credits= with plan=Plan.BASIC or Plan.STANDARD"))
-    if per not in (None, "day", "ever"):
-        problems.append(Problem("per", shown(per), '"day", "ever" or None', "pass one of them"))
-    if problems:
-        raise InvalidRequestError(problems)
+    limits = {"usd": usd, "jobs": jobs, "credits": credits}
+    is_plan = isinstance(plan, Plan | None) and (credits is None) == (plan is None)
+    plan_rule, plan_way = "credits are those of a plan, and a plan counts credits", "pass credits= with plan=Plan.BASIC"
+    is_limited = any(value is not None for value in limits.values())
+    require(
+        *(_amount(name, value) for name, value in limits.items() if value is not None),
+        (is_limited, "usd", None, "a budget needs a limit", "pass usd=, jobs= or credits="),
+        (is_plan, "plan", plan, plan_rule, plan_way),
+        (per in (None, "day", "ever"), "per", per, '"day", "ever" or None', "pass one of them"),
+    )
 
 
-def _no_amount(name: str, value: object) -> Problem:
-    kind = "number" if name == "usd" else "whole number"
+def _amount(name: str, value: object) -> tuple[bool, str, object, str, str]:
+    """What is required of one."""
+    is_money = name == "usd"
+    kind = "number" if is_money else "whole number"
     rule = f"a {kind}, not below 0, of at most {_MOST_DIGITS} digits before and after the point"
-    return Problem(name, _shown(value), rule, "pass one, or leave it out")
-
-
-def _shown(value: object) -> str:
-    """As an error shows it. Python refuses to write out an integer of thousands of digits."""
-    try:
-        return shown(value)
-    except ValueError:
-        return "a huge number"
+    return _is_amount(value, whole=not is_money), name, value, rule, "pass one, or leave it out"
 
 
 def _is_amount(value: object, *, whole: bool) -> bool:
@@ -313,9 +299,6 @@ def _is_amount(value: object, *, whole: bool) -> bool:
         amount = Decimal(str(value))
     except (InvalidOperation, ValueError):
         return False
-    return amount.is_finite() and amount >= 0 and _is_of_ordinary_size(amount)
-
-
-def _is_of_ordinary_size(amount: Decimal) -> bool:
     exponent = amount.as_tuple().exponent
-    return amount.adjusted() < _MOST_DIGITS and isinstance(exponent, int) and exponent >= -_MOST_DIGITS
+    is_ordinary = isinstance(exponent, int) and exponent >= -_MOST_DIGITS and amount.adjusted() < _MOST_DIGITS
+    return is_ordinary and amount >= 0

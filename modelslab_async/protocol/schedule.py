@@ -73,14 +73,10 @@ def haste(waiting: int, places: int) -> int:
 
 
 class Schedule(Protocol):
-    """Answers three questions about a job that was seen running `elapsed` seconds after its acceptance."""
+    """Answers two questions about a job that was seen running `elapsed` seconds after its acceptance."""
 
     def gap(self, elapsed: float) -> float:
         """Seconds to the next look."""
-        ...
-
-    def left(self, elapsed: float) -> float:
-        """Seconds until it ends, as likely less as more."""
         ...
 
     def is_near_end(self, elapsed: float) -> bool:

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
 from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused
-from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, shown
+from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, shown, wrong
 from modelslab_async.protocol.secret import ApiKey
 
 DEFAULT_BASE_URL = "https://modelslab.com"
@@ -48,7 +48,7 @@ def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
         shift = known.pop("shift_sample")
         if known.setdefault("sample_shift", shift) != shift:
             rule = "another spelling of sample_shift, with another value"
-            problems.append(Problem("shift_sample", shown(shift), rule, "pass one of them"))
+            problems.append(wrong("shift_sample", shift, rule, "pass one of them"))
     problems += [_unknown(name) for name in known if name not in PARAMETERS and name != "extra"]
     problems += [
         Problem(name, "missing", "required", "pass it") for name in ("prompt", "init_image") if known.get(name) is None
@@ -109,11 +109,6 @@ def _unstructure() -> Callable[[ImageToVideoUltra], dict[str, Any]]:
         init_image=left_out,
         track_id=left_out,
     )
-
-
-def submit_path(endpoint: Endpoint) -> str:
-    """Where requests are posted."""
-    return SUBMIT_PATHS[endpoint]
 
 
 def fetch_path(endpoint: Endpoint, job_id: str) -> str:
@@ -258,13 +253,13 @@ def encode_assets(page: int, key: ApiKey) -> bytes:
 
 def decode_assets(reply: HttpReply, key: ApiKey) -> tuple[Asset, ...] | Refused | Malformed:
     """A page of the account's videos. Rows that have no id are passed over."""
-    return _value(reply, key, lambda body: tuple(_assets(body.raw["data"], reply, key)))
+    return _value(reply, key, lambda body: tuple(_assets(body.raw["data"])))
 
 
-def _assets(rows: Any, reply: HttpReply, key: ApiKey) -> Iterator[Asset]:
+def _assets(rows: Any) -> Iterator[Asset]:
     for row in rows[:ASSETS_A_PAGE]:
-        asset = read(HttpReply(reply.status, json.dumps({**row, "status": "success"}).encode()), key)
-        if isinstance(asset, Body) and asset.id is not None:
+        asset = Body({**row})
+        if asset.id is not None:
             yield Asset(asset.id, asset.links)
 
 
