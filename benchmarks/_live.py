@@ -66,7 +66,7 @@ class HastyLoop(asyncio.SelectorEventLoop):
         return super().time() * SPEED
 
 
-# --- contenders ----------------------------------------------------------------------------------------------------
+# --- contenders ---
 
 
 async def _ours(client: Client, params: Mapping[str, Any], jobs: int) -> Ends:
@@ -159,7 +159,7 @@ async def _in_turn(job: Callable[[], Any], jobs: int) -> Ends:
     return dict(await asyncio.gather(*begun))
 
 
-# --- measuring -----------------------------------------------------------------------------------------------------
+# --- measuring ---
 
 
 def contenders() -> dict[str, Contender]:

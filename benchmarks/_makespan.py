@@ -57,7 +57,7 @@ def lower_bound(lengths: Iterable[float], places: int) -> float:
     return max(ends)
 
 
-# --- contenders ----------------------------------------------------------------------------------------------------
+# --- contenders ---
 
 
 def _params(job: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ CONTENDERS: Mapping[str, Contender] = {
 }
 
 
-# --- measuring -----------------------------------------------------------------------------------------------------
+# --- measuring ---
 
 
 def measure(contender: Contender, limit: int, seed: int) -> Batch:

@@ -27,7 +27,7 @@ Quantile = Callable[[float], float]
 """From a probability to seconds."""
 
 
-# --- how long jobs take --------------------------------------------------------------------------------------------
+# --- how long jobs take ---
 
 
 def _inverse(ended: Callable[[float], float], longest: float) -> Quantile:
@@ -85,7 +85,7 @@ def times(distribution: str) -> Sequence[float]:
     return tuple(quantile((job + 0.5) / JOBS) for job in range(JOBS))
 
 
-# --- who watches ---------------------------------------------------------------------------------------------------
+# --- who watches ---
 
 
 @attrs.frozen
@@ -168,7 +168,7 @@ PEERS: Mapping[str, Callable[[], Iterator[float]]] = {
 }
 
 
-# --- the best there is ---------------------------------------------------------------------------------------------
+# --- the best there is ---
 
 _MOMENTS = 2000
 

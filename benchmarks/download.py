@@ -42,7 +42,7 @@ _ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = 2**20
 
 
-# --- in processes of their own -------------------------------------------------------------------------------------
+# --- in processes of their own ---
 
 
 async def loop(url: str, path: str) -> None:
@@ -78,7 +78,7 @@ def _serve(folder: str) -> None:
     web.run_app(app, host="127.0.0.1", port=0, print=lambda words: print(words.split()[3], flush=True))
 
 
-# --- the parent ----------------------------------------------------------------------------------------------------
+# --- the parent ---
 
 
 def _make(path: Path, megabytes: int) -> None:

@@ -39,7 +39,7 @@ def _request(number: int) -> ImageToVideoUltra:
     return ImageToVideoUltra(prompt="zoom in", init_image=PICTURE, seed=number, num_frames=81, resolution=480)
 
 
-# --- lag -----------------------------------------------------------------------------------------------------------
+# --- lag ---
 
 
 async def _lag() -> float:
@@ -88,7 +88,7 @@ def lag() -> tuple[dict[str, Seen], float]:
     return {IDLE: Seen(idle), WATCHING: Seen(lags)}, looks
 
 
-# --- submits -------------------------------------------------------------------------------------------------------
+# --- submits ---
 
 
 async def _tasks() -> float:

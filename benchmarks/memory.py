@@ -45,7 +45,7 @@ def _resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
-# --- in a process of its own ---------------------------------------------------------------------------------------
+# --- in a process of its own ---
 
 
 async def tasks(count: int) -> dict[str, float]:
@@ -139,7 +139,7 @@ def _left(blocks: int, used: int) -> float:
 _KINDS = {work.__name__: work for work in (tasks, waiting, watched, feed)}
 
 
-# --- the parent ----------------------------------------------------------------------------------------------------
+# --- the parent ---
 
 
 def _seen(kind: str, count: int, rounds: int = ROUNDS) -> dict[str, Seen]:

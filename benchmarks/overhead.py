@@ -69,7 +69,7 @@ Contender = Callable[[str, int, float], Coroutine[Any, Any, None]]
 """Has so many jobs done by the emulator at a URL, one begun every so many seconds, and makes sure that they are."""
 
 
-# --- contenders ----------------------------------------------------------------------------------------------------
+# --- contenders ---
 
 
 async def minimal(url: str, jobs: int, pace: float) -> None:
@@ -165,7 +165,7 @@ def contenders() -> dict[str, Contender]:
     return {**found, KEPT: kept, OURS: ours}
 
 
-# --- measuring -----------------------------------------------------------------------------------------------------
+# --- measuring ---
 
 
 @attrs.frozen

@@ -55,7 +55,7 @@ Case = tuple[str, float]
 CASES: Sequence[Case] = tuple(product(DISTRIBUTIONS, POLL_COSTS))
 
 
-# --- our schedule --------------------------------------------------------------------------------------------------
+# --- our schedule ---
 
 
 @attrs.define
@@ -116,7 +116,7 @@ def seconds_per_plan() -> float:
     return median(took)
 
 
-# --- all of it -----------------------------------------------------------------------------------------------------
+# --- all of it ---
 
 
 @attrs.frozen

@@ -249,7 +249,7 @@ class Client(Session):
             raise refusal("image", image, "a URL already", "pass it as init_image as it is")
         return wire.encode_upload(data, images.sniff(data) or "", self._line.key)
 
-    # --- inside ----------------------------------------------------------------------------------------------------
+    # --- inside ---
 
     def _checked(self, request: ImageToVideoUltra) -> images.Image:
         """The request's picture. Raises, or warns, as `limits` says."""

@@ -102,24 +102,11 @@ async def save(
         await loop.run_in_executor(None, _place, file, part, target, overwrite)
     finally:
         await loop.run_in_executor(None, _clear, file, part)
-    return _saved(target, arrived.received, arrived.digest.hexdigest(), arrived.walk)
+    return saved(target, arrived.received, arrived.digest.hexdigest(), arrived.walk)
 
 
-def examine(path: Path) -> SavedVideo | None:
-    """What a file on disk is; None for one that is not there, or is no whole mp4. Reads it: call it in a thread."""
-    walk, digest, size = mp4.Walk(), hashlib.sha256(), 0
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                walk.feed(block)
-                digest.update(block)
-                size += len(block)
-    except OSError:
-        return None
-    return _saved(path, size, digest.hexdigest(), walk) if walk.verdict() is mp4.Verdict.WHOLE else None
-
-
-def _saved(path: Path, size_bytes: int, sha256: str, walk: mp4.Walk) -> SavedVideo:
+def saved(path: Path, size_bytes: int, sha256: str, walk: mp4.Walk) -> SavedVideo:
+    """What is told of a file that was walked."""
     facts = walk.facts()
     return SavedVideo(path, size_bytes, sha256, facts.width, facts.height, facts.frames, facts.fps, facts.duration)
 

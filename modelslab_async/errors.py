@@ -1,27 +1,27 @@
 """Every error of this package. Each says whether money may have been spent.
 
 ModelsLabError                         .charged .price .ref .job_id
-├─ InvalidRequestError (ValueError)    .problems: every one, with its field and the way out
-├─ ClientStateError (RuntimeError)     the client is closed, or lives in another event loop
-├─ BudgetExceededError                 .needed .remaining: a submit would cost more than was allowed
-├─ JournalError                        the journal cannot record, so nothing is sent
+├─ InvalidRequestError (ValueError)    .problems
+├─ ClientStateError (RuntimeError)
+├─ BudgetExceededError                 .needed .remaining
+├─ JournalError
 ├─ TransportError
 │  ├─ ConnectError                     nothing was sent
 │  └─ ReplyLostError                   sent, outcome unknown
 ├─ APIError                            .http_status .message .retry_after
-│  ├─ BadRequestError                  the service does not like the request
-│  ├─ AuthenticationError              the key is missing or refused
-│  ├─ InsufficientCreditsError         the account cannot pay
-│  ├─ NotFoundError                    no such job, for this key
-│  ├─ RateLimitError                   the account's places are all taken
-│  ├─ ServerError                      the service says that it is broken or down
-│  └─ MalformedReplyError              an answer that is not the service's protocol
+│  ├─ BadRequestError
+│  ├─ AuthenticationError
+│  ├─ InsufficientCreditsError
+│  ├─ NotFoundError
+│  ├─ RateLimitError
+│  ├─ ServerError
+│  └─ MalformedReplyError
 └─ JobError
-   ├─ SubmitUncertainError             the reply to a submit was lost: it may be charged
-   ├─ JobFailedError                   accepted, then failed
-   ├─ JobTimeoutError (TimeoutError)   no longer watched; the service may still finish it
-   ├─ JobDetachedError                 the client was closed while the job ran
-   └─ InvalidVideoError                the job succeeded, its file is not a whole mp4
+   ├─ SubmitUncertainError             it may be charged
+   ├─ JobFailedError
+   ├─ JobTimeoutError (TimeoutError)
+   ├─ JobDetachedError
+   └─ InvalidVideoError
 """
 
 from collections.abc import Sequence

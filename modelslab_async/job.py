@@ -58,7 +58,7 @@ class Keeper(Protocol):
         ...
 
     async def save(
-        self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
+        self, job: Job, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
     ) -> SavedVideo:
         """Put the job's video on disk, once it is there."""
         ...

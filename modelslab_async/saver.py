@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 import attrs
@@ -36,20 +35,15 @@ class Saver:
         self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
     ) -> SavedVideo:
         """Put a video, a job's video once it is there, or what a URL gives, on disk."""
-        with self._saving():
+        over = asyncio.get_running_loop().create_future()
+        self.saves.add(over)
+        try:
             video = await video if isinstance(video, Job) else video
             download = partial(self._download, path=path, progress=progress, overwrite=overwrite)
             return await (download([video]) if isinstance(video, str) else self._collect(video, download))
-
-    @contextmanager
-    def _saving(self) -> Iterator[None]:
-        saved = asyncio.get_running_loop().create_future()
-        self.saves.add(saved)
-        try:
-            yield
         finally:
-            self.saves.discard(saved)
-            saved.cancel()
+            self.saves.discard(over)
+            over.cancel()
 
     async def _collect(self, video: Video, download: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
         """Links die, and the service may name others; a gateway's page in a file's place passes."""

@@ -51,7 +51,7 @@ def test_each_limit_allows_so_many_calls(limits: dict[str, Any], calls: int) -> 
     assert budget.reserved == before == calls * PRICES.usd
 
 
-# --- with a client ------------------------------------------------------------------------------------------------
+# --- with a client ---
 
 
 @pytest.mark.looptime

@@ -98,7 +98,7 @@ async def somebody(**handlers: Callable[[web.Request], Any]) -> AsyncIterator[st
         await runner.cleanup()
 
 
-# --- who it is -----------------------------------------------------------------------------------------------------
+# --- who it is ---
 
 
 async def test_every_reply_says_what_it_is() -> None:
@@ -152,7 +152,7 @@ async def test_the_ledger() -> None:
     assert KEY.encode() not in content
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- files ---
 
 
 async def test_a_real_video_comes_out() -> None:
@@ -212,7 +212,7 @@ async def test_a_file_that_is_asked_for_before_its_picture_proves_broken() -> No
         assert {(await talk.get(link))[0] for link in links for _ in range(5)} <= {403, 404}
 
 
-# --- pictures ------------------------------------------------------------------------------------------------------
+# --- pictures ---
 
 
 def a_gif() -> bytes:
@@ -267,7 +267,7 @@ async def test_a_picture_that_cannot_be_had() -> None:
         assert talk.emulator.ledger.charges == []
 
 
-# --- webhooks ------------------------------------------------------------------------------------------------------
+# --- webhooks ---
 
 
 @pytest.mark.parametrize(
@@ -318,7 +318,7 @@ async def test_a_receiver_that_is_not_there() -> None:
             assert (await talk.polled(job_id))["status"] == "success"
 
 
-# --- faults --------------------------------------------------------------------------------------------------------
+# --- faults ---
 
 
 async def test_refused() -> None:
@@ -395,7 +395,7 @@ async def test_a_broken_download() -> None:
         assert (status, got + rest) == (206, (await talk.get(link))[1])
 
 
-# --- alone ---------------------------------------------------------------------------------------------------------
+# --- alone ---
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])

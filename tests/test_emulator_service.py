@@ -75,7 +75,7 @@ def name_of(link: str) -> str:
     return link.rpartition("/")[2]
 
 
-# --- submit --------------------------------------------------------------------------------------------------------
+# --- submit ---
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_the_pages_maxima_are_not_enforced(params: dict[str, Any]) -> None:
     assert {name: meta[name] for name in params} == params
 
 
-# --- refusals ------------------------------------------------------------------------------------------------------
+# --- refusals ---
 
 
 @pytest.mark.parametrize(
@@ -351,7 +351,7 @@ def test_keys() -> None:
     assert [desk.service.ledger.total(key) for key in (KEY, OTHER)] == [Decimal("0.20"), Decimal(0)]
 
 
-# --- places and times ----------------------------------------------------------------------------------------------
+# --- places and times ---
 
 _SUBMITS = st.lists(
     st.tuples(
@@ -455,7 +455,7 @@ def test_kinds_of_eta(kind: EtaKind) -> None:
         assert _ETAS[kind](reply.get("eta", "absent"), seconds)
 
 
-# --- fetch ---------------------------------------------------------------------------------------------------------
+# --- fetch ---
 
 
 def test_a_fetch_that_is_not_ready_says_little() -> None:
@@ -508,7 +508,7 @@ def test_only_documented_paths(path: str) -> None:
     assert desk.post(path).status == 404
 
 
-# --- at once -------------------------------------------------------------------------------------------------------
+# --- at once ---
 
 
 def test_a_small_job_is_done_at_once() -> None:
@@ -534,7 +534,7 @@ def test_a_small_job_that_must_queue_is_not_done_at_once() -> None:
     assert [said(desk.submit())["status"], said(desk.submit(**SMALL))["status"]] == ["processing", "processing"]
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- files ---
 
 
 def test_links_come_late() -> None:
@@ -608,7 +608,7 @@ def test_if_range() -> None:
     assert ranged("bytes=5-", '"another"')[::2] == (200, CONTENT)
 
 
-# --- money ---------------------------------------------------------------------------------------------------------
+# --- money ---
 
 
 def test_the_ledger() -> None:
@@ -646,7 +646,7 @@ def test_the_calls_around_cost_nothing() -> None:
     assert desk.paid == 0
 
 
-# --- the calls around it -------------------------------------------------------------------------------------------
+# --- the calls around it ---
 
 
 def test_request_count() -> None:
@@ -773,7 +773,7 @@ def test_the_other_posts_of_a_dedicated_server(command: str) -> None:
     assert desk.fetch(job_id, 1.0)["status"] == "processing"
 
 
-# --- webhooks ------------------------------------------------------------------------------------------------------
+# --- webhooks ---
 
 HOOK = "https://hooks.invalid/done"
 
@@ -813,7 +813,7 @@ def test_no_webhook_no_delivery(webhook: object) -> None:
     assert desk.service.deliveries(order) == []
 
 
-# --- faults --------------------------------------------------------------------------------------------------------
+# --- faults ---
 
 
 @attrs.frozen
@@ -1003,7 +1003,7 @@ def test_the_same_plan_again(seed: int, occasions: list[Any]) -> None:
     assert draws[0] == draws[1]
 
 
-# --- laws of the whole ---------------------------------------------------------------------------------------------
+# --- laws of the whole ---
 
 _PATHS = st.one_of(
     st.sampled_from(

@@ -176,7 +176,7 @@ async def test_writes_that_come_one_by_one_share_transactions_too(journal: Sqlit
     assert len(begun) <= 12
 
 
-# --- where it cannot ----------------------------------------------------------------------------------------------
+# --- where it cannot ---
 
 
 async def refused(path: Path) -> str:

@@ -87,7 +87,9 @@ def test_a_constant_hazard_means_constant_gaps() -> None:
 
 
 def test_dense_where_the_hazard_is_high() -> None:
-    """Keller: sqrt(2c/h). Around the peak gaps are close to it; before it and between two peaks they are far longer."""
+    """Keller (Management Science 21, 1974): gaps of sqrt(2c/h). Around the peak they are close to it; before it and
+    between two peaks far longer.
+    """
     schedule = plan(cells_of(two_peaks), Gaps(poll_cost=1.0))
     hazard = (two_peaks(57.5) - two_peaks(56.5)) / (1 - two_peaks(57))
     assert schedule.gap(57.0) == pytest.approx(math.sqrt(2 / hazard), rel=0.4)

@@ -39,7 +39,7 @@ CLIENT = web.AppKey("modelslab", Client)
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
 
-# --- life -----------------------------------------------------------------------------------------------------------
+# --- life ---
 
 
 @pytest.mark.looptime
@@ -79,7 +79,7 @@ async def test_accounts_have_places_and_budgets_of_their_own(world: MakeWorld, t
         ben.submit(a_request())
 
 
-# --- server-sent events ---------------------------------------------------------------------------------------------
+# --- server-sent events ---
 
 
 def events(body: bytes) -> list[dict[str, Any]]:
@@ -137,7 +137,7 @@ async def test_an_end_without_a_video_is_told(world: MakeWorld) -> None:
         await cancelled
 
 
-# --- servers --------------------------------------------------------------------------------------------------------
+# --- servers ---
 
 
 @asynccontextmanager

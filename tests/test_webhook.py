@@ -79,7 +79,7 @@ async def called(here: World, **options: Any) -> AsyncIterator[tuple[Client, Web
         yield client, webhook
 
 
-# --- who may wake ---------------------------------------------------------------------------------------------------
+# --- who may wake ---
 
 
 @given(ref=st.text(ANY, min_size=1), other=st.text(ANY, min_size=1))
@@ -181,7 +181,7 @@ def test_arguments_that_cannot_be_right(arguments: Any, field: str) -> None:
     assert SECRET not in repr(a_webhook())
 
 
-# --- what it leads to -----------------------------------------------------------------------------------------------
+# --- what it leads to ---
 
 
 @virtual
@@ -268,7 +268,7 @@ async def test_waiting_relies_on_deliveries_that_come(world: MakeWorld) -> None:
         assert max(latest[1:]) <= 15
 
 
-# --- lost replies ---------------------------------------------------------------------------------------------------
+# --- lost replies ---
 
 
 @virtual

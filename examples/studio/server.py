@@ -79,7 +79,7 @@ class SaidError(Exception):
         self.status = status
 
 
-# --- what a visitor may ask for ------------------------------------------------------------------------------------
+# --- what a visitor may ask for ---
 
 
 async def page(request: Request) -> Response:
@@ -158,7 +158,7 @@ async def video(request: Request) -> Response:
     return FileResponse(path, media_type="video/mp4", filename=name)
 
 
-# --- inside ---------------------------------------------------------------------------------------------------------
+# --- inside ---
 
 
 def _visitor(request: Request) -> str:

@@ -1,15 +1,19 @@
-"""A video under the first name that is free: nothing is overwritten."""
+"""Files of videos: what is there, and a video under the first name that is free. Nothing is overwritten."""
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelslab_async.batch.naming import stem_of
-from modelslab_async.download import examine
+from modelslab_async.download import saved as known_as
 from modelslab_async.job import Job
+from modelslab_async.protocol import mp4
 from modelslab_async.saved import SavedVideo
+
+_BLOCK_BYTES = 2**20
 
 
 def values_of(job: Job, line: int) -> dict[str, str | int]:
@@ -25,6 +29,20 @@ def values_of(job: Job, line: int) -> dict[str, str | int]:
         "id": job.id or "x",
         "prompt": job.request.prompt if job.request else "x",
     }
+
+
+def examine(path: Path) -> SavedVideo | None:
+    """What a file on disk is; None for one that is not there, or is no whole mp4. Reads it: call it in a thread."""
+    walk, digest, size = mp4.Walk(), hashlib.sha256(), 0
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                walk.feed(block)
+                digest.update(block)
+                size += len(block)
+    except OSError:
+        return None
+    return known_as(path, size, digest.hexdigest(), walk) if walk.verdict() is mp4.Verdict.WHOLE else None
 
 
 async def save_as(

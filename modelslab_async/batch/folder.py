@@ -14,8 +14,8 @@ from typing import IO
 import attrs
 
 from modelslab_async import presence
+from modelslab_async.batch.files import examine
 from modelslab_async.batch.results import RESULTS_FILE, Result, from_json, read_results, to_json
-from modelslab_async.download import examine
 from modelslab_async.errors import InvalidRequestError, Problem
 
 BATCH_FILE = "batch.json"

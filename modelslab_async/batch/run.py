@@ -14,14 +14,13 @@ import attrs
 
 from modelslab_async.batch import steps
 from modelslab_async.batch.decider import Decider
-from modelslab_async.batch.files import save_as, values_of
+from modelslab_async.batch.files import examine, save_as, values_of
 from modelslab_async.batch.folder import Folder
 from modelslab_async.batch.manifest import Entry, Source, entries
 from modelslab_async.batch.naming import names
 from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
-from modelslab_async.download import examine
 from modelslab_async.errors import InvalidRequestError, InvalidVideoError, JobDetachedError
 from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import JobState
@@ -145,7 +144,7 @@ class Run:
             case _:
                 return await self._submit(entry, decision.ref)
 
-    # --- the ways of an item ---------------------------------------------------------------------------------------
+    # --- the ways of an item ---
 
     async def _leave(self, entry: Entry, known: Result | None, record: JobRecord | None) -> BatchEvent:
         """Nothing is done. What is new of it is written down."""

@@ -141,7 +141,7 @@ class Emulator:
     def _now(self) -> float:
         return asyncio.get_running_loop().time() - self._started
 
-    # --- requests --------------------------------------------------------------------------------------------------
+    # --- requests ---
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -189,7 +189,7 @@ class Emulator:
         await asyncio.sleep(seconds)
         await self._listen()
 
-    # --- jobs ------------------------------------------------------------------------------------------------------
+    # --- jobs ---
 
     def _start(self, order: Order) -> None:
         loop = asyncio.get_running_loop()
@@ -219,7 +219,7 @@ class Emulator:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    # --- files and pages -------------------------------------------------------------------------------------------
+    # --- files and pages ---
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         answer = self.service.file(self._now(), request.match_info["name"])

@@ -78,7 +78,7 @@ class Service:
         self._uploads: dict[str, tuple[float, bytes]] = {}
         self._counts: defaultdict[str, deque[float]] = defaultdict(deque)
 
-    # --- requests --------------------------------------------------------------------------------------------------
+    # --- requests ---
 
     def handle(self, now: float, path: str, body: bytes, picture: bytes | None = None) -> Answer:
         """Answer a POST. `picture` is what the shell got from `picture_url`; None where it could not."""
@@ -143,7 +143,7 @@ class Service:
             {"status": "error", name: refusal.message, **refusal.more}, 200 if legacy else refusal.status
         )
 
-    # --- the calls -------------------------------------------------------------------------------------------------
+    # --- the calls ---
 
     def _submit(
         self,
@@ -248,7 +248,7 @@ class Service:
             self.book.clear(now)
         return json_answer({"status": "success", "message": f"{command}: done, by the emulator"})
 
-    # --- files and webhooks ----------------------------------------------------------------------------------------
+    # --- files and webhooks ---
 
     def file(self, now: float, name: str) -> FileAnswer:
         """What a link gives now."""
@@ -273,7 +273,7 @@ class Service:
         rule = self._plan.draw("webhook")
         return replies.deliveries(order, str(url), self.origin, rule.fault if rule else None, self._scaled(rule))
 
-    # --- small things ----------------------------------------------------------------------------------------------
+    # --- small things ---
 
     @property
     def busiest(self) -> int:

@@ -199,7 +199,7 @@ def _excerpt(body: bytes, key: ApiKey) -> str:
     return repr(words[:_EXCERPT_CHARACTERS])
 
 
-# --- field by field ------------------------------------------------------------------------------------------------
+# --- field by field ---
 
 
 def _links(value: Any) -> tuple[str, ...]:

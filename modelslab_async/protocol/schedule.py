@@ -3,14 +3,11 @@
 A job ends at an unknown time T with distribution F. A look costs as much as `poll_cost` seconds of not knowing that
 the job ended. Which looks x1 < x2 < ... make E[x_N - T] + poll_cost E[N] least, where N is the first look that finds
 the job ended? That is the inspection problem of Barlow and Proschan ("Mathematical Theory of Reliability", 1965,
-chapter 4; first in Barlow, Hunter and Proschan, "Optimum checking procedures", J. SIAM 11, 1963). With looks close
-together Keller ("Optimum checking schedules for systems subject to random failure", Management Science 21, 1974) finds
-the spacing sqrt(2 poll_cost / h(t)), h being the hazard rate f / (1 - F): sparse while an end is unlikely, dense around
-the expected one, sparse again in the tail. That is a good picture and a poor algorithm: where F has two peaks or a
-sharp edge the hazard jumps within one gap.
+chapter 4; first in Barlow, Hunter and Proschan, "Optimum checking procedures", J. SIAM 11, 1963). The answer is sparse
+while an end is unlikely, dense around the expected one, sparse again in the tail.
 
-So the problem is solved exactly, for looks at the edges x_0 < x_1 < ... of the grid. Let W_i be what is still to be
-paid by a job that was seen running at x_i, times the probability 1 - F_i that there is such a job. Then
+It is found exactly, for looks at the edges x_0 < x_1 < ... of the grid. Let W_i be what is still to be paid by a job
+that was seen running at x_i, times the probability 1 - F_i that there is such a job. Then
 
     W_i = min over j > i of   poll_cost (1 - F_i)  +  integral from x_i to x_j of (x_j - t) dF(t)  +  W_j
 

@@ -34,7 +34,7 @@ _FETCH_PATHS = {
 }
 
 
-# --- encoding ------------------------------------------------------------------------------------------------------
+# --- encoding ---
 
 
 def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
@@ -116,7 +116,7 @@ def fetch_path(endpoint: Endpoint, job_id: str) -> str:
     return _FETCH_PATHS[endpoint] + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
 
 
-# --- what came back ------------------------------------------------------------------------------------------------
+# --- what came back ---
 
 
 _NONE: Mapping[str, Any] = {}
@@ -226,7 +226,7 @@ def _ready(body: Body, links: tuple[str, ...]) -> Ready:
     )
 
 
-# --- the calls around it -------------------------------------------------------------------------------------------
+# --- the calls around it ---
 
 
 _T = TypeVar("_T")
