@@ -26,9 +26,9 @@ from modelslab_async.errors import (
     SubmitUncertainError,
     TransportError,
 )
-from modelslab_async.job import Job, JobEvent
+from modelslab_async.job import Job
 from modelslab_async.journal import Journal
-from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra

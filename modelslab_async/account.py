@@ -66,7 +66,7 @@ class Account(NamedTuple):
             await self.books.close()
 
 
-def account(
+def make_account(
     common: Common, key: ApiKey, *, budget: Budget | None, max_in_flight: int, is_guest: bool = False
 ) -> Account:
     """Put one together. A guest's journal is opened and closed by somebody else."""
@@ -94,12 +94,7 @@ def account(
 
         hearing = Hearing(worth)
     watcher = Watcher(
-        line=line,
-        strategy=common.wait,
-        experience=common.experience,
-        pace=common.pace,
-        worth=worth,
-        hearing=hearing,
+        line=line, strategy=common.wait, experience=common.experience, pace=common.pace, worth=worth, hearing=hearing
     )
     saver = Saver(line, books)
     dispatcher = Dispatcher(Submitter(line, books), watcher, saver, max_in_flight)
@@ -109,4 +104,4 @@ def account(
         from modelslab_async.receiver import Receiver  # noqa: PLC0415 - as above
 
         receiver = Receiver(dispatcher, books, recoverer, hearing)
-    return Account(line=line, books=books, saver=saver, dispatcher=dispatcher, recoverer=recoverer, receiver=receiver)
+    return Account(line, books, saver, dispatcher, recoverer, receiver)

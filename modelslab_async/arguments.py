@@ -36,7 +36,7 @@ def request_of(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageTo
     if isinstance(request, ImageToVideoUltra):
         if not params:
             return request
-        request = {field.name: getattr(request, field.name) for field in attrs.fields(ImageToVideoUltra)}
+        request = attrs.asdict(request, recurse=False)
         if "shift_sample" in params:
             del request["sample_shift"]
     return wire.request_from({**(request or {}), **params})
@@ -69,10 +69,11 @@ def check_parts(journal: object, budget: object, prices: object, webhook: object
     """Raises InvalidRequestError for what is no journal, budget, price list or webhook."""
     is_path = isinstance(journal, str | os.PathLike) and os.fspath(journal) not in ("", b"")
     is_journal = journal is None or is_path or callable(getattr(journal, "append", None))
+    use = "pass PriceList(usd=...), or leave it out"
     is_webhook = webhook is None or callable(getattr(webhook, "url", None))
     require(
         (is_journal, "journal", journal, "the path of a file, or a Journal", 'pass "jobs.db"'),
         (isinstance(budget, Budget | None), "budget", budget, "a Budget", "pass Budget(usd=...)"),
-        (isinstance(prices, PriceList | None), "prices", prices, "a PriceList", "pass PriceList(usd=...), or none"),
+        (isinstance(prices, PriceList | None), "prices", prices, "a PriceList", use),
         (is_webhook, "webhook", webhook, "a Webhook", "pass Webhook(public_url=..., secret=...)"),
     )

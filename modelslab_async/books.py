@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import logging
 import time
@@ -26,9 +25,7 @@ _log = logging.getLogger("modelslab_async")
 
 def account_of(key: ApiKey, base_url: str) -> str:
     """A fingerprint that tells accounts apart and does not tell the key."""
-    return hmac.new(key.reveal().encode(), f"modelslab_async journal {base_url}".encode(), hashlib.sha256).hexdigest()[
-        :16
-    ]
+    return hmac.digest(key.reveal().encode(), f"modelslab_async journal {base_url}".encode(), "sha256").hex()[:16]
 
 
 @attrs.define(kw_only=True, eq=False, repr=False)

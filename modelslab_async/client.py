@@ -12,7 +12,7 @@ from typing import Unpack, cast
 import attrs
 
 from modelslab_async import images
-from modelslab_async.account import account as make_account
+from modelslab_async.account import make_account
 from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_parts, request_of
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.job import Job
@@ -21,14 +21,7 @@ from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import (
-    Endpoint,
-    ImageInput,
-    ImageToVideoUltra,
-    RequestParams,
-    refusal,
-    wrong,
-)
+from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, refusal, wrong
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
 from modelslab_async.recovery import Recovery
 from modelslab_async.saved import Progress, SavedVideo
@@ -171,8 +164,7 @@ class Client(Session):
         """
         self._enter()
         if (id is None) == (not lost):
-            rule = "just one of id= and lost=True"
-            raise refusal("id", id, rule, "pass what you know of the job")
+            raise refusal("id", id, "just one of id= and lost=True", "pass what you know of the job")
         return await self._recoverer.resolve(ref, job_id=None if id is None else str(id).strip())
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:

@@ -78,7 +78,7 @@ _WAYS_OUT = {
 
 
 class Database:
-    """The file, seen from the journal's thread. What is asked of it is told in `Journal`."""
+    """The file, seen from the journal's thread."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -118,29 +118,35 @@ class Database:
             return [_written(connection, write) for write in batch]
 
     def unfinished(self, account: str, ready: bool) -> list[JobRecord]:
+        """Those that are, or may be, at the service, or wait for it; and, with `ready`, videos that were not saved."""
         states = [state.value for state in UNFINISHED if ready or state is not JobState.READY]
         sql = f"{_SELECT} WHERE account = ? AND state IN ({_marks(states)}) AND saved_path IS NULL"
         return [_record(row) for row in self._rows(f"{sql} ORDER BY created_at", account, *states)]
 
     def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+        """The job with this ref, or this id of the service."""
         sql = f"{_SELECT} WHERE account = ? AND (ref = ? OR job_id = ?) ORDER BY ref = ? DESC LIMIT 1"
         rows = self._rows(sql, account, ref, job_id, ref)
         return _record(rows[0]) if rows else None
 
     def recent(self, account: str, limit: int) -> list[JobRecord]:
+        """The last jobs, the newest first."""
         rows = self._rows(f"{_SELECT} WHERE account = ? ORDER BY created_at DESC LIMIT ?", account, limit)
         return [_record(row) for row in rows]
 
     def deliver(self, owner: str, account: str, ref: str, job_id: str | None) -> None:
+        """Leave word for a client."""
         self._opened.execute("INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)", (owner, account, ref, job_id))
 
     def delivered(self, owner: str, account: str) -> list[tuple[str, str | None]]:
+        """Take what was left for a client."""
         mine = "WHERE owner = ? AND account = ?"
         if not self._rows(f"SELECT 1 FROM deliveries {mine} LIMIT 1", owner, account):  # noqa: S608 - a constant
             return []
         return self._rows(f"DELETE FROM deliveries {mine} RETURNING ref, job_id", owner, account)  # noqa: S608
 
     def charges(self, account: str) -> list[Charge]:
+        """The jobs that the service took, or may have."""
         columns = "ref, created_at, coalesce(accepted_at, submitted_at, created_at), price, accepted_at IS NOT NULL"
         rows = self._rows(f"SELECT {columns} FROM jobs WHERE account = ? AND charged IS NOT 0", account)  # noqa: S608
         return [

@@ -76,12 +76,7 @@ class _Arriving:
 
 
 async def save(
-    line: Line,
-    links: Sequence[str],
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool,
-    progress: Progress | None,
+    line: Line, links: Sequence[str], path: str | os.PathLike[str], *, overwrite: bool, progress: Progress | None
 ) -> SavedVideo:
     """Stream the first link that gives a whole mp4 to `path`, in constant memory; an existing file is replaced then.
 
@@ -107,8 +102,7 @@ async def save(
 
 def saved(path: Path, size_bytes: int, sha256: str, walk: mp4.Walk) -> SavedVideo:
     """What is told of a file that was walked."""
-    facts = walk.facts()
-    return SavedVideo(path, size_bytes, sha256, facts.width, facts.height, facts.frames, facts.fps, facts.duration)
+    return SavedVideo(path, size_bytes, sha256, *walk.facts())
 
 
 def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:

@@ -7,31 +7,19 @@ import os
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
 from modelslab_async.images import Image
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.experience import Outlook
-from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.record import JobRecord, video_of
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.saved import Progress, SavedVideo
 
 _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""
-
-
-class JobEvent(NamedTuple):
-    """News of a job: it came into a state, or a look saw it running.
-
-    elapsed: seconds since it was submitted here.
-    eta: what `Job.eta` was then, seconds left; so elapsed / (elapsed + eta) is an honest progress bar.
-    """
-
-    state: JobState
-    elapsed: float
-    eta: float | None = None
 
 
 _JUST_BEGUN = (JobState.WAITING, 0.0, None)

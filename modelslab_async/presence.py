@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import uuid
 from contextlib import suppress
@@ -52,7 +51,7 @@ class Presence:
             with path.open("rb") as file:
                 if not locks(file):
                     return True
-                if os.name != "nt":
+                if sys.platform != "win32":
                     path.unlink(missing_ok=True)
         except FileNotFoundError:
             return False

@@ -1,15 +1,11 @@
 """What saving a video gives and tells; how it is done is in `download`."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-
-class Progress(Protocol):
-    """Called as bytes arrive."""
-
-    def __call__(self, received_bytes: int, total_bytes: int | None, /) -> object:
-        """`total_bytes` is None where the server does not tell."""
-        ...
+Progress = Callable[[int, int | None], object]
+"""Called as bytes arrive, with how many came, and of how many: None where the server does not tell."""
 
 
 class SavedVideo(NamedTuple):

@@ -14,8 +14,7 @@ from urllib.request import getproxies
 
 import aiohttp
 
-from modelslab_async.account import Account, Common
-from modelslab_async.account import account as make_account
+from modelslab_async.account import Account, Common, make_account
 from modelslab_async.arguments import api_key_of, check_arguments, check_parts
 from modelslab_async.errors import ClientStateError
 from modelslab_async.journal import Journal

@@ -25,7 +25,8 @@ class Slots(Generic[T]):
 
     def __init__(self, limit: int) -> None:
         self._ceiling = limit
-        self._cap = limit
+        self.cap = limit
+        """How many places this client believes it may fill now."""
         self._taken: set[T] = set()
         self._unanswered: set[T] = set()
         self._order: dict[T, int] = {}
@@ -36,12 +37,8 @@ class Slots(Generic[T]):
         self._count = 0
         self.elsewhere = 0
         """Places that others are known to fill: clients that share the journal, and those that died."""
-        self._retry_at: float | None = None
-
-    @property
-    def cap(self) -> int:
-        """How many places this client believes it may fill now."""
-        return self._cap
+        self.retry_at: float | None = None
+        """When to call `grant` again though nothing ended, or None."""
 
     @property
     def taken(self) -> int:
@@ -51,17 +48,12 @@ class Slots(Generic[T]):
     @property
     def is_full(self) -> bool:
         """Whether all places that the account has are filled."""
-        return len(self._taken) + self.elsewhere >= self._ceiling
+        return self._filled >= self._ceiling
 
     @property
     def idle(self) -> int:
         """How many places are empty, of those that the account has, while somebody waits for one."""
         return max(min(self._ceiling - self._filled, self.waiting), 0)
-
-    @property
-    def retry_at(self) -> float | None:
-        """When to call `grant` again though nothing ended, or None."""
-        return self._retry_at
 
     def enqueue(self, item: T) -> None:
         """At the end of the queue."""
@@ -79,9 +71,9 @@ class Slots(Generic[T]):
 
     def grant(self, now: float) -> Iterator[T]:
         """The items whose turn it is; each holds a place from here on."""
-        if self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
-            self._cap = min(self._ceiling, max(self._cap, self._filled + 1))
+        if self.retry_at is not None and now >= self.retry_at:
+            self.retry_at = None
+            self.cap = min(self._ceiling, max(self.cap, self._filled + 1))
         while self.waiting and self._has_room():
             item = self._next()
             self._taken.add(item)
@@ -95,8 +87,8 @@ class Slots(Generic[T]):
 
     def _has_room(self) -> bool:
         """While places are short, one submit at a time: the order holds, and no volley of refusals comes back."""
-        short = self._cap < self._ceiling
-        return self._filled < self._cap and not (short and self._unanswered)
+        short = self.cap < self._ceiling
+        return self._filled < self.cap and not (short and self._unanswered)
 
     def is_unanswered(self, item: T) -> bool:
         """Whether it was granted a place, and nothing was heard of it since."""
@@ -105,8 +97,8 @@ class Slots(Generic[T]):
     def accepted(self, item: T) -> None:
         """The service took it: the cap climbs, unless a refusal is still fresh."""
         self._unanswered.discard(item)
-        if self._retry_at is None:
-            self._cap = min(self._ceiling, self._cap + 1)
+        if self.retry_at is None:
+            self.cap = min(self._ceiling, self.cap + 1)
 
     def in_doubt(self, item: T) -> None:
         """Nobody knows whether the service took it. It may fill a place: held until it is released."""
@@ -117,8 +109,8 @@ class Slots(Generic[T]):
         self._leave(item)
         if maximum:
             self._ceiling = min(self._ceiling, maximum)
-        self._cap = min(self._ceiling, self._filled)
-        self._retry_at = now + (DEFAULT_WAIT if wait is None else max(wait, _SHORTEST_WAIT))
+        self.cap = min(self._ceiling, self._filled)
+        self.retry_at = now + (DEFAULT_WAIT if wait is None else max(wait, _SHORTEST_WAIT))
         insort(self._again, (item, self._order.pop(item)), key=itemgetter(1))
 
     def release(self, item: T) -> None:

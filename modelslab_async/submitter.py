@@ -91,9 +91,8 @@ class Submitter:
 
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
         try:
-            reply = await self.line.post(
-                "submit", wire.SUBMIT_PATHS[self.line.endpoint], body, self.line.timeouts.submit
-            )
+            path = wire.SUBMIT_PATHS[self.line.endpoint]
+            reply = await self.line.post("submit", path, body, self.line.timeouts.submit)
         except TransportError as error:
             return error
         except asyncio.CancelledError:

@@ -9,7 +9,6 @@ from typing import Protocol
 
 import aiohttp
 import attrs
-from multidict import CIMultiDict
 
 from modelslab_async.errors import ClientStateError, ConnectError, ReplyLostError, TransportError
 from modelslab_async.exchange import FOREIGN, USER_AGENT, Exchange, at_most, in_words, plain
@@ -32,7 +31,7 @@ _NOTHING_SENT = (
 )
 """aiohttp's errors that come before the first byte of the request. Any other may come after it."""
 _REDIRECTS = (301, 302, 303, 307, 308)
-_JSON = CIMultiDict({"Content-Type": "application/json", "Accept": "application/json"})
+_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
 @attrs.frozen(kw_only=True)
@@ -56,12 +55,11 @@ class Timeouts:
     job: float | None = 1800.0
 
     def __attrs_post_init__(self) -> None:
-        values = {field.name: getattr(self, field.name) for field in attrs.fields(type(self))}
         rule = "seconds above 0, or None for never"
         require(
             *(
                 (value is None or is_positive(value), f"timeouts.{name}", value, rule, "pass such a number")
-                for name, value in values.items()
+                for name, value in attrs.asdict(self).items()
             )
         )
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from modelslab_async.client import Client
 from modelslab_async.errors import JobDetachedError
-from modelslab_async.job import Job, JobEvent
+from modelslab_async.job import Job
+from modelslab_async.protocol.lifecycle import JobEvent
 
 GRACE = 10.0
 """Seconds for which a shutdown waits for jobs; those that still run then are left to the service, and to `recover`."""
@@ -106,7 +107,5 @@ def _told(news: JobEvent) -> dict[str, Any]:
 
 
 def _why(job: Job) -> str | None:
-    error = job._error()
-    if job.cancelled():
-        return "cancelled"
+    error = "cancelled" if job.cancelled() else job._error()
     return str(error) if error else None

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import binascii
-import hashlib
 import hmac
 import json
 import time
@@ -17,9 +16,8 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol
 
-from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.body import Body
-from modelslab_async.protocol.request import is_http_url, wrong
+from modelslab_async.protocol.request import is_http_url, require
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -62,14 +60,12 @@ class Webhook:
 
     def __init__(self, *, public_url: str, secret: str | bytes) -> None:
         key = secret.encode() if isinstance(secret, str) else secret
-        problems = []
-        if not is_http_url(public_url):
-            problems.append(wrong("public_url", public_url, "an http(s) URL", "pass the whole URL"))
-        if not isinstance(key, bytes) or len(key) < _LEAST_SECRET_BYTES:
-            rule = f"at least {_LEAST_SECRET_BYTES} bytes"
-            problems.append(Problem("secret", "hidden", rule, "pass secrets.token_urlsafe(32), kept like a password"))
-        if problems:
-            raise InvalidRequestError(problems)
+        is_long = isinstance(key, bytes) and len(key) >= _LEAST_SECRET_BYTES
+        rule = f"at least {_LEAST_SECRET_BYTES} bytes"
+        require(
+            (is_http_url(public_url), "public_url", public_url, "an http(s) URL", "pass the whole URL"),
+            (is_long, "secret", "hidden", rule, "pass secrets.token_urlsafe(32), kept like a password"),
+        )
         self._public_url = public_url.rstrip("/")
         self._key = key
         self._listeners: list[Listener] = []
@@ -132,7 +128,7 @@ class Webhook:
             self._listeners.remove(listener)
 
     def _token(self, ref: str) -> str:
-        digest = hmac.new(self._key, b"modelslab_async webhook\0" + _bytes(ref), hashlib.sha256).digest()
+        digest = hmac.digest(self._key, b"modelslab_async webhook\0" + _bytes(ref), "sha256")
         return urlsafe_b64encode(digest[:_TOKEN_BYTES]).decode().rstrip("=")
 
     def _ref_of(self, name: str) -> str | None:
@@ -160,12 +156,9 @@ def _bytes(ref: str) -> bytes:
 def _told(body: bytes) -> tuple[bool, str | None]:
     """Whether a delivery says that the job still runs, and the service's id in it."""
     try:
-        told = json.loads(body)
-    except (ValueError, RecursionError):
+        reply = Body({**json.loads(body)})
+    except (TypeError, ValueError, RecursionError):
         return False, None
-    if not isinstance(told, dict):
-        return False, None
-    reply = Body(told)
     return reply.status == "processing", reply.id
 
 

@@ -85,9 +85,6 @@ class Every:
     def gap(self, elapsed: float) -> float:
         return self.seconds
 
-    def left(self, elapsed: float) -> float:
-        return self.seconds
-
     def is_near_end(self, elapsed: float) -> bool:
         return False
 

@@ -61,6 +61,18 @@ class Video:
     is_temporary: bool = False
 
 
+class JobEvent(NamedTuple):
+    """News of a job: it came into a state, or a look saw it running.
+
+    elapsed: seconds since it was submitted here.
+    eta: what `Job.eta` was then, seconds left; so elapsed / (elapsed + eta) is an honest progress bar.
+    """
+
+    state: JobState
+    elapsed: float
+    eta: float | None = None
+
+
 class Started(NamedTuple):
     """Its turn came."""
 

@@ -274,7 +274,8 @@ def _usd(calls: Counter[_Price]) -> Decimal:
 def _check(usd: object, jobs: object, credits: object, plan: object, per: object) -> None:  # noqa: A002
     limits = {"usd": usd, "jobs": jobs, "credits": credits}
     is_plan = isinstance(plan, Plan | None) and (credits is None) == (plan is None)
-    plan_rule, plan_way = "credits are those of a plan, and a plan counts credits", "pass credits= with plan=Plan.BASIC"
+    plan_rule = "credits are those of a plan, and a plan counts credits"
+    plan_way = "pass credits= with plan=Plan.BASIC or Plan.STANDARD"
     is_limited = any(value is not None for value in limits.values())
     require(
         *(_amount(name, value) for name, value in limits.items() if value is not None),

@@ -19,10 +19,9 @@ measured to take. If it takes longer the service says so, with a 429.
 _S = JobState
 SENT = frozenset(JobState) - {_S.WAITING, _S.REFUSED, _S.CANCELLED}
 """States of jobs that were, or may have been, taken by the service: their ref is not sent again."""
-
-
 UNFINISHED = (_S.WAITING, _S.SUBMITTING, _S.PROCESSING, _S.READY, _S.UNCERTAIN, _S.TIMED_OUT)
 """States of jobs that somebody should still look after, unless their video is saved."""
+_FILLING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
 
 
 class JobRecord(NamedTuple):
@@ -59,13 +58,8 @@ class JobRecord(NamedTuple):
 
     def fills_place(self, now: float) -> bool:
         """Whether it is taken to be queued or processing at the service."""
-        match self.state:
-            case JobState.SUBMITTING | JobState.UNCERTAIN:
-                return now < (self.submitted_at or 0.0) + PLACE_HOLD
-            case JobState.PROCESSING:
-                return now < (self.accepted_at or 0.0) + PLACE_HOLD
-            case _:
-                return False
+        since = self.accepted_at if self.state is _S.PROCESSING else self.submitted_at
+        return self.state in _FILLING and now < (since or 0.0) + PLACE_HOLD
 
 
 def key_of(ref: str, created_at: float) -> str:
@@ -126,13 +120,8 @@ def seed_of(meta: Mapping[str, Any]) -> int | None:
 
 
 def _kept(video: Video) -> dict[str, Any]:
-    return {
-        "url": video.url,
-        "seed": video.seed,
-        "meta": dict(video.meta),
-        "generation_time": video.generation_time,
-        "is_temporary": video.is_temporary,
-    }
+    plain = {name: getattr(video, name) for name in ("url", "seed", "generation_time", "is_temporary")}
+    return {**plain, "meta": dict(video.meta)}
 
 
 def video_of(record: JobRecord) -> Video | None:

@@ -48,7 +48,8 @@ def _a_minute(poll_cost: float) -> float:
 
 @attrs.frozen(kw_only=True)
 class Gaps:
-    """Between two looks at a job, in seconds. The floor and the ceiling hold whatever the numbers say.
+    """Between two looks at a job, in seconds. The floor and the ceiling hold whatever the numbers say; the look
+    then waits for the next tick, see `watch.TICK`.
 
     The floor is a second, or ten times the cost of a look where that is less. The ceiling is a minute at the default
     cost of a look, and rises with its root, as the best gaps do.

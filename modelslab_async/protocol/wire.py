@@ -217,13 +217,7 @@ def _failed_fetch(body: Body, reply: HttpReply) -> FetchReply:
 
 
 def _ready(body: Body, links: tuple[str, ...]) -> Ready:
-    return Ready(
-        id=body.id,
-        links=links,
-        future_links=body.future_links,
-        meta=body.meta,
-        generation_time=body.generation_time,
-    )
+    return Ready(body.id, links, body.future_links, body.meta, body.generation_time)
 
 
 # --- the calls around it ---
