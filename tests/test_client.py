@@ -103,6 +103,19 @@ async def _await(job: Job) -> None:
     await job
 
 
+async def test_who_waits_in_vain_leaves_nothing_behind(world: MakeWorld) -> None:
+    """Waiting for a while, again and again, costs the job no memory, and the one who waits on gets the video."""
+    async with world().client() as client:
+        job = client.submit(a_request())
+        patient, quiet = asyncio.ensure_future(job), len(job._future._callbacks or ())
+        await asyncio.sleep(0)
+        for _ in range(50):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(job, 0.1)
+        assert len(job._future._callbacks or ()) == quiet + 1  # the patient one's
+        assert (await patient).ref == job.ref
+
+
 async def test_gather_takes_jobs(world: MakeWorld) -> None:
     """A Job is an awaitable like any other."""
     async with world().client() as client:
