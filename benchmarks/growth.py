@@ -1,12 +1,13 @@
 """How the cost of 10, 100, 1,000 and 10,000 jobs grows: CPU of the client's process, beside a straight line.
 
-    python -m benchmarks.growth [--json] [--check]       takes about ten minutes
+    python -m benchmarks.growth [--json] [--check]       takes about twenty minutes
 
-All jobs of a batch are submitted at once, through 500 places, to a server in another process, see `_lean`. Few jobs are
-done many times over, so that each measurement is long enough. The line is the one that misses the medians by the least
-share; the reach is on that share. It holds for the first batch of a new client, and for later ones, when the client has
-its connections: it opens a hundred at most, one for each of the first jobs, which is neither a part of the constant nor
-of each job. Before anything is printed: each job ended with its video, and was charged once.
+All jobs of a batch are submitted at once, through 500 places, to a server in another process, see `_lean`. A virtual
+machine's CPU may be half as fast while a neighbour works, for seconds: so few jobs are done many times over, for about
+as long as many take, and each value is a mean. The line of a round is the one that misses its values by the least
+share; the reach is on the median of the shares. It holds for the first batch of a new client, and for later ones, when
+the client has its connections: it opens a hundred at most, one for each of the first jobs, which is neither a part of
+the constant nor of each job. Before anything is printed: each job ended with its video, and was charged once.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ import gc
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
 from benchmarks._common import LEAN, Figure, Reach, Seen, Server, options, say, tell
 from modelslab_async import Client
 
-COUNTS = {10: 16, 100: 4, 1000: 2, 10_000: 1}
-"""Jobs, and how many batches of so many are one measurement."""
+Points = Mapping[int, float]
+"""By the number of jobs."""
+COUNTS = {10: 10, 100: 10, 1000: 6, 10_000: 1}
+"""Jobs, and for how many clients a measurement is the mean."""
 ROUNDS = 5
 PLACES = 500
 SPEED = 200.0
@@ -40,33 +43,39 @@ async def _batch(client: Client, jobs: int) -> float:
     return 1000 * (time.process_time() - at) / jobs
 
 
-async def _life(url: str, jobs: int, batches: int) -> tuple[float, float]:
-    """The first batch of a client, and the mean of later ones."""
+async def _life(url: str, jobs: int) -> tuple[float, float]:
+    """The first batch of a client, and one when it has its connections."""
     async with Client("any", base_url=url, max_in_flight=PLACES, max_polls_per_second=None) as client:
         first = await _batch(client, jobs)
         await _batch(client, PLACES)
-        return first, mean([await _batch(client, jobs) for _ in range(batches)])
+        return first, await _batch(client, jobs)
 
 
-def measure() -> tuple[dict[int, Seen], dict[int, Seen]]:
+def _round(url: str) -> Iterator[tuple[float, float]]:
     """Milliseconds of CPU for each of so many jobs: in a new client, and later."""
-    new: dict[int, list[float]] = {jobs: [] for jobs in COUNTS}
-    later: dict[int, list[float]] = {jobs: [] for jobs in COUNTS}
+    for jobs, clients in COUNTS.items():
+        say(f"{jobs:,} jobs")
+        lives = [asyncio.run(_life(url, jobs)) for _ in range(clients)]
+        yield mean(first for first, _ in lives), mean(later for _, later in lives)
+
+
+def measure() -> tuple[list[Points], list[Points]]:
+    """What each of so many jobs took, in each round: in new clients, and later."""
+    new, later = [], []
     with Server(SPEED, module=LEAN) as server:
-        asyncio.run(_life(server.url, 10, 1))
+        asyncio.run(_life(server.url, 10))
         for turn in range(ROUNDS):
-            for jobs, batches in COUNTS.items():
-                say(f"round {turn + 1} of {ROUNDS}: {jobs:,} jobs")
-                first, mean_later = asyncio.run(_life(server.url, jobs, batches))
-                new[jobs].append(first)
-                later[jobs].append(mean_later)
+            say(f"round {turn + 1} of {ROUNDS}")
+            firsts, laters = zip(*_round(server.url), strict=True)
+            new.append(dict(zip(COUNTS, firsts, strict=True)))
+            later.append(dict(zip(COUNTS, laters, strict=True)))
         charges = Counter(server.charges())
-    meant = 20 + PLACES + ROUNDS * sum(PLACES + jobs * (1 + batches) for jobs, batches in COUNTS.items())
+    meant = 20 + PLACES + ROUNDS * sum(clients * (2 * jobs + PLACES) for jobs, clients in COUNTS.items())
     assert charges.total() == len(charges) == meant, charges.total()
-    return {jobs: Seen(values) for jobs, values in new.items()}, {n: Seen(values) for n, values in later.items()}
+    return new, later
 
 
-def line(points: Mapping[int, float]) -> tuple[float, float]:
+def line(points: Points) -> tuple[float, float]:
     """The constant and the slope of the line with the least sum of squares of relative misses."""
     a = b = c = d = e = 0.0
     for x, y in points.items():
@@ -77,20 +86,25 @@ def line(points: Mapping[int, float]) -> tuple[float, float]:
     return (d - slope * b) / a, slope
 
 
-def _figures(title: str, each: Mapping[int, Seen]) -> tuple[list[Figure], Reach]:
-    """Beside the line, and each job's; the farthest from the line."""
-    constant, slope = line({jobs: jobs * seen.median for jobs, seen in each.items()})
-    of_line = {n: Seen([v * n / (constant + slope * n) for v in seen.values]) for n, seen in each.items()}
+def shares(each: Points) -> Points:
+    """What so many jobs took, as a share of the line through all of them."""
+    constant, slope = line({jobs: jobs * ms for jobs, ms in each.items()})
+    return {jobs: jobs * ms / (constant + slope * jobs) for jobs, ms in each.items()}
+
+
+def _figures(title: str, rounds: Sequence[Points]) -> tuple[list[Figure], Reach]:
+    """Beside the line of its round, and each job's; the farthest from the line."""
+    of_line = _named([shares(each) for each in rounds])
     worst = max(abs(seen.median - 1) for seen in of_line.values())
     figures = [
-        Figure(title, f"of the line {constant:.1f} ms and {slope:.2f} ms a job", _named(of_line), digits=3),
-        Figure(f"{title}, each job", "ms", _named(each), digits=2),
+        Figure(title, "of its round's straight line", of_line, digits=3),
+        Figure(f"{title}, each job", "ms", _named(rounds), digits=2),
     ]
     return figures, Reach(f"{title}: farthest from the line, of it", worst, 0.1)
 
 
-def _named(seen: Mapping[int, Seen]) -> dict[str, Seen]:
-    return {f"{jobs:,} jobs": values for jobs, values in seen.items()}
+def _named(rounds: Sequence[Points]) -> dict[str, Seen]:
+    return {f"{jobs:,} jobs": Seen([each[jobs] for each in rounds]) for jobs in COUNTS}
 
 
 def main() -> int:
