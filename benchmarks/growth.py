@@ -17,7 +17,7 @@ import gc
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -27,7 +27,7 @@ from modelslab_async import Client
 Points = Mapping[int, float]
 """By the number of jobs."""
 COUNTS = {10: 10, 100: 10, 1000: 6, 10_000: 1}
-"""Jobs, and for how many clients a measurement is the mean."""
+"""Jobs, and of how many batches a measurement is the mean."""
 ROUNDS = 5
 PLACES = 500
 SPEED = 200.0
@@ -43,36 +43,45 @@ async def _batch(client: Client, jobs: int) -> float:
     return 1000 * (time.process_time() - at) / jobs
 
 
-async def _life(url: str, jobs: int) -> tuple[float, float]:
-    """The first batch of a client, and one when it has its connections."""
-    async with Client("any", base_url=url, max_in_flight=PLACES, max_polls_per_second=None) as client:
-        first = await _batch(client, jobs)
+def _client(url: str) -> Client:
+    return Client("any", base_url=url, max_in_flight=PLACES, max_polls_per_second=None)
+
+
+async def _first(url: str, jobs: int) -> float:
+    """What a new client's first batch takes."""
+    async with _client(url) as client:
+        return await _batch(client, jobs)
+
+
+async def _later(url: str, jobs: int, batches: int) -> float:
+    """What batches take in a client that has its connections: the mean."""
+    async with _client(url) as client:
         await _batch(client, PLACES)
-        return first, await _batch(client, jobs)
+        return mean([await _batch(client, jobs) for _ in range(batches)])
 
 
-def _round(url: str) -> Iterator[tuple[float, float]]:
-    """Milliseconds of CPU for each of so many jobs: in a new client, and later."""
-    for jobs, clients in COUNTS.items():
+def _round(url: str) -> tuple[Points, Points]:
+    """Milliseconds of CPU for each of so many jobs: in new clients, and later."""
+    new, later = {}, {}
+    for jobs, batches in COUNTS.items():
         say(f"{jobs:,} jobs")
-        lives = [asyncio.run(_life(url, jobs)) for _ in range(clients)]
-        yield mean(first for first, _ in lives), mean(later for _, later in lives)
+        new[jobs] = mean(asyncio.run(_first(url, jobs)) for _ in range(batches))
+        later[jobs] = asyncio.run(_later(url, jobs, batches))
+    return new, later
 
 
-def measure() -> tuple[list[Points], list[Points]]:
+def measure() -> list[tuple[Points, Points]]:
     """What each of so many jobs took, in each round: in new clients, and later."""
-    new, later = [], []
+    rounds = []
     with Server(SPEED, module=LEAN) as server:
-        asyncio.run(_life(server.url, 10))
+        asyncio.run(_later(server.url, 10, 1))
         for turn in range(ROUNDS):
             say(f"round {turn + 1} of {ROUNDS}")
-            firsts, laters = zip(*_round(server.url), strict=True)
-            new.append(dict(zip(COUNTS, firsts, strict=True)))
-            later.append(dict(zip(COUNTS, laters, strict=True)))
+            rounds.append(_round(server.url))
         charges = Counter(server.charges())
-    meant = 20 + PLACES + ROUNDS * sum(clients * (2 * jobs + PLACES) for jobs, clients in COUNTS.items())
+    meant = PLACES + 10 + ROUNDS * sum(PLACES + 2 * batches * jobs for jobs, batches in COUNTS.items())
     assert charges.total() == len(charges) == meant, charges.total()
-    return new, later
+    return rounds
 
 
 def line(points: Points) -> tuple[float, float]:
@@ -110,7 +119,7 @@ def _named(rounds: Sequence[Points]) -> dict[str, Seen]:
 def main() -> int:
     """Measure, and print the figures."""
     wanted, _ = options(__doc__)
-    new, later = measure()
+    new, later = zip(*measure(), strict=True)
     first_figures, first = _figures("a new client's first batch", new)
     figures, reach = _figures("later batches", later)
     conditions = f"CPU of the client; {ROUNDS} rounds; {PLACES} places; a server in another process, over loopback"
