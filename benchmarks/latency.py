@@ -4,9 +4,10 @@
 
 An emulator in another process posts each end to a `Webhook` in an aiohttp application in this one; the job is woken,
 asks what became of it, and reads the first bytes of the file. So there are three trips: one of the emulator's, which
-its timer begins up to a millisecond late, and two of ours. A round trip is one fetch of a job that is done, by a bare
-aiohttp session from this process to the same emulator, as many a second as there are jobs; rounds of jobs and of round
-trips take turns. Before anything is printed: each job ended with its video, and was charged once.
+begins to the instant and not when a timer comes, up to a millisecond late; and two of ours. A round trip is one fetch
+of a job that is done, by a bare aiohttp session from this process to the same emulator, as many a second as there are
+jobs; rounds of jobs and of round trips take turns. Before anything is printed: each job ended with its video, and was
+charged once.
 """
 
 from __future__ import annotations

@@ -33,6 +33,8 @@ HEARD_WITHIN = 600.0
 _TURNS = 5
 """Turns of the event loop that a result may take through shields, timeouts and tasks to who awaits it."""
 _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
+_STAYS = (lifecycle.Started, lifecycle.Verified, lifecycle.Unreadable)
+"""After these the places are as before."""
 
 
 class Dispatcher:
@@ -90,11 +92,11 @@ class Dispatcher:
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
-        now = self._count_idle_time(job._loop.time())
         self._books.moved(job, event)
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
-        self._place(job, event, now)
-        if not isinstance(event, lifecycle.Started):
+        if not isinstance(event, _STAYS):
+            now = self._count_idle_time(job._loop.time())
+            self._place(job, event, now)
             if job.state is not JobState.WAITING:
                 job._image = None
             if self.slots.waiting:
@@ -102,8 +104,6 @@ class Dispatcher:
 
     def _place(self, job: Job, event: lifecycle.Event, now: float) -> None:
         match event:
-            case lifecycle.Started() | lifecycle.Verified() | lifecycle.Unreadable():
-                pass
             case lifecycle.Accepted():
                 self._line.tell(Telemetry.accepted, job)
                 self._heard_of(job)
