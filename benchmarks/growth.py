@@ -4,20 +4,24 @@
 
 All jobs of a batch are submitted at once, through 500 places, to a server in another process, see `_lean`. A virtual
 machine's CPU may be half as fast while a neighbour works, for seconds: so few jobs are done many times over, for about
-as long as many take, and each value is a mean. The line of a round is the one that misses its values by the least
-share; the reach is on the median of the shares. It holds for the first batch of a new client, and for later ones, when
-the client has its connections: it opens a hundred at most, one for each of the first jobs, which is neither a part of
-the constant nor of each job. Before anything is printed: each job ended with its video, and was charged once.
+as long as many take, and each value is a mean. Each round is a process of its own, since where its memory lies makes
+one quicker than another. The line of a round is the one that misses its values by the least share; the reach is on the
+median of the shares. It holds for the first batch of a new client, and for later ones, when the client has its
+connections: it opens a hundred at most, one for each of the first jobs, which is neither a part of the constant nor of
+each job. Before anything is printed: each job ended with its video, and was charged once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
+import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -60,13 +64,22 @@ async def _later(url: str, jobs: int, batches: int) -> float:
         return mean([await _batch(client, jobs) for _ in range(batches)])
 
 
-def _round(url: str) -> tuple[Points, Points]:
+def _round(url: str) -> tuple[list[float], list[float]]:
     """Milliseconds of CPU for each of so many jobs: in new clients, and later."""
-    new, later = {}, {}
+    asyncio.run(_later(url, PLACES, 1))  # what only the first client of a process does
+    new, later = [], []
     for jobs, batches in COUNTS.items():
         say(f"{jobs:,} jobs")
-        new[jobs] = mean(asyncio.run(_first(url, jobs)) for _ in range(batches))
-        later[jobs] = asyncio.run(_later(url, jobs, batches))
+        new.append(mean(asyncio.run(_first(url, jobs)) for _ in range(batches)))
+        later.append(asyncio.run(_later(url, jobs, batches)))
+    return new, later
+
+
+def _of_its_own(url: str) -> tuple[Points, Points]:
+    """A round in a process of its own."""
+    words = [sys.executable, "-m", "benchmarks.growth", "--round", url]
+    told = subprocess.run(words, cwd=Path(__file__).resolve().parents[1], check=True, stdout=subprocess.PIPE).stdout
+    new, later = (dict(zip(COUNTS, each, strict=True)) for each in json.loads(told))
     return new, later
 
 
@@ -74,12 +87,11 @@ def measure() -> list[tuple[Points, Points]]:
     """What each of so many jobs took, in each round: in new clients, and later."""
     rounds = []
     with Server(SPEED, module=LEAN) as server:
-        asyncio.run(_later(server.url, 10, 1))
         for turn in range(ROUNDS):
             say(f"round {turn + 1} of {ROUNDS}")
-            rounds.append(_round(server.url))
+            rounds.append(_of_its_own(server.url))
         charges = Counter(server.charges())
-    meant = PLACES + 10 + ROUNDS * sum(PLACES + 2 * batches * jobs for jobs, batches in COUNTS.items())
+    meant = ROUNDS * (2 * PLACES + sum(PLACES + 2 * batches * jobs for jobs, batches in COUNTS.items()))
     assert charges.total() == len(charges) == meant, charges.total()
     return rounds
 
@@ -127,7 +139,10 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    if sys.argv[1:2] == ["--round"]:
+        print(json.dumps(_round(sys.argv[2])))
+    else:
+        try:
+            sys.exit(main())
+        except KeyboardInterrupt:
+            sys.exit(130)
