@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +34,8 @@ class _Arriving:
     """What has come of one link's file. A thread writes and digests a block of it while the next one comes."""
 
     file: BinaryIO
+    thread: ThreadPoolExecutor
+    """Just one, for the order."""
     progress: Progress | None
     walk: mp4.Walk = attrs.field(factory=mp4.Walk)
     received: int = 0
@@ -42,7 +45,8 @@ class _Arriving:
     """ETag or Last-Modified: proves that the rest belongs to what is here."""
     _block: list[bytes] = attrs.field(factory=list[bytes])
     _gathered: int = 0
-    _writing: asyncio.Future[None] | None = None
+    _writing: list[asyncio.Future[None]] = attrs.field(factory=list[asyncio.Future[None]])
+    _failure: OSError | None = None
 
     async def take(self, chunk: bytes) -> None:
         """One more chunk, to be written in time. Raises OSError, of this one or of one before."""
@@ -50,29 +54,29 @@ class _Arriving:
         self._block.append(chunk)
         self._gathered += len(chunk)
         if self._gathered >= _BLOCK_BYTES:
-            await self._write_block()
+            await self._write_block(behind=1)
 
     async def settle(self) -> None:
         """All that was taken is in the file, and in the digest."""
-        await self._write_block()
-        await self._written()
+        await self._write_block(behind=0)
 
-    async def _write_block(self) -> None:
-        await self._written()
+    async def _write_block(self, behind: int) -> None:
+        """Until at most so many blocks are left to the thread; with one it never waits for the next."""
         block, self._block, self._gathered = self._block, [], 0
-        if block:
-            self._writing = asyncio.get_running_loop().run_in_executor(None, self._write, block)
-
-    async def _written(self) -> None:
-        if self._writing:
-            await asyncio.wait([self._writing])  # who is cancelled here leaves the thread alone
-            writing, self._writing = self._writing, None
-            writing.result()
+        self._writing.append(asyncio.get_running_loop().run_in_executor(self.thread, self._write, block))
+        while len(self._writing) > behind:
+            await asyncio.wait(self._writing[:1])  # who is cancelled here leaves the thread alone
+            self._writing.pop(0)
+        if self._failure:
+            raise self._failure
 
     def _write(self, block: list[bytes]) -> None:
-        for chunk in block:
-            self.file.write(chunk)
-            self.digest.update(chunk)  # while the processor still has it at hand
+        try:
+            for chunk in () if self._failure else block:
+                self.file.write(chunk)
+                self.digest.update(chunk)  # while the processor still has it at hand
+        except OSError as error:
+            self._failure = error
 
 
 async def save(
@@ -157,15 +161,18 @@ class _DeadLinkError(Exception):
 
 
 async def _first_whole(line: Line, links: Sequence[str], file: BinaryIO, progress: Progress | None) -> _Arriving:
-    reasons = []
-    for link in links:
-        arriving = _Arriving(file, progress)
-        try:
-            await _arrive(line, link, arriving)
-        except _DeadLinkError as error:
-            reasons.append(f"{link}: {error}")
-        else:
-            return arriving
+    reasons, thread = [], ThreadPoolExecutor(1)
+    try:
+        for link in links:
+            arriving = _Arriving(file, thread, progress)
+            try:
+                await _arrive(line, link, arriving)
+            except _DeadLinkError as error:
+                reasons.append(f"{link}: {error}")
+            else:
+                return arriving
+    finally:
+        thread.shutdown(wait=False)
     raise InvalidVideoError(f"no link gives a whole mp4: {'; '.join(reasons) or 'there are no links'}")
 
 
@@ -232,7 +239,7 @@ async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
     if incoming.status not in (200, 206):
         raise TransportError(f"HTTP {incoming.status}")
     length = incoming.headers.get("Content-Length", "")
-    announced = int(length) if length.isascii() and length.isdigit() else None
+    announced = int(length) if length.isdecimal() else None
     if incoming.status == 206 and arriving.received:
         if _is_the_rest(incoming, arriving):
             return

@@ -127,12 +127,10 @@ def _recognise(source: object, *, is_base64: bool) -> Image:
             return _image_url(source)
         case str() if "://" in source:
             raise _refusal(source, "not a URL that the service can fetch", "pass an http(s) URL, a path or bytes")
-        case str() if source.strip():
+        case str() | os.PathLike() if str(source).strip():
             return ImageFile(Path(source))
         case bytes() | bytearray() | memoryview():
             return ImageBytes(bytes(source))
-        case os.PathLike():
-            return ImageFile(Path(source))
         case _:
             raise _refusal(source, "not a picture", "pass an http(s) URL, a path, bytes or a data URI")
 
@@ -154,14 +152,12 @@ def _head(image: ImageFile | ImageBytes) -> tuple[bytes, int]:
         return image.data[:_HEAD_BYTES], len(image.data)
     try:
         status = image.path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise _refusal(image.path, "not a file", "pass the path of a picture")
-        with image.path.open("rb") as file:
-            return file.read(_HEAD_BYTES), status.st_size
-    except InvalidRequestError:
-        raise
+        if stat.S_ISREG(status.st_mode):
+            with image.path.open("rb") as file:
+                return file.read(_HEAD_BYTES), status.st_size
     except (OSError, ValueError) as error:
         raise _unreadable(image.path, error) from error
+    raise _refusal(image.path, "not a file", "pass the path of a picture")
 
 
 def _check(image: ImageFile | ImageBytes, head: bytes, size_bytes: int) -> None:

@@ -302,8 +302,6 @@ class Job:
 
     def _settle(self, event: lifecycle.Event) -> None:
         match event:
-            case lifecycle.Started() | lifecycle.Accepted() | lifecycle.Succeeded() | lifecycle.PutBack():
-                pass
             case lifecycle.Verified(video=video):
                 self._future.set_result(video)
             case lifecycle.Cancelled():
@@ -314,8 +312,8 @@ class Job:
                 self._fail(error, charged=None)
             case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
                 self._fail(error, charged=None if isinstance(error, NotFoundError) else True)
-            case lifecycle.ReplyLost():
-                pass  # it may be heard of
+            case _:
+                pass  # it goes on, or may be heard of
 
     def _detach(self) -> None:
         """The client leaves; the job goes on at the service, and its state here stays the last that was known."""

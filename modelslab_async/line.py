@@ -42,11 +42,11 @@ class Line:
     tally: Tally = attrs.field(factory=Tally, init=False)
     closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _noted: set[str] = attrs.field(factory=set[str], init=False)
-    _bare_body: bytes = attrs.field(init=False, repr=False)
+    bare_body: bytes = attrs.field(init=False, repr=False)
     """Just the key."""
 
     def __attrs_post_init__(self) -> None:
-        self._bare_body = wire.encode_body({}, self.key)
+        self.bare_body = wire.encode_body({}, self.key)
 
     def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> Awaitable[HttpReply]:
         """Post, once. Raises TransportError."""
@@ -71,7 +71,7 @@ class Line:
         """Ask after a job."""
         path = wire.fetch_path(self.endpoint, job_id)
         try:
-            return wire.decode_fetch(await self.post("fetch", path, self._bare_body, timeout), self.key)
+            return wire.decode_fetch(await self.post("fetch", path, self.bare_body, timeout), self.key)
         except TransportError as error:
             return error
 

@@ -65,7 +65,7 @@ class Recoverer:
             elif record.state not in _OVER and (job := await self._restored(record)):
                 jobs.append(job)
         await self.dispatcher.count_elsewhere()
-        return Recovery(jobs=tuple(jobs), uncertain=tuple(uncertain), unsent=tuple(unsent), elsewhere=tuple(elsewhere))
+        return Recovery(tuple(jobs), tuple(uncertain), tuple(unsent), tuple(elsewhere))
 
     async def _records(self, refs: Collection[str] | None) -> Sequence[JobRecord]:
         if refs is None:

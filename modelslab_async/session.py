@@ -8,7 +8,6 @@ import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 from urllib.request import getproxies
 
@@ -115,9 +114,7 @@ class Session:
             self._receiver.listen()
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: object, *_: object) -> None:
         await self.aclose(drain=kind is None)
 
     async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
@@ -161,14 +158,14 @@ class Session:
 
     async def balance(self) -> wire.Balance:
         """What the account's wallet holds. Raises APIError or TransportError."""
-        return await self._call(wire.BALANCE_PATH, wire.encode_body({}, self._line.key), wire.decode_balance)
+        return await self._call(wire.BALANCE_PATH, self._line.bare_body, wire.decode_balance)
 
     async def queue_depth(self) -> int:
         """How many jobs the account has queued or processing, of all endpoints and processes.
 
         The service takes at most 30 such calls a minute. Raises APIError or TransportError.
         """
-        return await self._call(wire.QUEUE_DEPTH_PATH, wire.encode_body({}, self._line.key), wire.decode_queue_depth)
+        return await self._call(wire.QUEUE_DEPTH_PATH, self._line.bare_body, wire.decode_queue_depth)
 
     async def _call(
         self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]

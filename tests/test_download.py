@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import random
+import threading
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import attrs
 import pytest
 from aiohttp import web
 
 from modelslab_async import Client, InvalidRequestError, InvalidVideoError
+from modelslab_async.download import _Arriving
 from modelslab_async.protocol.lifecycle import Video
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 def an_mp4(size_bytes: int) -> bytes:
@@ -191,3 +199,34 @@ async def test_a_disk_that_fails_in_the_middle_is_told(tmp_path: Path) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert (path.read_bytes(), list(tmp_path.iterdir())) == (b"old", [path])
+
+
+class _StuckDisk(io.BytesIO):
+    """Writes nothing until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def write(self, data: ReadableBuffer) -> int:
+        self.goes_on.wait()
+        return super().write(data)
+
+
+async def test_a_disk_that_is_slower_than_the_network_holds_it_up() -> None:
+    """Two blocks are on the way to the disk at most; all arrive, in their order, in the digest as in the file."""
+    disk, blocks = _StuckDisk(), [bytes([number]) * 2**20 for number in range(5)]
+    with ThreadPoolExecutor(1) as thread:
+        arriving = _Arriving(disk, thread, None)
+        await arriving.take(blocks[0])
+        taking = asyncio.create_task(arriving.take(blocks[1]))
+        await asyncio.wait([taking], timeout=0.01)
+        held_up = not taking.done()
+        disk.goes_on.set()
+        await taking
+        for block in blocks[2:]:
+            await arriving.take(block)
+        await arriving.settle()
+    assert held_up
+    assert disk.getvalue() == b"".join(blocks)
+    assert arriving.digest.digest() == hashlib.sha256(b"".join(blocks)).digest()
