@@ -38,7 +38,8 @@ def draw_reaches(reaches: Sequence[Mapping[str, Any]], path: Path) -> None:
     names = [reach["name"] for reach in reaches]
     shares = [max(reach["value"], 0) / reach["at_most"] for reach in reaches]
     bars = axis.barh(names, shares, color=[_MISSED if reach["missed"] else _OURS for reach in reaches], height=0.7)
-    axis.bar_label(bars, [f"{reach['value']:.3g} of {reach['at_most']:.3g}" for reach in reaches], padding=4)
+    words = [f"{reach['value']:.3g} of {reach['at_most']:.3g}" for reach in reaches]
+    axis.bar_label(bars, words, padding=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     axis.axvline(1, color="#404040", linestyle="--", linewidth=1, zorder=0)
     picture.suptitle("What was seen, as a share of what it may be at most", fontsize=10)
     axis.set_xlim(0, 1.25 * max(shares))
