@@ -177,8 +177,8 @@ def request_of(record: JobRecord) -> ImageToVideoUltra | None:
     if record.request is None:
         return None
     picture = record.picture or {}
-    known = {name: value for name, value in record.request.items() if name in _FIELDS}
-    extra = {name: value for name, value in record.request.items() if name not in _FIELDS}
+    extra = dict(record.request)
+    known = {name: extra.pop(name) for name in _FIELDS & extra.keys()}
     where = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
     return ImageToVideoUltra(**{**known, "init_image": where, "extra": extra})
 

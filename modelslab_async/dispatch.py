@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -190,8 +189,10 @@ class Dispatcher:
         """See from time to time whether a place has become free."""
         await asyncio.sleep(ELSEWHERE_EVERY)
         self._asking = None
-        with suppress(JournalError):  # then what was known goes on
+        try:
             await self.count_elsewhere()
+        except JournalError:  # then what was known goes on
+            self._pump(self._count_idle_time(_now()))
 
     def _count_idle_time(self, now: float) -> float:
         """Called before the places change. Gives the time."""

@@ -46,7 +46,7 @@ class _Arriving:
     _block: list[bytes] = attrs.field(factory=list[bytes])
     _gathered: int = 0
     _writing: list[asyncio.Future[None]] = attrs.field(factory=list[asyncio.Future[None]])
-    _failure: OSError | None = None
+    _failure: Exception | None = None
 
     async def take(self, chunk: bytes) -> None:
         """One more chunk, to be written in time. Raises OSError, of this one or of one before."""
@@ -75,7 +75,7 @@ class _Arriving:
             for chunk in () if self._failure else block:
                 self.file.write(chunk)
                 self.digest.update(chunk)  # while the processor still has it at hand
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - raised in `_write_block`
             self._failure = error
 
 
@@ -100,7 +100,7 @@ async def save(
         arrived = await _first_whole(line, links, file, progress)
         await loop.run_in_executor(None, _place, file, part, target, overwrite)
     finally:
-        await loop.run_in_executor(None, _clear, file, part)
+        await asyncio.shield(loop.run_in_executor(None, _clear, file, part))
     return saved(target, arrived.received, arrived.digest.hexdigest(), arrived.walk)
 
 
@@ -119,8 +119,10 @@ def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:
 
 
 def _clear(file: BinaryIO, part: Path) -> None:
-    file.close()
-    part.unlink(missing_ok=True)
+    try:
+        file.close()
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _place(file: BinaryIO, part: Path, target: Path, overwrite: bool) -> None:

@@ -93,7 +93,7 @@ class Job:
         self._submitted_at = self._loop.time()
         self._future: asyncio.Future[Video] = self._loop.create_future()
         self._news: asyncio.Event | None = None
-        """Those who listen wait for it; made for the first of them, since most jobs that wait have none."""
+        """Those who listen wait for it; made for the first of them."""
         self._sleeper: asyncio.Future[None] | None = None
         """Who watches it, between two looks."""
         self._is_woken = False

@@ -46,6 +46,7 @@ class Files:
     """The file is another one after each break."""
     spliced: bool = False
     """A range is answered with the end of another file, whatever If-Range says."""
+    movie: bytes = MOVIE
     seen: list[tuple[str, str | None]] = attrs.field(factory=list[tuple[str, str | None]])
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -56,14 +57,14 @@ class Files:
         if name == "page":
             return web.Response(text="<html>not found</html>", content_type="video/mp4")
         if name == "cut":
-            return web.Response(body=MOVIE[:-5], content_type="video/mp4")
+            return web.Response(body=self.movie[:-5], content_type="video/mp4")
         first = int(wanted[6:-1]) if wanted and not self.changes else 0
-        body = MOVIE[first:]
+        body = self.movie[first:]
         headers = {**self.validator, "Content-Length": str(len(body))}
         if first and self.spliced:
             body, headers = bytes(len(body)), {**headers, "ETag": '"two"'}
         if first:
-            headers["Content-Range"] = f"bytes {first}-{len(MOVIE) - 1}/{len(MOVIE)}"
+            headers["Content-Range"] = f"bytes {first}-{len(self.movie) - 1}/{len(self.movie)}"
         response = web.StreamResponse(status=206 if first else 200, headers=headers)
         await response.prepare(request)
         if self.breaks:
@@ -185,14 +186,15 @@ async def test_a_disk_that_does_not_play_along_is_told(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-async def test_a_disk_that_fails_in_the_middle_is_told(tmp_path: Path) -> None:
-    """A block that cannot be written ends the save with the system's own error; the old file stays, nothing else."""
+@pytest.mark.parametrize("movie", [MOVIE, an_mp4(5000)], ids=["in the middle", "at the end"])
+async def test_a_disk_that_fails_is_told(tmp_path: Path, movie: bytes) -> None:
+    """What cannot be written ends the save with the system's own error; the old file stays, nothing else."""
     resource = pytest.importorskip("resource")
     path = tmp_path / "video.mp4"
     path.write_bytes(b"old")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    async with served(Files()) as (client, url):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(MOVIE) // 2, before[1]))
+    async with served(Files(movie=movie)) as (client, url):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(movie) // 2, before[1]))
         try:
             with pytest.raises(OSError, match="File too large"):
                 await client.download(f"{url}/a", path)
@@ -230,3 +232,26 @@ async def test_a_disk_that_is_slower_than_the_network_holds_it_up() -> None:
     assert held_up
     assert disk.getvalue() == b"".join(blocks)
     assert arriving.digest.digest() == hashlib.sha256(b"".join(blocks)).digest()
+
+
+class _TornDisk(io.BytesIO):
+    """Fails once, and not as disks do."""
+
+    fails = True
+
+    def write(self, data: ReadableBuffer) -> int:
+        if self.fails:
+            self.fails = False
+            raise MemoryError
+        return super().write(data)
+
+
+async def test_no_failure_to_write_is_passed_over() -> None:
+    """A block that is lost for whatever reason ends the download, though the next ones could be written."""
+    with ThreadPoolExecutor(1) as thread:
+        arriving = _Arriving(_TornDisk(), thread, None)
+        with pytest.raises(MemoryError):
+            for _ in range(3):
+                await arriving.take(bytes(2**20))
+        with pytest.raises(MemoryError):
+            await arriving.settle()

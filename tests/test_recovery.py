@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -183,6 +183,32 @@ async def test_jobs_of_others_fill_places(world: MakeWorld, tmp_path: Path) -> N
             await asyncio.sleep(3)
             assert waits.state in (S.SUBMITTING, S.PROCESSING)
             await waits
+
+
+class _SometimesUnreadable(SqliteJournal):
+    """Cannot be read so many times."""
+
+    failures = 0
+
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        if self.failures:
+            self.failures -= 1
+            raise JournalError("the disk is away")
+        return await super().unfinished(account, ready=ready)
+
+
+async def test_who_waits_for_places_of_others_goes_on_asking(world: MakeWorld, tmp_path: Path) -> None:
+    """A journal that could not be read is asked again: the job that waits has its turn when there is a place."""
+    here = world()
+    journal = _SometimesUnreadable(tmp_path / "jobs.db")
+    async with here.client(journal=tmp_path / "jobs.db") as one:
+        running = [one.submit(a_request()) for _ in range(2)]
+        for job in running:
+            await job.submitted()
+        async with here.client(journal=journal, max_in_flight=2) as other:
+            waits, journal.failures = other.submit(a_request()), 3
+            assert (await asyncio.wait_for(waits, 3600)).ref == waits.ref
+            assert journal.failures == 0
 
 
 async def test_attach_knows_refs_of_the_journal(world: MakeWorld, tmp_path: Path) -> None:
