@@ -4,9 +4,9 @@
 
 All jobs of a batch are submitted at once, through 500 places, to a server in another process, see `_lean`. A virtual
 machine's CPU may be half as fast while a neighbour works, for seconds: so few jobs are done many times over, for about
-as long as many take, and each value is a mean. Each round is a process of its own, since where its memory lies makes
-one quicker than another. The line of a round is the one that misses its values by the least share; the reach is on the
-median of the shares. It holds for the first batch of a new client, and for later ones, when the client has its
+as long as many take, and each value is a mean. Each round is a process of its own, since one is quicker than another
+from its beginning to its end. The line of a round is the one that misses its values by the least share; the reach is on
+the median of the shares. It holds for the first batch of a new client, and for later ones, when the client has its
 connections: it opens a hundred at most, one for each of the first jobs, which is neither a part of the constant nor of
 each job. Before anything is printed: each job ended with its video, and was charged once.
 """

@@ -168,8 +168,6 @@ def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> Non
             budget.release(job._key)
         case lifecycle.ReplyLost() | lifecycle.Failed():
             budget.hold(job._key)
-        case _:
-            pass
 
 
 def request_of(record: JobRecord) -> ImageToVideoUltra | None:

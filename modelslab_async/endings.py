@@ -45,8 +45,6 @@ def _give_up(job: Job, error: JobError) -> None:
             job._advance(lifecycle.Abandoned(error))
         case JobState.READY if not job.done():
             job._advance(lifecycle.Unreadable(error))
-        case _:
-            pass
 
 
 def uncertain(error: ModelsLabError) -> SubmitUncertainError:

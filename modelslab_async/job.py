@@ -297,10 +297,9 @@ class Job:
                 self.id = self.id or job_id
             case lifecycle.ReplyLost(error=error):
                 self._doubt = error
-            case _:
-                pass
 
     def _settle(self, event: lifecycle.Event) -> None:
+        """Where it ends the job; a reply that was lost may still be heard of."""
         match event:
             case lifecycle.Verified(video=video):
                 self._future.set_result(video)
@@ -312,8 +311,6 @@ class Job:
                 self._fail(error, charged=None)
             case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
                 self._fail(error, charged=None if isinstance(error, NotFoundError) else True)
-            case _:
-                pass  # it goes on, or may be heard of
 
     def _detach(self) -> None:
         """The client leaves; the job goes on at the service, and its state here stays the last that was known."""

@@ -42,7 +42,7 @@ class Line:
     tally: Tally = attrs.field(factory=Tally, init=False)
     closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
     _noted: set[str] = attrs.field(factory=set[str], init=False)
-    bare_body: bytes = attrs.field(init=False, repr=False)
+    bare_body: bytes = attrs.field(init=False)
     """Just the key."""
 
     def __attrs_post_init__(self) -> None:

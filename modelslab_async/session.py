@@ -114,7 +114,7 @@ class Session:
             self._receiver.listen()
         return self
 
-    async def __aexit__(self, kind: object, *_: object) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         await self.aclose(drain=kind is None)
 
     async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:

@@ -70,7 +70,8 @@ async def server_sent_events(
     `heartbeat` seconds, so that nothing between here and there takes the connection for dead. Where the client is
     closed while the job runs there is no "end": the browser comes again, to whoever has the job then.
     """
-    seen = int(last_event_id) if last_event_id and last_event_id.isdecimal() else 0
+    known = last_event_id or ""
+    seen = int(known) if known.isdecimal() and len(known) < 10 else 0
     number = 0
     async with aclosing(job.events()) as events:
         coming = asyncio.ensure_future(anext(events, None))
