@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,14 +54,10 @@ class _Arriving:
         self._block.append(chunk)
         self._gathered += len(chunk)
         if self._gathered >= _BLOCK_BYTES:
-            await self._write_block(behind=1)
+            await self.settle(behind=1)
 
-    async def settle(self) -> None:
-        """All that was taken is in the file, and in the digest."""
-        await self._write_block(behind=0)
-
-    async def _write_block(self, behind: int) -> None:
-        """Until at most so many blocks are left to the thread; with one it never waits for the next."""
+    async def settle(self, behind: int = 0) -> None:
+        """All is in the file and in the digest, but for so many blocks: with one, the thread never waits for more."""
         block, self._block, self._gathered = self._block, [], 0
         self._writing.append(asyncio.get_running_loop().run_in_executor(self.thread, self._write, block))
         while len(self._writing) > behind:
@@ -72,11 +68,20 @@ class _Arriving:
 
     def _write(self, block: list[bytes]) -> None:
         try:
+            begun = self.file.tell()
             for chunk in () if self._failure else block:
                 self.file.write(chunk)
-                self.digest.update(chunk)  # while the processor still has it at hand
-        except Exception as error:  # noqa: BLE001 - raised in `_write_block`
+                self.digest.update(chunk)  # while the processor has it at hand
+            _advise(self.file, begun)
+        except Exception as error:  # noqa: BLE001 - raised in `settle`
             self._failure = error
+
+
+def _advise(file: BinaryIO, begun: int) -> None:
+    """At this, Linux begins to write to the disk: less is left to wait for at the end."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):
+            os.posix_fadvise(file.fileno(), begun, 0, os.POSIX_FADV_DONTNEED)
 
 
 async def save(
@@ -135,7 +140,7 @@ def _place(file: BinaryIO, part: Path, target: Path, overwrite: bool) -> None:
     else:
         _place_anew(part, target)
     if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        folder = os.open(target.parent, os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
@@ -184,12 +189,10 @@ async def _arrive(line: Line, link: str, arriving: _Arriving) -> None:
     while True:
         try:
             await _receive(line, link, arriving)
+            if not (reason := _incomplete(arriving)):
+                return
         except TransportError as error:
             reason = str(error)
-        else:
-            reason = _incomplete(arriving)
-            if not reason:
-                return
         if arriving.received > most:
             delays, failures, most = line.backoff(), 0, arriving.received
         failures += 1
@@ -200,13 +203,10 @@ async def _arrive(line: Line, link: str, arriving: _Arriving) -> None:
 
 def _incomplete(arriving: _Arriving) -> str:
     """Why the file is not whole, or "". Raises _DeadLinkError where more bytes would not help."""
-    verdict = arriving.walk.verdict()
-    if verdict is mp4.Verdict.NOT_MP4:
-        raise _DeadLinkError(verdict.value)
     if arriving.total is not None and arriving.received < arriving.total:
         return f"broke off after {arriving.received} of {arriving.total} bytes"
-    if verdict is mp4.Verdict.CUT_SHORT:
-        raise _DeadLinkError(f"{verdict.value}: {arriving.received} bytes")
+    if arriving.walk.verdict() is mp4.Verdict.CUT_SHORT:
+        raise _DeadLinkError(f"{mp4.Verdict.CUT_SHORT.value}: {arriving.received} bytes")
     return ""
 
 
@@ -249,9 +249,8 @@ async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
         raise TransportError("the server sent another range, or of another file, than was asked for")
     await asyncio.get_running_loop().run_in_executor(None, _rewind, arriving.file)
     arriving.walk, arriving.digest, arriving.received, arriving.total = mp4.Walk(), hashlib.sha256(), 0, announced
-    etag = incoming.headers.get("ETag", "")
-    strong = etag if etag and not etag.startswith("W/") else None
-    arriving.validator = strong or incoming.headers.get("Last-Modified")
+    etag = incoming.headers.get("ETag") or "W/"  # a weak one proves nothing
+    arriving.validator = incoming.headers.get("Last-Modified") if etag.startswith("W/") else etag
 
 
 def _is_the_rest(incoming: Incoming, arriving: _Arriving) -> bool:

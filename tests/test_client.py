@@ -19,9 +19,11 @@ from modelslab_async import (
     InvalidRequestError,
     Job,
     JobDetachedError,
+    JobError,
     JobState,
     JobTimeoutError,
     NotFoundError,
+    SubmitUncertainError,
     Timeouts,
 )
 from modelslab_async.emulator import Fault, InProcess, Rule
@@ -282,6 +284,54 @@ async def test_leaving_while_a_submit_is_being_refused_withdraws_the_job(world: 
     await asyncio.sleep(1.0)
     await client.aclose(drain=False)
     assert (job.state, job.cancelled(), here.service.ledger.charges) == (S.CANCELLED, True, [])
+
+
+class Broken(InProcess):
+    """Breaks as no network does, at the first request whose path has this part."""
+
+    part = ""
+
+    def _heard(self, path: str) -> float:
+        if self.part in path:
+            raise ArithmeticError("a mistake")
+        return super()._heard(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "state", "charged"),
+    [("img2video_ultra", S.UNCERTAIN, None), ("fetch", S.TIMED_OUT, True), (".mp4", S.READY, True)],
+)
+async def test_a_mistake_of_ours_ends_the_job_with_what_is_known(
+    world: MakeWorld, part: str, state: JobState, charged: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who awaits a job never hangs: it ends, says whether it may be charged, and asks for a report."""
+    here = world()
+    broken = Broken(here.service)
+    broken.part = part
+    async with here.client(transport=broken) as client:
+        job = client.submit(a_request())
+        with pytest.raises(JobError, match="please report it: ArithmeticError") as told:
+            await job
+    assert (job.state, told.value.charged) == (state, charged)
+    assert "a mistake in modelslab_async" in caplog.text
+
+
+def test_a_loop_that_stops_under_a_submit_leaves_it_uncertain(world: MakeWorld) -> None:
+    """asyncio.run cancels every task at its end: what was on the way may be charged, and is told so."""
+    here = world()
+    jobs: list[Job] = []
+
+    async def leave() -> None:
+        client = here.client(transport=Far(here.service), max_in_flight=1)
+        jobs.extend([client.submit(a_request()), client.submit(a_request())])
+        await asyncio.sleep(0.1)
+
+    asyncio.run(leave())
+    sent, waiting = jobs
+    assert (sent.state, waiting.state) == (S.UNCERTAIN, S.WAITING)
+    error = sent.exception()
+    assert isinstance(error, SubmitUncertainError)
+    assert error.charged is None
 
 
 async def test_attach_watches_on(world: MakeWorld) -> None:
