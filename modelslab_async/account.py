@@ -58,12 +58,14 @@ class Account(NamedTuple):
 
     async def leave(self) -> None:
         """Let go of the jobs, and write down what is left."""
-        if self.receiver:
-            await self.receiver.close()
         try:
-            await self.dispatcher.let_go()
+            if self.receiver:
+                await self.receiver.close()
         finally:
-            await self.books.close()
+            try:
+                await self.dispatcher.let_go()
+            finally:
+                await self.books.close()
 
 
 def make_account(

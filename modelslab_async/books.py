@@ -100,7 +100,7 @@ class Books:
         """On disk before the POST. Raises JournalError, or InvalidRequestError for a ref that was sent before."""
         if self.journal is None or job._record is None:
             return
-        job._record = job._record._replace(picture=picture)
+        job._record = job._record._replace(picture=self.key.redact(picture))
         if not await self.journal.append(job._record):
             rule = "a job with this track_id was sent before, and may be paid for"
             way_out = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"

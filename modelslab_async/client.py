@@ -77,7 +77,8 @@ class Client(Session):
         check_parts(None, budget, None, None)
         own = make_account(common, api_key_of(api_key), budget=budget, max_in_flight=places, is_guest=True)
         async with self._opening:
-            if own.books.account not in self._accounts:
+            known = self._accounts.get(own.books.account)
+            if known is None or known._closed:
                 child = Client.__new__(Client)
                 child._begin(common, own, parent=self)
                 self._accounts[own.books.account] = await child.__aenter__()
@@ -163,9 +164,10 @@ class Client(Session):
         Raises InvalidRequestError where no uncertain job has this ref, or not one of the two is told.
         """
         self._enter()
-        if (id is None) == (not lost):
+        job_id = None if id is None else str(id).strip()
+        if bool(job_id) == lost:
             raise refusal("id", id, "just one of id= and lost=True", "pass what you know of the job")
-        return await self._recoverer.resolve(ref, job_id=None if id is None else str(id).strip())
+        return await self._recoverer.resolve(ref, job_id=job_id)
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:
         """What so many requests cost. Nothing is sent or reserved; they are counted, not checked."""

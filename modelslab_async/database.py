@@ -57,11 +57,13 @@ class Write(NamedTuple):
 
 @contextmanager
 def told(path: Path) -> Iterator[None]:
-    """SQLite's and the system's errors as one of ours, with what to do."""
+    """Any error as one of ours, with what to do."""
     try:
         yield
-    except (sqlite3.Error, OSError, ValueError) as error:
-        words = str(error)
+    except JournalError:
+        raise
+    except Exception as error:
+        words = str(error) or repr(error)
         way_out = next((out for part, out in _WAYS_OUT.items() if part in words), "see the cause")
         raise JournalError(f"journal {path}: {words}; {way_out}") from error
 

@@ -8,7 +8,7 @@ from collections import Counter
 from decimal import Decimal
 from typing import Any
 
-from modelslab_async.endings import let_go, mistaken, stays_uncertain
+from modelslab_async.endings import give_up, let_go, mistake, stays_uncertain
 from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
 from modelslab_async.line import now as _now
@@ -81,8 +81,17 @@ class Dispatcher:
     def adopt(self, job: Job) -> None:
         """A job that is at the service already."""
         self.jobs[job.ref] = job
-        self.slots.occupy(job)
+        if job.state is JobState.PROCESSING:
+            self.slots.occupy(job)
         self._run(job)
+
+    def resolved(self, ref: str) -> None:
+        """A person knows what became of a job: it is in doubt no more, and holds no place for that."""
+        if job := self.jobs.get(ref):
+            stays_uncertain(job)
+        for job in [job for job in self._holds if job.ref == ref]:
+            self._holds[job].cancel()
+            self._free(job)
 
     @property
     def price(self) -> Decimal:
@@ -156,12 +165,14 @@ class Dispatcher:
             tasks = [*self._tasks.values(), *asking]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for job in list(self.jobs.values()):
-                let_go(job)
-            for timer in (*self._holds.values(), self._retry):
-                if timer:
-                    timer.cancel()
+            try:
+                await asyncio.gather(*tasks, return_exceptions=True)
+            finally:
+                for job in list(self.jobs.values()):
+                    let_go(job)
+                for timer in (*self._holds.values(), self._retry):
+                    if timer:
+                        timer.cancel()
 
     def _pump(self, now: float) -> None:
         """Give the free places to those who wait; come again when the service said so."""
@@ -221,7 +232,7 @@ class Dispatcher:
             let_go(job)
             raise
         except Exception as error:  # noqa: BLE001 - a mistake of ours, and somebody awaits this job
-            mistaken(job, error)
+            give_up(job, mistake(job, error))
         finally:
             self._tasks.pop(job, None)
 

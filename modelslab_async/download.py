@@ -26,7 +26,7 @@ from modelslab_async.transport import Incoming
 RESUMES_PER_LINK = 5
 """Breaks in a row that bring no new byte, after which a link counts as dead."""
 _BLOCK_BYTES = 2**20
-_DEAD_CODES = (400, 401, 404, 410, 416)
+_DEAD_CODES = (400, 401, 404, 410)
 
 
 @attrs.define(eq=False, repr=False)
@@ -94,7 +94,9 @@ async def save(
     """
     target = Path(path)
     loop = asyncio.get_running_loop()
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    if not target.name or "\0" in target.name:
+        raise refusal("path", str(path), "no name of a file", "pass the path of a file")
+    part = target.with_name(f"{target.name[:50]}.{secrets.token_hex(4)}.part")
     opening = loop.run_in_executor(None, _open_part, target, part, overwrite)
     try:
         file = await asyncio.shield(opening)
@@ -192,7 +194,7 @@ async def _arrive(line: Line, link: str, arriving: _Arriving) -> None:
             if not (reason := _incomplete(arriving)):
                 return
         except TransportError as error:
-            reason = str(error)
+            reason = str(error.args[0])
         if arriving.received > most:
             delays, failures, most = line.backoff(), 0, arriving.received
         failures += 1
@@ -239,9 +241,12 @@ async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
     if incoming.status in _DEAD_CODES:
         raise _DeadLinkError(f"HTTP {incoming.status}")
     if incoming.status not in (200, 206):
+        if incoming.status == 416:
+            arriving.validator = None  # start over: it is shorter than it was
         raise TransportError(f"HTTP {incoming.status}")
-    length = incoming.headers.get("Content-Length", "")
-    announced = int(length) if length.isdecimal() else None
+    length, coding = (incoming.headers.get(name, "") for name in ("Content-Length", "Content-Encoding"))
+    is_plain = coding.lower() in ("", "identity")  # else lengths and ranges are those of other bytes
+    announced = int(length) if length.isdecimal() and is_plain else None
     if incoming.status == 206 and arriving.received:
         if _is_the_rest(incoming, arriving):
             return
@@ -249,17 +254,21 @@ async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
         raise TransportError("the server sent another range, or of another file, than was asked for")
     await asyncio.get_running_loop().run_in_executor(None, _rewind, arriving.file)
     arriving.walk, arriving.digest, arriving.received, arriving.total = mp4.Walk(), hashlib.sha256(), 0, announced
-    etag = incoming.headers.get("ETag") or "W/"  # a weak one proves nothing
-    arriving.validator = incoming.headers.get("Last-Modified") if etag.startswith("W/") else etag
+    arriving.validator = _validator(incoming) if is_plain else None
 
 
 def _is_the_rest(incoming: Incoming, arriving: _Arriving) -> bool:
     """Whether a 206 goes on where we are, in the same file: some servers do not look at If-Range."""
-    validator = incoming.headers.get("ETag") or incoming.headers.get("Last-Modified")
+    validator = _validator(incoming)
     total = r"\d+" if arriving.total is None else arriving.total
     wanted = rf"bytes {arriving.received}-\d+/(\*|{total})"
     same = validator is None or validator == arriving.validator
     return same and re.fullmatch(wanted, incoming.headers.get("Content-Range", "")) is not None
+
+
+def _validator(incoming: Incoming) -> str | None:
+    etag = incoming.headers.get("ETag") or "W/"  # a weak one proves nothing
+    return incoming.headers.get("Last-Modified") if etag.startswith("W/") else etag
 
 
 def _rewind(file: BinaryIO) -> None:

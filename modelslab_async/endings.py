@@ -12,10 +12,10 @@ from modelslab_async.protocol.lifecycle import JobState
 _log = logging.getLogger("modelslab_async")
 
 
-def mistaken(job: Job, error: Exception) -> None:
-    """Whatever goes wrong in here, the job gets an end that says what is known of its charge."""
+def mistake(job: Job, error: Exception) -> JobError:
+    """Something went wrong in here."""
     _log.error("%r: a mistake in modelslab_async", job, exc_info=error)
-    _give_up(job, JobError(f"a mistake in modelslab_async, please report it: {error!r}"))
+    return JobError(f"a mistake in modelslab_async, please report it: {error!r}")
 
 
 def let_go(job: Job) -> None:
@@ -37,7 +37,8 @@ def closed_before() -> JobDetachedError:
     return JobDetachedError("the client was closed before this job was sent")
 
 
-def _give_up(job: Job, error: JobError) -> None:
+def give_up(job: Job, error: JobError) -> None:
+    """Whatever goes wrong, the job gets an end that says what is known of its charge."""
     match job.state:
         case JobState.SUBMITTING:
             job._advance(lifecycle.ReplyLost(error))

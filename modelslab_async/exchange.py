@@ -70,7 +70,7 @@ class Exchange:
         begun = self._loop.time()
         connection = await self._connected(origin, timeout)
         protocol, transport = connection.protocol, connection.transport
-        if protocol is None or transport is None or transport.is_closing():
+        if protocol is None or transport is None or transport.is_closing() or protocol.should_close:
             connection.close()
             raise ConnectError("no connection: it was closed before anything was sent")
         overdue = self._loop.call_at(begun + timeout.total, transport.abort) if timeout.total else None
@@ -84,8 +84,8 @@ class Exchange:
             connection.release()
         except FOREIGN as error:
             if overdue and overdue.when() <= self._loop.time():
-                raise ReplyLostError(f"the reply was lost: none within {timeout.total:g} s") from error
-            raise ReplyLostError(f"the reply was lost: {in_words(error)}") from error
+                raise ReplyLostError(f"the reply was lost: none within {timeout.total:g} s") from None
+            raise ReplyLostError(f"the reply was lost: {in_words(error)}") from None
         finally:
             if overdue:
                 overdue.cancel()
@@ -101,7 +101,7 @@ class Exchange:
                 self._origins[origin] = request
             return await self._session.connector.connect(request, [], timeout)
         except (*FOREIGN, ValueError) as error:  # ValueError: a host or a port that can be none
-            raise ConnectError(f"no connection: {in_words(error)}") from error
+            raise ConnectError(f"no connection: {in_words(error)}") from None
 
 
 async def at_most(limit: int, content: StreamReader) -> bytes:
@@ -113,5 +113,6 @@ async def at_most(limit: int, content: StreamReader) -> bytes:
 
 
 def in_words(error: Exception) -> str:
-    """A foreign error: its kind, and what it says."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """A foreign error: its kind, and what the system says. A parser's words may quote the key that a reply echoes."""
+    text = str(error) if isinstance(error, (OSError, ValueError)) else ""
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

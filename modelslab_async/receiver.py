@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import attrs
@@ -57,6 +57,8 @@ class Receiver:
         elif job.state is not JobState.WAITING:
             if job._is_called:
                 self.hearing.told(ref)
+            if job_id and job.state is JobState.SUBMITTING and job not in self._resting:
+                self._go(self._found(job, job_id))
             self._wake(job)
 
     def _wake(self, job: Job) -> None:
@@ -84,12 +86,20 @@ class Receiver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _found(self, job: Job, job_id: str) -> None:
-        """The reply to its submit was lost, and the service took it all the same."""
+        """The reply to its submit was lost, or will be, and the service took it all the same."""
+        async with aclosing(job.events()) as news:
+            async for _ in news:
+                if job.state is not JobState.SUBMITTING:
+                    break
+        if job.state is not JobState.UNCERTAIN or job.done():
+            return
         event = lifecycle.Accepted(wire.Accepted(id=job_id))
-        await self.books.answered(job, event)
-        if job.state is JobState.UNCERTAIN and not job.done():
-            job._advance(event)
-            job.wake()
+        try:
+            await self.books.answered(job, event)
+        finally:
+            if job.state is JobState.UNCERTAIN and not job.done():
+                job._advance(event)
+                job.wake()
 
     async def _pass_on(self, ref: str, job_id: str | None) -> None:
         """A job that another client has, or had, or that ended here as uncertain."""
@@ -107,8 +117,10 @@ class Receiver:
             return await self.recoverer.collect(record)
         if job_id is None:
             return None
-        self.books.resolved(record, taken=True)
-        return await self.recoverer.collect(record._replace(job_id=job_id, charged=True))
+        job = await self.recoverer.collect(record._replace(job_id=job_id, charged=True))
+        if job:
+            self.books.resolved(record, taken=True)
+        return job
 
     async def _listen(self) -> None:
         while True:

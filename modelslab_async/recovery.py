@@ -1,5 +1,6 @@
 """What an earlier client, here or in a process that is gone, left behind; and how it is taken up again."""
 
+import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ class Recoverer:
 
     books: Books
     dispatcher: Dispatcher
+    _one_by_one: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
     @property
     def journal(self) -> Journal:
@@ -54,10 +56,12 @@ class Recoverer:
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
         for record in await self._records(refs):
             if record.owner == self.journal.owner:
-                continue
-            if self.journal.is_alive(record.owner):
+                if record.ref in self.dispatcher.jobs or record.state in (JobState.WAITING, JobState.SUBMITTING):
+                    continue
+            elif self.journal.is_alive(record.owner):
                 elsewhere.append(record)
-            elif record.state is JobState.WAITING:
+                continue
+            if record.state is JobState.WAITING:
                 unsent.append(record)
             elif record.state in (JobState.SUBMITTING, JobState.UNCERTAIN):
                 if mine := await self.listed(record):
@@ -78,8 +82,6 @@ class Recoverer:
 
     async def collect(self, record: JobRecord) -> Job | None:
         """The job of a row that is paid for, watched on; None where another client, which is alive, looks after it."""
-        if job := self.dispatcher.jobs.get(record.ref):
-            return job
         if record.owner != self.journal.owner and self.journal.is_alive(record.owner):
             return None
         return await self._restored(record)
@@ -114,16 +116,25 @@ class Recoverer:
         if record is None or record.state is not JobState.UNCERTAIN:
             rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
             raise refusal("ref", ref, rule, "see Client.recover().uncertain")
-        self.books.resolved(record, taken=job_id is not None)
+        self.dispatcher.resolved(record.ref)
+        job = None
         if job_id is None:
-            await self.books.take_over(record, state=JobState.REFUSED, charged=False, ended_at=self.books.clock())
-            return None
-        return await self._restored(record._replace(job_id=job_id, charged=True))
+            over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.books.clock()}
+            is_mine = await self.books.take_over(record, **over) is not None
+        else:
+            job = await self._restored(record._replace(job_id=job_id, charged=True))
+            is_mine = job is not None
+        if is_mine:
+            self.books.resolved(record, taken=job is not None)
+        return job
 
     async def _restored(self, record: JobRecord) -> Job | None:
         """A job that goes on; None where another client was quicker."""
-        mine = await self.books.take_over(record, state=_state_of(record))
-        return None if mine is None else self._job(mine)
+        async with self._one_by_one:
+            if job := self.dispatcher.jobs.get(record.ref):
+                return job
+            mine = await self.books.take_over(record, state=_state_of(record))
+            return None if mine is None else self._job(mine)
 
     def _job(self, mine: JobRecord) -> Job:
         self.books.left.pop(mine.ref, None)
@@ -136,5 +147,6 @@ class Recoverer:
 
 
 def _state_of(record: JobRecord) -> JobState:
-    """A video that is known is there; anything else is looked at anew."""
-    return JobState.READY if record.video is not None else JobState.PROCESSING
+    """A video that is known is there, as are links without an id to ask for; anything else is looked at anew."""
+    is_there = record.video is not None or (record.state is JobState.READY and not record.job_id)
+    return JobState.READY if is_there else JobState.PROCESSING

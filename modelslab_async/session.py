@@ -91,7 +91,7 @@ class Session:
         self._line, self._books, self._saver = own.line, own.books, own.saver
         self._dispatcher, self._recoverer, self._receiver = own.dispatcher, own.recoverer, own.receiver
         self._accounts: dict[str, Session] = {}
-        self._opening = asyncio.Lock()
+        self._opening, self._left = asyncio.Lock(), asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = self._closed = False
 
@@ -102,8 +102,8 @@ class Session:
     async def __aenter__(self) -> Self:
         """Raises JournalError for a journal that cannot be kept, BudgetExceededError for a wallet that is too small."""
         self._enter(opening=True)
-        await self._books.open()
         try:
+            await self._books.open()
             if self._books.budget:
                 await self._books.check_balance(self.balance)
             await self._dispatcher.count_elsewhere()
@@ -125,6 +125,7 @@ class Session:
         for: they say whether there is something to pay for.
         """
         if self._closed:
+            await self._left.wait()
             return
         self._closing = True
         try:
@@ -134,6 +135,7 @@ class Session:
                         await asyncio.gather(*(each._dispatcher.drain() for each in (self, *self._accounts.values())))
         finally:
             async with AsyncExitStack() as stack:
+                stack.callback(self._left.set)
                 if self._parent is None:
                     stack.push_async_callback(self._common.transport.aclose)
                 stack.push_async_callback(self._leave)

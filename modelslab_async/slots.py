@@ -79,6 +79,8 @@ class Slots(Generic[T]):
             self._taken.add(item)
             self._unanswered.add(item)
             yield item
+        if self.waiting and self.cap < self._ceiling and not self._taken and self.retry_at is None:
+            self.retry_at = now + DEFAULT_WAIT  # nothing of ours will end, and make the cap climb
 
     def _next(self) -> T:
         item, number = self._again.pop(0) if self._again else self._queue.popitem(last=False)

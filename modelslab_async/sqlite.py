@@ -98,9 +98,12 @@ class SqliteJournal:
 
     async def close(self) -> None:
         """Write what is left, and let go."""
+        self._pending[:0] = self._unwritten.values()
+        self._unwritten.clear()
         self._start()
-        if self._writer:
+        while self._writer and not self._writer.done():
             await asyncio.wait([self._writer])
+            self._start()  # once more where that one was cancelled
         with suppress(JournalError):
             await self._in_thread(self._database.close)
         self._thread.shutdown()
@@ -122,6 +125,9 @@ class SqliteJournal:
                 results = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
             except JournalError as error:
                 self._keep(batch, error)
+            except BaseException:
+                self._pending[:0] = batch
+                raise
             else:
                 for waiting, result in zip(batch, results, strict=True):
                     if isinstance(result, bool):

@@ -12,11 +12,10 @@ import attrs
 
 from modelslab_async import images
 from modelslab_async.books import Books
-from modelslab_async.endings import closed_before, uncertain
+from modelslab_async.endings import closed_before, mistake, uncertain
 from modelslab_async.errors import (
-    InvalidRequestError,
     JobFailedError,
-    JournalError,
+    ModelsLabError,
     SubmitUncertainError,
     TransportError,
 )
@@ -28,6 +27,8 @@ from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.telemetry import Telemetry
 
 _log = logging.getLogger("modelslab_async")
+_PATIENCE = 60.0
+"""Seconds: a service that asks for more is down, and the job does not hold a place until it is up."""
 _ANSWERS = (wire.Accepted, wire.Ready, wire.Failed)
 
 
@@ -43,8 +44,8 @@ class Submitter:
         try:
             body, picture = await self._encoded(job)
             await self.books.intend(job, picture)
-        except (InvalidRequestError, JournalError) as error:  # its picture is gone, or it cannot be written down
-            job._advance(lifecycle.Rejected(error))
+        except Exception as error:  # noqa: BLE001 - its picture is gone, it cannot be written down, or a mistake: not sent
+            job._advance(lifecycle.Rejected(error if isinstance(error, ModelsLabError) else mistake(job, error)))
             return
         event = await self._post_submit(job, body)
         try:
@@ -76,7 +77,7 @@ class Submitter:
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
             waits = waits or islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
             match retry.after_submit(error):
-                case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
+                case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None and wished(error) <= _PATIENCE:
                     self.line.tell(Telemetry.retried, job, error)
                     _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
                     await until(self.line.closing, max(wait, wished(error)))

@@ -148,7 +148,7 @@ class AiohttpTransport:
             )
             return await _reply(response, MAX_REPLY_BYTES)
         except FOREIGN as error:
-            raise _translated(error) from error
+            raise _translated(error) from None
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """Get the first bytes of a file, through redirects: there is no key in it."""
@@ -164,7 +164,7 @@ class AiohttpTransport:
             )
             return await _reply(response, length)
         except (*FOREIGN, UnicodeError) as error:
-            raise _translated(error) from error
+            raise _translated(error) from None
 
     @asynccontextmanager
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
@@ -175,7 +175,7 @@ class AiohttpTransport:
                 url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
             )
         except (*FOREIGN, UnicodeError) as error:
-            raise _translated(error) from error
+            raise _translated(error) from None
         async with response:
             yield _AiohttpIncoming(response)
 
@@ -203,7 +203,7 @@ class _AiohttpIncoming:
             async for chunk in self._response.content.iter_any():
                 yield chunk
         except FOREIGN as error:
-            raise _translated(error) from error
+            raise _translated(error) from None
 
 
 @lru_cache(64)

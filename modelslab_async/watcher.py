@@ -135,7 +135,7 @@ class Watcher:
         try:
             reply = await self.line.head(url, _PROBE_BYTES, timeout)
         except TransportError as error:
-            return watch.Unreadable(str(error))
+            return watch.Unreadable(str(error.args[0]))
         if reply.status not in (200, 206):
             return watch.Unreadable(f"HTTP {reply.status}")
         return watch.Readable(url) if mp4.looks_like_mp4(reply.body) else watch.Unreadable("not an mp4")

@@ -44,7 +44,7 @@ def after_submit(error: ModelsLabError) -> Verdict:
             return Verdict.REPEAT
         case RateLimitError():
             return Verdict.PUT_BACK
-        case ServerError() | MalformedReplyError():
+        case ServerError() | MalformedReplyError() | APIError(http_status=408):
             return Verdict.UNCERTAIN
         case APIError():
             return Verdict.REFUSED
