@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import time
@@ -73,7 +74,7 @@ class Books:
         if self.journal and self.is_open:
             self.is_open = False
             if not self.is_guest:
-                await self.journal.close()
+                await asyncio.shield(asyncio.ensure_future(self.journal.close()))
 
     def begin(self, job: Job) -> None:
         """A job is to be submitted. Raises BudgetExceededError."""

@@ -101,13 +101,15 @@ class SqliteJournal:
         self._pending[:0] = self._unwritten.values()
         self._unwritten.clear()
         self._start()
-        while self._writer and not self._writer.done():
-            await asyncio.wait([self._writer])
-            self._start()  # once more where that one was cancelled
-        with suppress(JournalError):
-            await self._in_thread(self._database.close)
-        self._thread.shutdown()
-        self._presence.leave()
+        try:
+            while self._writer and not self._writer.done():
+                await asyncio.wait([self._writer])
+                self._start()  # once more where that one was cancelled
+            with suppress(JournalError):
+                await self._in_thread(self._database.close)
+        finally:
+            self._thread.shutdown()
+            self._presence.leave()
 
     def _start(self) -> None:
         if self._later:

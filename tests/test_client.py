@@ -13,6 +13,7 @@ from conftest import KEY, PNG, World, a_request
 from modelslab_async import (
     AuthenticationError,
     BeyondDocumentationWarning,
+    Budget,
     Client,
     ClientStateError,
     ImageToVideoUltra,
@@ -23,8 +24,10 @@ from modelslab_async import (
     JobState,
     JobTimeoutError,
     NotFoundError,
+    ServerError,
     SubmitUncertainError,
     Timeouts,
+    images,
 )
 from modelslab_async.emulator import Fault, InProcess, Rule
 from modelslab_async.protocol.body import HttpReply
@@ -561,3 +564,56 @@ def test_a_missing_key_names_both_ways_and_the_emulator(monkeypatch: pytest.Monk
     assert all(word in str(caught.value) for word in ("api_key", "MODELSLAB_API_KEY", "emulator", "not charged"))
     monkeypatch.setenv("MODELSLAB_API_KEY", KEY)
     assert KEY not in repr(Client())
+
+
+async def test_a_second_close_waits_for_the_first(world: MakeWorld) -> None:
+    """Who closes too may leave the event loop after it: the reply to a paid request was heard by then."""
+    here = world(faults=[Rule(Fault.SLOW, seconds=20.0)])
+    client = here.client()
+    job = client.submit(a_request())
+    await asyncio.sleep(1.0)
+    first = asyncio.create_task(client.aclose(drain=False))
+    await asyncio.sleep(1.0)
+    await client.aclose()
+    assert first.done()
+    assert job.id is not None
+
+
+async def test_an_account_that_was_closed_is_opened_anew(world: MakeWorld) -> None:
+    """A user who comes back has a client again."""
+    async with world().client() as client:
+        await (await client.account("the key of one user")).aclose()
+        assert (await (await client.account("the key of one user")).generate(a_request())).url
+
+
+async def test_a_service_that_is_down_for_an_hour_is_told_at_once(world: MakeWorld) -> None:
+    """It was not taken: a job that holds its place until then would hold up all others."""
+
+    class Down(InProcess):
+        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+            self._heard(url)
+            return HttpReply(503, b'{"status": "error", "message": "maintenance"}', "3600")
+
+    here = world()
+    async with here.client(transport=Down(here.service)) as client:
+        job = client.submit(a_request())
+        assert await job.wait(120.0)
+    error = job.exception()
+    assert isinstance(error, ServerError)
+    assert (job.state, error.charged, error.retry_after) == (S.REFUSED, False, 3600.0)
+
+
+async def test_a_mistake_before_the_request_costs_nothing(world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not sent is not charged, whatever went wrong."""
+
+    def without_memory(_: object) -> bytes:
+        raise MemoryError
+
+    here, budget = world(), Budget(usd=5)
+    monkeypatch.setattr(images, "load", without_memory)
+    async with here.client(budget=budget) as client:
+        job = client.submit(a_request())
+        with pytest.raises(JobError, match="please report it: MemoryError") as told:
+            await job
+    assert (job.state, told.value.charged, here.transport.requests) == (S.REFUSED, False, [])
+    assert budget.held == 0

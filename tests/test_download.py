@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import io
 import random
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -256,3 +257,80 @@ async def test_no_failure_to_write_is_passed_over() -> None:
                 await arriving.take(bytes(2**20))
         with pytest.raises(MemoryError):
             await arriving.settle()
+
+
+WEAK = {"ETag": 'W/"one"', "Last-Modified": "Tue, 01 Jan 2030 00:00:00 GMT"}
+
+
+async def test_a_weak_tag_leaves_the_proof_to_the_time(tmp_path: Path) -> None:
+    """Where the ETag proves nothing, Last-Modified does, in the reply to a range as in the first."""
+    files = Files(breaks=1, validator=WEAK)
+    async with served(files) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert saved.path.read_bytes() == MOVIE
+    assert [wanted is None for _, wanted in files.seen] == [True, False]
+
+
+@asynccontextmanager
+async def answering(
+    answer: Callable[[web.Request], Awaitable[web.StreamResponse]],
+) -> AsyncIterator[tuple[Client, str]]:
+    """A server that answers just so."""
+
+    class Odd(Files):
+        async def answer(self, request: web.Request) -> web.StreamResponse:
+            return await answer(request)
+
+    async with served(Odd()) as here:
+        yield here
+
+
+async def test_lengths_of_a_coded_body_are_not_the_files(tmp_path: Path) -> None:
+    """A server that compresses whatever it is asked announces the length of other bytes."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(MOVIE), headers={"Content-Encoding": "gzip", "ETag": '"one"'})
+
+    async with answering(answer) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert saved.path.read_bytes() == MOVIE
+
+
+async def test_a_file_that_became_shorter_is_begun_anew(tmp_path: Path) -> None:
+    """No range of it is left (416), and the whole of it is there."""
+    short, asked = an_mp4(1000), list[str | None]()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Range"))
+        if asked[-1]:
+            return web.Response(status=416)
+        if len(asked) > 1:
+            return web.Response(body=short)
+        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": str(len(MOVIE))})
+        await response.prepare(request)
+        await response.write(MOVIE[:2_000_000])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with answering(answer) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert saved.path.read_bytes() == short
+    assert asked == [None, "bytes=2000000-", None]
+
+
+@pytest.mark.parametrize("path", ["", "/", "a\0b.mp4"])
+async def test_a_path_without_a_name_is_refused(path: str) -> None:
+    """Before any network."""
+    files = Files()
+    async with served(files) as (client, url):
+        with pytest.raises(InvalidRequestError, match="no name of a file"):
+            await client.download(f"{url}/a", path)
+    assert files.seen == []
+
+
+async def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
+    """What is put beside it while it arrives has a shorter one."""
+    path = tmp_path / ("x" * 251 + ".mp4")
+    async with served(Files()) as (client, url):
+        assert (await client.download(f"{url}/a", path)).path.read_bytes() == MOVIE

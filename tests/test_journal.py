@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Sequence
 from decimal import Decimal
 from itertools import pairwise
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from modelslab_async import JobState, JournalError
-from modelslab_async.database import APPLICATION_ID, MIGRATIONS, Write
+from modelslab_async.database import APPLICATION_ID, MIGRATIONS, Database, Write
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
 from modelslab_async.sqlite import SqliteJournal
@@ -316,3 +317,59 @@ async def test_a_row_that_cannot_be_written_fails_alone(journal: SqliteJournal) 
     results = await asyncio.gather(*map(journal.append, [odd[0], *good, odd[1]]), return_exceptions=True)
     assert [isinstance(result, JournalError) for result in results] == [True, False, False, False, True]
     assert {record.ref for record in await journal.unfinished("a")} == {"0", "1", "2"}
+
+
+async def test_what_found_no_room_is_written_at_the_end(tmp_path: Path) -> None:
+    """An acceptance that could not be written is, when the journal is closed and there is room again."""
+    journal = SqliteJournal(tmp_path / "jobs.db")
+    await journal.open()
+    connection = journal._database._connection
+    assert connection is not None
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(JournalError, match="make room"):
+        await journal.append(a_record(journal, "taken", S.PROCESSING, request={"prompt": "x" * 9000}))
+    connection.execute("PRAGMA max_page_count = 100000")
+    await journal.close()
+    with sqlite3.connect(tmp_path / "jobs.db") as other:
+        assert other.execute("SELECT ref, state FROM jobs").fetchall() == [("taken", "processing")]
+    other.close()
+
+
+async def test_a_cancelled_writer_loses_nothing(tmp_path: Path) -> None:
+    """Who cancels every task at a signal also meets the journal's: what it was about to write is written by `close`."""
+    journal = SqliteJournal(tmp_path / "jobs.db")
+    await journal.open()
+    busy, goes_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        busy.set()
+        goes_on.wait()
+
+    journal._thread.submit(work)
+    busy.wait()
+    journal.append(a_record(journal, "taken", S.PROCESSING))
+    for _ in range(50):
+        await asyncio.sleep(0)  # until it waits for the thread
+    assert journal._thread._work_queue.qsize() == 1
+    assert journal._writer is not None
+    journal._writer.cancel()
+    goes_on.set()
+    await journal.close()
+    with sqlite3.connect(tmp_path / "jobs.db") as other:
+        assert other.execute("SELECT ref, state FROM jobs").fetchall() == [("taken", "processing")]
+    other.close()
+
+
+async def test_any_error_of_the_journals_thread_is_told(
+    journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever for a write, whatever ended it."""
+
+    def without_memory(_: Database, batch: Sequence[Write]) -> list[bool | Exception]:
+        raise MemoryError(len(batch))
+
+    with monkeypatch.context() as patch, pytest.raises(JournalError, match="see the cause"):
+        patch.setattr(Database, "write", without_memory)
+        await journal.append(a_record(journal))
+    assert await journal.append(a_record(journal))

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
+import sqlite3
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import KEY, PNG, World, a_request
 
 from modelslab_async import (
     AuthenticationError,
+    Budget,
     Client,
     ClientStateError,
     InvalidRequestError,
@@ -25,6 +29,7 @@ from modelslab_async import (
     PriceList,
     SubmitUncertainError,
 )
+from modelslab_async.books import Books
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.sqlite import SqliteJournal
 
@@ -284,3 +289,99 @@ async def test_a_video_that_will_be_deleted_says_so(world: MakeWorld) -> None:
     async with world().client() as client:
         temporary, lasting = await client.generate(a_request(temp=True)), await client.generate(a_request())
     assert (temporary.is_temporary, lasting.is_temporary) == (True, False)
+
+
+async def test_a_recovery_that_was_cut_short_is_begun_again(
+    world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was taken over before it was cancelled is given by the next."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        await asyncio.gather(*[client.generate(a_request()) for _ in range(3)])
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        asked, take_over = list[str](), Books.take_over
+
+        async def slow(books: Books, record: JobRecord, **changes: Any) -> JobRecord | None:
+            asked.append(record.ref)
+            await asyncio.sleep(10.0 if len(asked) == 3 else 0.0)
+            return await take_over(books, record, **changes)
+
+        with monkeypatch.context() as patch, pytest.raises(TimeoutError):
+            patch.setattr(Books, "take_over", slow)
+            async with asyncio.timeout(5.0):
+                await client.recover()
+        assert len((await client.recover()).jobs) == 3
+
+
+async def test_a_budget_is_released_when_the_journal_agrees(world: MakeWorld, tmp_path: Path) -> None:
+    """A word that cannot be written down changes nothing, and one that says nothing is refused."""
+    here, budget = world(faults=[LOST_REPLY]), Budget(usd=5)
+    async with here.client(journal=tmp_path / "jobs.db", budget=budget) as client:
+        job = client.submit(a_request())
+        await job.wait()
+        with pytest.raises(InvalidRequestError, match="just one"):
+            await client.resolve(job.ref, id=" ")
+        assert isinstance(client._books.journal, SqliteJournal)
+        connection = client._books.journal._database._connection
+        assert connection is not None
+        await row(client, job.ref)  # all is written
+        connection.execute("PRAGMA query_only = 1")
+        with pytest.raises(JournalError):
+            await client.resolve(job.ref, lost=True)
+        connection.execute("PRAGMA query_only = 0")
+        assert budget.held == Decimal("0.2")
+        await client.resolve(job.ref, lost=True)
+        assert budget.held == 0
+
+
+async def test_a_video_without_an_id_is_found_by_its_links(world: MakeWorld, tmp_path: Path) -> None:
+    """Success at once, without an id, and then the process died: there is nothing to ask for, and no need."""
+    path = tmp_path / "jobs.db"
+    here = world()
+    async with here.client(journal=path) as client:
+        video = await client.generate(a_request())
+    with sqlite3.connect(path) as other:
+        (details,) = other.execute("SELECT details FROM jobs").fetchone()
+        known = {name: value for name, value in json.loads(details).items() if name != "video"}
+        other.execute("UPDATE jobs SET job_id = NULL, owner = 'gone', details = ?", (json.dumps(known),))
+    other.close()
+    async with here.client(journal=path) as client:
+        (job,) = (await client.recover()).jobs
+        assert (await job).url == video.url
+        assert client.statistics().in_flight == 0
+
+
+async def test_a_client_that_does_not_open_leaves_nothing(world: MakeWorld, tmp_path: Path) -> None:
+    """A row that cannot be read: the journal is let go of again, for whoever mends it."""
+    path = tmp_path / "jobs.db"
+    async with world().client(journal=path) as client:
+        await client.submit(a_request()).submitted()
+        await client.aclose(drain=False)
+    with sqlite3.connect(path) as other:
+        other.execute("UPDATE jobs SET details = '{'")
+    other.close()
+    client = world().client(journal=path)
+    with pytest.raises(JournalError):
+        await client.__aenter__()
+    assert not client._books.is_open
+    assert not list(tmp_path.glob("*alive*"))
+
+
+async def test_a_file_is_saved_though_its_client_was_closed(world: MakeWorld, tmp_path: Path) -> None:
+    """What cannot be written down of it any more is told by the log, and no error of the save."""
+    client = world().client(journal=tmp_path / "jobs.db")
+    async with client:
+        job = client.submit(a_request())
+        await job
+    await client._books.saved(job.ref, "a.mp4")
+    assert (await row_of(tmp_path / "jobs.db", client, job.ref)).saved_path is None
+
+
+async def row_of(path: Path, client: Client, ref: str) -> JobRecord:
+    """What a new journal has of a job of an old client."""
+    journal = SqliteJournal(path)
+    await journal.open()
+    record = await journal.find(client._books.account, ref=ref)
+    await journal.close()
+    assert record is not None
+    return record

@@ -44,3 +44,8 @@ def test_waits_grow_to_a_bound_and_can_be_repeated(seed: int, longest: float) ->
     for number, wait in enumerate(waits):
         whole = min(0.5 * 2**number, longest)
         assert whole / 2 <= wait <= whole
+
+
+def test_a_request_that_timed_out_there_may_be_at_work() -> None:
+    """408, though it is one of the client's errors by its number."""
+    assert after_submit(errors.BadRequestError("timeout", http_status=408)) is Verdict.UNCERTAIN

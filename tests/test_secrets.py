@@ -9,13 +9,13 @@ import logging
 import pickle
 import random
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, web
-from conftest import KEY, PNG, a_request
+from conftest import KEY, PNG, World, a_request
 
 from modelslab_async import Client, Job, ModelsLabError, Timeouts
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
@@ -135,3 +135,44 @@ def test_the_wrapped_key() -> None:
     with pytest.raises(TypeError, match="environment"):
         pickle.dumps(key)
     assert key.reveal() == KEY
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"%b",
+        b"HTTP/1.1 %b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Echo%b\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%b",
+    ],
+)
+async def test_a_reply_that_is_no_http_and_echoes_the_key(
+    everything_logged: io.StringIO, tmp_path: Path, reply: bytes
+) -> None:
+    """A parser quotes what it cannot parse: that is told by its kind, in traceback and journal too."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0])
+        writer.write(reply % await reader.readexactly(length))
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with Client(api_key=KEY, base_url=url, journal=tmp_path / "jobs.db") as client:
+            job = client.submit(a_request())
+            await job.wait()
+            rows = await client.history()
+    assert KEY not in "\n".join([all_that_shows(job), repr(rows), everything_logged.getvalue()])
+    assert "no JSON" in repr(job.exception()) or "the reply was lost" in repr(job.exception())
+
+
+@pytest.mark.looptime
+async def test_a_key_in_a_pictures_url_is_not_kept(world: Callable[..., World], tmp_path: Path) -> None:
+    """The journal has neither the prompt's key nor the picture's."""
+    async with world().client(journal=tmp_path / "jobs.db") as client:
+        await client.generate(a_request(init_image=f"https://pictures.invalid/a.png?key={KEY}", prompt=f"a {KEY}"))
+    written = b"".join(path.read_bytes() for path in tmp_path.glob("jobs.db*"))
+    assert b"pictures.invalid" in written
+    assert KEY.encode() not in written

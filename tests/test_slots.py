@@ -157,3 +157,16 @@ def test_who_left_the_queue_is_not_held() -> None:
     slots.withdraw(item)
     del item
     assert gone() is None
+
+
+def test_who_fills_no_place_does_not_wait_for_ever() -> None:
+    """The cap fell at a refusal, and others have filled what is left of it since: one more is tried now and then."""
+    slots, _ = filled(5, 1)
+    slots.put_back(0, 0.0, wait=30.0, maximum=None)
+    slots.withdraw(0)
+    assert list(slots.grant(30.0)) == []
+    slots.elsewhere = 1
+    slots.enqueue(1)
+    assert list(slots.grant(100.0)) == []
+    assert slots.retry_at == 100.0 + DEFAULT_WAIT
+    assert list(slots.grant(100.0 + DEFAULT_WAIT)) == [1]

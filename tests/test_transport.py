@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 import trustme
+from aiohttp.client_proto import ResponseHandler
 from conftest import KEY, a_request
 
 from modelslab_async import (
@@ -441,3 +442,42 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
             await client._common.transport.post("https://service.invalid/", b"{}", timeout=5)
         await client.aclose()
     assert requests[0].startswith(b"CONNECT service.invalid:443 ")
+
+
+BALANCE = b'{"status": "success", "data": {"balance": 5, "currency": "USD"}}'
+
+
+async def test_a_reply_that_nobody_asked_for_answers_no_submit() -> None:
+    """What comes on a connection that waits in the pool is not taken for the answer to the next, paid request."""
+    asked: list[bytes] = []
+    heard = asyncio.Event()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            asked.append((await request_of(reader)).split()[1])
+            if b"wallet" not in asked[-1]:
+                writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 34\r\n\r\n{"status":"processing","id":"j-7"}')
+                continue
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BALANCE), BALANCE))
+            await heard.wait()
+            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    async with listening(answer) as (url, connections, _), Client(api_key=KEY, base_url=url) as client:
+        await client.balance()
+        heard.set()
+        pool = client._common.transport
+        assert isinstance(pool, AiohttpTransport)
+        (waiting,) = _pooled(pool)
+        for _ in range(1000):
+            await asyncio.sleep(0)  # until it has arrived
+        assert waiting.should_close
+        assert await client.submit(a_request()).submitted() == "j-7"
+        await client.aclose(drain=False)
+    assert [path.endswith(b"img2video_ultra") for path in asked[:2]] == [False, True]
+    assert len(connections) == 2
+
+
+def _pooled(transport: AiohttpTransport) -> list[ResponseHandler]:
+    assert transport._session is not None
+    assert transport._session.connector is not None
+    return [handler for waiting in transport._session.connector._conns.values() for handler, _ in waiting]

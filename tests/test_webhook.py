@@ -16,7 +16,7 @@ from conftest import KEY, World, a_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async import Client, InvalidRequestError, JobState, SubmitUncertainError
+from modelslab_async import Client, InvalidRequestError, Job, JobState, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.replies import Delivery
 from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webhook
@@ -347,3 +347,100 @@ async def test_keys_stay_out_of_it(world: MakeWorld) -> None:
     async with world().client(webhook=webhook, rng=random.Random(1)) as client:
         shown = [webhook.url("a"), repr(webhook), repr(client), str(await webhook.handle("/x", b"{}"))]
     assert not any(word in text for word in (KEY, SECRET) for text in shown)
+
+
+async def waits_for_word(here: World, client: Client) -> Job:
+    """A job whose reply was lost, and of which a delivery may tell yet."""
+    here.transport.deliver = None
+    job = client.submit(a_request())
+    await asyncio.sleep(60.0)
+    assert job.state is S.UNCERTAIN
+    return job
+
+
+def the_id(here: World) -> str:
+    return str(here.service.ledger.charges[0].job_id)
+
+
+@virtual
+async def test_a_delivery_before_the_reply_is_lost_counts_too(world: MakeWorld, tmp_path: Path) -> None:
+    """The word that it was taken may come while the submit's reply is still waited for."""
+    here = world(faults=[Rule(Fault.STALL, times=1)])
+    async with called(here, journal=tmp_path / "jobs.db") as (client, _):
+        job = client.submit(a_request())
+        assert (await job).id == the_id(here)
+    assert len(here.service.ledger.charges) == 1
+
+
+@virtual
+async def test_closing_while_the_word_is_written_down_keeps_the_id(world: MakeWorld, tmp_path: Path) -> None:
+    """What a delivery told is not overwritten by "nobody knows"."""
+    here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
+    async with called(here, journal=tmp_path / "jobs.db") as (client, webhook):
+        job = await waits_for_word(here, client)
+        await webhook.handle(webhook.url(job.ref), body(id=the_id(here)))
+        await client.aclose(drain=False)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        record = await client.find(job.ref)
+    assert record is not None
+    assert (record.job_id, record.charged) == (the_id(here), True)
+
+
+@virtual
+async def test_a_persons_word_ends_the_wait_for_a_delivery(world: MakeWorld, tmp_path: Path) -> None:
+    """The job goes on under its id, fills one place, and nothing later takes the id from its row."""
+    here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
+    async with called(here, journal=tmp_path / "jobs.db") as (client, _):
+        job = await waits_for_word(here, client)
+        found = await client.resolve(job.ref, id=the_id(here))
+        assert found is not None
+        assert client.statistics().in_flight == 1
+        await found
+        await asyncio.sleep(700.0)
+        assert isinstance(job.exception(), SubmitUncertainError)
+        record = await client.find(job.ref)
+    assert record is not None
+    assert (record.state, record.job_id) == (S.READY, the_id(here))
+
+
+@virtual
+async def test_a_job_is_taken_up_once(world: MakeWorld, tmp_path: Path) -> None:
+    """Deliveries that come twice after a restart, and two recoveries at once, lead to one job."""
+    here = world()
+    async with called(here, journal=tmp_path / "jobs.db") as (client, _):
+        here.transport.deliver = None
+        job = client.submit(a_request())
+        await job.submitted()
+        await client.aclose(drain=False)
+    async with called(here, journal=tmp_path / "jobs.db") as (client, webhook):
+        here.transport.deliver = None
+        url, told = webhook.url(job.ref), body(id=the_id(here))
+        found = await asyncio.gather(
+            client.recover(), client.recover(), webhook.handle(url, told), webhook.handle(url, told)
+        )
+        assert len({*found[0].jobs, *found[1].jobs}) == 1
+        assert client.statistics().in_flight == 1
+
+
+@virtual
+@pytest.mark.parametrize("twice", [False, True])
+async def test_a_close_that_is_cancelled_pays_for_nothing_more(world: MakeWorld, tmp_path: Path, twice: bool) -> None:
+    """At whatever point: no job is left without an end, and none is submitted afterwards."""
+    for turns in range(12):
+        here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
+        async with called(here, journal=tmp_path / f"{turns}.db", max_in_flight=2) as (client, _):
+            here.transport.deliver = None
+            jobs = [client.submit(a_request()) for _ in range(4)]
+            await asyncio.sleep(5.0)
+            closing = asyncio.create_task(client.aclose(drain=False))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for _ in range(1 + twice):
+                closing.cancel()
+                await asyncio.sleep(0)
+            await asyncio.wait([closing])
+            paid = len(here.service.ledger.charges)
+            await client.aclose(drain=False)
+            await asyncio.sleep(600.0)
+        assert all(job.done() for job in jobs)
+        assert len(here.service.ledger.charges) == paid
