@@ -1,7 +1,5 @@
 """What a user gave to `Client` and `submit`, checked and made into one thing."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """What is kept of each job while it moves: its row in the journal, and what it takes from the budget."""
 
-from __future__ import annotations
-
 import asyncio
 import hmac
 import logging

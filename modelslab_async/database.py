@@ -3,8 +3,6 @@
 Everything in here blocks, and is called in the journal's thread.
 """
 
-from __future__ import annotations
-
 import json
 import sqlite3
 import time

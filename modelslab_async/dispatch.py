@@ -1,7 +1,5 @@
 """Many jobs on few places: whose turn it is, and which tasks run."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections import Counter

@@ -1,7 +1,5 @@
 """How a job ends where things go wrong, so that each end says what is known of its charge."""
 
-from __future__ import annotations
-
 import logging
 
 from modelslab_async.errors import JobDetachedError, JobError, ModelsLabError, SubmitUncertainError

@@ -7,8 +7,6 @@ connector gives the connection (pool, DNS, TLS), and the connection's protocol p
 see: money hangs on it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import Awaitable

@@ -1,7 +1,5 @@
 """Endless requests through a window: what `Client.map` is made of."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Generic, TypeVar

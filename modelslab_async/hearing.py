@@ -1,7 +1,5 @@
 """Whether deliveries of a webhook come, so that waiting may rely on them."""
 
-from __future__ import annotations
-
 import asyncio
 
 import attrs

@@ -1,7 +1,5 @@
 """Jobs on disk: what a client asks of a journal. `sqlite` keeps one in a file."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 

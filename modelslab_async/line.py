@@ -1,7 +1,5 @@
 """The line to the service: every request of a client goes through here, is counted, and carries the key."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import math

@@ -3,8 +3,6 @@
 Names are those of the semantic conventions for generative AI where they have one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from importlib.metadata import version
 

@@ -1,7 +1,5 @@
 """Which clients are alive, across processes: each holds a lock on a file of its own, which ends with its process."""
 
-from __future__ import annotations
-
 import sys
 import uuid
 from contextlib import suppress

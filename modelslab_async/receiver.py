@@ -1,7 +1,5 @@
 """What becomes of a webhook's delivery: it wakes its job, here or in the process that looks after it."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Coroutine

@@ -1,7 +1,5 @@
 """The saving part: from a finished video to a file."""
 
-from __future__ import annotations
-
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence

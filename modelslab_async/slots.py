@@ -5,8 +5,6 @@ taken from before the POST until the service says that the job ended, and other 
 then the cap falls to what we hold, and climbs back by one with each quiet success. No I/O and no clock in here.
 """
 
-from __future__ import annotations
-
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterator

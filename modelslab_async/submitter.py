@@ -1,7 +1,5 @@
 """The paid part: from a job's turn to the service's answer."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,7 +1,5 @@
 """What happens, for those who count and trace: one class with a method for each thing that happens."""
 
-from __future__ import annotations
-
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import Video

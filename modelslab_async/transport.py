@@ -1,7 +1,5 @@
 """HTTP through aiohttp: one reply whole, or one file in chunks; foreign errors become ours."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """A client inside a web application: its life, and the progress of its jobs as server-sent events."""
 
-from __future__ import annotations
-
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping

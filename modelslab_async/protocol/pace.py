@@ -1,7 +1,5 @@
 """How many looks a second, over all jobs of a client."""
 
-from __future__ import annotations
-
 import math
 
 import attrs

@@ -4,8 +4,6 @@ The paid POST is repeated only where it surely was not taken. There is no idempo
 reply was lost pays twice.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Callable, Iterator
 from enum import Enum

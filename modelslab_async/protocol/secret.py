@@ -1,7 +1,5 @@
 """The API key, wrapped from the first moment, and its redaction from all that comes back."""
 
-from __future__ import annotations
-
 from typing import Any
 
 _SHORTEST_SECRET = 8
