@@ -161,12 +161,15 @@ class Client(Session):
 
         Gives the job, watched on, or None for one that was lost; that ref may then be submitted again.
 
-        Raises InvalidRequestError where no uncertain job has this ref, or not one of the two is told.
+        Raises InvalidRequestError where no uncertain job has this ref, the service knows no such id, or not one of the
+        two is told.
         """
         self._enter()
         job_id = None if id is None else str(id).strip()
         if bool(job_id) == lost:
             raise refusal("id", id, "just one of id= and lost=True", "pass what you know of the job")
+        if job_id and isinstance(await self._line.fetch(job_id, self._line.timeouts.fetch), wire.UnknownId):
+            raise refusal("id", id, "the service knows no such job", "see recover(search=True).candidates")
         return await self._recoverer.resolve(ref, job_id=job_id)
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:

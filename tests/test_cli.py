@@ -51,6 +51,9 @@ async def test_json_is_all_there_is_on_stdout(tmp_path: Path) -> None:
         (Exit.USAGE, {}, ["generate", "a.png", "-p", "zoom", "--fps", "99"]),
         (Exit.USAGE, {}, ["generate", "gone.png", "-p", "zoom"]),
         (Exit.USAGE, {}, ["generate", "a.png", "-p", "zoom", "-o", "a.png"]),
+        (Exit.USAGE, {}, ["generate", "a.png", "-p", "zoom", "-o", "a.png/b.mp4"]),
+        (Exit.USAGE, {}, ["generate", "a.png", "-p", "zoom", "-o", ".", "--force"]),
+        (Exit.USAGE, {}, ["batch", ".", "-p", "zoom", "-o", "out", "--budget", "$20"]),
         (Exit.USAGE, {}, ["generate", "a.png", "-p", "zoom", "--no-wait", "--emulate"]),
         (Exit.USAGE, {}, ["nothing"]),
         (Exit.KEY, {"keys": ["another"]}, ["generate", "a.png", "-p", "zoom"]),
@@ -63,9 +66,10 @@ async def test_json_is_all_there_is_on_stdout(tmp_path: Path) -> None:
 )
 async def test_exit_codes(tmp_path: Path, code: Exit, service: Mapping[str, Any], words: list[str]) -> None:
     """Each kind of failure has its own, a word on stderr, and with --json an object on stdout."""
-    async with emulated(tmp_path, **service) as (shell, _):
+    async with emulated(tmp_path, **service) as (shell, emulator):
         done = await shell.run(*words, "--json")
     assert done.code == code, done
+    assert charges(emulator) == 0 or code is not Exit.USAGE
     assert done.err.strip()
     assert "Traceback" not in done.err
     if "Usage:" not in done.err:
@@ -114,11 +118,33 @@ async def test_an_uncertain_job_is_shown_and_resolved(tmp_path: Path) -> None:
         await asyncio.sleep(0.3)
         found = (await shell.run("recover", "--search", "--json")).told
         [uncertain], [candidate] = found["uncertain"], found["candidates"]
+        wrong = await shell.run("resolve", uncertain["ref"], "--id", "99999")
+        assert (wrong.code, "knows no such job" in wrong.err) == (Exit.USAGE, True)
         resolved = await shell.run("resolve", uncertain["ref"], "--id", candidate["job_id"])
         assert resolved.code == 0, resolved.err
         assert (await shell.run("collect", uncertain["ref"])).code == 0
         assert (await shell.run("resolve", uncertain["ref"], "--lost")).code == Exit.USAGE
     assert charges(emulator) == 1
+
+
+async def test_what_failed_cannot_be_collected(tmp_path: Path) -> None:
+    """Nor is that said of it."""
+    async with emulated(tmp_path, faults=[Rule(Fault.JOB_FAILS)]) as (shell, _):
+        done = await shell.run("generate", "a.png", "-p", "zoom")
+    assert "may have been charged" in done.err
+    assert "collect" not in done.err
+
+
+async def test_a_file_that_is_no_report_is_not_replaced(tmp_path: Path) -> None:
+    """A video lies where somebody wants the page."""
+    async with emulated(tmp_path) as (shell, _):
+        assert (await shell.run("batch", ".", "-p", "zoom", "-o", "out", "--yes", "--report")).code == 0
+        [video] = (tmp_path / "out").glob("*.mp4")
+        refused = await shell.run("report", "out", "-o", str(video))
+        again = await shell.run("report", "out")
+    assert (refused.code, again.code) == (Exit.USAGE, 0)
+    assert "a file that is no report is there" in refused.err
+    assert video.read_bytes()[4:8] == b"ftyp"
 
 
 async def test_what_a_manifest_costs(tmp_path: Path) -> None:

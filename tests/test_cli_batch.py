@@ -95,6 +95,16 @@ async def test_a_failed_line_never_stops_the_others(tmp_path: Path) -> None:
     assert (charges(emulator), len(made(tmp_path / "out"))) == (5, 4)
 
 
+async def test_what_is_left_says_how_to_go_on(tmp_path: Path) -> None:
+    """The same command would do nothing for lines that failed: the way to pay for them again is named."""
+    async with emulated(tmp_path, faults=[Rule(Fault.JOB_FAILS, times=1)]) as (shell, _):
+        words = ["batch", manifest(tmp_path, 2).name, "-o", "out", "--yes"]
+        first = await shell.run(*words)
+        second = await shell.run(*words)
+    for done in (first, second):
+        assert (done.code, "--retry-failed" in done.err, "to go on" in done.err) == (Exit.FAILED, True, False)
+
+
 async def test_nobody_is_asked_where_nobody_is(tmp_path: Path) -> None:
     """Without a terminal and without --yes nothing is paid."""
     async with emulated(tmp_path) as (shell, emulator):

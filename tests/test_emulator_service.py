@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import math
 import random
 import re
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from modelslab_async import InvalidRequestError
 from modelslab_async.emulator import Fault, Rule, Service, Work, skeleton
 from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.files import FileAnswer, served
@@ -1127,3 +1129,18 @@ def test_the_key_is_never_shown(
     shown += [repr(answers), repr(service.ledger), json.dumps(ledger_json(service)), page(service, 40.0)]
     shown += [str(delivery.payload) for order in service.orders.values() for delivery in service.deliveries(order)]
     assert not any(KEY in text for text in shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"speed": 0.0}, "speed"),
+        ({"speed": math.nan}, "speed"),
+        ({"queue_limit": 0}, "queue_limit"),
+        ({"workers": 0}, "workers"),
+    ],
+)
+def test_numbers_that_no_service_has(options: dict[str, Any], field: str) -> None:
+    """Refused at once, instead of a service that answers nothing."""
+    with pytest.raises(InvalidRequestError, match=field):
+        Service(**options)

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,16 @@ from modelslab_async.cli.parameters import defaults
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
-from modelslab_async.errors import ModelsLabError
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.protocol.pricing import Budget
+
+
+def _dollars(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise click.BadParameter(f"{text!r} is no number of dollars, such as 20 or 1.50") from None
+
 
 _MANIFEST = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
 _PROMPT = click.option("-p", "--prompt", help="for lines, or pictures of a folder, that have none")
@@ -41,7 +49,7 @@ _SET = click.option(
 @_PROMPT
 @_SET
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="of the files")
-@click.option("--budget", type=Decimal, metavar="USD", help="spend no more than this")
+@click.option("--budget", type=_dollars, metavar="USD", help="spend no more than this")
 @click.option("--check-wallet", is_flag=True, help="ask first whether the account can pay for it")
 @click.option("--yes", is_flag=True, help="do not ask")
 @click.option("--retry-failed", is_flag=True, help="submit what failed before again")
@@ -152,7 +160,12 @@ def _conclude(display: BatchDisplay, trouble: Exception | None, *, interrupted: 
     output.say(f"{display.line()}, {length(asyncio.get_running_loop().time() - display.begun_at)}")
     if trouble:
         output.error(trouble)
-    if made < display.total:
+    stuck = display.steps["failed"] + display.steps["uncertain"]
+    if display.steps["failed"]:
+        output.say("what failed stays so; --retry-failed pays for it again")
+    if display.steps["uncertain"]:
+        output.say("what is uncertain stays so: modelslab-async resolve REF, or --resubmit-uncertain pays again")
+    if made + stuck < display.total:
         output.say(f"to go on: {shlex.join(['modelslab-async', *sys.argv[1:]])}")
     if trouble:
         return code_of(trouble)
@@ -214,5 +227,8 @@ def report(settings: Settings, folder: Path, to: Path | None) -> None:
 def _report(output: Output, folder: Path, to: Path | None) -> None:
     from modelslab_async.batch.report import write_report  # noqa: PLC0415 - only for those who ask
 
+    if to and to.is_file() and not to.read_bytes()[:15].lower().startswith(b"<!doctype html"):
+        way_out = "choose another, or remove it first"
+        raise InvalidRequestError([Problem("output", repr(str(to)), "a file that is no report is there", way_out)])
     path = write_report(folder, to=to)
     output.result({"event": "report", "path": path}, str(path))

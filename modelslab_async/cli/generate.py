@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shlex
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import click
@@ -21,6 +22,7 @@ from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.job import Job
+from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.saved import SavedVideo
 
 
@@ -50,9 +52,8 @@ async def _generate(
     params: dict[str, Any],
 ) -> Exit:
     output = settings.output
-    if target and not force and target.exists():  # noqa: ASYNC240 - one look
-        rule = "is there already"
-        raise InvalidRequestError([Problem("output", repr(str(target)), rule, "choose another, or pass --force")])
+    if target:
+        _check_target(target, force=force)
     async with client_of(settings) as client:
         wanted = {"prompt": prompt, "init_image": image, **params}
         client.check(wanted)
@@ -64,14 +65,27 @@ async def _generate(
                     await job.submitted()
                     _say_how_to_collect(output, job, target)
                     return Exit.DONE
-                return await _wait(client, output, job, target, force=force)
+                return await _wait(client, settings, job, target, force=force)
         except asyncio.CancelledError:
             await client.aclose(drain=False)  # hears the reply to a submit that is under way
             _say_how_to_collect(output, job, target)
             return Exit.INTERRUPTED
 
 
-async def _wait(client: Client, output: Output, job: Job, target: Path | None, *, force: bool) -> Exit:
+def _check_target(target: Path, *, force: bool) -> None:
+    """Before anything is paid: that the file can be made there."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    try:
+        with TemporaryFile(dir=folder):
+            rule = "a folder" if target.is_dir() else "is there already" if target.exists() and not force else ""
+    except OSError as error:
+        rule = f"no file can be made there: {error.strerror}"
+    if rule:
+        raise InvalidRequestError([Problem("output", repr(str(target)), rule, "choose another, or pass --force")])
+
+
+async def _wait(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:
+    output = settings.output
     await follow(output, job)
     try:
         video = await job
@@ -81,8 +95,10 @@ async def _wait(client: Client, output: Output, job: Job, target: Path | None, *
             _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1)))
     except (ModelsLabError, OSError) as error:
         output.error(error)
-        if job.id and not isinstance(error, FileExistsError):
-            output.say(f"it is paid for; collect it with: {_command(job, target)}")
+        if job.id and job.state is not JobState.FAILED and not settings.emulate:
+            output.say(
+                f"it is paid for; collect it with: {_command(job, None if isinstance(error, OSError) else target)}"
+            )
         return code_of(error)
     record = await client.find(job.ref)
     _tell(output, job, saved, video.seed, record.price if record else None)

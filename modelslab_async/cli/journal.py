@@ -76,9 +76,10 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) 
             ends = await asyncio.gather(*(_collect(settings, job, target, name) for job in found.jobs))
             missing = [ref for ref in refs if ref not in {told for job in found.jobs for told in (job.ref, job.id)}]
             for row in [row for ref in missing if (row := await client.find(ref))]:
-                settings.output.say(
-                    f"{row.ref}: {row.state.value}: {row.error or 'in the care of another process'}", "red"
-                )
+                care = "in the care of another process"
+                if row in found.unsent:
+                    care = "it was never sent, and nothing is charged"
+                settings.output.say(f"{row.ref}: {row.state.value}: {row.error or care}", "red")
         return Exit.FAILED if missing else next((code for code in ends if code), Exit.DONE)
 
     run(settings.output, work)

@@ -9,6 +9,7 @@ import sys
 from contextlib import suppress
 
 from modelslab_async.emulator.server import Emulator
+from modelslab_async.errors import InvalidRequestError
 
 
 def _arguments() -> argparse.Namespace:
@@ -44,8 +45,12 @@ def main() -> int:
     try:
         with suppress(KeyboardInterrupt):
             asyncio.run(_serve(options))
-    except OSError as error:
-        sys.stderr.write(f"cannot listen on {options.host}:{options.port}: {error.strerror}\n")
+    except InvalidRequestError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except (OSError, OverflowError) as error:
+        words = f"cannot listen on {options.host}:{options.port}: {error}; --port 0 finds a free port"
+        sys.stderr.write(f"{words}\n")
         return 1
     return 0
 

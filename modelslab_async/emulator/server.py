@@ -114,7 +114,7 @@ class Emulator:
         await runner.setup()
         try:
             await self._listen()
-        except OSError:
+        except BaseException:
             await self.__aexit__()
             raise
         return self

@@ -5,6 +5,7 @@ What it says follows the endpoint's documentation page and what users of the ser
 
 from __future__ import annotations
 
+import math
 import random
 import re
 from collections import defaultdict, deque
@@ -32,7 +33,7 @@ from modelslab_async.emulator.order import (
 )
 from modelslab_async.emulator.params import Refusal, parsed, positive, read_upload, read_work, truth
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
-from modelslab_async.protocol.request import Endpoint, is_http_url
+from modelslab_async.protocol.request import Endpoint, is_http_url, refusal
 from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path
 
 ASSETS_PATH = "/api/v6/assets_generated"
@@ -66,6 +67,11 @@ class Service:
         origin: str = "http://emulator.invalid",
         first_id: int = 100_000,
     ) -> None:
+        if not 0 < speed < math.inf:
+            raise refusal("speed", speed, "a number above 0", "pass 1 for the service's own pace")
+        for name, count in (("queue_limit", queue_limit), ("workers", 1 if workers is None else workers)):
+            if count < 1:
+                raise refusal(name, count, "at least 1", "pass more")
         self.origin = origin
         self._first_id = first_id
         self.ledger = Ledger()
