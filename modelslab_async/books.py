@@ -60,7 +60,15 @@ class Books:
             self.is_open = True
             self.left = {record.ref: record for record in await self._unfinished()}
             if self.budget:
-                self.budget.spent_before(await self.journal.charges(self.account))
+                charges = await self.journal.charges(self.account)
+                under_way = self._under_way()
+                self.budget.spent_before(charge for charge in charges if charge.key not in under_way)
+
+    def _under_way(self) -> set[str]:
+        """Keys of what other clients are submitting: they will know whether it is charged, and this one will not."""
+        assert self.journal is not None  # noqa: S101 - asked before
+        is_alive, rows = self.journal.is_alive, self.left.values()
+        return {key_of(r.ref, r.created_at) for r in rows if r.state is JobState.SUBMITTING and is_alive(r.owner)}
 
     async def check_balance(self, balance: Callable[[], Awaitable[wire.Balance]]) -> None:
         """Where the budget asks for it: that the wallet can pay for it. Raises BudgetExceededError."""

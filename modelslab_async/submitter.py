@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, assert_never
+from typing import Any
 
 import attrs
 
@@ -108,5 +108,3 @@ class Submitter:
                 return lifecycle.Succeeded(reply)
             case wire.Failed(message=message, id=job_id):
                 return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)
-            case _:
-                assert_never(reply)

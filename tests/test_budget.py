@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -145,3 +146,15 @@ def test_what_is_no_journal_budget_or_price_list(name: str, value: Any) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         Client(api_key="any", **{name: value})
     assert [problem.field for problem in caught.value.problems] == [name]
+
+
+@pytest.mark.looptime
+async def test_what_another_client_is_submitting_is_not_held(world: MakeWorld, tmp_path: Path) -> None:
+    """That client will hear whether it is charged; this one would hold it on every day to come."""
+    here, budget = world(faults=[Rule(Fault.SLOW, times=1, seconds=20)]), Budget(usd=5, per="day")
+    async with here.client(journal=tmp_path / "jobs.db") as one:
+        job = one.submit(a_request())
+        await asyncio.sleep(5)
+        async with here.client(journal=tmp_path / "jobs.db", budget=budget):
+            await job
+            assert budget.held == 0

@@ -194,7 +194,7 @@ def _wait(body: Body, reply: HttpReply) -> float | None:
 
 def _excerpt(body: bytes, key: ApiKey) -> str:
     """The first words of what is no JSON, without markup and without the key, also in an encoding of wide letters."""
-    text = key.redact(body[:_EXCERPT_BYTES].replace(b"\0", b"").decode(errors="replace"))
+    text = key.cut(key.redact(body[:_EXCERPT_BYTES].replace(b"\0", b"").decode(errors="replace")))
     words = " ".join(re.sub(r"<(style|script)\b.*?</\1>|<[^>]*>", " ", text, flags=re.DOTALL).split())
     return repr(words[:_EXCERPT_CHARACTERS])
 

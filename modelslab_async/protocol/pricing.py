@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import Enum, auto
-from typing import Literal, NamedTuple, assert_never, cast
+from typing import Literal, NamedTuple, cast
 
 import attrs
 
@@ -176,9 +176,7 @@ class Budget:
             return
         for each in self._limits(prices, now):
             if each.used + each.price > each.limit:
-                words = (
-                    f"a job takes {each.price} {each.unit} of a budget of {each.limit}, of which {each.left} are left"
-                )
+                words = f"a job takes {each.price} {each.unit} of a budget of {each.limit}, {each.left} of it are left"
                 raise BudgetExceededError(words, needed=each.price, remaining=each.left)
         self._put(key, _Call(_Price(prices.usd, self._credits_of(prices)), _State.RESERVED))
 
@@ -201,10 +199,8 @@ class Budget:
         if self._per is not None:
             for charge in charges:
                 if charge.key not in self._calls:
-                    price, at = _Price(charge.usd, None), self._period(charge.at)
-                    self._put(
-                        charge.key, _Call(price, _State.SETTLED, at) if charge.is_certain else _Call(price, _State.HELD)
-                    )
+                    state = (_State.SETTLED, self._period(charge.at)) if charge.is_certain else (_State.HELD, None)
+                    self._put(charge.key, _Call(_Price(charge.usd, None), *state))
 
     def compare(self, wallet: Decimal, now: float) -> None:
         """Raises BudgetExceededError where a wallet holds less USD than may still be spent."""
@@ -215,13 +211,7 @@ class Budget:
 
     def _period(self, at: float) -> int:
         """The period's number: a UTC day's, or always the same."""
-        match self._per:
-            case "day":
-                return int(at // _DAY)
-            case "ever" | None:
-                return 0
-            case _:
-                assert_never(self._per)
+        return int(at // _DAY) if self._per == "day" else 0
 
     def _put(self, key: str, call: _Call) -> None:
         self._calls[key] = call

@@ -29,6 +29,10 @@ class ApiKey:
         """Whether a JSON text may hold it: as it is, with letters escaped, or in an encoding of wide letters."""
         return not self._is_plain or self._bytes in body or b"\\u" in body or b"\0" in body
 
+    def cut(self, text: str) -> str:
+        """A redacted text up to where the key begins once more, and was cut short."""
+        return text if len(self._value) < _SHORTEST_SECRET else text.partition(self._value[:_SHORTEST_SECRET])[0]
+
     def redact(self, value: Any) -> Any:
         """A JSON value or a text without the key. A word of under 8 letters is an emulator's key, and no secret."""
         if len(self._value) < _SHORTEST_SECRET:
