@@ -79,7 +79,10 @@ def opened(path: Path, owner: Owner) -> Iterator[Folder]:
     Raises InvalidRequestError for one in which another run is at work, or which holds another account's batch, and
     OSError where the disk does not play along.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise _problem(path, "a file is in its way", "choose another folder") from None
     with (path / BATCH_FILE).open("a+b") as lock:
         if not presence.locks(lock):
             raise _problem(path, "another run is at work in it", "wait for its end, or choose another folder")

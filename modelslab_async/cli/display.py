@@ -108,7 +108,7 @@ class BatchDisplay:
 
     def line(self) -> str:
         """How it stands, in a line."""
-        running = sum(job.state is not JobState.WAITING for job in self.jobs.values())
+        running = len(self._running())
         steps = self.steps
         waiting = self.total - steps.total() - running
         told = [f"{steps['done'] + steps['kept']} of {self.total} done", f"{running} running", f"{waiting} waiting"]
@@ -127,8 +127,10 @@ class BatchDisplay:
         bar = ProgressBar(total=max(self.total, 1), completed=self.steps.total(), width=_BAR)
         head = Table.grid(padding=(0, 2))
         head.add_row(bar, Text(self._left(), "dim"))
-        running = [job for job in self.jobs.values() if job.state is not JobState.WAITING]
-        return Group(Text(self.line()), head, _row_of(running[:_ROWS]))
+        return Group(Text(self.line()), head, _row_of(self._running()[:_ROWS]))
+
+    def _running(self) -> list[Job]:
+        return [job for job in self.jobs.values() if job.state not in (JobState.WAITING, JobState.CANCELLED)]
 
 
 def _how(event: BatchEvent) -> str:

@@ -140,7 +140,7 @@ def recover(settings: Settings, *, search: bool) -> None:
 @click.option("--lost", is_flag=True, help="the service never took it: it is not charged")
 @common
 def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> None:
-    """Say what became of an uncertain job. It is your word: the service cannot be asked."""
+    """Say what became of an uncertain job. It is your word; the service is only asked whether it knows the id."""
 
     async def work() -> Exit:
         async with client_of(settings) as client:
