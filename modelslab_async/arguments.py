@@ -18,7 +18,7 @@ KEY_VARIABLE = "MODELSLAB_API_KEY"
 
 
 def api_key_of(argument: str | None) -> ApiKey:
-    """The argument, or the environment's. Raises AuthenticationError where there is neither."""
+    """The argument, or the environment's. Raises AuthenticationError where there is neither, or it is no text."""
     key = os.environ.get(KEY_VARIABLE, "") if argument is None else argument
     if not isinstance(key, str) or not key.strip():
         raise AuthenticationError(
@@ -26,6 +26,8 @@ def api_key_of(argument: str | None) -> ApiKey:
             "async with modelslab_async.emulator.Emulator() as emulator: "
             'Client(api_key="any", base_url=emulator.url)'
         )
+    if not key.strip().isprintable():
+        raise AuthenticationError("the API key holds what is no letter, such as a line break: pass just the key")
     return ApiKey(key.strip())
 
 

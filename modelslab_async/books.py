@@ -80,7 +80,7 @@ class Books:
         if self.journal and self.is_open:
             self.is_open = False
             if not self.is_guest:
-                await asyncio.shield(asyncio.ensure_future(self.journal.close()))
+                await asyncio.shield(self.journal.close())
 
     def begin(self, job: Job) -> None:
         """A job is to be submitted. Raises BudgetExceededError."""

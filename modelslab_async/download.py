@@ -94,7 +94,7 @@ async def save(
     """
     target = Path(path)
     loop = asyncio.get_running_loop()
-    if not target.name or "\0" in target.name:
+    if not target.name or "\0" in str(target):
         raise refusal("path", str(path), "no name of a file", "pass the path of a file")
     part = target.with_name(f"{target.name[:50]}.{secrets.token_hex(4)}.part")
     opening = loop.run_in_executor(None, _open_part, target, part, overwrite)

@@ -25,8 +25,6 @@ from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.telemetry import Telemetry
 
 _log = logging.getLogger("modelslab_async")
-_PATIENCE = 60.0
-"""Seconds: a service that asks for more is down, and the job does not hold a place until it is up."""
 _ANSWERS = (wire.Accepted, wire.Ready, wire.Failed)
 
 
@@ -75,7 +73,7 @@ class Submitter:
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
             waits = waits or islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
             match retry.after_submit(error):
-                case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None and wished(error) <= _PATIENCE:
+                case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.line.tell(Telemetry.retried, job, error)
                     _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
                     await until(self.line.closing, max(wait, wished(error)))

@@ -324,10 +324,19 @@ def test_a_loop_that_stops_under_a_submit_leaves_it_uncertain(world: MakeWorld) 
     here = world()
     jobs: list[Job] = []
 
+    class Silent(InProcess):
+        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+            self._heard(url)
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError(url, body, timeout)
+
+    begun = asyncio.Event()
+
     async def leave() -> None:
-        client = here.client(transport=Far(here.service), max_in_flight=1)
+        client = here.client(transport=Silent(here.service), max_in_flight=1)
         jobs.extend([client.submit(a_request()), client.submit(a_request())])
-        await asyncio.sleep(0.1)
+        await begun.wait()
 
     asyncio.run(leave())
     sent, waiting = jobs
@@ -554,6 +563,15 @@ def test_bad_timeouts_are_refused(value: object) -> None:
     """Seconds above 0, or None."""
     with pytest.raises(InvalidRequestError, match=r"timeouts\.submit"):
         Timeouts(submit=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("key", ["secret\nkey-of-somebody", "secret\udc80key-of-somebody"])
+def test_a_key_that_can_be_none_is_refused_and_not_shown(key: str) -> None:
+    """Two lines of a file, or bytes of an environment that are no text."""
+    with pytest.raises(AuthenticationError, match="just the key") as told:
+        Client(api_key=key)
+    assert "secret" not in repr(told.value)
+    assert told.value.__context__ is None
 
 
 def test_a_missing_key_names_both_ways_and_the_emulator(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,7 +319,7 @@ async def test_a_file_that_became_shorter_is_begun_anew(tmp_path: Path) -> None:
     assert asked == [None, "bytes=2000000-", None]
 
 
-@pytest.mark.parametrize("path", ["", "/", "a\0b.mp4"])
+@pytest.mark.parametrize("path", ["", "/", "a\0b.mp4", "a\0b/c.mp4"])
 async def test_a_path_without_a_name_is_refused(path: str) -> None:
     """Before any network."""
     files = Files()

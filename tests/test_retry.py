@@ -19,10 +19,13 @@ TABLE: list[tuple[errors.ModelsLabError, Verdict, bool]] = [
     (errors.RateLimitError("full", http_status=429), Verdict.PUT_BACK, True),
     (errors.RateLimitError("full", http_status=200), Verdict.PUT_BACK, True),
     (errors.ServerError("down", http_status=503), Verdict.REPEAT, True),
+    (errors.ServerError("down", http_status=503, retry_after=60.0), Verdict.REPEAT, True),
+    (errors.ServerError("down", http_status=503, retry_after=61.0), Verdict.REFUSED, True),
     (errors.ServerError("broken", http_status=500), Verdict.UNCERTAIN, True),
     (errors.MalformedReplyError("a page", http_status=502), Verdict.UNCERTAIN, True),
     (errors.MalformedReplyError("a page", http_status=503), Verdict.UNCERTAIN, True),
     (errors.BadRequestError("no", http_status=400), Verdict.REFUSED, False),
+    (errors.BadRequestError("timeout", http_status=408), Verdict.UNCERTAIN, False),
     (errors.AuthenticationError("no", http_status=401), Verdict.REFUSED, False),
     (errors.InsufficientCreditsError("no", http_status=402), Verdict.REFUSED, False),
     (errors.NotFoundError("no", http_status=404), Verdict.REFUSED, False),
@@ -44,8 +47,3 @@ def test_waits_grow_to_a_bound_and_can_be_repeated(seed: int, longest: float) ->
     for number, wait in enumerate(waits):
         whole = min(0.5 * 2**number, longest)
         assert whole / 2 <= wait <= whole
-
-
-def test_a_request_that_timed_out_there_may_be_at_work() -> None:
-    """408, though it is one of the client's errors by its number."""
-    assert after_submit(errors.BadRequestError("timeout", http_status=408)) is Verdict.UNCERTAIN

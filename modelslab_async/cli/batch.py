@@ -227,8 +227,11 @@ def report(settings: Settings, folder: Path, to: Path | None) -> None:
 def _report(output: Output, folder: Path, to: Path | None) -> None:
     from modelslab_async.batch.report import write_report  # noqa: PLC0415 - only for those who ask
 
-    if to and to.is_file() and not to.read_bytes()[:15].lower().startswith(b"<!doctype html"):
-        way_out = "choose another, or remove it first"
-        raise InvalidRequestError([Problem("output", repr(str(to)), "a file that is no report is there", way_out)])
+    if to and to.is_file():
+        with to.open("rb") as there:
+            is_page = there.read(14).lower() == b"<!doctype html"
+        if not is_page:
+            rule, way_out = "a file that is no report is there", "choose another, or remove it first"
+            raise InvalidRequestError([Problem("output", repr(str(to)), rule, way_out)])
     path = write_report(folder, to=to)
     output.result({"event": "report", "path": path}, str(path))

@@ -74,14 +74,17 @@ async def _generate(
 
 def _check_target(target: Path, *, force: bool) -> None:
     """Before anything is paid: that the file can be made there."""
-    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    rule, way_out = "", "choose another"
     try:
-        with TemporaryFile(dir=folder):
-            rule = "a folder" if target.is_dir() else "is there already" if target.exists() and not force else ""
+        with TemporaryFile(dir=next(parent for parent in target.absolute().parents if parent.exists())):
+            if target.is_dir():
+                rule = "a folder"
+            elif target.exists() and not force:
+                rule, way_out = "is there already", "choose another, or pass --force"
     except OSError as error:
         rule = f"no file can be made there: {error.strerror}"
     if rule:
-        raise InvalidRequestError([Problem("output", repr(str(target)), rule, "choose another, or pass --force")])
+        raise InvalidRequestError([Problem("output", repr(str(target)), rule, way_out)])
 
 
 async def _wait(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:

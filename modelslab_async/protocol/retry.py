@@ -22,6 +22,8 @@ SUBMIT_ATTEMPTS = 6
 """Tries of a submit that surely was not taken, over about 15 seconds."""
 CALL_ATTEMPTS = 4
 """Tries of a call that costs nothing."""
+_PATIENCE = 60.0
+"""Seconds: a service that asks for more is down, and no job holds a place until it is up."""
 _FIRST_DELAY = 0.5
 _LONGEST_DELAY = 30.0
 
@@ -38,6 +40,8 @@ class Verdict(Enum):
 def after_submit(error: ModelsLabError) -> Verdict:
     """The table. A 503 counts as a refusal only in the service's own JSON: without it, it is a MalformedReplyError."""
     match error:
+        case ServerError(http_status=503, retry_after=wish) if (wish or 0.0) > _PATIENCE:
+            return Verdict.REFUSED
         case ConnectError() | ServerError(http_status=503):
             return Verdict.REPEAT
         case RateLimitError():
