@@ -115,7 +115,7 @@ class Books:
 
     async def answered(self, job: Job, event: lifecycle.Event) -> None:
         """On disk right after the reply, before anybody is told."""
-        if self.journal and job._record and isinstance(event, lifecycle.Accepted | lifecycle.Succeeded):
+        if self.journal and job._record and isinstance(event, wire.Accepted | wire.Ready):
             try:
                 await self.journal.append(after(job._record, event, self.clock()))
             except JournalError as error:
@@ -127,7 +127,7 @@ class Books:
             _settle(self.budget, job, event, self.clock())
         if self.journal and job._record:
             job._record = after(job._record, event, self.clock())
-            if not isinstance(event, lifecycle.Started | lifecycle.Accepted):  # those are waited for
+            if not isinstance(event, lifecycle.Started | wire.Accepted):  # those are waited for
                 self.journal.note(job._record)
 
     async def saved(self, ref: str, path: str) -> None:
@@ -169,7 +169,7 @@ class Books:
 
 def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:
     match event:
-        case lifecycle.Accepted() | lifecycle.Succeeded():
+        case wire.Accepted() | wire.Ready():
             budget.settle(job._key, now)
         case lifecycle.Rejected() | lifecycle.Cancelled():
             budget.release(job._key)

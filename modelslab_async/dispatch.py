@@ -10,7 +10,7 @@ from modelslab_async.endings import give_up, let_go, mistake, stays_uncertain
 from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
 from modelslab_async.line import now as _now
-from modelslab_async.protocol import lifecycle, record
+from modelslab_async.protocol import lifecycle, record, wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.schedule import haste
 from modelslab_async.saver import Saver
@@ -110,12 +110,12 @@ class Dispatcher:
 
     def _place(self, job: Job, event: lifecycle.Event, now: float) -> None:
         match event:
-            case lifecycle.Accepted():
+            case wire.Accepted():
                 self._line.tell(Telemetry.accepted, job)
                 self._heard_of(job)
                 self.slots.accepted(job)
                 self._run(job)
-            case lifecycle.Succeeded():
+            case wire.Ready():
                 if self.slots.is_unanswered(job):  # success at once is an acceptance too
                     self._line.tell(Telemetry.accepted, job)
                     self.slots.accepted(job)

@@ -63,7 +63,7 @@ class Job:
 
     __slots__ = (
         "__weakref__",
-        "_accepted", "_doubt", "_due_at", "_future", "_image", "_is_called", "_is_found", "_is_woken",
+        "_accepted", "_doubt", "_due_at", "_future", "_heard_id", "_image", "_is_called", "_is_found", "_is_woken",
         "_keeper", "_key", "_looks", "_loop", "_news", "_notes", "_outlook", "_ready", "_record", "_running_at",
         "_sleeper", "_submitted_at", "_taken_at", "id", "ref", "request", "state",
     )  # fmt: skip
@@ -99,6 +99,8 @@ class Job:
         self._is_woken = False
         self._doubt: ModelsLabError | None = None
         """Why it is UNCERTAIN, while a webhook may still tell that it was taken."""
+        self._heard_id: str | None = None
+        """The service's id, as a delivery told it."""
         self._accepted: wire.Accepted | None = None
         self._ready: wire.Ready | None = None
         self._record: JobRecord | None = None
@@ -286,13 +288,13 @@ class Job:
 
     def _learn(self, event: lifecycle.Event) -> None:
         match event:
-            case lifecycle.Accepted(reply=reply):
+            case wire.Accepted():
                 self._is_found = self._is_found or self._doubt is not None
-                self.id, self._accepted = reply.id, reply
+                self.id, self._accepted = event.id, event
                 self._taken_at = self._loop.time()
-                self._outlook = self._keeper.outlook(self, reply.eta)
-            case lifecycle.Succeeded(ready=ready):
-                self.id, self._ready, self._due_at = self.id or ready.id, ready, self._loop.time()
+                self._outlook = self._keeper.outlook(self, event.eta)
+            case wire.Ready():
+                self.id, self._ready, self._due_at = self.id or event.id, event, self._loop.time()
             case lifecycle.Failed(id=job_id):
                 self.id = self.id or job_id
             case lifecycle.ReplyLost(error=error):

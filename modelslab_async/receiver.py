@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from typing import Any
 
 import attrs
@@ -13,7 +13,7 @@ from modelslab_async.dispatch import Dispatcher
 from modelslab_async.errors import JournalError
 from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
-from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.recovery import Recoverer
@@ -55,8 +55,7 @@ class Receiver:
         elif job.state is not JobState.WAITING:
             if job._is_called:
                 self.hearing.told(ref)
-            if job_id and job.state is JobState.SUBMITTING and job not in self._resting:
-                self._go(self._found(job, job_id))
+            job._heard_id = job_id or job._heard_id
             self._wake(job)
 
     def _wake(self, job: Job) -> None:
@@ -84,14 +83,10 @@ class Receiver:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _found(self, job: Job, job_id: str) -> None:
-        """The reply to its submit was lost, or will be, and the service took it all the same."""
-        async with aclosing(job.events()) as news:
-            async for _ in news:
-                if job.state is not JobState.SUBMITTING:
-                    break
+        """The reply to its submit was lost, and the service took it all the same."""
         if job.state is not JobState.UNCERTAIN or job.done():
             return
-        event = lifecycle.Accepted(wire.Accepted(id=job_id))
+        event = wire.Accepted(id=job_id)
         try:
             await self.books.answered(job, event)
         finally:

@@ -25,7 +25,6 @@ from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.telemetry import Telemetry
 
 _log = logging.getLogger("modelslab_async")
-_ANSWERS = (wire.Accepted, wire.Ready, wire.Failed)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -68,8 +67,14 @@ class Submitter:
         waits: Iterator[float] | None = None
         while not self.line.closing.is_set():
             reply = await self._post_once(job, body)
-            if isinstance(reply, _ANSWERS):
-                return self._answered(reply)
+            match reply:
+                case wire.Accepted(notes=notes):
+                    self.line.note(notes)
+                    return reply
+                case wire.Ready():
+                    return reply
+                case wire.Failed(message=message, id=job_id):
+                    return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
             waits = waits or islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
             match retry.after_submit(error):
@@ -82,6 +87,9 @@ class Submitter:
                     return lifecycle.PutBack(wished(error) or None, maximum)
                 case retry.Verdict.REPEAT | retry.Verdict.REFUSED:
                     return lifecycle.Rejected(error)
+                case retry.Verdict.UNCERTAIN if job._heard_id:
+                    job._is_found = True
+                    return wire.Accepted(id=job._heard_id)
                 case retry.Verdict.UNCERTAIN:
                     return lifecycle.ReplyLost(uncertain(error), may_be_heard_of=job._is_called)
         return lifecycle.Rejected(closed_before())
@@ -96,13 +104,3 @@ class Submitter:
             job._advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
             raise
         return wire.decode_submit(reply, self.line.key)
-
-    def _answered(self, reply: wire.Accepted | wire.Ready | wire.Failed) -> lifecycle.Event:
-        match reply:
-            case wire.Accepted():
-                self.line.note(reply.notes)
-                return lifecycle.Accepted(reply)
-            case wire.Ready():
-                return lifecycle.Succeeded(reply)
-            case wire.Failed(message=message, id=job_id):
-                return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)

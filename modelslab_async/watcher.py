@@ -56,22 +56,14 @@ class Watcher:
         outcome = await self._perform(job, flow)
         if not job._is_found:
             self._learn(job, outcome)
-        if self.hearing and job._is_called and not isinstance(outcome, watch.GaveUp):
+        if self.hearing and job._is_called and not isinstance(outcome, lifecycle.Abandoned):
             self.hearing.ended(job.ref)
-        match outcome:
-            case wire.Ready():
-                job._advance(lifecycle.Succeeded(outcome))
-            case watch.Failed(error=error):
-                job._advance(lifecycle.Failed(error))
-            case watch.GaveUp(error=error):
-                job._advance(lifecycle.Abandoned(error))
-            case _:
-                assert_never(outcome)
+        job._advance(outcome)
 
     def _learn(self, job: Job, outcome: watch.WatchOutcome) -> None:
         """What the end of a watch tells of jobs of this kind."""
         running, at = job._running_at, job._loop.time()
-        if not isinstance(outcome, watch.GaveUp):
+        if not isinstance(outcome, lifecycle.Abandoned):
             job._outlook.learn(running - job._taken_at, at - job._taken_at)
             self.line.tally.detected(job._looks, at - running)
         elif isinstance(outcome.error, JobTimeoutError):

@@ -25,8 +25,8 @@ EVENTS: list[Event] = [
     lifecycle.Started(),
     lifecycle.PutBack(),
     lifecycle.Cancelled(),
-    lifecycle.Accepted(wire.Accepted(id="1")),
-    lifecycle.Succeeded(wire.Ready(id="1")),
+    wire.Accepted(id="1"),
+    wire.Ready(id="1"),
     lifecycle.Verified(Video(id="1", ref="r", url="u", links=("u",))),
     lifecycle.Unreadable(ERROR),
     lifecycle.Rejected(ERROR),
@@ -39,13 +39,13 @@ MOVES = {
     S.SUBMITTING: {
         "PutBack": S.WAITING,
         "Accepted": S.PROCESSING,
-        "Succeeded": S.READY,
+        "Ready": S.READY,
         "Rejected": S.REFUSED,
         "Failed": S.FAILED,
         "ReplyLost": S.UNCERTAIN,
     },
     S.UNCERTAIN: {"ReplyLost": S.UNCERTAIN, "Accepted": S.PROCESSING},
-    S.PROCESSING: {"Succeeded": S.READY, "Failed": S.FAILED, "Abandoned": S.TIMED_OUT},
+    S.PROCESSING: {"Ready": S.READY, "Failed": S.FAILED, "Abandoned": S.TIMED_OUT},
     S.READY: {"Verified": S.READY, "Unreadable": S.READY},
 }
 

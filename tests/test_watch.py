@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async import errors
-from modelslab_async.protocol import retry, watch, wire
+from modelslab_async.protocol import lifecycle, retry, watch, wire
 from modelslab_async.protocol.body import Malformed, Refused
 from modelslab_async.protocol.experience import Experience, Outlook
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.schedule import Gaps
-from modelslab_async.protocol.watch import Fetch, GaveUp, Probe, Readable, Seen, Unreadable, Wait, WatchPolicy
+from modelslab_async.protocol.watch import Fetch, Probe, Readable, Seen, Unreadable, Wait, WatchPolicy
 
 READY = wire.Ready(id="1", links=("https://files.invalid/a.mp4",))
 LINKS = ("https://files.invalid/a.mp4", "https://files.invalid/b.mp4")
@@ -261,7 +261,7 @@ def test_a_refused_key_ends_the_watch_at_once(kind: type[errors.APIError]) -> No
     """401 and 402 will not pass by waiting."""
     driven = Driven(lambda *_: Refused(kind=kind, message="no", http_status=200))
     outcome = driven.run(a_watch())
-    assert isinstance(outcome, GaveUp)
+    assert isinstance(outcome, lifecycle.Abandoned)
     assert isinstance(outcome.error, kind)
     assert len(driven.times(Fetch)) == 1
 
@@ -269,7 +269,7 @@ def test_a_refused_key_ends_the_watch_at_once(kind: type[errors.APIError]) -> No
 def test_a_failure_ends_it() -> None:
     """The service's word is passed on."""
     outcome = Driven(lambda *_: wire.Failed(message="no faces")).run(a_watch())
-    assert isinstance(outcome, watch.Failed)
+    assert isinstance(outcome, lifecycle.Failed)
     assert "no faces" in str(outcome.error)
 
 
@@ -339,7 +339,7 @@ def test_a_failure_is_seen_while_waiting_on_links() -> None:
     """The fetch between the probes tells it."""
     fail = wire.Failed(message="no")
     driven = Driven(lambda action, _: fail if isinstance(action, Fetch) else Unreadable("HTTP 404"))
-    assert isinstance(driven.run(a_watch(links=LINKS, strategy="links")), watch.Failed)
+    assert isinstance(driven.run(a_watch(links=LINKS, strategy="links")), lifecycle.Failed)
 
 
 def test_no_wake_up_while_a_file_is_looked_for() -> None:

@@ -16,7 +16,7 @@ from conftest import KEY, World, a_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async import Client, InvalidRequestError, Job, JobState, SubmitUncertainError
+from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, JobState, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.replies import Delivery
 from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webhook
@@ -370,6 +370,26 @@ async def test_a_delivery_before_the_reply_is_lost_counts_too(world: MakeWorld, 
         job = client.submit(a_request())
         assert (await job).id == the_id(here)
     assert len(here.service.ledger.charges) == 1
+
+
+@virtual
+async def test_a_delivery_counts_where_the_client_closes_before_the_reply_is_lost(
+    world: MakeWorld, tmp_path: Path
+) -> None:
+    """The close waits for the reply, and what a delivery told until then is not forgotten."""
+    here = world(faults=[Rule(Fault.STALL, times=1)])
+    async with called(here, journal=tmp_path / "jobs.db") as (client, _):
+        job = client.submit(a_request())
+        await asyncio.sleep(60.0)
+        assert job.state is S.SUBMITTING
+        await client.aclose(drain=False)
+    error = job.exception()
+    assert isinstance(error, JobDetachedError)
+    assert (error.job_id, error.charged) == (the_id(here), True)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        record = await client.find(job.ref)
+    assert record is not None
+    assert (record.state, record.job_id, record.charged) == (S.PROCESSING, the_id(here), True)
 
 
 @virtual

@@ -88,18 +88,6 @@ class Cancelled(NamedTuple):
     """Withdrawn by its owner."""
 
 
-class Accepted(NamedTuple):
-    """The service took it."""
-
-    reply: wire.Accepted
-
-
-class Succeeded(NamedTuple):
-    """The service reports success."""
-
-    ready: wire.Ready
-
-
 class Verified(NamedTuple):
     """A link reads as an mp4."""
 
@@ -133,7 +121,7 @@ class ReplyLost(NamedTuple):
 
 
 class Abandoned(NamedTuple):
-    """No longer watched."""
+    """No longer watched; the job itself may go on."""
 
     error: ModelsLabError
 
@@ -142,8 +130,8 @@ Event = (
     Started
     | PutBack
     | Cancelled
-    | Accepted
-    | Succeeded
+    | wire.Accepted
+    | wire.Ready
     | Verified
     | Unreadable
     | Rejected
@@ -158,14 +146,14 @@ TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
     (_S.WAITING, Cancelled): _S.CANCELLED,
     (_S.WAITING, Rejected): _S.REFUSED,
     (_S.SUBMITTING, PutBack): _S.WAITING,
-    (_S.SUBMITTING, Accepted): _S.PROCESSING,
-    (_S.SUBMITTING, Succeeded): _S.READY,
+    (_S.SUBMITTING, wire.Accepted): _S.PROCESSING,
+    (_S.SUBMITTING, wire.Ready): _S.READY,
     (_S.SUBMITTING, Rejected): _S.REFUSED,
     (_S.SUBMITTING, Failed): _S.FAILED,
     (_S.SUBMITTING, ReplyLost): _S.UNCERTAIN,
     (_S.UNCERTAIN, ReplyLost): _S.UNCERTAIN,
-    (_S.UNCERTAIN, Accepted): _S.PROCESSING,
-    (_S.PROCESSING, Succeeded): _S.READY,
+    (_S.UNCERTAIN, wire.Accepted): _S.PROCESSING,
+    (_S.PROCESSING, wire.Ready): _S.READY,
     (_S.PROCESSING, Failed): _S.FAILED,
     (_S.PROCESSING, Abandoned): _S.TIMED_OUT,
     (_S.READY, Verified): _S.READY,

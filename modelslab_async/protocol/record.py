@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import JobState, Video
 
 PLACE_HOLD = 120.0
@@ -91,13 +91,12 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
             return {"submitted_at": now, "charged": None}
         case lifecycle.PutBack():
             return {"submitted_at": None, "charged": False}
-        case lifecycle.Accepted(reply=reply):
-            links = reply.future_links
-            known = {"eta": reply.eta, "seed": seed_of(reply.meta), "links": links}
-            return {**known, "job_id": reply.id, "accepted_at": now, "charged": True, "error": None}
-        case lifecycle.Succeeded(ready=ready):
-            links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *record.links)))
-            taken = {"job_id": record.job_id or ready.id, "accepted_at": record.accepted_at or now}
+        case wire.Accepted(id=job_id, eta=eta, future_links=links, meta=meta):
+            known = {"eta": eta, "seed": seed_of(meta), "links": links}
+            return {**known, "job_id": job_id, "accepted_at": now, "charged": True, "error": None}
+        case wire.Ready(id=job_id, links=links, future_links=announced):
+            links = tuple(dict.fromkeys((*links, *announced, *record.links)))
+            taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
             return {**taken, "links": links, "ended_at": now, "charged": True}
         case lifecycle.Verified(video=video):
             return {"video": _kept(video), "links": video.links, "error": None}

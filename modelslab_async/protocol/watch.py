@@ -13,11 +13,10 @@ from modelslab_async.errors import (
     InsufficientCreditsError,
     JobFailedError,
     JobTimeoutError,
-    ModelsLabError,
     NotFoundError,
     TransportError,
 )
-from modelslab_async.protocol import retry, wire
+from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.body import Malformed, Refused
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.schedule import Schedule
@@ -86,19 +85,7 @@ class Seen(NamedTuple):
 Action = Wait | Fetch | Probe
 
 
-class Failed(NamedTuple):
-    """The service failed the job."""
-
-    error: JobFailedError
-
-
-class GaveUp(NamedTuple):
-    """No use in watching on; the job itself may go on."""
-
-    error: ModelsLabError
-
-
-WatchOutcome = wire.Ready | Failed | GaveUp
+WatchOutcome = wire.Ready | lifecycle.Failed | lifecycle.Abandoned
 
 
 class WatchPolicy(NamedTuple):
@@ -142,7 +129,7 @@ def watch(
         now = seen.at
         if now >= deadline:
             words = f"not ready after {now - started:.0f} s; the service may still finish it{last}"
-            return GaveUp(JobTimeoutError(words))
+            return lifecycle.Abandoned(JobTimeoutError(words))
         seen = yield looks.next(now, now - started, deadline - now, woken=seen.woken)
         now = seen.at
         if isinstance(seen.what, Readable):
@@ -210,24 +197,24 @@ def _judge(reply: wire.FetchReply | TransportError, elapsed: float) -> WatchOutc
         case wire.Ready():
             return reply
         case wire.NotReady(under_failed=True) if elapsed > DOUBT_GRACE:
-            return Failed(JobFailedError('the service keeps saying "failed" and "Try Again"'))
+            return lifecycle.Failed(JobFailedError('the service keeps saying "failed" and "Try Again"'))
         case wire.NotReady():
             return None
         case wire.Failed(message=message):
-            return Failed(JobFailedError(f"the service failed the job: {message}"))
+            return lifecycle.Failed(JobFailedError(f"the service failed the job: {message}"))
         case wire.UnknownId(message=message):
-            return GaveUp(NotFoundError(message)) if elapsed > UNKNOWN_ID_GRACE else 0.0
+            return lifecycle.Abandoned(NotFoundError(message)) if elapsed > UNKNOWN_ID_GRACE else 0.0
         case Refused():
             return _judge_refusal(reply, elapsed)
         case Malformed() | TransportError():
             return 0.0
 
 
-def _judge_refusal(reply: Refused, elapsed: float) -> GaveUp | float:
+def _judge_refusal(reply: Refused, elapsed: float) -> lifecycle.Abandoned | float:
     error = wire.error_of(reply)
     final = isinstance(error, AuthenticationError | InsufficientCreditsError)
     if final or (elapsed > DOUBT_GRACE and not retry.may_pass(error)):
-        return GaveUp(error)
+        return lifecycle.Abandoned(error)
     return reply.retry_after or 0.0
 
 
