@@ -153,7 +153,7 @@ class Client(Session):
         found = await self._recoverer.recover(refs)
         if not search:
             return found
-        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._line.key), wire.decode_assets)
+        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._line.key), wire.assets)
         return found._replace(candidates=await self._recoverer.unknown(assets))
 
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
@@ -237,7 +237,7 @@ class Client(Session):
         """
         self._enter(closing_too=True)
         body = await asyncio.get_running_loop().run_in_executor(None, self._encode_upload, image)
-        return await self._call(wire.UPLOAD_PATH, body, wire.decode_upload)
+        return await self._call(wire.UPLOAD_PATH, body, wire.upload)
 
     def _encode_upload(self, image: ImageInput) -> bytes:
         picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Endpoint.V6)

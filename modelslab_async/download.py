@@ -10,7 +10,7 @@ import re
 import secrets
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -220,9 +220,8 @@ async def _receive(line: Line, link: str, arriving: _Arriving) -> None:
     async with line.get(link, headers=headers) as incoming:
         await _begin(incoming, arriving)
         try:
-            async with aclosing(incoming.chunks()) as chunks:
-                async for chunk in chunks:
-                    await _take(arriving, chunk)
+            async for chunk in incoming.chunks:
+                await _take(arriving, chunk)
         finally:
             await arriving.settle()
 

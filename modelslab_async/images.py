@@ -8,7 +8,6 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,18 +112,12 @@ def facts(image: Image, loaded: str | bytes) -> Mapping[str, str | int]:
     return {**whence, "length_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
-@lru_cache(64)
-def _image_url(url: str) -> ImageUrl:
-    """Many jobs start from one picture."""
-    return ImageUrl(url)
-
-
 def _recognise(source: object, *, is_base64: bool) -> Image:
     match source:
         case str() if is_base64 or source[:5].lower() == "data:":
             return _decode(source)
         case str() if is_http_url(source):
-            return _image_url(source)
+            return ImageUrl(source)
         case str() if "://" in source:
             raise _refusal(source, "not a URL that the service can fetch", "pass an http(s) URL, a path or bytes")
         case str() | os.PathLike() if str(source).strip():

@@ -13,7 +13,7 @@ import attrs
 
 from modelslab_async.errors import APIError, ModelsLabError, TransportError
 from modelslab_async.protocol import retry, wire
-from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused
 from modelslab_async.protocol.request import Endpoint
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.tally import RequestKind, Tally
@@ -73,13 +73,13 @@ class Line:
         except TransportError as error:
             return error
 
-    async def call(self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]) -> _T:
+    async def call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
         """A call that costs nothing, repeated while its failure may pass."""
         waits = islice(retry.delays(self.rng), retry.CALL_ATTEMPTS - 1)
         while True:
             error: ModelsLabError
             try:
-                reply = decode(await self.post("call", path, body, self.timeouts.fetch), self.key)
+                reply = wire.decode(await self.post("call", path, body, self.timeouts.fetch), self.key, pick)
                 if not isinstance(reply, Refused | Malformed):
                     return reply
                 error = wire.error_of(reply)

@@ -37,19 +37,21 @@ class Saver:
         self.saves.add(over)
         try:
             video = await video if isinstance(video, Job) else video
-            download = partial(self._download, path=path, progress=progress, overwrite=overwrite)
-            return await (download([video]) if isinstance(video, str) else self._collect(video, download))
+            from modelslab_async import download  # noqa: PLC0415 - with the first video that is saved
+
+            get = partial(download.save, self.line, path=path, progress=progress, overwrite=overwrite)
+            return await (get([video]) if isinstance(video, str) else self._collect(video, get))
         finally:
             self.saves.discard(over)
             over.cancel()
 
-    async def _collect(self, video: Video, download: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
+    async def _collect(self, video: Video, get: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
         """Links die, and the service may name others; a gateway's page in a file's place passes."""
         links, delays = list(dict.fromkeys((video.url, *video.links))), self.line.backoff()
         rounds, begun = 0, now()
         while True:
             try:
-                saved = await download(links)
+                saved = await get(links)
             except InvalidVideoError as error:
                 rounds += 1
                 if rounds == _ROUNDS:
@@ -61,13 +63,6 @@ class Saver:
                 await self.books.saved(video.ref, str(saved.path.absolute()))
                 self.line.tell(Telemetry.downloaded, video, saved, now() - begun)
                 return saved
-
-    async def _download(
-        self, links: Sequence[str], *, path: str | os.PathLike[str], progress: Progress | None, overwrite: bool
-    ) -> SavedVideo:
-        from modelslab_async import download  # noqa: PLC0415 - with the first video that is saved
-
-        return await download.save(self.line, links, path, overwrite=overwrite, progress=progress)
 
     async def _fresh_links(self, video: Video) -> tuple[str, ...]:
         """Where the service says that the file is now; nothing where it cannot be asked."""

@@ -18,13 +18,12 @@ from modelslab_async.arguments import api_key_of, check_arguments, check_parts
 from modelslab_async.errors import ClientStateError
 from modelslab_async.journal import Journal
 from modelslab_async.protocol import wire
-from modelslab_async.protocol.body import HttpReply, Malformed, Refused
+from modelslab_async.protocol.body import Body
 from modelslab_async.protocol.experience import Experience
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.request import Endpoint, LimitsMode
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
-from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
 from modelslab_async.telemetry import Telemetry
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
@@ -160,20 +159,18 @@ class Session:
 
     async def balance(self) -> wire.Balance:
         """What the account's wallet holds. Raises APIError or TransportError."""
-        return await self._call(wire.BALANCE_PATH, self._line.bare_body, wire.decode_balance)
+        return await self._call(wire.BALANCE_PATH, self._line.bare_body, wire.balance)
 
     async def queue_depth(self) -> int:
         """How many jobs the account has queued or processing, of all endpoints and processes.
 
         The service takes at most 30 such calls a minute. Raises APIError or TransportError.
         """
-        return await self._call(wire.QUEUE_DEPTH_PATH, self._line.bare_body, wire.decode_queue_depth)
+        return await self._call(wire.QUEUE_DEPTH_PATH, self._line.bare_body, wire.queue_depth)
 
-    async def _call(
-        self, path: str, body: bytes, decode: Callable[[HttpReply, ApiKey], _T | Refused | Malformed]
-    ) -> _T:
+    async def _call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
         self._enter(closing_too=True)
-        return await self._line.call(path, body, decode)
+        return await self._line.call(path, body, pick)
 
     def _enter(self, *, closing_too: bool = False, opening: bool = False) -> None:
         """Hold the client to one event loop, and to its lifetime."""

@@ -1,9 +1,9 @@
 """HTTP through aiohttp: one reply whole, or one file in chunks; foreign errors become ours."""
 
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import aiohttp
 import attrs
@@ -62,22 +62,12 @@ class Timeouts:
         )
 
 
-class Incoming(Protocol):
-    """A file that arrives."""
+class Incoming(NamedTuple):
+    """A file that arrives: HTTP code, headers with names in any case, body. That raises TransportError at a break."""
 
-    @property
-    def status(self) -> int:
-        """The HTTP code."""
-        ...
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        """The headers; their names in any case."""
-        ...
-
-    def chunks(self) -> AsyncGenerator[bytes]:
-        """The body; raises TransportError where it breaks off."""
-        ...
+    status: int
+    headers: Mapping[str, str]
+    chunks: AsyncGenerator[bytes]
 
 
 class Transport(Protocol):
@@ -140,13 +130,10 @@ class AiohttpTransport:
         session, limits = self._open(), _limits(timeout, self._timeouts.connect)
         if self._exchange and (address := plain(url)):
             return await self._exchange.post(address, body, MAX_REPLY_BYTES, limits)
-        try:
-            response = await session.post(
-                url, data=body, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
-            )
-            return await _reply(response, MAX_REPLY_BYTES)
-        except FOREIGN as error:
-            raise _translated(error) from None
+        asking = session.post(
+            url, data=body, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
+        )
+        return await _reply(asking, MAX_REPLY_BYTES)
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """Get the first bytes of a file, through redirects: there is no key in it."""
@@ -156,13 +143,8 @@ class AiohttpTransport:
             if reply.status not in _REDIRECTS:
                 return reply
         headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
-        try:
-            response = await session.get(
-                url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
-            )
-            return await _reply(response, length)
-        except (*FOREIGN, UnicodeError) as error:
-            raise _translated(error) from None
+        asking = session.get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False)
+        return await _reply(asking, length)
 
     @asynccontextmanager
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
@@ -174,8 +156,8 @@ class AiohttpTransport:
             )
         except (*FOREIGN, UnicodeError) as error:
             raise _translated(error) from None
-        async with response:
-            yield _AiohttpIncoming(response)
+        async with response, aclosing(_chunks(response)) as chunks:
+            yield Incoming(response.status, response.headers, chunks)
 
     async def aclose(self) -> None:
         """Close the session, if it was opened here; later requests are refused."""
@@ -184,24 +166,12 @@ class AiohttpTransport:
             await self._session.close()
 
 
-class _AiohttpIncoming:
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._response.headers
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        try:
-            async for chunk in self._response.content.iter_any():
-                yield chunk
-        except FOREIGN as error:
-            raise _translated(error) from None
+async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    try:
+        async for chunk in response.content.iter_any():
+            yield chunk
+    except FOREIGN as error:
+        raise _translated(error) from None
 
 
 @lru_cache(64)
@@ -218,9 +188,10 @@ def _translated(error: Exception) -> TransportError:
     return ReplyLostError(f"the reply was lost: {in_words(error)}")
 
 
-async def _reply(response: aiohttp.ClientResponse, most: int) -> HttpReply:
+async def _reply(asking: Awaitable[aiohttp.ClientResponse], most: int) -> HttpReply:
     try:
-        return HttpReply(response.status, await at_most(most, response.content), response.headers.get("Retry-After"))
-    finally:
-        if not response.content.at_eof():
-            response.close()
+        with closing(await asking) as response:  # what is left of a connection that gave all goes back to the pool
+            body = await at_most(most, response.content)
+            return HttpReply(response.status, body, response.headers.get("Retry-After"))
+    except (*FOREIGN, UnicodeError) as error:
+        raise _translated(error) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -221,13 +223,10 @@ OBJECTS = st.builds(
 BODIES = st.one_of(
     st.binary(), JSON.map(lambda value: json.dumps(value).encode()), OBJECTS.map(lambda v: json.dumps(v).encode())
 )
-DECODERS = (
-    wire.decode_submit,
-    wire.decode_fetch,
-    wire.decode_upload,
-    wire.decode_queue_depth,
-    wire.decode_balance,
-)
+Decode = Callable[[HttpReply, ApiKey], object]
+PICKS: tuple[Any, ...] = (wire.upload, wire.queue_depth, wire.balance, wire.assets)
+CALLS: list[Decode] = [partial(wire.decode, pick=pick) for pick in PICKS]
+DECODERS: tuple[Decode, ...] = (wire.decode_submit, wire.decode_fetch, *CALLS)
 CLOSED = (Accepted, NotReady, Ready, Refused, Failed, UnknownId, Malformed, wire.Balance, str, int)
 
 
@@ -235,7 +234,8 @@ CLOSED = (Accepted, NotReady, Ready, Refused, Failed, UnknownId, Malformed, wire
 def test_nothing_that_a_server_says_raises(body: bytes, status: int, header: str | None) -> None:
     """Arbitrary bytes, JSON and objects with the known names decode into the closed set."""
     for decode in DECODERS:
-        assert isinstance(decode(HttpReply(status, body, header), A_KEY), CLOSED)
+        answer = decode(HttpReply(status, body, header), A_KEY)
+        assert isinstance(answer, CLOSED) or type(answer) is tuple
 
 
 @pytest.mark.parametrize("depth", [900, 100_000])
@@ -321,12 +321,15 @@ def test_where_a_key_may_go(url: str, safe: bool) -> None:
 
 
 def test_the_calls_around_it() -> None:
-    """Upload, queue depth and balance: the value, a refusal, or malformed."""
-    assert wire.decode_upload(reply({"status": "success", "output": [LINK]}), A_KEY) == LINK
-    assert wire.decode_queue_depth(reply({"status": "success", "processing_count": 3}), A_KEY) == 3
-    balance = wire.decode_balance(reply({"status": "success", "data": {"balance": 43.6, "currency": "USD"}}), A_KEY)
+    """Upload, queue depth, balance and videos: the value, a refusal, or malformed."""
+    assert wire.decode(reply({"status": "success", "output": [LINK]}), A_KEY, wire.upload) == LINK
+    assert wire.decode(reply({"status": "success", "processing_count": 3}), A_KEY, wire.queue_depth) == 3
+    rows = [{"id": 7, "output": LINK}, {"output": LINK}]
+    assert wire.decode(reply({"status": "success", "data": rows}), A_KEY, wire.assets) == (wire.Asset("7", (LINK,)),)
+    wallet = {"balance": 43.6, "currency": "USD"}
+    balance = wire.decode(reply({"status": "success", "data": wallet}), A_KEY, wire.balance)
     assert isinstance(balance, wire.Balance)
     assert (str(balance.amount), balance.currency) == ("43.6", "USD")
-    for decode in DECODERS[2:]:
+    for decode in CALLS:
         assert isinstance(decode(reply({"status": "error", "message": "no"}), A_KEY), Refused)
         assert isinstance(decode(reply({"status": "success"}), A_KEY), Malformed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from urllib.parse import urlsplit
 
 import attrs
@@ -15,6 +15,7 @@ from modelslab_async.emulator.replies import Answer, Deed, Delivery
 from modelslab_async.emulator.service import Service
 from modelslab_async.errors import ConnectError, ReplyLostError
 from modelslab_async.protocol.body import HttpReply
+from modelslab_async.transport import Incoming
 
 _PIXEL = b"\x89PNG\r\n\x1a\n"
 
@@ -58,7 +59,7 @@ class InProcess:
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """The first bytes of a file of the emulator."""
         async with self.get(url, headers={"Range": f"bytes=0-{length - 1}"}, timeout=timeout) as stream:
-            async for chunk in stream.chunks():
+            async for chunk in stream.chunks:
                 return HttpReply(stream.status, chunk)
         raise AssertionError("a stream has a chunk")
 
@@ -69,12 +70,14 @@ class InProcess:
         *,
         headers: Mapping[str, str],
         timeout: float | None,  # noqa: ARG002 - a Transport's; nothing stalls between chunks here
-    ) -> AsyncGenerator[_Stream]:
+    ) -> AsyncGenerator[Incoming]:
         """A file of the emulator, whole or a range of it."""
         path = urlsplit(url).path
         answer = self.service.file(self._heard(path), path.rpartition("/")[2])
         content = self.render(answer.order.work) if answer.order else answer.upload
-        yield _Stream(*served(answer, content, headers))
+        status, named, body, breaks_off = served(answer, content, headers)
+        async with aclosing(_chunks(body, breaks_off=breaks_off)) as chunks:
+            yield Incoming(status, named, chunks)
 
     async def aclose(self) -> None:
         """Nothing was opened."""
@@ -92,14 +95,7 @@ class InProcess:
                 asyncio.get_running_loop().call_at(delivery.at, self.deliver, delivery)
 
 
-@attrs.frozen
-class _Stream:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-    breaks_off: bool
-
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        yield self.body
-        if self.breaks_off:
-            raise ReplyLostError("the reply was lost: broke off in the emulator")
+async def _chunks(body: bytes, *, breaks_off: bool) -> AsyncGenerator[bytes]:
+    yield body
+    if breaks_off:
+        raise ReplyLostError("the reply was lost: broke off in the emulator")

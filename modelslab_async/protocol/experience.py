@@ -182,25 +182,19 @@ def _believable(eta: float | None) -> float | None:
     return None if eta is None or not eta > 0 else min(max(eta, expectation.EDGES[0]), expectation.EDGES[-1])
 
 
+@attrs.define(eq=False, repr=False, weakref_slot=False)
 class Outlook:
     """One job's schedule, always by the newest plan for its kind.
 
     `eta` is the service's word, or None; `is_called` says whether the service was given a webhook for the job.
     """
 
-    __slots__ = ("eta", "experience", "is_called", "rng", "shape", "worth")
-
-    def __init__(
-        self,
-        experience: Experience,
-        shape: Shape,
-        eta: float | None,
-        rng: random.Random,
-        worth: Worth | None = None,
-        is_called: bool = False,
-    ) -> None:
-        self.experience, self.shape, self.eta, self.rng = experience, shape, _believable(eta), rng
-        self.worth, self.is_called = worth or Worth(), is_called
+    experience: Experience
+    shape: Shape
+    eta: float | None = attrs.field(converter=_believable)
+    rng: random.Random
+    worth: Worth = attrs.field(factory=Worth)
+    is_called: bool = False
 
     def gap(self, elapsed: float) -> float:
         """Seconds to the next look."""

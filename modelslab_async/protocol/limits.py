@@ -87,24 +87,32 @@ def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[
     return problems
 
 
-def _prompt(name: str, value: object) -> Problem | None:
-    if isinstance(value, str) and value.strip():
-        return None
-    return wrong(name, value, "a text that is not empty", "describe what should be seen")
+_Check = Callable[[str, Any], Problem | None]
+"""Gives what is wrong with the value of a name."""
 
 
-def _text(name: str, value: object) -> Problem | None:
-    return None if isinstance(value, str) else wrong(name, value, "a text", "pass a str, or leave it out")
+def _must_be(is_right: Callable[[Any], bool], rule: str, way_out: str) -> _Check:
+    return lambda name, value: None if is_right(value) else wrong(name, value, rule, way_out)
 
 
-def _name(name: str, value: object) -> Problem | None:
-    if isinstance(value, str) and not value.strip():
-        return wrong(name, value, "a text that is not empty", "leave it out")
-    return _text(name, value)
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and value.strip() != ""
 
 
-def _track_id(name: str, value: object) -> Problem | None:
-    return _name(name, value) or (unwritable(value) if isinstance(value, str) else None)
+def _is_finite(value: object) -> bool:
+    return isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value)
+
+
+_prompt = _must_be(_is_word, "a text that is not empty", "describe what should be seen")
+_name = _must_be(_is_word, "a text that is not empty", "pass a str, or leave it out")
+_text = _must_be(lambda value: isinstance(value, str), "a text", "pass a str, or leave it out")
+_webhook = _must_be(is_http_url, "an http(s) URL", "pass the whole URL, or leave it out")
+_flag = _must_be(lambda value: isinstance(value, bool), "a boolean", "pass True or False")
+_finite = _must_be(_is_finite, "a finite number", "pass a float")
+
+
+def _track_id(name: str, value: Any) -> Problem | None:
+    return _name(name, value) or unwritable(value)
 
 
 def unwritable(track_id: str) -> Problem | None:
@@ -112,16 +120,6 @@ def unwritable(track_id: str) -> Problem | None:
     if track_id == track_id.encode(errors="replace").decode():
         return None
     return wrong("track_id", track_id, "a text that UTF-8 can write", "pass plain letters and digits")
-
-
-def _webhook(name: str, value: object) -> Problem | None:
-    if is_http_url(value):
-        return None
-    return wrong(name, value, "an http(s) URL", "pass the whole URL, or leave it out")
-
-
-def _flag(name: str, value: object) -> Problem | None:
-    return None if isinstance(value, bool) else wrong(name, value, "a boolean", "pass True or False")
 
 
 def _integer(name: str, value: object, minimum: int = -_HUGE + 1) -> Problem | None:
@@ -146,13 +144,7 @@ def _resolution(name: str, value: object) -> Problem | None:
     return wrong(name, value, "pixels, or a ratio", 'pass 480, or "16:9" to ltx-2.3')
 
 
-def _finite(name: str, value: object) -> Problem | None:
-    if isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value):
-        return None
-    return wrong(name, value, "a finite number", "pass a float")
-
-
-_CHECKS: Mapping[str, Callable[[str, Any], Problem | None]] = {
+_CHECKS: Mapping[str, _Check] = {
     "prompt": _prompt,
     "negative_prompt": _text,
     "seed": _integer,

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Mapping
 from enum import Enum
-from functools import lru_cache
 from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
@@ -135,24 +134,18 @@ RESERVED = frozenset({*PARAMETERS, "key", "shift_sample"})
 """Names that `extra` may not shadow."""
 
 
-def is_http_url(value: object) -> bool:
-    """Whether this is a whole http or https URL, with a host."""
-    return isinstance(value, str) and _is_http_url(value)
-
-
 _PLAIN_URL = re.compile(r"https?://[a-z\d.-]*[a-z\d](:([1-5]\d{4}|[1-9]\d{0,3}))?/[\w./-]*", re.ASCII)
 """What nearly all links look like."""
 
 
-@lru_cache(256)
-def _is_http_url(text: str) -> bool:
-    """The same links come again and again."""
-    if _PLAIN_URL.fullmatch(text):
+def is_http_url(value: object) -> bool:
+    """Whether this is a whole http or https URL, with a host."""
+    if isinstance(value, str) and _PLAIN_URL.fullmatch(value):
         return True
-    if re.search(r"[\s\x00-\x1f]", text):
+    if not isinstance(value, str) or re.search(r"[\s\x00-\x1f]", value):
         return False
     try:
-        parts = urlsplit(text)
+        parts = urlsplit(value)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False

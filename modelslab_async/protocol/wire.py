@@ -7,7 +7,7 @@
 import base64
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
@@ -245,36 +245,30 @@ def encode_assets(page: int, key: ApiKey) -> bytes:
     return encode_body({"type": "video", "page": page, "per_page": ASSETS_A_PAGE}, key)
 
 
-def decode_assets(reply: HttpReply, key: ApiKey) -> tuple[Asset, ...] | Refused | Malformed:
+def assets(body: Body) -> tuple[Asset, ...]:
     """A page of the account's videos. Rows that have no id are passed over."""
-    return _value(reply, key, lambda body: tuple(_assets(body.raw["data"])))
+    rows = (Body({**row}) for row in body.raw["data"][:ASSETS_A_PAGE])
+    return tuple(Asset(row.id, row.links) for row in rows if row.id is not None)
 
 
-def _assets(rows: Any) -> Iterator[Asset]:
-    for row in rows[:ASSETS_A_PAGE]:
-        asset = Body({**row})
-        if asset.id is not None:
-            yield Asset(asset.id, asset.links)
-
-
-def decode_upload(reply: HttpReply, key: ApiKey) -> str | Refused | Malformed:
+def upload(body: Body) -> str:
     """The URL of an uploaded picture."""
-    return _value(reply, key, lambda body: body.links[0])
+    return body.links[0]
 
 
-def decode_queue_depth(reply: HttpReply, key: ApiKey) -> int | Refused | Malformed:
+def queue_depth(body: Body) -> int:
     """How many jobs the account has queued or processing."""
-    return _value(reply, key, lambda body: int(body.raw["processing_count"]))
+    return int(body.raw["processing_count"])
 
 
-def decode_balance(reply: HttpReply, key: ApiKey) -> Balance | Refused | Malformed:
+def balance(body: Body) -> Balance:
     """The account's wallet."""
-    return _value(
-        reply, key, lambda body: Balance(Decimal(str(body.raw["data"]["balance"])), str(body.raw["data"]["currency"]))
-    )
+    data = body.raw["data"]
+    return Balance(Decimal(str(data["balance"])), str(data["currency"]))
 
 
-def _value(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Refused | Malformed:
+def decode(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Refused | Malformed:
+    """What was asked for: one of these functions picks it, and what it raises on a body without it is no error."""
     body = read(reply, key)
     if not isinstance(body, Body):
         return body
