@@ -218,6 +218,9 @@ async def _receive(line: Line, link: str, arriving: _Arriving) -> None:
     if arriving.received and arriving.validator:
         headers |= {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
     async with line.get(link, headers=headers) as incoming:
+        if incoming.status == 416 and incoming.headers.get("Content-Range") == f"bytes */{arriving.received}":
+            arriving.total = arriving.received  # nothing is left: only the mark of its end did not come
+            return
         await _begin(incoming, arriving)
         try:
             async for chunk in incoming.chunks:

@@ -319,6 +319,29 @@ async def test_a_file_that_became_shorter_is_begun_anew(tmp_path: Path) -> None:
     assert asked == [None, "bytes=2000000-", None]
 
 
+async def test_a_file_that_lacks_only_the_mark_of_its_end_is_whole(tmp_path: Path) -> None:
+    """It came in chunks, without a length, and the last and empty one never: the server knows that nothing is left."""
+    asked = list[str | None]()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers.get("Range"))
+        if asked[-1]:
+            return web.Response(status=416, text="no such range", headers={"Content-Range": f"bytes */{len(MOVIE)}"})
+        response = web.StreamResponse(headers={"ETag": '"one"'})
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        await response.write(MOVIE)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with answering(answer) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert saved.path.read_bytes() == MOVIE
+    assert saved.sha256 == hashlib.sha256(MOVIE).hexdigest()
+    assert asked == [None, f"bytes={len(MOVIE)}-"]
+
+
 @pytest.mark.parametrize("path", ["", "/", "a\0b.mp4", "a\0b/c.mp4"])
 async def test_a_path_without_a_name_is_refused(path: str) -> None:
     """Before any network."""
