@@ -23,7 +23,7 @@ from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, refusal, wrong
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
-from modelslab_async.recovery import Recovery
+from modelslab_async.recovery import CANDIDATES, Recovery
 from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.session import Session
 from modelslab_async.tally import Statistics
@@ -169,7 +169,7 @@ class Client(Session):
         if bool(job_id) == lost:
             raise refusal("id", id, "just one of id= and lost=True", "pass what you know of the job")
         if job_id and isinstance(await self._line.fetch(job_id, self._line.timeouts.fetch), wire.UnknownId):
-            raise refusal("id", id, "the service knows no such job", "see recover(search=True).candidates")
+            raise refusal("id", id, "the service knows no such job", CANDIDATES)
         return await self._recoverer.resolve(ref, job_id=job_id)
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:

@@ -16,6 +16,7 @@ from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import refusal
 from modelslab_async.protocol.wire import Asset
 
+CANDIDATES = "see recover(search=True).candidates"
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
 
 
@@ -116,6 +117,8 @@ class Recoverer:
         if record is None or record.state is not JobState.UNCERTAIN:
             rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
             raise refusal("ref", ref, rule, "see Client.recover().uncertain")
+        if job_id and (other := await self.journal.find(self.books.account, job_id=job_id)):
+            raise refusal("id", job_id, f"that is the job {other.ref}", CANDIDATES)
         self.dispatcher.resolved(record.ref)
         job = None
         if job_id is None:

@@ -147,6 +147,22 @@ async def test_a_person_finds_the_uncertain_job(world: MakeWorld, tmp_path: Path
     assert len(here.service.ledger.charges) == 2
 
 
+async def test_the_id_of_another_job_is_not_believed(world: MakeWorld, tmp_path: Path) -> None:
+    """One that the journal knows cannot be the uncertain job's: that one stays uncertain, and can be resolved."""
+    here = world(faults=[LOST_REPLY])
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        lost = client.submit(a_request())
+        await lost.wait()
+        other = client.submit(a_request())
+        await other
+        with pytest.raises(InvalidRequestError, match=other.ref):
+            await client.resolve(lost.ref, id=other.id)
+        assert (await row(client, lost.ref)).state is S.UNCERTAIN
+        job = await client.resolve(lost.ref, id=here.service.ledger.charges[0].job_id)
+        assert job is not None
+        await job
+
+
 async def test_a_person_says_that_it_was_lost(world: MakeWorld, tmp_path: Path) -> None:
     """Then it counts as not charged, and its ref may be sent."""
     here = world(faults=[Rule(Fault.RESET_BEFORE, times=1)])

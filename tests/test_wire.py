@@ -179,6 +179,7 @@ def test_a_word_is_no_rate_limit() -> None:
 LIMITS: list[tuple[Any, int, str | None, float | None, int | None]] = [
     ({"message": "Rate limit exceeded. Maximum 5 queued requests allowed.", "retry_after": 30}, 429, None, 30.0, 5),
     ({"message": "Rate limit exceeded. Maximum 15 queued requests allowed.", "retry_after": "7"}, 200, None, 7.0, 15),
+    ({"message": "Rate limit exceeded. Maximum 3 requests per minute."}, 429, None, None, None),
     ({"message": "Too many requests, try again in 30 minutes"}, 429, None, 1800.0, None),
     ({"message": "Please try again in 45 seconds."}, 200, None, 45.0, None),
     ({"message": "rate limit, try again in 3 hours"}, 429, None, 3600.0, None),

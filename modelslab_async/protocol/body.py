@@ -134,7 +134,7 @@ def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
 def refused(body: Body, reply: HttpReply) -> Refused:
     """A refusal, told apart by the HTTP code where it is one of an error, else by the words."""
     reason = body.reason or "no reason given"
-    named = re.search(r"maximum (?:of )?(\d{1,4})\b", reason, re.IGNORECASE)
+    named = re.search(r"maximum (?:of )?(\d{1,4})\b(?!\D*(?:second|minute|hour))", reason, re.IGNORECASE)
     return Refused(
         kind=_kind(reply.status, reason),
         message=reason,
