@@ -1,7 +1,7 @@
 """What a user gave to `Client` and `submit`, checked and made into one thing."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 import attrs
@@ -9,7 +9,7 @@ import attrs
 from modelslab_async.errors import AuthenticationError
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.pricing import Budget, PriceList
-from modelslab_async.protocol.request import ImageToVideoUltra, LimitsMode, is_positive, require
+from modelslab_async.protocol.request import ImageToVideoUltra, is_positive, require
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
 
@@ -42,38 +42,44 @@ def request_of(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageTo
     return wire.request_from({**(request or {}), **params})
 
 
-def check_arguments(
-    base_url: str,
-    max_in_flight: int,
-    limits: LimitsMode,
-    wait: WaitStrategy,
-    poll_cost: float,
-    max_polls_per_second: float | None,
-) -> None:
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_journal(value: object) -> bool:
+    if isinstance(value, str | os.PathLike):
+        return os.fspath(value) not in ("", b"")
+    return value is None or callable(getattr(value, "append", None))
+
+
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
+    "base_url": (
+        wire.is_safe_base_url,
+        "an https URL, or http to this machine: the key travels in every request",
+        "pass one, or leave it out",
+    ),
+    "max_in_flight": (_is_count, "an integer, at least 1", "pass 5, 10 or 15"),
+    "limits": (("refuse", "warn", None).__contains__, '"refuse", "warn" or None', "pass one of them"),
+    "wait": (get_args(WaitStrategy).__contains__, '"auto", "poll" or "links"', "pass one of them"),
+    "poll_cost": (is_positive, "seconds above 0", "pass 1, or leave it out"),
+    "max_polls_per_second": (
+        lambda rate: rate is None or is_positive(rate),
+        "a number above 0, or None for no bounds",
+        "pass 20, or leave it out",
+    ),
+    "journal": (_is_journal, "the path of a file, or a Journal", 'pass "jobs.db"'),
+    "budget": (lambda it: isinstance(it, Budget | None), "a Budget", "pass Budget(usd=...)"),
+    "prices": (lambda it: isinstance(it, PriceList | None), "a PriceList", "pass PriceList(usd=...), or leave it out"),
+    "webhook": (
+        lambda it: it is None or callable(getattr(it, "url", None)),
+        "a Webhook",
+        "pass Webhook(public_url=..., secret=...)",
+    ),
+}
+"""What a client's arguments must be: whether one is right, the rule, the way out."""
+
+
+def check_arguments(**given: object) -> None:
     """Raises InvalidRequestError with all that cannot be right."""
-    safe = "an https URL, or http to this machine: the key travels in every request"
-    is_count = isinstance(max_in_flight, int) and not isinstance(max_in_flight, bool) and max_in_flight >= 1
-    is_rate = max_polls_per_second is None or is_positive(max_polls_per_second)
-    bounds = "a number above 0, or None for no bounds"
-    require(
-        (wire.is_safe_base_url(base_url), "base_url", base_url, safe, "pass one, or leave it out"),
-        (is_count, "max_in_flight", max_in_flight, "an integer, at least 1", "pass 5, 10 or 15"),
-        (limits in ("refuse", "warn", None), "limits", limits, '"refuse", "warn" or None', "pass one of them"),
-        (wait in get_args(WaitStrategy), "wait", wait, '"auto", "poll" or "links"', "pass one of them"),
-        (is_positive(poll_cost), "poll_cost", poll_cost, "seconds above 0", "pass 1, or leave it out"),
-        (is_rate, "max_polls_per_second", max_polls_per_second, bounds, "pass 20, or leave it out"),
-    )
-
-
-def check_parts(journal: object, budget: object, prices: object, webhook: object) -> None:
-    """Raises InvalidRequestError for what is no journal, budget, price list or webhook."""
-    is_path = isinstance(journal, str | os.PathLike) and os.fspath(journal) not in ("", b"")
-    is_journal = journal is None or is_path or callable(getattr(journal, "append", None))
-    use = "pass PriceList(usd=...), or leave it out"
-    is_webhook = webhook is None or callable(getattr(webhook, "url", None))
-    require(
-        (is_journal, "journal", journal, "the path of a file, or a Journal", 'pass "jobs.db"'),
-        (isinstance(budget, Budget | None), "budget", budget, "a Budget", "pass Budget(usd=...)"),
-        (isinstance(prices, PriceList | None), "prices", prices, "a PriceList", use),
-        (is_webhook, "webhook", webhook, "a Webhook", "pass Webhook(public_url=..., secret=...)"),
-    )
+    rules = ((name, value, *_RULES[name]) for name, value in given.items())
+    require(*((is_right(value), name, value, rule, way_out) for name, value, is_right, rule, way_out in rules))

@@ -13,7 +13,7 @@ import attrs
 
 from modelslab_async import images
 from modelslab_async.account import make_account
-from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, check_parts, request_of
+from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, request_of
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
@@ -22,7 +22,6 @@ from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, refusal, wrong
-from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
 from modelslab_async.recovery import CANDIDATES, Recovery
 from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.session import Session
@@ -73,8 +72,7 @@ class Client(Session):
             return await self._parent.account(api_key, budget=budget, max_in_flight=max_in_flight)
         common = self._common
         places = common.max_in_flight if max_in_flight is None else max_in_flight
-        check_arguments(common.base_url, places, common.limits, common.wait, DEFAULT_POLL_COST, None)
-        check_parts(None, budget, None, None)
+        check_arguments(max_in_flight=places, budget=budget)
         own = make_account(common, api_key_of(api_key), budget=budget, max_in_flight=places, is_guest=True)
         async with self._opening:
             known = self._accounts.get(own.books.account)

@@ -14,7 +14,7 @@ from urllib.request import getproxies
 import aiohttp
 
 from modelslab_async.account import Account, Common, make_account
-from modelslab_async.arguments import api_key_of, check_arguments, check_parts
+from modelslab_async.arguments import api_key_of, check_arguments
 from modelslab_async.errors import ClientStateError
 from modelslab_async.journal import Journal
 from modelslab_async.protocol import wire
@@ -62,8 +62,18 @@ class Session:
         rng: random.Random | None = None,
         transport: Transport | None = None,
     ) -> None:
-        check_arguments(base_url, max_in_flight, limits, wait, poll_cost, max_polls_per_second)
-        check_parts(journal, budget, prices, webhook)
+        check_arguments(
+            base_url=base_url,
+            max_in_flight=max_in_flight,
+            limits=limits,
+            wait=wait,
+            poll_cost=poll_cost,
+            max_polls_per_second=max_polls_per_second,
+            journal=journal,
+            budget=budget,
+            prices=prices,
+            webhook=webhook,
+        )
         timeouts = timeouts or Timeouts()
         by_proxy = base_url.startswith("https:") and bool(getproxies())
         common = Common(
