@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
+from modelslab_async.hearing import Hearing
 from modelslab_async.journal import Journal
 from modelslab_async.line import Line
-from modelslab_async.protocol.experience import Experience, Worth
+from modelslab_async.protocol.experience import Experience
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.request import Endpoint, LimitsMode
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.receiver import Receiver
 from modelslab_async.recovery import Recoverer
 from modelslab_async.saver import Saver
 from modelslab_async.submitter import Submitter
@@ -23,7 +25,6 @@ from modelslab_async.transport import Timeouts, Transport
 from modelslab_async.watcher import Watcher
 
 if TYPE_CHECKING:
-    from modelslab_async.receiver import Receiver
     from modelslab_async.webhook import Webhook
 
 
@@ -54,13 +55,12 @@ class Account(NamedTuple):
     saver: Saver
     dispatcher: Dispatcher
     recoverer: Recoverer
-    receiver: Receiver | None
+    receiver: Receiver
 
     async def leave(self) -> None:
         """Let go of the jobs, and write down what is left."""
         try:
-            if self.receiver:
-                await self.receiver.close()
+            await self.receiver.close()
         finally:
             try:
                 await self.dispatcher.let_go()
@@ -89,21 +89,10 @@ def make_account(
         prices=common.prices,
         is_guest=is_guest,
     )
-    worth = Worth()
-    hearing = None
-    if common.webhook:
-        from modelslab_async.hearing import Hearing  # noqa: PLC0415 - most clients have no webhook
-
-        hearing = Hearing(worth)
-    watcher = Watcher(
-        line=line, strategy=common.wait, experience=common.experience, pace=common.pace, worth=worth, hearing=hearing
-    )
+    hearing = Hearing()
+    watcher = Watcher(line=line, strategy=common.wait, experience=common.experience, pace=common.pace, hearing=hearing)
     saver = Saver(line, books)
     dispatcher = Dispatcher(Submitter(line, books), watcher, saver, max_in_flight)
     recoverer = Recoverer(books, dispatcher)
-    receiver = None
-    if hearing:
-        from modelslab_async.receiver import Receiver  # noqa: PLC0415 - as above
-
-        receiver = Receiver(dispatcher, books, recoverer, hearing)
+    receiver = Receiver(dispatcher, books, recoverer, hearing)
     return Account(line, books, saver, dispatcher, recoverer, receiver)

@@ -15,6 +15,7 @@ from modelslab_async import images
 from modelslab_async.account import make_account
 from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, request_of
 from modelslab_async.errors import InvalidRequestError
+from modelslab_async.feed import Feed
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Video
@@ -196,8 +197,6 @@ class Client(Session):
         """
         if lookahead < 1:
             raise refusal("lookahead", lookahead, "at least 1", "pass more")
-        from modelslab_async.feed import Feed  # noqa: PLC0415 - for those who map
-
         feed = Feed(requests, self._submit_or_refuse, asyncio.Semaphore(lookahead))
         async with aclosing(feed.jobs()) as jobs:
             async for job in jobs:

@@ -50,7 +50,7 @@ class Dispatcher:
         self._retry: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
         self._asking: asyncio.Task[None] | None = None
-        watcher.worth.haste = lambda: haste(self.slots.waiting, self.slots.cap)
+        watcher.hearing.worth.haste = lambda: haste(self.slots.waiting, self.slots.cap)
 
     async def count_elsewhere(self) -> None:
         """Places that other clients' jobs are known to fill are not free for ours."""

@@ -16,7 +16,7 @@ LATE = 10.0
 class Hearing:
     """Counts ends that were told in a row; one that was not told begins anew."""
 
-    worth: Worth
+    worth: Worth = attrs.field(factory=Worth)
     _row: int = 0
     _told: set[str] = attrs.field(factory=set[str])
     """Refs of jobs that still run here."""

@@ -119,7 +119,7 @@ class Session:
         except BaseException:
             await self.aclose(drain=False)
             raise
-        if self._receiver and self._books.journal:
+        if self._common.webhook and self._books.journal:
             self._receiver.listen()
         return self
 
@@ -153,7 +153,7 @@ class Session:
 
     async def _leave(self) -> None:
         self._closed = True
-        if self._common.webhook and self._receiver:
+        if self._common.webhook:
             self._common.webhook._ignore(self._receiver)
         await self._own.leave()
 
@@ -190,7 +190,7 @@ class Session:
             raise ClientStateError("a Client works inside a running event loop: call it from async code") from None
         if self._loop is None:
             self._loop = loop
-            if self._common.webhook and self._receiver:
+            if self._common.webhook:
                 self._common.webhook._listen(self._receiver)
         if loop is not self._loop:
             raise ClientStateError("this Client works in another event loop: make one for each loop")

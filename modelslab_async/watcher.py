@@ -6,22 +6,20 @@ import asyncio
 import logging
 import math
 from collections.abc import Generator, Iterator
-from typing import TYPE_CHECKING, TypeVar, assert_never
+from typing import TypeVar, assert_never
 
 import attrs
 
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
+from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
 from modelslab_async.line import Line
 from modelslab_async.protocol import lifecycle, mp4, retry, watch, wire
-from modelslab_async.protocol.experience import Experience, Outlook, Worth, shape_of
+from modelslab_async.protocol.experience import Experience, Outlook, shape_of
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.record import seed_of
 from modelslab_async.telemetry import Telemetry
-
-if TYPE_CHECKING:
-    from modelslab_async.hearing import Hearing
 
 _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024
@@ -39,12 +37,11 @@ class Watcher:
     strategy: watch.WaitStrategy
     experience: Experience
     pace: Pace
-    worth: Worth
-    hearing: Hearing | None = None
+    hearing: Hearing
 
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of a job, and when to look at it."""
-        return Outlook(self.experience, shape_of(job.request), eta, self.line.rng, self.worth, job._is_called)
+        return Outlook(self.experience, shape_of(job.request), eta, self.line.rng, self.hearing.worth, job._is_called)
 
     async def follow(self, job: Job) -> None:
         """From the service's acceptance to its word that the job ended."""
@@ -56,7 +53,7 @@ class Watcher:
         outcome = await self._perform(job, flow)
         if not job._is_found:
             self._learn(job, outcome)
-        if self.hearing and job._is_called and not isinstance(outcome, lifecycle.Abandoned):
+        if job._is_called and not isinstance(outcome, lifecycle.Abandoned):
             self.hearing.ended(job.ref)
         job._advance(outcome)
 
