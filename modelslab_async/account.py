@@ -57,16 +57,6 @@ class Account(NamedTuple):
     recoverer: Recoverer
     receiver: Receiver
 
-    async def leave(self) -> None:
-        """Let go of the jobs, and write down what is left."""
-        try:
-            await self.receiver.close()
-        finally:
-            try:
-                await self.dispatcher.let_go()
-            finally:
-                await self.books.close()
-
 
 def make_account(
     common: Common, key: ApiKey, *, budget: Budget | None, max_in_flight: int, is_guest: bool = False

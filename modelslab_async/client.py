@@ -96,9 +96,9 @@ class Client(Session):
         wanted = request_of(request, params)
         image = self._checked(wanted)
         ref = wanted.track_id or _new_ref()
-        is_called = self._common.webhook is not None and wanted.webhook is None
-        if self._common.webhook and is_called:
-            wanted = attrs.evolve(wanted, webhook=self._common.webhook.url(ref))
+        is_called = False
+        if self._common.webhook and wanted.webhook is None:
+            is_called, wanted = True, attrs.evolve(wanted, webhook=self._common.webhook.url(ref))
         job = Job(self._dispatcher, wanted, ref, image=image, is_called=is_called)
         self._books.begin(job)
         self._dispatcher.enqueue(job)

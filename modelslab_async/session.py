@@ -96,7 +96,7 @@ class Session:
         self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)
 
     def _begin(self, common: Common, own: Account, *, parent: Session | None) -> None:
-        self._common, self._own, self._parent = common, own, parent
+        self._common, self._parent = common, parent
         self._line, self._books, self._saver = own.line, own.books, own.saver
         self._dispatcher, self._recoverer, self._receiver = own.dispatcher, own.recoverer, own.receiver
         self._accounts: dict[str, Session] = {}
@@ -147,15 +147,16 @@ class Session:
                 stack.callback(self._left.set)
                 if self._parent is None:
                     stack.push_async_callback(self._common.transport.aclose)
-                stack.push_async_callback(self._leave)
+                for close in (self._books.close, self._dispatcher.let_go, self._receiver.close):  # the last one first
+                    stack.push_async_callback(close)
+                stack.callback(self._leave)
                 for account in self._accounts.values():
                     stack.push_async_callback(account.aclose, drain=False)
 
-    async def _leave(self) -> None:
+    def _leave(self) -> None:
         self._closed = True
         if self._common.webhook:
             self._common.webhook._ignore(self._receiver)
-        await self._own.leave()
 
     @property
     def base_url(self) -> str:

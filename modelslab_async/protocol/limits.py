@@ -67,15 +67,12 @@ def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[
     ranges = limits.get(model) or limits[None]
     problems = []
     for name, judge, value in zip(_CHECKS, _CHECKS.values(), _values(request), strict=True):
-        if value is not None:
+        if value is not None or name == "prompt":
             problem = judge(name, value)
             if problem is None and name in ranges:
                 problem = _beyond(name, value, ranges[name])
             if problem:
                 problems.append(problem)
-    prompt: object = request.prompt
-    if prompt is None:
-        problems.append(Problem("prompt", "None", "required", "describe what should be seen"))
     if request.fps is not None or endpoint is Endpoint.ENTERPRISE:
         for worse in _contradictions(request, endpoint):  # than to be beyond a limit
             problems = [*(problem for problem in problems if problem.field != worse.field), worse]
@@ -161,7 +158,7 @@ _CHECKS: Mapping[str, _Check] = {
     "track_id": _track_id,
     "model_id": _name,
 }
-"""What a value of each parameter must be under any limits; None is always right."""
+"""What a value of each parameter must be under any limits; None is right for all but the prompt."""
 _values = attrgetter(*_CHECKS)
 
 
