@@ -108,12 +108,7 @@ async def save(
         await loop.run_in_executor(None, _place, file, part, target, overwrite)
     finally:
         await asyncio.shield(loop.run_in_executor(None, _clear, file, part))
-    return saved(target, arrived.received, arrived.digest.hexdigest(), arrived.walk)
-
-
-def saved(path: Path, size_bytes: int, sha256: str, walk: mp4.Walk) -> SavedVideo:
-    """What is told of a file that was walked."""
-    return SavedVideo(path, size_bytes, sha256, *walk.facts())
+    return SavedVideo(target, arrived.received, arrived.digest.hexdigest(), *arrived.walk.facts())
 
 
 def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:

@@ -15,7 +15,6 @@ from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import JobRecord
 from modelslab_async.recovery import Recoverer
 
 LISTEN_EVERY = 0.5
@@ -102,18 +101,10 @@ class Receiver:
             return
         if record.owner != journal.owner and journal.is_alive(record.owner):
             await journal.deliver(record, job_id)
-        elif job := await self._collected(record, job_id):
+            return
+        known = record.state in (JobState.PROCESSING, JobState.TIMED_OUT)
+        if job := await (self.recoverer.restored(record) if known else self.recoverer.found(record, job_id)):
             job.wake()
-
-    async def _collected(self, record: JobRecord, job_id: str | None) -> Job | None:
-        if record.state in (JobState.PROCESSING, JobState.TIMED_OUT):
-            return await self.recoverer.collect(record)
-        if job_id is None:
-            return None
-        job = await self.recoverer.collect(record._replace(job_id=job_id, charged=True))
-        if job:
-            self.books.resolved(record, taken=True)
-        return job
 
     async def _listen(self) -> None:
         while True:

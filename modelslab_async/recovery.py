@@ -67,7 +67,7 @@ class Recoverer:
             elif record.state in (JobState.SUBMITTING, JobState.UNCERTAIN):
                 if mine := await self.listed(record):
                     uncertain.append(mine)
-            elif record.state not in _OVER and (job := await self._restored(record)):
+            elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
         await self.dispatcher.count_elsewhere()
         return Recovery(tuple(jobs), tuple(uncertain), tuple(unsent), tuple(elsewhere))
@@ -85,7 +85,7 @@ class Recoverer:
         """The job of a row that is paid for, watched on; None where another client, which is alive, looks after it."""
         if record.owner != self.journal.owner and self.journal.is_alive(record.owner):
             return None
-        return await self._restored(record)
+        return await self.restored(record)
 
     async def listed(self, record: JobRecord) -> JobRecord | None:
         """A row that is to be told of; None where another client, which is alive, has it on the way.
@@ -120,18 +120,19 @@ class Recoverer:
         if job_id and (other := await self.journal.find(self.books.account, job_id=job_id)):
             raise refusal("id", job_id, f"that is the job {other.ref}", CANDIDATES)
         self.dispatcher.resolved(record.ref)
-        job = None
-        if job_id is None:
-            over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.books.clock()}
-            is_mine = await self.books.take_over(record, **over) is not None
-        else:
-            job = await self._restored(record._replace(job_id=job_id, charged=True))
-            is_mine = job is not None
-        if is_mine:
-            self.books.resolved(record, taken=job is not None)
+        over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.books.clock()}
+        if job_id is None and await self.books.take_over(record, **over):
+            self.books.resolved(record, taken=False)
+        return await self.found(record, job_id)
+
+    async def found(self, record: JobRecord, job_id: str | None) -> Job | None:
+        """The job of a row that was uncertain, watched on under this id; None without one, or as in `restored`."""
+        job = await self.restored(record._replace(job_id=job_id, charged=True)) if job_id else None
+        if job:
+            self.books.resolved(record, taken=True)
         return job
 
-    async def _restored(self, record: JobRecord) -> Job | None:
+    async def restored(self, record: JobRecord) -> Job | None:
         """A job that goes on; None where another client was quicker."""
         async with self._one_by_one:
             if job := self.dispatcher.jobs.get(record.ref):

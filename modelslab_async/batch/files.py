@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelslab_async.batch.naming import stem_of
-from modelslab_async.download import saved as known_as
 from modelslab_async.job import Job
 from modelslab_async.protocol import mp4
 from modelslab_async.saved import SavedVideo
@@ -42,7 +41,7 @@ def examine(path: Path) -> SavedVideo | None:
                 size += len(block)
     except OSError:
         return None
-    return known_as(path, size, digest.hexdigest(), walk) if walk.verdict() is mp4.Verdict.WHOLE else None
+    return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.verdict() is mp4.Verdict.WHOLE else None
 
 
 async def save_as(
