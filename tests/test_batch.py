@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import threading
 from collections import Counter
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 from conftest import PNG, World, a_request
+from rich.console import Console
 
 from modelslab_async import (
     Budget,
@@ -28,6 +30,8 @@ from modelslab_async import (
 )
 from modelslab_async.batch import BatchEvent, BatchPlan, Result, Step, open_batch, read_results, run_batch
 from modelslab_async.batch.folder import Folder, Owner, opened
+from modelslab_async.cli.display import BatchDisplay
+from modelslab_async.cli.output import Output
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.looptime
@@ -60,7 +64,7 @@ async def leave(here: World, folder: Path, wanted: Any, after: float) -> None:
 
 
 def ends(events: list[BatchEvent]) -> Counter[tuple[Step, JobState | None]]:
-    told = (event for event in events if event.step is not Step.BEGUN)
+    told = (event for event in events if event.step not in (Step.BEGUN, Step.DELAYED))
     return Counter((event.step, event.result.state if event.result else None) for event in told)
 
 
@@ -245,10 +249,17 @@ async def test_an_account_without_money_stops_the_batch(world: MakeWorld, tmp_pa
 
 
 async def test_an_outage_is_waited_out(world: MakeWorld, tmp_path: Path) -> None:
-    """A few minutes without the service fail no item."""
+    """A few minutes without the service fail no item, and are told once."""
     here, folder = world(faults=[Rule(Fault.REFUSED, times=1, seconds=300)]), tmp_path / "out"
-    assert ends(await run(here, folder, requests(6))) == {(Step.ENDED, S.READY): 6}
+    events = await run(here, folder, requests(6))
+    assert ends(events) == {(Step.ENDED, S.READY): 6}
     assert charges(here) == 6
+    [delayed] = [event for event in events if event.step is Step.DELAYED]
+    assert delayed.job is not None
+    assert isinstance(delayed.job.exception(), ConnectError)
+    told = io.StringIO()
+    BatchDisplay(Output(as_json=False, err=Console(file=told)), 6, "spent").happened(delayed)
+    assert told.getvalue().startswith("trying again for a while: no connection")
 
 
 async def test_an_outage_without_end_stops_the_batch(world: MakeWorld, tmp_path: Path) -> None:

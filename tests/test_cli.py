@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,10 @@ from _command import SLOW, Done, Shell, charges, emulated, manifest
 from click.testing import CliRunner
 from conftest import KEY, PNG
 
+import modelslab_async
 from modelslab_async.cli.app import _COMMANDS, app
 from modelslab_async.cli.exits import Exit
+from modelslab_async.cli.output import _AS_FLAGS
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pseudo-terminals")
@@ -127,6 +130,49 @@ async def test_an_uncertain_job_is_shown_and_resolved(tmp_path: Path) -> None:
     assert charges(emulator) == 1
 
 
+async def test_a_ref_may_be_told_by_its_beginning(tmp_path: Path) -> None:
+    """If it is the only one that begins so."""
+    async with emulated(tmp_path) as (shell, _):
+        first = (await shell.run("generate", "a.png", "-p", "zoom", "--track-id", "one-1", "--json")).told
+        assert (await shell.run("show", "one", "--json")).told["job_id"] == first["job_id"]
+        await shell.run("generate", "a.png", "-p", "zoom", "--track-id", "one-2", "--no-wait")
+        collected, many, none = await asyncio.gather(
+            shell.run("collect", "one-2"), shell.run("show", "one"), shell.run("show", "two")
+        )
+    assert (collected.code, many.code, none.code) == (0, Exit.NOT_FOUND, Exit.NOT_FOUND), collected
+    assert "2 jobs one..." in many.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["resolve", "ref", "--id", "1", "--lost"], "pass what you know of the job: --id ID or --lost"),
+        (["resolve", "ref"], "pass what you know of the job: --id ID or --lost"),
+        (["generate", "a.png", "-p", "zoom", "--fps", "20"], "or pass --limits warn to send"),
+        (["genrate", "a.png"], "Did you mean generate?"),
+        (["batch", "empty.jsonl", "-o", "out", "--yes"], "no lines in it"),
+        (["cost", "empty.jsonl"], "no lines in it"),
+        (["batch", "empty", "-o", "out", "--yes"], "no pictures in it"),
+    ],
+)
+async def test_mistakes_are_told_as_one_types(tmp_path: Path, words: list[str], told: str) -> None:
+    """In names of commands and flags, with the way out; nothing is sent."""
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    async with emulated(tmp_path) as (shell, emulator):
+        done = await shell.run(*words)
+    assert (done.code, charges(emulator)) == (Exit.USAGE, 0), done
+    assert told in done.err
+
+
+def test_what_is_said_otherwise_to_those_who_type_is_said_somewhere() -> None:
+    """Each phrase of the library that the command replaces is still one of the library."""
+    package = Path(modelslab_async.__file__).parent
+    sources = " ".join(path.read_text() for path in package.rglob("*.py") if "cli" not in path.parts)
+    said = re.sub(r"\{\w+(\.\w+)*!r\}", "'x'", sources.replace("{{", "{").replace("}}", "}"))
+    assert [phrase for phrase in _AS_FLAGS if not re.search(phrase, said)] == []
+
+
 async def test_what_failed_cannot_be_collected(tmp_path: Path) -> None:
     """Nor is that said of it."""
     async with emulated(tmp_path, faults=[Rule(Fault.JOB_FAILS)]) as (shell, _):
@@ -151,10 +197,13 @@ async def test_what_a_manifest_costs(tmp_path: Path) -> None:
     """Counted and checked without a key, a journal or a network."""
     (tmp_path / "a.png").write_bytes(PNG)
     path, shell = manifest(tmp_path, 3), Shell(tmp_path)
-    done, bad = await asyncio.gather(
+    (tmp_path / "half.jsonl").write_text(path.read_text() * 2 + "not JSON\n")
+    done, bad, half = await asyncio.gather(
         shell.run("cost", path.name, "--json", changes={"MODELSLAB_API_KEY": ""}),
         shell.run("cost", path.name, "--set", "fps=99"),
+        shell.run("cost", "half.jsonl"),
     )
+    assert (half.code, half.out.split(" (")[0], half.err.count("line ")) == (Exit.USAGE, "3 videos: $0.60", 7), half
     assert done.told == {"lines": 3, "usd": "0.6", "credits": {"basic": 93, "standard": 129}, "problems": 0}
     assert (bad.code, bad.err.count("fps=99")) == (Exit.USAGE, 3)
     assert list(tmp_path.glob("jobs.db*")) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import random
 import signal
 import sys
@@ -11,9 +13,12 @@ from typing import Any
 import pytest
 from _command import SLOW, Held, charges, emulated, made, manifest, until_known
 from conftest import KEY, PNG
+from rich.console import Console
 
 from benchmarks import _batch
+from modelslab_async.cli.display import BatchDisplay
 from modelslab_async.cli.exits import Exit
+from modelslab_async.cli.output import Output
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.order import skeleton
 
@@ -184,11 +189,25 @@ async def test_it_can_be_left_at_any_time(tmp_path: Path, how: str) -> None:
         assert how == "SIGKILL" or "0 of 8 done, 5 running" in terminal.text.replace("\r\n", " ").splitlines()[-1]
         assert code == (-signal.SIGKILL if how == "SIGKILL" else Exit.INTERRUPTED)
         assert (charges(emulator), made(tmp_path / "out")) == (5, {})
+        need_care = (await shell.run("jobs", "--json")).told["jobs"]
+        assert [job["state"] for job in need_care] == ["processing"] * 5
         held.open()
         again = await shell.run(*words)
         assert again.code == 0, again.err
         assert "5 to collect" in again.err
+        assert "8 of 8 done, 0 running, 0 waiting, $0.60 spent" in again.err
     assert (charges(emulator), len(made(tmp_path / "out"))) == (8, 8)
+
+
+@pytest.mark.looptime
+async def test_how_it_stands_is_told_where_nothing_is_drawn() -> None:
+    """A line a minute, while it lasts."""
+    told = io.StringIO()
+    display = BatchDisplay(Output(as_json=False, err=Console(file=told)), 7, "spent")
+    with display.shown():
+        await asyncio.sleep(200)
+    await asyncio.sleep(200)
+    assert told.getvalue().splitlines() == ["0 of 7 done, 0 running, 7 waiting, $0.00 spent"] * 3
 
 
 async def test_a_full_disk(tmp_path: Path) -> None:

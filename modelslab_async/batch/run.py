@@ -35,9 +35,13 @@ _T = TypeVar("_T")
 
 
 class Step(Enum):
-    """What happened to an item: begun (submitted, or collected), kept from an earlier run, ended, or left as it is."""
+    """What happened to an item: begun (submitted, or collected), kept from an earlier run, ended, or left as it is.
+
+    Delayed: nobody takes it because of an outage, which is told once; it, and others, go again while that may pass.
+    """
 
     BEGUN = "begun"
+    DELAYED = "delayed"
     KEPT = "kept"
     ENDED = "ended"
     LEFT = "left"
@@ -91,7 +95,7 @@ class Run:
                 event = await self._news.get()
                 if event is not None:
                     yield event
-                    if event.step is not Step.BEGUN:
+                    if event.step not in (Step.BEGUN, Step.DELAYED):
                         room.release()
             if not feeding.cancelled():
                 await feeding
@@ -174,7 +178,7 @@ class Run:
             event = await self._awaited(entry, job)
             if event.step is Step.ENDED or not isinstance(job._error(), steps.PASSES):
                 return event
-            await self._outage(job._error())
+            await self._outage(entry, job)
         return BatchEvent(entry=entry, step=Step.LEFT)
 
     async def _awaited(self, entry: Entry, job: Job) -> BatchEvent:
@@ -204,12 +208,14 @@ class Run:
     async def _ended(self, entry: Entry, result: Result, job: Job | None = None) -> BatchEvent:
         return BatchEvent(entry=entry, step=Step.ENDED, job=job, result=await self._written(result))
 
-    async def _outage(self, error: BaseException | None) -> None:
-        """Wait a little, for as long as it may pass. Raises the error once that is too long."""
+    async def _outage(self, entry: Entry, job: Job) -> None:
+        """Wait a little, for as long as it may pass. Raises the job's error once that is too long."""
         now = asyncio.get_running_loop().time()
-        self._out_since = now if self._out_since is None else self._out_since
-        if error and now - self._out_since > OUTAGE_PATIENCE:
-            raise error
+        if self._out_since is None:
+            self._out_since = now
+            self._news.put_nowait(BatchEvent(entry=entry, step=Step.DELAYED, job=job))
+        elif now - self._out_since > OUTAGE_PATIENCE:
+            job.result()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), _OUTAGE_PAUSE)
 

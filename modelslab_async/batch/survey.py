@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import assert_never
 
 from modelslab_async.batch.decider import Decider, Decision
@@ -19,8 +19,7 @@ from modelslab_async.protocol.request import wrong
 async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> BatchPlan:
     """Go over all lines, as a run would, without doing anything."""
     plan, client = BatchPlan(), decider.client
-    with closing(sqlite3.connect("")) as seen:  # "": a file that nobody else sees, so that memory does not grow
-        seen.execute("CREATE TABLE items (item TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
+    with _items() as seen:
         async for entry in entries(source):
             plan.lines += 1
             if problem := _twice(seen, entry):
@@ -33,6 +32,27 @@ async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> Bat
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
         plan.wrong(Problem("wallet", f"{wallet} USD", f"the batch costs {plan.usd} USD", "fill it, or make fewer"))
     return plan
+
+
+async def price(client: Client, source: Source) -> BatchPlan:
+    """What all lines that can be sent cost, whatever was made of them before; and what is wrong with the others."""
+    plan = BatchPlan()
+    with _items() as seen:
+        async for entry in entries(source):
+            plan.lines += 1
+            problems = [problem] if (problem := _twice(seen, entry)) else problems_of(client, entry)
+            plan.submit += not problems
+            for problem in problems:
+                plan.wrong(problem, entry.line)
+    plan.usd = client._books.prices.estimate(plan.submit).usd
+    return plan
+
+
+@contextmanager
+def _items() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect("")) as seen:  # "": a file that nobody else sees, so that memory does not grow
+        seen.execute("CREATE TABLE items (item TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
+        yield seen
 
 
 def _twice(seen: sqlite3.Connection, entry: Entry) -> Problem | None:

@@ -17,10 +17,10 @@ import click
 from modelslab_async.batch import Batch, BatchEvent, BatchPlan, Entry, Step, open_batch, read_manifest
 from modelslab_async.batch.naming import DEFAULT_NAME
 from modelslab_async.batch.results import to_told, usd
-from modelslab_async.batch.survey import problems_of
+from modelslab_async.batch.survey import price
 from modelslab_async.cli.display import BatchDisplay, length
 from modelslab_async.cli.exits import Exit, code_of
-from modelslab_async.cli.output import Output
+from modelslab_async.cli.output import Output, words_of
 from modelslab_async.cli.parameters import defaults
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
@@ -89,6 +89,7 @@ async def _batch(
         open_batch(client, folder, emulator=settings.emulate, **options) as opened,
     ):
         plan = await opened.plan(lines(), check_wallet=check_wallet)
+        _check_lines(plan, manifest)
         if not _agreed(output, plan, yes=yes or settings.emulate):
             return Exit.USAGE if plan.problem_count else Exit.FAILED
         spending = "would be spent" if settings.emulate else "spent"
@@ -96,6 +97,13 @@ async def _batch(
     if report:
         _report(output, folder, None)
     return code
+
+
+def _check_lines(plan: BatchPlan, manifest: Path) -> None:
+    """Nobody means to make nothing."""
+    if not plan.lines:
+        what = "no pictures in it" if manifest.is_dir() else "no lines in it"
+        raise InvalidRequestError([Problem("manifest", repr(str(manifest)), what, "is that the right one?")])
 
 
 def _agreed(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
@@ -178,6 +186,8 @@ def _told(event: BatchEvent) -> dict[str, Any]:
     told: dict[str, Any] = {"event": event.step.value, "line": event.entry.line, "item": event.entry.item}
     if event.job and event.step is Step.BEGUN:
         told["ref"] = event.job.ref
+    if event.job and event.step is Step.DELAYED:
+        told["error"] = words_of(event.job._error() or asyncio.CancelledError())
     return {**told, **({"result": to_told(event.result)} if event.result else {})}
 
 
@@ -192,19 +202,17 @@ def cost(settings: Settings, **options: Any) -> None:
 
 
 async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Exit:
-    output, plan = settings.output, BatchPlan()
+    output = settings.output
     async with Client("none", enterprise=settings.enterprise) as client:
-        for entry in read_manifest(manifest, {**({"prompt": prompt} if prompt else {}), **given}):
-            plan.lines += 1
-            for problem in problems_of(client, entry):
-                plan.wrong(problem, entry.line)
-        estimate = client._books.prices.estimate(plan.lines)
+        plan = await price(client, read_manifest(manifest, {**({"prompt": prompt} if prompt else {}), **given}))
+        estimate = client._books.prices.estimate(plan.submit)
+    _check_lines(plan, manifest)
     for problem in plan.problems:
         output.say(str(problem), "red")
     by_plan = {plan.name.lower(): count for plan, count in estimate.credits.items()}
     told = {"lines": plan.lines, "usd": estimate.usd, "credits": by_plan, "problems": plan.problem_count}
     words = ", ".join(f"{count} credits of the {name} plan" for name, count in by_plan.items())
-    output.result(told, f"{plan.lines} videos: {usd(estimate.usd)} ({words})")
+    output.result(told, f"{plan.submit} videos: {usd(estimate.usd)} ({words})")
     return Exit.USAGE if plan.problem_count else Exit.DONE
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import attrs
@@ -25,6 +26,9 @@ _A_SECOND = 4
 _ROWS = 10
 """More rows cost more CPU than they tell."""
 _BAR = 30
+_TOLD_EVERY = 60.0
+"""Seconds between two lines of how a batch stands, where nothing is drawn."""
+_NOT_RUNNING = (JobState.WAITING, JobState.CANCELLED, JobState.REFUSED)
 
 
 def length(seconds: float) -> str:
@@ -74,6 +78,7 @@ class BatchDisplay:
     output: Output
     total: int
     spending: str
+    started_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
     begun_at: float = attrs.field(factory=lambda: asyncio.get_running_loop().time())
     jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
     steps: Counter[str] = attrs.field(factory=Counter[str])
@@ -83,9 +88,10 @@ class BatchDisplay:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Draw it, if it can be drawn."""
+        """Draw it, if it can be drawn; else tell from time to time how it stands."""
         if not self.output.is_live:
-            yield
+            with _every(_TOLD_EVERY, lambda: self.output.say(self.line())):
+                yield
             return
         with Live(get_renderable=self._drawn, console=self.output.err, refresh_per_second=_A_SECOND, transient=True):
             yield
@@ -96,13 +102,17 @@ class BatchDisplay:
         if event.job and event.step is Step.BEGUN:
             self.jobs[item] = event.job
             return
+        if event.job and event.step is Step.DELAYED:
+            self.output.say(f"trying again for a while: {event.job.exception()}", "yellow")
+            return
         self.jobs.pop(item, None)
         result = event.result
         is_done = result is not None and result.file is not None
         self.steps["kept" if event.step is Step.KEPT else "done" if is_done else _how(event)] += 1
         if result and event.step is Step.ENDED:
-            self.spent += result.cost or 0
-            self.unsure += result.price if result.cost is None else 0
+            if result.submitted_at and result.submitted_at >= self.started_at:  # else an earlier run paid for it
+                self.spent += result.cost or 0
+                self.unsure += result.price if result.cost is None else 0
             words = f"{result.file}" if is_done else f"{result.state.value}: {result.error}"
             self.output.say(f"line {result.line}: {words}", "" if is_done else "red")
 
@@ -130,7 +140,21 @@ class BatchDisplay:
         return Group(Text(self.line()), head, _row_of(self._running()[:_ROWS]))
 
     def _running(self) -> list[Job]:
-        return [job for job in self.jobs.values() if job.state not in (JobState.WAITING, JobState.CANCELLED)]
+        return [job for job in self.jobs.values() if job.state not in _NOT_RUNNING]
+
+
+@contextmanager
+def _every(seconds: float, do: Callable[[], object]) -> Iterator[None]:
+    async def forever() -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            do()
+
+    task = asyncio.create_task(forever())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 def _how(event: BatchEvent) -> str:

@@ -15,11 +15,15 @@ from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import told_of
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
+from modelslab_async.client import Client
 from modelslab_async.errors import ModelsLabError, NotFoundError
 from modelslab_async.job import Job
+from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import UNFINISHED, JobRecord
 from modelslab_async.saved import SavedVideo
 
+_SEARCHED = 10_000
+"""Rows, the newest first, that are searched for a ref of which only the beginning is told."""
 _HEAD = ("ref", "id", "state", "since", "cost", "prompt")
 
 
@@ -32,7 +36,7 @@ def jobs(settings: Settings, *, everything: bool, limit: int) -> None:
 
     async def work() -> Exit:
         async with client_of(settings) as client:
-            rows = [row for row in await client.history(limit) if everything or _needs_care(row)]
+            rows = [row for row in await client.history(limit) if everything or _needs_care(client, row)]
         told = {"jobs": [told_of(row) for row in rows]}
         settings.output.table(told, _HEAD, [_cells(row) for row in rows], "no jobs that need care")
         return Exit.DONE
@@ -48,7 +52,7 @@ def show(settings: Settings, ref: str) -> None:
 
     async def work() -> Exit:
         async with client_of(settings) as client:
-            told = told_of(await _found(client.find(ref), ref))
+            told = told_of(await _found(client, ref))
         words = [f"{name:13} {value}" for name, value in told.items() if value not in (None, ())]
         settings.output.result(told, "\n".join(words))
         return Exit.DONE
@@ -68,14 +72,13 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) 
 
     async def work() -> Exit:
         async with client_of(settings) as client, interrupts():
-            for ref in refs:
-                await _found(client.find(ref), ref)
-            found = await client.recover(refs or None)
+            rows = [await _found(client, ref) for ref in refs]
+            found = await client.recover([row.ref for row in rows] if refs else None)
             if not found.jobs:
                 settings.output.say("nothing to collect")
             ends = await asyncio.gather(*(_collect(settings, job, target, name) for job in found.jobs))
-            missing = [ref for ref in refs if ref not in {told for job in found.jobs for told in (job.ref, job.id)}]
-            for row in [row for ref in missing if (row := await client.find(ref))]:
+            missing = [row for row in rows if row.ref not in {job.ref for job in found.jobs}]
+            for row in missing:
                 care = "in the care of another process"
                 if row in found.unsent:
                     care = "it was never sent, and nothing is charged"
@@ -141,26 +144,36 @@ def recover(settings: Settings, *, search: bool) -> None:
 @common
 def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> None:
     """Say what became of an uncertain job. It is your word; the service is only asked whether it knows the id."""
+    if bool(job_id and job_id.strip()) == lost:
+        raise click.UsageError("pass what you know of the job: --id ID or --lost")
 
     async def work() -> Exit:
         async with client_of(settings) as client:
-            await client.resolve(ref, id=job_id, lost=lost)
-        told = {"ref": ref, "job_id": job_id, "lost": lost}
-        settings.output.result(told, f"{ref}: lost, not charged" if lost else f"{ref}: modelslab-async collect {ref}")
+            whole = (await _found(client, ref)).ref
+            await client.resolve(whole, id=job_id, lost=lost)
+        told = {"ref": whole, "job_id": job_id, "lost": lost}
+        what = "lost, not charged" if lost else f"modelslab-async collect {whole}"
+        settings.output.result(told, f"{whole}: {what}")
         return Exit.DONE
 
     run(settings.output, work)
 
 
-async def _found(looking: Any, ref: str) -> JobRecord:
-    row: JobRecord | None = await looking
-    if row is None:
-        raise NotFoundError(f"the journal knows no job {ref} of this account")
-    return row
+async def _found(client: Client, ref: str) -> JobRecord:
+    """The row with this ref or id of the service, or the only one whose ref begins so."""
+    if row := await client.find(ref):
+        return row
+    rows = [row for row in await client.history(_SEARCHED) if row.ref.startswith(ref)]
+    if len(rows) != 1:
+        what = f"{len(rows)} jobs" if rows else "no job"
+        raise NotFoundError(f"the journal knows {what} {ref}{'...' if rows else ''} of this account")
+    return rows[0]
 
 
-def _needs_care(row: JobRecord) -> bool:
-    return row.state in UNFINISHED and row.saved_path is None
+def _needs_care(client: Client, row: JobRecord) -> bool:
+    """Whether somebody should still look after it; what was never sent, and nobody will send, needs no care."""
+    is_left = row.state is JobState.WAITING and not client._recoverer.journal.is_alive(row.owner)
+    return row.state in UNFINISHED and row.saved_path is None and not is_left
 
 
 def _cells(row: JobRecord) -> tuple[str, ...]:

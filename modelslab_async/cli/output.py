@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,24 @@ from rich.text import Text
 
 from modelslab_async.errors import InvalidRequestError, ModelsLabError
 from modelslab_async.protocol.record import JobRecord
+
+_AS_FLAGS = {
+    r'Client\(limits="warn"\)': "--limits warn",
+    r"Client\(api_key=\.\.\.\)": "MODELSLAB_API_KEY",
+    r"Client\.attach\('([^']*)'\)": r"modelslab-async collect \1",
+    r"Client\.recover or attach": "modelslab-async collect",
+    r"Client\.recover\(\)\.uncertain": "modelslab-async recover",
+    r"recover\(search=True\)\.candidates": "modelslab-async recover --search",
+    r"extra=\{'([^']*)': \.\.\.\}": r"--extra \1=JSON",
+}
+"""What the library says to those who write Python, as it is said to those who type."""
+
+
+def as_flags(words: str) -> str:
+    """Names of flags and commands in the place of Python's."""
+    for python, flags in _AS_FLAGS.items():
+        words = re.sub(python, flags, words)
+    return words
 
 
 def _width() -> int | None:
@@ -39,7 +58,7 @@ class Output:
 
     def say(self, words: str, style: str = "") -> None:
         """For people: what happens."""
-        self.err.print(Text(words, style))
+        self.err.print(Text(as_flags(words), style))
 
     def result(self, told: Mapping[str, Any], words: str) -> None:
         """What was asked for: a JSON object, or words."""
@@ -78,7 +97,8 @@ class Output:
 
 def words_of(error: BaseException) -> str:
     """An error in words."""
-    return str(error) if isinstance(error, ModelsLabError | OSError) else f"{type(error).__name__}: {error}"
+    is_plain = isinstance(error, ModelsLabError | OSError)
+    return as_flags(str(error) if is_plain else f"{type(error).__name__}: {error}")
 
 
 def told_of(record: JobRecord) -> dict[str, Any]:
