@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import os
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -213,3 +214,27 @@ async def test_it_works_by_keyboard_and_on_a_phone(tmp_path: Path, unused_tcp_po
         await page.locator("li a.button").wait_for(timeout=PATIENCE)
         assert await page.get_by_label("What should be seen").count() == 1
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--port", "99999"], "port must be 0-65535"),
+        (["--port", "TAKEN"], "already in use"),
+        (["--folder", "file"], "File exists"),
+        (["--budget", "-1"], "usd=-1.0: a number, not below 0"),
+        (["--live"], "set MODELSLAB_API_KEY"),
+    ],
+)
+async def test_a_start_that_cannot_be_is_told_in_a_line(tmp_path: Path, words: list[str], told: str) -> None:
+    """Without a traceback, and before anything is served."""
+    (tmp_path / "file").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, str(STUDIO), *(port if word == "TAKEN" else word for word in words)),
+            cwd=tmp_path, env={**os.environ, "MODELSLAB_API_KEY": ""}, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, err = await process.communicate()
+    assert (process.returncode, "Traceback" in err.decode()) == (2, False)
+    assert told in err.decode().splitlines()[-1]

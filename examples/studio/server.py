@@ -15,6 +15,7 @@ import json
 import os
 import re
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -216,6 +217,7 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
     public_url = os.environ.get("STUDIO_PUBLIC_URL")
     secret = os.environ.get("STUDIO_SECRET", "")
     webhook = Webhook(public_url=f"{public_url}/hooks", secret=secret) if public_url else None
+    limit = Budget(usd=budget, per="day")
 
     @asynccontextmanager
     async def living(_: Starlette) -> AsyncIterator[dict[str, Studio]]:
@@ -225,7 +227,6 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
                 emulator = await stack.enter_async_context(Emulator(speed=4))
                 options = {"api_key": "any", "base_url": emulator.url, "poll_cost": 0.25}
             (folder / "videos").mkdir(parents=True, exist_ok=True)
-            limit = Budget(usd=budget, per="day")
             client = Client(journal=folder / "jobs.db", budget=limit, webhook=webhook, **options)
             await stack.enter_async_context(client)
             studio = Studio(client, folder / "videos", limit, is_emulated=not live)
@@ -250,13 +251,21 @@ def main() -> None:
     """Serve it until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--live", action="store_true", help="at ModelsLab, for money")
-    parser.add_argument("--port", type=int, default=8000)
+    parser.add_argument("--port", type=int, default=8000, help="0 for a free one")
     parser.add_argument("--folder", type=Path, default=Path("studio-data"), help="journal and videos")
     parser.add_argument("--budget", type=float, default=5.0, metavar="USD", help="a day")
     given = parser.parse_args()
-    app = make_app(live=given.live, folder=given.folder, budget=given.budget)
-    print(f"The studio is at http://127.0.0.1:{given.port} , Ctrl-C ends it.")
-    uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning", timeout_graceful_shutdown=2)
+    if given.live and not os.environ.get("MODELSLAB_API_KEY"):
+        parser.error("--live: set MODELSLAB_API_KEY; without an account, leave --live out")
+    try:
+        given.folder.mkdir(parents=True, exist_ok=True)
+        app = make_app(live=given.live, folder=given.folder, budget=given.budget)
+        listening = socket.create_server(("127.0.0.1", given.port))
+    except (ModelsLabError, OSError, OverflowError) as error:
+        parser.error(f"{error}")
+    print(f"The studio is at http://127.0.0.1:{listening.getsockname()[1]} , Ctrl-C ends it.", flush=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 if __name__ == "__main__":
