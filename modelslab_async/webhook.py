@@ -29,7 +29,7 @@ MAX_FORGED_PER_SECOND = 50.0
 _LEAST_SECRET_BYTES = 16
 _TOKEN_BYTES = 16
 _TURNS = 2
-"""Turns of the event loop from a wake-up to its request on the wire: the job's task, and aiohttp's that writes."""
+"""Turns of the event loop from a wake-up to its request on the wire: the job's task, and a session's that writes."""
 _Scope = MutableMapping[str, Any]
 
 
