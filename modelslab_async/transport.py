@@ -144,7 +144,10 @@ class AiohttpTransport:
                 return reply
         headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
         asking = session.get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False)
-        return await _reply(asking, length)
+        try:
+            return await _reply(asking, length)
+        except UnicodeError as error:
+            raise _translated(error) from None
 
     @asynccontextmanager
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
@@ -193,5 +196,5 @@ async def _reply(asking: Awaitable[aiohttp.ClientResponse], most: int) -> HttpRe
         with closing(await asking) as response:  # what is left of a connection that gave all goes back to the pool
             body = await at_most(most, response.content)
             return HttpReply(response.status, body, response.headers.get("Retry-After"))
-    except (*FOREIGN, UnicodeError) as error:
+    except FOREIGN as error:
         raise _translated(error) from None

@@ -216,6 +216,27 @@ async def test_a_session_that_raises_for_status_changes_nothing() -> None:
     assert isinstance(error, AuthenticationError)
 
 
+async def test_a_hook_that_cannot_read_the_reply_leads_to_no_second_submit() -> None:
+    """A session that was passed in logs each reply as text, and one is not UTF-8: it was sent, so it is uncertain."""
+
+    async def log(_: object, __: object, ended: aiohttp.TraceRequestEndParams) -> None:
+        await ended.response.text()
+
+    hooks = aiohttp.TraceConfig()
+    hooks.on_request_end.append(log)
+    accepted = http(
+        "200 OK", b'{"status": "processing", "id": 1, "meta": {"prompt": "caf\xe9"}}', "Content-Type: application/json"
+    )
+    async with (
+        aiohttp.ClientSession(trace_configs=[hooks]) as session,
+        listening(accepted) as (url, connections, _),
+        Client(api_key=KEY, base_url=url, session=session, rng=random.Random(1)) as client,
+    ):
+        job = client.submit(a_request())
+        error = await _error(job)
+    assert (job.state, error.charged, len(connections)) == (JobState.UNCERTAIN, None, 1)
+
+
 async def test_a_closed_session_sends_nothing() -> None:
     """A session that was closed by its owner: nothing was sent, nothing charged."""
     session = aiohttp.ClientSession()
