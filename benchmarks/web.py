@@ -88,7 +88,7 @@ async def _measured() -> dict[str, Seen]:
                 say(f"{RATE:.0f} deliveries a second to a handler that does nothing")
                 nothing = await _loaded([], [f"{url}/nothing"])
                 say(f"the same to the webhook, with {STREAMS} streams")
-                deliveries = [webhook.url(ref) for ref in jobs]
+                deliveries = [str(job.request.webhook) for job in jobs.values() if job.request]
                 hooked = await _loaded([f"{url}/events/{ref}" for ref in jobs], deliveries)
             assert not any(job.done() for job in jobs.values())
             await client.aclose(drain=False)

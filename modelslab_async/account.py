@@ -80,7 +80,7 @@ def make_account(
         is_guest=is_guest,
     )
     hearing = Hearing()
-    watcher = Watcher(line=line, strategy=common.wait, experience=common.experience, pace=common.pace, hearing=hearing)
+    watcher = Watcher(line, common.wait, common.experience, common.pace, hearing)
     saver = Saver(line, books)
     dispatcher = Dispatcher(Submitter(line, books), watcher, saver, max_in_flight)
     recoverer = Recoverer(books, dispatcher)

@@ -169,11 +169,11 @@ class Books:
 
 def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:
     match event:
-        case wire.Accepted() | wire.Ready():
+        case wire.Accepted() | wire.Ready() | lifecycle.Failed():
             budget.settle(job._key, now)
         case lifecycle.Rejected() | lifecycle.Cancelled():
             budget.release(job._key)
-        case lifecycle.ReplyLost() | lifecycle.Failed():
+        case lifecycle.ReplyLost():
             budget.hold(job._key)
 
 

@@ -75,6 +75,8 @@ class Client(Session):
         places = common.max_in_flight if max_in_flight is None else max_in_flight
         check_arguments(max_in_flight=places, budget=budget)
         own = make_account(common, api_key_of(api_key), budget=budget, max_in_flight=places, is_guest=True)
+        if own.books.account == self._books.account:
+            return self
         async with self._opening:
             known = self._accounts.get(own.books.account)
             if known is None or known._closed:
@@ -98,7 +100,7 @@ class Client(Session):
         ref = wanted.track_id or _new_ref()
         is_called = False
         if self._common.webhook and wanted.webhook is None:
-            is_called, wanted = True, attrs.evolve(wanted, webhook=self._common.webhook.url(ref))
+            is_called, wanted = True, attrs.evolve(wanted, webhook=self._common.webhook.url(ref, self._books.account))
         job = Job(self._dispatcher, wanted, ref, image=image, is_called=is_called)
         self._books.begin(job)
         self._dispatcher.enqueue(job)
@@ -152,7 +154,7 @@ class Client(Session):
         found = await self._recoverer.recover(refs)
         if not search:
             return found
-        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(1, self._line.key), wire.assets)
+        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(self._line.key), wire.assets)
         return found._replace(candidates=await self._recoverer.unknown(assets))
 
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
@@ -242,8 +244,6 @@ class Client(Session):
         if isinstance(data, str):
             raise refusal("image", image, "a URL already", "pass it as init_image as it is")
         return wire.encode_upload(data, images.sniff(data) or "", self._line.key)
-
-    # --- inside ---
 
     def _checked(self, request: ImageToVideoUltra) -> images.Image:
         """The request's picture. Raises, or warns, as `limits` says."""

@@ -100,7 +100,8 @@ class Database:
             except BaseException as error:
                 connection.close()
                 self._connection = None
-                if not _is_locked(error) or time.monotonic() >= patience:
+                is_locked = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+                if not is_locked or time.monotonic() >= patience:
                     raise
                 time.sleep(_RETRY_SECONDS)
             else:
@@ -208,10 +209,6 @@ class Database:
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-
-
-def _is_locked(error: BaseException) -> bool:
-    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
 
 
 def _marks(values: Sequence[str]) -> str:

@@ -20,8 +20,6 @@ from modelslab_async.saved import Progress, SavedVideo
 
 _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""
-
-
 _JUST_BEGUN = (JobState.WAITING, 0.0, None)
 
 

@@ -34,6 +34,7 @@ class Receiver:
     recoverer: Recoverer
     hearing: Hearing
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
+    _is_closed: bool = False
     _resting: dict[Job, bool] = attrs.field(factory=dict[Job, bool])
     """Jobs that were woken just now, and whether they are to be woken again."""
 
@@ -75,7 +76,8 @@ class Receiver:
         self._go(self._listen())
 
     async def close(self) -> None:
-        """Hear no more."""
+        """Hear no more, but for ids of jobs whose submit is under way."""
+        self._is_closed = True
         self.hearing.close()
         for task in self._tasks:
             task.cancel()
@@ -115,6 +117,9 @@ class Receiver:
                         self.receive(ref, job_id)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._is_closed:
+            work.close()
+            return
         task = asyncio.create_task(work, name="modelslab_async delivery")
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -81,12 +81,6 @@ class Recoverer:
         """The row with this ref, or this id of the service."""
         return await self.journal.find(self.books.account, ref=ref, job_id=ref)
 
-    async def collect(self, record: JobRecord) -> Job | None:
-        """The job of a row that is paid for, watched on; None where another client, which is alive, looks after it."""
-        if record.owner != self.journal.owner and self.journal.is_alive(record.owner):
-            return None
-        return await self.restored(record)
-
     async def listed(self, record: JobRecord) -> JobRecord | None:
         """A row that is to be told of; None where another client, which is alive, has it on the way.
 
@@ -127,7 +121,8 @@ class Recoverer:
 
     async def found(self, record: JobRecord, job_id: str | None) -> Job | None:
         """The job of a row that was uncertain, watched on under this id; None without one, or as in `restored`."""
-        job = await self.restored(record._replace(job_id=job_id, charged=True)) if job_id else None
+        known = record._replace(job_id=job_id, charged=True, accepted_at=record.submitted_at)
+        job = await self.restored(known) if job_id else None
         if job:
             self.books.resolved(record, taken=True)
         return job

@@ -97,8 +97,7 @@ class Session:
 
     def _begin(self, common: Common, own: Account, *, parent: Session | None) -> None:
         self._common, self._parent = common, parent
-        self._line, self._books, self._saver = own.line, own.books, own.saver
-        self._dispatcher, self._recoverer, self._receiver = own.dispatcher, own.recoverer, own.receiver
+        self._line, self._books, self._saver, self._dispatcher, self._recoverer, self._receiver = own
         self._accounts: dict[str, Session] = {}
         self._opening, self._left = asyncio.Lock(), asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -113,8 +112,7 @@ class Session:
         self._enter(opening=True)
         try:
             await self._books.open()
-            if self._books.budget:
-                await self._books.check_balance(self.balance)
+            await self._books.check_balance(self.balance)
             await self._dispatcher.count_elsewhere()
         except BaseException:
             await self.aclose(drain=False)
@@ -144,17 +142,17 @@ class Session:
                         await asyncio.gather(*(each._dispatcher.drain() for each in (self, *self._accounts.values())))
         finally:
             async with AsyncExitStack() as stack:
-                stack.callback(self._left.set)
+                stack.callback(self._leave)
                 if self._parent is None:
                     stack.push_async_callback(self._common.transport.aclose)
                 for close in (self._books.close, self._dispatcher.let_go, self._receiver.close):  # the last one first
                     stack.push_async_callback(close)
-                stack.callback(self._leave)
+                stack.callback(setattr, self, "_closed", True)
                 for account in self._accounts.values():
                     stack.push_async_callback(account.aclose, drain=False)
 
     def _leave(self) -> None:
-        self._closed = True
+        self._left.set()
         if self._common.webhook:
             self._common.webhook._ignore(self._receiver)
 
@@ -192,10 +190,11 @@ class Session:
         if self._loop is None:
             self._loop = loop
             if self._common.webhook:
-                self._common.webhook._listen(self._receiver)
+                self._common.webhook._listen(self._receiver, self._books.account)
         if loop is not self._loop:
             raise ClientStateError("this Client works in another event loop: make one for each loop")
-        if self._closed or (self._closing and not closing_too):
+        is_closing = self._closing or (self._parent is not None and self._parent._closing)
+        if self._closed or (is_closing and not closing_too):
             raise ClientStateError("this Client is closed: make a new one")
         if self._books.journal and not (self._books.is_open or opening or closing_too):
             raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")

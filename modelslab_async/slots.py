@@ -26,9 +26,8 @@ class Slots(Generic[T]):
         self.cap = limit
         """How many places this client believes it may fill now."""
         self._taken: set[T] = set()
-        self._unanswered: set[T] = set()
-        self._order: dict[T, int] = {}
-        """Of those that hold a place: what number each drew."""
+        self._unanswered: dict[T, int] = {}
+        """Of those that hold a place and were not answered: what number each drew."""
         self._queue: OrderedDict[T, int] = OrderedDict()
         self._again: list[tuple[T, int]] = []
         """Those that were put back, by number. They came before all in the queue."""
@@ -73,17 +72,12 @@ class Slots(Generic[T]):
             self.retry_at = None
             self.cap = min(self._ceiling, max(self.cap, self._filled + 1))
         while self.waiting and self._has_room():
-            item = self._next()
+            item, number = self._again.pop(0) if self._again else self._queue.popitem(last=False)
             self._taken.add(item)
-            self._unanswered.add(item)
+            self._unanswered[item] = number
             yield item
         if self.waiting and self.cap < self._ceiling and not self._taken and self.retry_at is None:
             self.retry_at = now + DEFAULT_WAIT  # nothing of ours will end, and make the cap climb
-
-    def _next(self) -> T:
-        item, number = self._again.pop(0) if self._again else self._queue.popitem(last=False)
-        self._order[item] = number
-        return item
 
     def _has_room(self) -> bool:
         """While places are short, one submit at a time: the order holds, and no volley of refusals comes back."""
@@ -96,27 +90,28 @@ class Slots(Generic[T]):
 
     def accepted(self, item: T) -> None:
         """The service took it: the cap climbs, unless a refusal is still fresh."""
-        self._unanswered.discard(item)
+        self._unanswered.pop(item, None)
         if self.retry_at is None:
             self.cap = min(self._ceiling, self.cap + 1)
 
     def in_doubt(self, item: T) -> None:
         """Nobody knows whether the service took it. It may fill a place: held until it is released."""
-        self._unanswered.discard(item)
+        self._unanswered.pop(item, None)
 
     def put_back(self, item: T, now: float, *, wait: float | None, maximum: int | None) -> None:
         """The service has no place for it. `maximum` is the account's limit where the service names it."""
-        self._leave(item)
+        number = self._unanswered[item]
+        self.release(item)
         if maximum:
             self._ceiling = min(self._ceiling, maximum)
         self.cap = min(self._ceiling, self._filled)
         self.retry_at = now + (DEFAULT_WAIT if wait is None else max(wait, _SHORTEST_WAIT))
-        insort(self._again, (item, self._order.pop(item)), key=itemgetter(1))
+        insort(self._again, (item, number), key=itemgetter(1))
 
     def release(self, item: T) -> None:
         """It fills no place any more."""
-        self._leave(item)
-        self._order.pop(item, None)
+        self._taken.discard(item)
+        self._unanswered.pop(item, None)
 
     @property
     def waiting(self) -> int:
@@ -126,7 +121,3 @@ class Slots(Generic[T]):
     @property
     def _filled(self) -> int:
         return len(self._taken) + self.elsewhere
-
-    def _leave(self, item: T) -> None:
-        self._taken.discard(item)
-        self._unanswered.discard(item)

@@ -132,10 +132,8 @@ class SqliteJournal:
                 raise
             else:
                 for waiting, result in zip(batch, results, strict=True):
-                    if isinstance(result, bool):
-                        waiting.done(result)
-                    else:
-                        waiting.failed(JournalError(f"journal {self.path}: this job cannot be written: {result}"))
+                    words = f"journal {self.path}: this job cannot be written: {result}"
+                    waiting.end(result if isinstance(result, bool) else JournalError(words))
 
     async def _gather_company(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -148,7 +146,7 @@ class SqliteJournal:
         for waiting in batch:
             if waiting.write.record.state not in (JobState.WAITING, JobState.SUBMITTING):
                 self._unwritten[waiting.key] = waiting
-            waiting.failed(error)
+            waiting.end(error)
 
     async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """After all that was appended or noted before."""
@@ -175,13 +173,13 @@ class _Waiting:
         record = self.write.record
         return record.account, key_of(record.ref, record.created_at)
 
-    def done(self, applied: bool) -> None:
-        if self.written and not self.written.done():
-            self.written.set_result(applied)
-
-    def failed(self, error: JournalError) -> None:
-        if self.written and not self.written.done():
-            self.written.set_exception(error)
+    def end(self, outcome: bool | JournalError) -> None:
+        if self.written is None or self.written.done():
+            return
+        if isinstance(outcome, bool):
+            self.written.set_result(outcome)
+        else:
+            self.written.set_exception(outcome)
             self.written.exception()  # who does not look hears of it with the next intent
 
 

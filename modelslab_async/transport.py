@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 import aiohttp
 import attrs
+from aiohttp.abc import AbstractStreamWriter
 
 from modelslab_async.errors import ClientStateError, ConnectError, ReplyLostError, TransportError
 from modelslab_async.exchange import FOREIGN, USER_AGENT, Exchange, at_most, in_words, plain
@@ -130,10 +131,11 @@ class AiohttpTransport:
         session, limits = self._open(), _limits(timeout, self._timeouts.connect)
         if self._exchange and (address := plain(url)):
             return await self._exchange.post(address, body, MAX_REPLY_BYTES, limits)
+        sent = _Body(body)
         asking = session.post(
-            url, data=body, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
+            url, data=sent, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
         )
-        return await _reply(asking, MAX_REPLY_BYTES)
+        return await _reply(asking, MAX_REPLY_BYTES, sent)
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """Get the first bytes of a file, through redirects: there is no key in it."""
@@ -144,10 +146,7 @@ class AiohttpTransport:
                 return reply
         headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
         asking = session.get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False)
-        try:
-            return await _reply(asking, length)
-        except UnicodeError as error:
-            raise _translated(error) from None
+        return await _reply(asking, length)
 
     @asynccontextmanager
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
@@ -169,6 +168,16 @@ class AiohttpTransport:
             await self._session.close()
 
 
+class _Body(aiohttp.BytesPayload):
+    """Knows whether it was begun: then no error, be it of a session's own hook, means that nothing was sent."""
+
+    is_begun = False
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self.is_begun = True
+        await super().write_with_length(writer, content_length)
+
+
 async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
     try:
         async for chunk in response.content.iter_any():
@@ -184,17 +193,17 @@ def _limits(total: float | None, connect: float | None) -> aiohttp.ClientTimeout
     return aiohttp.ClientTimeout(total=total, connect=min(bounds, default=None))
 
 
-def _translated(error: Exception) -> TransportError:
+def _translated(error: Exception, body: _Body | None = None) -> TransportError:
     """A foreign error as ours: nothing sent, or lost. A host that can be none fails in the codec of host names."""
-    if isinstance(error, (*_NOTHING_SENT, UnicodeError)):
+    if not (body and body.is_begun) and isinstance(error, (*_NOTHING_SENT, UnicodeError)):
         return ConnectError(f"no connection: {in_words(error)}")
     return ReplyLostError(f"the reply was lost: {in_words(error)}")
 
 
-async def _reply(asking: Awaitable[aiohttp.ClientResponse], most: int) -> HttpReply:
+async def _reply(asking: Awaitable[aiohttp.ClientResponse], most: int, sent: _Body | None = None) -> HttpReply:
     try:
         with closing(await asking) as response:  # what is left of a connection that gave all goes back to the pool
             body = await at_most(most, response.content)
             return HttpReply(response.status, body, response.headers.get("Retry-After"))
-    except FOREIGN as error:
-        raise _translated(error) from None
+    except (*FOREIGN, UnicodeError) as error:
+        raise _translated(error, sent) from None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
+from functools import partial
 from typing import TypeVar, assert_never
 
 import attrs
@@ -29,7 +30,7 @@ _Outcome = TypeVar("_Outcome")
 _Found = wire.FetchReply | TransportError | watch.Readable | watch.Unreadable
 
 
-@attrs.frozen(kw_only=True, eq=False, repr=False)
+@attrs.frozen(eq=False, repr=False)
 class Watcher:
     """Performs what the core's flows decide."""
 
@@ -75,10 +76,13 @@ class Watcher:
             outcome: watch.Readable | watch.Unreadable = watch.Readable(links[0])
         else:
             limits, at = self.line.timeouts, job._loop.time()
-            flow = watch.settle(links, self._backoff_links, now=at, probe_timeout=limits.fetch, grace=limits.link)
+            backoff = partial(retry.delays, self.line.rng, _NO_FILE_YET)
+            flow = watch.settle(links, backoff, now=at, probe_timeout=limits.fetch, grace=limits.link)
             outcome = await self._perform(job, flow)
         if isinstance(outcome, watch.Unreadable):
-            job._advance(lifecycle.Unreadable(InvalidVideoError(_no_file(job, outcome.reason))))
+            again = f"{outcome.reason}; Client.attach({job.id!r}) looks again"
+            words = f"the service reports success, and no link reads as an mp4: {again}"
+            job._advance(lifecycle.Unreadable(InvalidVideoError(words)))
         else:
             job._advance(lifecycle.Verified(_video(job, ready, outcome.url, links)))
 
@@ -129,9 +133,6 @@ class Watcher:
             return watch.Unreadable(f"HTTP {reply.status}")
         return watch.Readable(url) if mp4.looks_like_mp4(reply.body) else watch.Unreadable("not an mp4")
 
-    def _backoff_links(self) -> Iterator[float]:
-        return retry.delays(self.line.rng, longest=_NO_FILE_YET)
-
 
 def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
     meta = ready.meta or (job._accepted and job._accepted.meta) or {}
@@ -147,7 +148,3 @@ def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Vid
         generation_time=ready.generation_time,
         is_temporary=bool(job.request and job.request.temp),
     )
-
-
-def _no_file(job: Job, reason: str) -> str:
-    return f"the service reports success, and no link reads as an mp4: {reason}; Client.attach({job.id!r}) looks again"

@@ -68,26 +68,30 @@ class Webhook:
         )
         self._public_url = public_url.rstrip("/")
         self._key = key
-        self._listeners: list[Listener] = []
+        self._listeners: dict[Listener, str] = {}
+        """Each with the account whose jobs it has."""
         self._forged, self._forged_at = 0.0, 0.0
 
     def __repr__(self) -> str:
         return f"<Webhook {self._public_url}>"
 
-    def url(self, ref: str) -> str:
-        """Where the service shall tell of the job with this ref."""
-        return f"{self._public_url}/{urlsafe_b64encode(_bytes(ref)).decode().rstrip('=')}.{self._token(ref)}"
+    def url(self, ref: str, account: str = "") -> str:
+        """Where the service shall tell of the job with this ref: two accounts may have the same one."""
+        name = f"{account}/{ref}"
+        return f"{self._public_url}/{urlsafe_b64encode(_bytes(name)).decode().rstrip('=')}.{self._token(name)}"
 
     async def handle(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Take a delivery to this path, of which the last part counts; gives the status and body of the answer."""
         if len(body) > MAX_BODY_BYTES:
             return 413, b"too large"
-        ref = self._ref_of(path.rpartition("/")[2])
-        if ref is None:
+        name = self._named(path.rpartition("/")[2])
+        if name is None:
             return (429, b"too many") if self._is_flooded() else (404, b"not found")
+        account, _, ref = name.partition("/")
         is_running, job_id = _told(body)
-        knowing = [listener for listener in self._listeners if listener.knows(ref)]
-        for listener in () if is_running else knowing or tuple(self._listeners):
+        listeners = [listener for listener, whose in self._listeners.items() if whose == account]
+        knowing = [listener for listener in listeners if listener.knows(ref)]
+        for listener in () if is_running else knowing or listeners:
             listener.receive(ref, job_id)
         for _ in range(_TURNS):
             await asyncio.sleep(0)  # the look that this leads to is on its way before the answer is
@@ -120,25 +124,24 @@ class Webhook:
         status, answer = await self.handle(request.path, body)
         return web.Response(status=status, body=answer, content_type="text/plain")
 
-    def _listen(self, listener: Listener) -> None:
-        self._listeners.append(listener)
+    def _listen(self, listener: Listener, account: str) -> None:
+        self._listeners[listener] = account
 
     def _ignore(self, listener: Listener) -> None:
-        if listener in self._listeners:
-            self._listeners.remove(listener)
+        self._listeners.pop(listener, None)
 
-    def _token(self, ref: str) -> str:
-        digest = hmac.digest(self._key, b"modelslab_async webhook\0" + _bytes(ref), "sha256")
+    def _token(self, name: str) -> str:
+        digest = hmac.digest(self._key, b"modelslab_async webhook\0" + _bytes(name), "sha256")
         return urlsafe_b64encode(digest[:_TOKEN_BYTES]).decode().rstrip("=")
 
-    def _ref_of(self, name: str) -> str | None:
-        """The ref that is named, if its token is right. No ref is looked up, so none can be told from another."""
-        encoded, _, token = name.rpartition(".")
+    def _named(self, last: str) -> str | None:
+        """The job that is named, if its token is right. None is looked up, so none can be told from another."""
+        encoded, _, token = last.rpartition(".")
         try:
-            ref = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("utf-8", "surrogatepass")
+            name = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("utf-8", "surrogatepass")
         except (binascii.Error, ValueError):
-            ref = ""
-        return ref if hmac.compare_digest(self._token(ref).encode(), token.encode(errors="replace")) and ref else None
+            name = ""
+        return name if hmac.compare_digest(self._token(name).encode(), token.encode(errors="replace")) else None
 
     def _is_flooded(self) -> bool:
         """A bucket that leaks: deliveries with a wrong token fill it."""

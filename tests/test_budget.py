@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from conftest import World, a_request
 
-from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, Plan, PriceList
+from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, JobFailedError, Plan, PriceList
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.emulator.inprocess import InProcess
+from modelslab_async.protocol.body import HttpReply
 
 MakeWorld = Callable[..., World]
 PRICES = PriceList()
@@ -158,3 +162,40 @@ async def test_what_another_client_is_submitting_is_not_held(world: MakeWorld, t
         async with here.client(journal=tmp_path / "jobs.db", budget=budget):
             await job
             assert budget.held == 0
+
+
+@attrs.define
+class FailsAtOnce(InProcess):
+    """Takes submits only to fail them in its reply."""
+
+    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        if url.endswith("/img2video_ultra"):
+            return HttpReply(200, b'{"status": "failed", "id": 5, "message": "not safe"}')
+        return await super().post(url, body, timeout=timeout)
+
+
+@pytest.mark.looptime
+async def test_a_job_that_failed_at_once_counts_on_its_day(world: MakeWorld, tmp_path: Path) -> None:
+    """As one that fails later does: it takes nothing from the days to come, in this run and in the next."""
+    here, week = world(), 7 * 86_400
+    here.transport = FailsAtOnce(here.service)
+    for budget in (Budget(usd=2, per="day"), Budget(usd=2, per="day")):
+        async with here.client(journal=tmp_path / "jobs.db", budget=budget) as client:
+            with pytest.raises(JobFailedError, match="may have been charged"):
+                await client.submit(a_request())
+            now = time.time()
+            assert (budget.held, budget.remaining(now + week)) == (Decimal(0), Decimal(2))
+    assert budget.spent(now) == Decimal("0.4")
+
+
+@pytest.mark.looptime
+async def test_a_job_that_was_resolved_counts_on_its_day(world: MakeWorld, tmp_path: Path) -> None:
+    """A later run knows when it was charged."""
+    here, budget = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), Budget(usd=2, per="day")
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request())
+        await job.wait()
+        await client.resolve(job.ref, id=here.service.ledger.charges[0].job_id)
+        await client.aclose(drain=False)
+    async with here.client(journal=tmp_path / "jobs.db", budget=budget):
+        assert (budget.held, budget.spent(time.time())) == (Decimal(0), Decimal("0.2"))

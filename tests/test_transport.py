@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import trustme
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
 from conftest import KEY, a_request
 
 from modelslab_async import (
@@ -37,6 +38,9 @@ from modelslab_async.protocol import retry
 from modelslab_async.transport import MAX_REPLY_BYTES, AiohttpTransport
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+CONNECTION = ConnectionKey(
+    "log.invalid", 443, is_ssl=True, ssl=True, proxy=None, proxy_auth=None, proxy_headers_hash=None
+)
 QUICK = Timeouts(connect=0.5, submit=0.5, fetch=0.5)
 
 
@@ -230,6 +234,24 @@ async def test_a_hook_that_cannot_read_the_reply_leads_to_no_second_submit() -> 
     async with (
         aiohttp.ClientSession(trace_configs=[hooks]) as session,
         listening(accepted) as (url, connections, _),
+        Client(api_key=KEY, base_url=url, session=session, rng=random.Random(1)) as client,
+    ):
+        job = client.submit(a_request())
+        error = await _error(job)
+    assert (job.state, error.charged, len(connections)) == (JobState.UNCERTAIN, None, 1)
+
+
+async def test_what_a_hook_raises_after_the_reply_says_nothing_of_the_submit() -> None:
+    """A hook that cannot reach its own log raises what a refused connection does; the submit was sent."""
+
+    async def log(*_: object) -> None:
+        raise aiohttp.ClientConnectorError(CONNECTION, OSError("the log is down"))
+
+    hooks = aiohttp.TraceConfig()
+    hooks.on_request_end.append(log)
+    async with (
+        aiohttp.ClientSession(trace_configs=[hooks]) as session,
+        listening(http("200 OK", b'{"status": "processing", "id": 1}')) as (url, connections, _),
         Client(api_key=KEY, base_url=url, session=session, rng=random.Random(1)) as client,
     ):
         job = client.submit(a_request())

@@ -65,6 +65,7 @@ async def test_accounts_have_places_and_budgets_of_their_own(world: MakeWorld, t
         ben, again = await asyncio.gather(client.account("key of Ben"), client.account("key of Ben"))
         assert ben is again is not ann
         assert await ann.account("key of Ben") is ben
+        assert await ann.account(KEY) is await client.account(KEY) is client
         jobs = [each.submit(a_request()) for each in (client, ann, ben)]
         with pytest.raises(BudgetExceededError):
             ann.submit(a_request())
@@ -297,3 +298,18 @@ async def both_workers(url: str) -> list[dict[str, Any]]:
         while len({answer["worker"] for answer in answers}) < 2 or len(answers) < 20:
             answers += await asyncio.gather(*(visit() for _ in range(10)))
         return answers
+
+
+@pytest.mark.looptime
+async def test_an_account_takes_nothing_more_while_all_are_closed(world: MakeWorld) -> None:
+    """Its jobs would be let go as soon as those of the first client are done."""
+    here = world()
+    async with here.client() as client:
+        ben = await client.account("key of Ben")
+        job = client.submit(a_request())
+        closing = asyncio.create_task(client.aclose())
+        await job.submitted()
+        with pytest.raises(ClientStateError, match="closed"):
+            ben.submit(a_request())
+        await closing
+    assert len(here.service.ledger.charges) == 1

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, JobState, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.replies import Delivery
 from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webhook
 
@@ -38,7 +39,13 @@ def body(**told: Any) -> bytes:
     return json.dumps({"status": "success", "id": 1, **told}).encode()
 
 
-@attrs.define
+def url_of(job: Job) -> str:
+    assert job.request is not None
+    assert job.request.webhook is not None
+    return job.request.webhook
+
+
+@attrs.define(eq=False)
 class Ear:
     """A listener that writes down what it hears."""
 
@@ -91,14 +98,14 @@ def test_a_url_belongs_to_its_ref(ref: str, other: str) -> None:
     assert url == a_webhook().url(ref)
     assert url != Webhook(public_url=HOOKS, secret="another secret, as long").url(ref)
     assert (url == a_webhook().url(other)) is (ref == other)
-    assert a_webhook()._ref_of(url.rpartition("/")[2]) == ref
+    assert a_webhook()._named(url.rpartition("/")[2]) == f"/{ref}"
 
 
 @given(st.text(max_size=80))
 def test_what_was_not_made_with_the_secret_is_not_found(name: str) -> None:
     """Whatever is sent: 404, and nobody is woken."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listen(ear)
+    webhook._listen(ear, "")
     assert asyncio.run(webhook.handle(f"/hooks/{name}", body())) == (404, b"not found")
     assert ear.heard == []
 
@@ -111,7 +118,7 @@ async def test_the_look_leaves_before_the_answer(world: MakeWorld) -> None:
         job = client.submit(a_request())
         await job.submitted()
         looks = here.count("/fetch/")
-        assert await webhook.handle(webhook.url(job.ref), body()) == (200, b"ok")
+        assert await webhook.handle(url_of(job), body()) == (200, b"ok")
         assert here.count("/fetch/") == looks + 1
 
 
@@ -121,9 +128,9 @@ async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> No
     async with world().client(webhook=webhook) as client:
         job = client.submit(a_request(track_id="mine"))
         answers = set()
-        for ref in ("mine", "nobody's"):
-            token = webhook.url(ref).rpartition(".")[2]
-            forged = webhook.url(ref).replace(token, token[::-1])
+        for url in (url_of(job), webhook.url("nobody's")):
+            token = url.rpartition(".")[2]
+            forged = url.replace(token, token[::-1])
             answers.add(await webhook.handle(forged, body()))
         assert answers == {(404, b"not found")}
         assert not job._is_woken
@@ -133,7 +140,7 @@ async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> No
 async def test_limits() -> None:
     """A body that is too large, and a flood of forged deliveries, are turned away; true ones still come through."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listen(ear)
+    webhook._listen(ear, "")
     assert (await webhook.handle(webhook.url("a"), bytes(MAX_BODY_BYTES + 1)))[0] == 413
     forged = [(await webhook.handle("/hooks/x.y", b""))[0] for _ in range(int(MAX_FORGED_PER_SECOND) + 20)]
     assert (forged[0], forged[-1]) == (404, 429)
@@ -160,7 +167,7 @@ async def test_limits() -> None:
 async def test_whatever_a_delivery_says(content: bytes, told: list[Any]) -> None:
     """It wakes, unless it says that the job still runs; only its id is taken from it."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listen(ear)
+    webhook._listen(ear, "")
     assert (await webhook.handle(webhook.url("a"), content))[0] == 200
     assert ear.heard == told
 
@@ -223,7 +230,7 @@ async def test_a_flood_of_repeated_deliveries_costs_a_look_a_second(world: MakeW
         await job.submitted()
         begun, looks = asyncio.get_running_loop().time(), here.count("/fetch/")
         for _ in range(1000):
-            await webhook.handle(webhook.url(job.ref), body(status="success"))
+            await webhook.handle(url_of(job), body(status="success"))
             await asyncio.sleep(0.01)
         passed = asyncio.get_running_loop().time() - begun
         assert 5 <= here.count("/fetch/") - looks <= passed + 2
@@ -238,7 +245,7 @@ async def test_an_early_delivery_is_kept(world: MakeWorld) -> None:
         job = client.submit(a_request())
         await asyncio.sleep(0)
         assert job.state is S.SUBMITTING
-        await webhook.handle(webhook.url(job.ref), body())
+        await webhook.handle(url_of(job), body())
         await job.submitted()
         await asyncio.sleep(0.5)
         assert here.count("/fetch/") == 1
@@ -393,12 +400,43 @@ async def test_a_delivery_counts_where_the_client_closes_before_the_reply_is_los
 
 
 @virtual
+async def test_a_delivery_that_comes_while_the_client_closes_counts(world: MakeWorld, tmp_path: Path) -> None:
+    """The close waits for the reply to the submit, and hears until then."""
+    here = world(faults=[Rule(Fault.STALL, times=1)])
+    async with called(here, journal=tmp_path / "jobs.db") as (client, _):
+        job = client.submit(a_request())
+        await asyncio.sleep(1.0)
+        await client.aclose(drain=False)
+    error = job.exception()
+    assert isinstance(error, JobDetachedError)
+    assert (error.job_id, error.charged) == (the_id(here), True)
+
+
+@virtual
+async def test_a_delivery_for_another_account_is_not_ours(world: MakeWorld) -> None:
+    """Both use the same ref, and the reply to one of them is lost: each job ends under its own id, with its video."""
+    here = world()
+    async with called(here) as (client, _):
+        other = await client.account("another-key-of-somebody")
+        first = client.submit(a_request(track_id="order-1"))
+        await first.submitted()
+        await asyncio.sleep(20.0)
+        here.service._plan = FaultPlan([Rule(Fault.RESET_AFTER, times=1)], random.Random(1))
+        second = other.submit(a_request(track_id="order-1"))
+        states = [news.state async for news in second.events()]
+        videos = await asyncio.gather(first, second)
+    assert S.UNCERTAIN in states
+    ids = [str(charge.job_id) for charge in here.service.ledger.charges]
+    assert [video.id for video in videos] == ids
+
+
+@virtual
 async def test_closing_while_the_word_is_written_down_keeps_the_id(world: MakeWorld, tmp_path: Path) -> None:
     """What a delivery told is not overwritten by "nobody knows"."""
     here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
     async with called(here, journal=tmp_path / "jobs.db") as (client, webhook):
         job = await waits_for_word(here, client)
-        await webhook.handle(webhook.url(job.ref), body(id=the_id(here)))
+        await webhook.handle(url_of(job), body(id=the_id(here)))
         await client.aclose(drain=False)
     async with here.client(journal=tmp_path / "jobs.db") as client:
         record = await client.find(job.ref)
@@ -434,7 +472,7 @@ async def test_a_job_is_taken_up_once(world: MakeWorld, tmp_path: Path) -> None:
         await client.aclose(drain=False)
     async with called(here, journal=tmp_path / "jobs.db") as (client, webhook):
         here.transport.deliver = None
-        url, told = webhook.url(job.ref), body(id=the_id(here))
+        url, told = url_of(job), body(id=the_id(here))
         found = await asyncio.gather(
             client.recover(), client.recover(), webhook.handle(url, told), webhook.handle(url, told)
         )

@@ -162,10 +162,11 @@ class Run:
         name = steps.inside(self.folder.path, record.saved_path)
         if name and (found := await _in_thread(examine, self.folder.path / name)):
             return await self._ended(entry, self._result(entry, record, saved=(name, found)))
-        job = await self.client._recoverer.collect(record)
-        if job is None:
-            return BatchEvent(entry=entry, step=Step.LEFT)  # another client is at it
-        return await self._awaited(entry, job)
+        recoverer = self.client._recoverer
+        is_mine = record.owner == recoverer.journal.owner or not recoverer.journal.is_alive(record.owner)
+        if is_mine and (job := await recoverer.restored(record)):
+            return await self._awaited(entry, job)
+        return BatchEvent(entry=entry, step=Step.LEFT)  # another client is at it
 
     async def _submit(self, entry: Entry, ref: str) -> BatchEvent:
         """Submit it; again and again while nobody takes it because of an outage."""

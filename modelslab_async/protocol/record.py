@@ -105,7 +105,8 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
         case lifecycle.Rejected(error=error):
             return {"ended_at": now, "charged": False, "error": str(error)}
         case lifecycle.Failed(error=error, id=job_id):
-            return {"ended_at": now, "charged": None, "error": str(error), "job_id": record.job_id or job_id}
+            taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
+            return {**taken, "ended_at": now, "charged": None, "error": str(error)}
         case lifecycle.ReplyLost(error=error):
             return {"charged": None, "error": str(error)}
         case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):

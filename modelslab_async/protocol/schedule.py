@@ -42,10 +42,6 @@ _MOST_HASTE = 3
 """As a power of two: a look is worth at most eight times as much."""
 
 
-def _a_minute(poll_cost: float) -> float:
-    return 60.0 * max(1.0, math.sqrt(poll_cost))
-
-
 @attrs.frozen(kw_only=True)
 class Gaps:
     """Between two looks at a job, in seconds. The floor and the ceiling hold whatever the numbers say; the look
@@ -57,7 +53,9 @@ class Gaps:
 
     poll_cost: float = DEFAULT_POLL_COST
     floor: float = attrs.field(default=attrs.Factory(lambda gaps: min(1.0, 10 * gaps.poll_cost), takes_self=True))
-    ceiling: float = attrs.field(default=attrs.Factory(lambda gaps: _a_minute(gaps.poll_cost), takes_self=True))
+    ceiling: float = attrs.field(
+        default=attrs.Factory(lambda gaps: 60.0 * max(1.0, math.sqrt(gaps.poll_cost)), takes_self=True)
+    )
 
 
 def haste(waiting: int, places: int) -> int:

@@ -240,9 +240,9 @@ class Asset(NamedTuple):
     links: tuple[str, ...]
 
 
-def encode_assets(page: int, key: ApiKey) -> bytes:
-    """The body of a question for the account's videos, newest first; pages count from 1."""
-    return encode_body({"type": "video", "page": page, "per_page": ASSETS_A_PAGE}, key)
+def encode_assets(key: ApiKey) -> bytes:
+    """The body of a question for the account's newest videos."""
+    return encode_body({"type": "video", "page": 1, "per_page": ASSETS_A_PAGE}, key)
 
 
 def assets(body: Body) -> tuple[Asset, ...]:
