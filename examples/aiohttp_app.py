@@ -6,7 +6,7 @@ import os
 
 from aiohttp import web
 
-from modelslab_async import Client, InvalidRequestError
+from modelslab_async import Client
 from modelslab_async.web import cleanup_ctx, server_sent_events
 
 URL = os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")
@@ -15,10 +15,10 @@ CLIENT = web.AppKey("modelslab", Client)
 
 async def submit(request: web.Request) -> web.StreamResponse:
     """{"prompt": ..., "init_image": "https://..."}; costs $0.20."""
-    told = await request.json()
     try:
-        job = request.app[CLIENT].submit(prompt=told.get("prompt"), init_image=str(told.get("init_image")))
-    except InvalidRequestError as error:
+        told = {**await request.json()}
+        job = request.app[CLIENT].submit(prompt=told.get("prompt", ""), init_image=str(told.get("init_image")))
+    except (TypeError, ValueError) as error:  # InvalidRequestError is a ValueError
         raise web.HTTPUnprocessableEntity(text=str(error)) from error
     stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await stream.prepare(request)

@@ -262,6 +262,17 @@ async def test_an_outage_is_waited_out(world: MakeWorld, tmp_path: Path) -> None
     assert told.getvalue().startswith("trying again for a while: no connection")
 
 
+async def test_a_video_that_is_not_whole_is_told_as_unsaved(world: MakeWorld, tmp_path: Path) -> None:
+    """Not as failed: it is paid for, and the next run fetches it for nothing."""
+    here, folder = world(faults=[Rule(Fault.CUT_MP4, on="file", times=5)]), tmp_path / "out"
+    display = BatchDisplay(Output(as_json=False, err=Console(file=io.StringIO())), 1, "spent")
+    for event in await run(here, folder, requests(1)):
+        display.happened(event)
+    assert display.line() == "0 of 1 done, 0 running, 0 waiting, 1 unsaved, $0.20 spent"
+    assert ends(await run(here, folder, requests(1))) == {(Step.ENDED, S.READY): 1}
+    assert (len(list(folder.glob("*.mp4"))), charges(here)) == (1, 1)
+
+
 async def test_an_outage_without_end_stops_the_batch(world: MakeWorld, tmp_path: Path) -> None:
     """After some minutes it is told; nothing is failed, and the next run makes all."""
     here, folder = world(faults=[Rule(Fault.REFUSED, times=1, seconds=900)]), tmp_path / "out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+import re
 import signal
 import sys
 from pathlib import Path
@@ -186,7 +187,8 @@ async def test_it_can_be_left_at_any_time(tmp_path: Path, how: str) -> None:
         else:
             terminal.process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
         code = await terminal.done()
-        assert how == "SIGKILL" or "0 of 8 done, 5 running" in terminal.text.replace("\r\n", " ").splitlines()[-1]
+        last = r"0 of 8 done, 5 running, .*\$1\.00 spent"
+        assert how == "SIGKILL" or re.search(last, terminal.text.replace("\r\n", " "))
         assert code == (-signal.SIGKILL if how == "SIGKILL" else Exit.INTERRUPTED)
         assert (charges(emulator), made(tmp_path / "out")) == (5, {})
         need_care = (await shell.run("jobs", "--json")).told["jobs"]
@@ -227,6 +229,7 @@ async def test_a_full_disk(tmp_path: Path) -> None:
         assert (done.code, made(tmp_path / "out")) == (Exit.FAILED, {}), done.err
         assert "File too large" in done.err
         paid = charges(emulator)
+        assert f"${paid * 0.2:.2f} spent" in done.err
         assert 0 < paid <= 10  # five whose ends may be seen at one tick, and the five that then had their places
         again = await shell.run(*words)
         assert again.code == 0, again.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -14,5 +15,9 @@ def main() -> None:
         sys.stderr.write(f"the command needs {error.name}: python -m pip install 'modelslab_async[cli]'\n")
         raise SystemExit(2) from None
     from modelslab_async.cli.app import app  # noqa: PLC0415 - it needs both
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a prompt may have letters that a terminal has not
 
     app.main(prog_name="modelslab-async")

@@ -161,8 +161,10 @@ async def _run(client: Client, opened: Batch, lines: Iterator[Entry], display: B
 
 def _conclude(display: BatchDisplay, trouble: Exception | None, *, interrupted: bool) -> Exit:
     output = display.output
+    for job in display.jobs.values():
+        display.let_go(job)
     made = display.steps["done"] + display.steps["kept"]
-    summary = {"event": "summary", "lines": display.total, **display.steps}
+    summary = {"event": "summary", "lines": display.total, **display.steps, "running": len(display.jobs)}
     if output.as_json:
         output.json({**summary, "spent": display.spent, "may_have_been_spent": display.unsure})
     output.say(f"{display.line()}, {length(asyncio.get_running_loop().time() - display.begun_at)}")
@@ -171,6 +173,8 @@ def _conclude(display: BatchDisplay, trouble: Exception | None, *, interrupted: 
     stuck = display.steps["failed"] + display.steps["uncertain"]
     if display.steps["failed"]:
         output.say("what failed stays so; --retry-failed pays for it again")
+    if display.steps["unsaved"]:
+        output.say("what is unsaved is paid for: the same command fetches it, and pays nothing for it")
     if display.steps["uncertain"]:
         output.say("what is uncertain stays so: modelslab-async resolve REF, or --resubmit-uncertain pays again")
     if made + stuck < display.total:

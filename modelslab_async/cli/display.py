@@ -105,16 +105,27 @@ class BatchDisplay:
         if event.job and event.step is Step.DELAYED:
             self.output.say(f"trying again for a while: {event.job.exception()}", "yellow")
             return
-        self.jobs.pop(item, None)
+        job = self.jobs.pop(item, None)
+        if job and event.step is Step.LEFT:
+            self.let_go(job)
         result = event.result
         is_done = result is not None and result.file is not None
         self.steps["kept" if event.step is Step.KEPT else "done" if is_done else _how(event)] += 1
         if result and event.step is Step.ENDED:
-            if result.submitted_at and result.submitted_at >= self.started_at:  # else an earlier run paid for it
-                self.spent += result.cost or 0
-                self.unsure += result.price if result.cost is None else 0
+            self._paid(result.charged, result.price, result.submitted_at)
             words = f"{result.file}" if is_done else f"{result.state.value}: {result.error}"
             self.output.say(f"line {result.line}: {words}", "" if is_done else "red")
+
+    def let_go(self, job: Job) -> None:
+        """It is not seen to its end here; what is known of its charge counts all the same."""
+        if record := job._record:
+            at = None if record.submitted_at is None else datetime.fromtimestamp(record.submitted_at, UTC)
+            self._paid(record.charged, record.price, at)
+
+    def _paid(self, charged: bool | None, price: Decimal, submitted_at: datetime | None) -> None:
+        if submitted_at and submitted_at >= self.started_at:  # else an earlier run paid for it
+            self.spent += price if charged else 0
+            self.unsure += price if charged is None else 0
 
     def line(self) -> str:
         """How it stands, in a line."""
@@ -122,7 +133,7 @@ class BatchDisplay:
         steps = self.steps
         waiting = self.total - steps.total() - running
         told = [f"{steps['done'] + steps['kept']} of {self.total} done", f"{running} running", f"{waiting} waiting"]
-        told += [f"{steps[name]} {name}" for name in ("failed", "uncertain", "left") if steps[name]]
+        told += [f"{steps[name]} {name}" for name in ("failed", "unsaved", "uncertain", "left") if steps[name]]
         told += [f"{usd(self.spent)} {self.spending}", *([f"{usd(self.unsure)} unsure"] if self.unsure else [])]
         return ", ".join(told)
 
@@ -158,6 +169,12 @@ def _every(seconds: float, do: Callable[[], object]) -> Iterator[None]:
 
 
 def _how(event: BatchEvent) -> str:
-    if event.result is None:
-        return "left"
-    return "uncertain" if event.result.state is JobState.UNCERTAIN else "failed"
+    match event.result.state if event.result else None:
+        case None:
+            return "left"
+        case JobState.UNCERTAIN:
+            return "uncertain"
+        case JobState.READY | JobState.TIMED_OUT:
+            return "unsaved"
+        case _:
+            return "failed"

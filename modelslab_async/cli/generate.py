@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
 import click
 
+from modelslab_async.arguments import request_of
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
 from modelslab_async.batch.results import usd
@@ -22,8 +25,13 @@ from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.job import Job
+from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.saved import SavedVideo
+
+_EARLIER = 1000
+"""Rows of the journal, the newest first, in which the same request is looked for."""
+_PAID = (JobState.SUBMITTING, JobState.UNCERTAIN, JobState.PROCESSING, JobState.READY, JobState.TIMED_OUT)
 
 
 @click.command(epilog='Example: modelslab-async generate castle.jpg -p "clouds pass" --num-frames 49 -o castle.mp4')
@@ -57,6 +65,7 @@ async def _generate(
     async with client_of(settings) as client:
         wanted = {"prompt": prompt, "init_image": image, **params}
         client.check(wanted)
+        await _check_unpaid(client, wanted)
         output.say(f"{usd(client.estimate([wanted]).usd)} for one video")
         job = client.submit(wanted)
         try:
@@ -70,6 +79,23 @@ async def _generate(
             await client.aclose(drain=False)  # hears the reply to a submit that is under way
             _say_how_to_collect(output, job, target)
             return Exit.INTERRUPTED
+
+
+async def _check_unpaid(client: Client, wanted: Mapping[str, Any]) -> None:
+    """What an earlier run asked for, paid or may have paid for, and never saved is not paid for again."""
+    if "track_id" in wanted:
+        return  # a name of its own: another video is meant
+    told = wire.encode_request(request_of(wanted, {}), ref="")
+    picture = str(wanted["init_image"])
+    places = (picture, os.path.abspath(picture))  # noqa: PTH100, ASYNC240 - no I/O
+    for row in await client.history(_EARLIER):
+        is_same = row.picture and row.picture.get("where") in places
+        is_open = row.state in _PAID and row.saved_path is None and not client._recoverer.journal.is_alive(row.owner)
+        if is_same and is_open and {**(row.request or {}), "track_id": ""} == told:
+            what = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
+            way_out = f"modelslab-async {what} {row.ref}, or --track-id NAME to pay for another"
+            rule = "an earlier run has, or may have, paid for just this, and did not save it"
+            raise InvalidRequestError([Problem("image", repr(picture), rule, way_out)])
 
 
 def _check_target(target: Path, *, force: bool) -> None:
@@ -102,6 +128,7 @@ async def _wait(client: Client, settings: Settings, job: Job, target: Path | Non
             output.say(
                 f"it is paid for; collect it with: {_command(job, None if isinstance(error, OSError) else target)}"
             )
+        _say_how_to_resolve(output, job)
         return code_of(error)
     record = await client.find(job.ref)
     _tell(output, job, saved, video.seed, record.price if record else None)
@@ -122,10 +149,16 @@ def _say_how_to_collect(output: Output, job: Job, target: Path | None) -> None:
         return
     if job.id is None:
         output.error(job._error() or asyncio.CancelledError())
+        _say_how_to_resolve(output, job)
         return
     told = {"ref": job.ref, "job_id": job.id, "state": job.state, "collect": _command(job, target)}
     output.say(f"job {job.id or job.ref} runs at the service and is paid for; collect it with:")
     output.result(told, _command(job, target))
+
+
+def _say_how_to_resolve(output: Output, job: Job) -> None:
+    if job.state is JobState.UNCERTAIN:
+        output.say("see what the account has with: modelslab-async recover --search, then say it with: resolve")
 
 
 def _command(job: Job, target: Path | None) -> str:

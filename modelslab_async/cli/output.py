@@ -20,6 +20,7 @@ from modelslab_async.errors import InvalidRequestError, ModelsLabError
 from modelslab_async.protocol.record import JobRecord
 
 _AS_FLAGS = {
+    r"^(line .*)extra=\{'([^']*)': \.\.\.\}": r'\1"extra": {"\2": ...}',
     r'Client\(limits="warn"\)': "--limits warn",
     r"Client\(api_key=\.\.\.\)": "MODELSLAB_API_KEY",
     r"Client\.attach\('([^']*)'\)": r"modelslab-async collect \1",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import click
 
 from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import Output
-from modelslab_async.cli.settings import Settings, key_of
+from modelslab_async.cli.settings import URL_VARIABLE, Settings, key_of
 from modelslab_async.client import Client
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.pricing import Budget
@@ -52,6 +53,8 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
             key, url, journal, poll_cost = "any", emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED
         else:
+            if os.environ.get(URL_VARIABLE) == "" and settings.base_url is None:
+                raise click.UsageError(f"{URL_VARIABLE} is empty: unset it for ModelsLab, or name an emulator's URL")
             key, url = key_of(settings), settings.base_url or DEFAULT_BASE_URL
             journal, poll_cost = settings.journal, settings.poll_cost
             journal.parent.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,7 @@ from modelslab_async.errors import AuthenticationError
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
 
 APP = "modelslab_async"
+URL_VARIABLE = "MODELSLAB_BASE_URL"
 CONFIG_VARIABLE = "MODELSLAB_CONFIG"
 
 
@@ -123,7 +124,7 @@ _LIMITS = ("refuse", "warn", "off")
 _COMMON = (
     click.option("--emulate", is_flag=True, help="use an emulator of its own: no account, no money"),
     click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the rest on stderr"),
-    click.option("--base-url", metavar="URL", envvar="MODELSLAB_BASE_URL", hidden=True),
+    click.option("--base-url", metavar="URL", envvar=URL_VARIABLE, hidden=True),
     click.option("--enterprise", is_flag=True, envvar="MODELSLAB_ENTERPRISE", hidden=True),
     click.option(
         "--journal",
