@@ -4,7 +4,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import attrs
@@ -58,16 +58,16 @@ class Books:
                     await self.journal.close()
                     raise
             self.is_open = True
-            self.left = {record.ref: record for record in await self._unfinished()}
+            unfinished = await self.journal.unfinished(self.account, ready=False)
+            self.left = {record.ref: record for record in unfinished}
             if self.budget:
                 charges = await self.journal.charges(self.account)
-                under_way = self._under_way()
+                under_way = self._under_way(self.journal)
                 self.budget.spent_before(charge for charge in charges if charge.key not in under_way)
 
-    def _under_way(self) -> set[str]:
+    def _under_way(self, journal: Journal) -> set[str]:
         """Keys of what other clients are submitting: they will know whether it is charged, and this one will not."""
-        assert self.journal is not None  # noqa: S101 - asked before
-        is_alive, rows = self.journal.is_alive, self.left.values()
+        is_alive, rows = journal.is_alive, self.left.values()
         return {key_of(r.ref, r.created_at) for r in rows if r.state is JobState.SUBMITTING and is_alive(r.owner)}
 
     async def check_balance(self, balance: Callable[[], Awaitable[wire.Balance]]) -> None:
@@ -153,12 +153,8 @@ class Books:
         if self.journal is None or not self.is_open:
             return 0
         now, mine = self.clock(), self.journal.owner
-        return sum(record.owner != mine and record.fills_place(now) for record in await self._unfinished())
-
-    async def _unfinished(self) -> Sequence[JobRecord]:
-        """Without those that are READY, which may be very many."""
-        assert self.journal is not None  # noqa: S101 - asked before
-        return await self.journal.unfinished(self.account, ready=False)
+        unfinished = await self.journal.unfinished(self.account, ready=False)  # of READY ones there may be very many
+        return sum(record.owner != mine and record.fills_place(now) for record in unfinished)
 
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
         """Have the row of a client that is gone, changed; None where another was quicker."""

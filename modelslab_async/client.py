@@ -82,7 +82,8 @@ class Client(Session):
             if known is None or known._closed:
                 child = Client.__new__(Client)
                 child._begin(common, own, parent=self)
-                self._accounts[own.books.account] = await child.__aenter__()
+                self._accounts[own.books.account] = child  # from here on it closes with this one
+                await child.__aenter__()
         return cast("Client", self._accounts[own.books.account])
 
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:

@@ -113,10 +113,10 @@ class Database:
             self._connection.close()
             self._connection = None
 
-    def write(self, batch: Sequence[Write]) -> list[bool | Exception]:
+    def write(self, batch: Sequence[Write]) -> list[bool | JournalError]:
         """One transaction; for each whether it was applied, or why it alone cannot be written."""
         with self._transaction() as connection:
-            return [_written(connection, write) for write in batch]
+            return [self._written(connection, write) for write in batch]
 
     def unfinished(self, account: str, ready: bool) -> list[JobRecord]:
         """Those that are, or may be, at the service, or wait for it; and, with `ready`, videos that were not saved."""
@@ -163,6 +163,12 @@ class Database:
         if self._connection is None:
             raise JournalError(f"journal {self._path}: it is not open")
         return self._connection
+
+    def _written(self, connection: sqlite3.Connection, write: Write) -> bool | JournalError:
+        try:
+            return connection.execute(_APPEND, (*_row(write.record), write.take_over)).rowcount > 0
+        except _UNWRITABLE as error:
+            return JournalError(f"journal {self._path}: this job cannot be written: {error}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -223,13 +229,6 @@ _APPEND = f"""
     WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR owner = ?
        OR state NOT IN ({_SENT})
 """  # noqa: S608 - names of ours
-
-
-def _written(connection: sqlite3.Connection, write: Write) -> bool | Exception:
-    try:
-        return connection.execute(_APPEND, (*_row(write.record), write.take_over)).rowcount > 0
-    except _UNWRITABLE as error:
-        return error
 
 
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, sqlite3.ProgrammingError, sqlite3.InterfaceError)

@@ -111,10 +111,9 @@ class Receiver:
     async def _listen(self) -> None:
         while True:
             await asyncio.sleep(LISTEN_EVERY)
-            if self.dispatcher.jobs:
-                with suppress(JournalError):
-                    for ref, job_id in await self.recoverer.journal.delivered(self.books.account):
-                        self.receive(ref, job_id)
+            with suppress(JournalError):
+                for ref, job_id in await self.recoverer.journal.delivered(self.books.account):
+                    self.receive(ref, job_id)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
         if self._is_closed:

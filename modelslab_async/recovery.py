@@ -136,6 +136,8 @@ class Recoverer:
             return None if mine is None else self._job(mine)
 
     def _job(self, mine: JobRecord) -> Job:
+        if job := self.dispatcher.jobs.get(mine.ref):
+            return job
         self.books.left.pop(mine.ref, None)
         since = mine.accepted_at or mine.submitted_at or mine.created_at
         age = max(self.books.clock() - since, 0.0)

@@ -119,21 +119,20 @@ class SqliteJournal:
             self._writer = asyncio.create_task(self._write(), name="modelslab_async journal")
 
     async def _write(self) -> None:
-        while self._pending:
-            await self._gather_company()
-            batch, self._pending = _latest([*self._unwritten.values(), *self._pending]), []
-            self._unwritten.clear()
-            try:
-                results = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
-            except JournalError as error:
-                self._keep(batch, error)
-            except BaseException:
-                self._pending[:0] = batch
-                raise
-            else:
-                for waiting, result in zip(batch, results, strict=True):
-                    words = f"journal {self.path}: this job cannot be written: {result}"
-                    waiting.end(result if isinstance(result, bool) else JournalError(words))
+        await self._gather_company()
+        batch, self._pending = _latest([*self._unwritten.values(), *self._pending]), []
+        self._unwritten.clear()
+        try:
+            results = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
+        except JournalError as error:
+            self._keep(batch, error)
+        except BaseException:
+            self._pending[:0] = batch
+            raise
+        else:
+            for waiting, result in zip(batch, results, strict=True):
+                waiting.end(result)
+        asyncio.get_running_loop().call_soon(self._start)  # what came meanwhile
 
     async def _gather_company(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -150,9 +149,10 @@ class SqliteJournal:
 
     async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
         """After all that was appended or noted before."""
-        self._start()
-        if self._writer:
-            await asyncio.wait([self._writer])
+        for _ in range(2):  # a transaction that is under way, and the next
+            self._start()
+            if self._writer:
+                await asyncio.wait([self._writer])
         return await self._in_thread(work, *arguments)
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:

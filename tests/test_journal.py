@@ -64,6 +64,25 @@ async def test_a_row_is_read_as_it_was_written(journal: SqliteJournal) -> None:
     assert await journal.find("b", ref="r1") is None
 
 
+async def test_who_reads_does_not_wait_for_writes_that_come_later(journal: SqliteJournal) -> None:
+    """A look into the journal comes to its end while others go on writing, and sees what was written before it."""
+    is_found = asyncio.Event()
+
+    async def write_on() -> None:
+        while not is_found.is_set():
+            journal.note(a_record(journal, "later"))
+            await asyncio.sleep(0)
+
+    journal.note(a_record(journal, "before"))
+    writer = asyncio.create_task(write_on())
+    try:
+        async with asyncio.timeout(5):
+            assert await journal.find("a", ref="before")
+    finally:
+        is_found.set()
+        await writer
+
+
 async def test_what_is_awaited_survives_the_process(tmp_path: Path, journal: SqliteJournal) -> None:
     """Another connection reads a row as soon as its write was awaited."""
     await journal.append(FULL)
@@ -80,7 +99,7 @@ async def test_a_note_that_is_overtaken_is_not_written(journal: SqliteJournal) -
     batches: list[list[tuple[str, JobState]]] = []
     write = journal._database.write
 
-    def seen(batch: Sequence[Write]) -> list[bool | Exception]:
+    def seen(batch: Sequence[Write]) -> list[bool | JournalError]:
         batches.append([(each.record.ref, each.record.state) for each in batch])
         return write(batch)
 
@@ -161,7 +180,7 @@ async def test_writes_that_come_one_by_one_share_transactions_too(journal: Sqlit
     """The first is written at once; those that come in the next 20 ms wait for each other."""
     loop, write, begun = asyncio.get_running_loop(), journal._database.write, list[float]()
 
-    def seen(batch: Sequence[Write]) -> list[bool | Exception]:
+    def seen(batch: Sequence[Write]) -> list[bool | JournalError]:
         begun.append(journal._began)  # not the loop's time: threads begin when the machine has time for them
         return write(batch)
 
@@ -366,7 +385,7 @@ async def test_any_error_of_the_journals_thread_is_told(
 ) -> None:
     """Nobody waits for ever for a write, whatever ended it."""
 
-    def without_memory(_: Database, batch: Sequence[Write]) -> list[bool | Exception]:
+    def without_memory(_: Database, batch: Sequence[Write]) -> list[bool | JournalError]:
         raise MemoryError(len(batch))
 
     with monkeypatch.context() as patch, pytest.raises(JournalError, match="see the cause"):

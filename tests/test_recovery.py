@@ -245,6 +245,20 @@ async def test_attach_knows_refs_of_the_journal(world: MakeWorld, tmp_path: Path
         assert (await found).ref == "mine"
 
 
+async def test_a_ref_is_attached_to_while_it_is_recovered(world: MakeWorld, tmp_path: Path) -> None:
+    """Both give the same job, which is watched once."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        await client.submit(a_request(track_id="mine")).submitted()
+        await client.aclose(drain=False)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        recovering = asyncio.create_task(client._recoverer.restored(client._books.left["mine"]))
+        await asyncio.sleep(0)
+        attached = client.attach("mine")
+        assert await recovering is attached
+        await attached
+
+
 async def test_what_cannot_be_written_down_is_not_sent(world: MakeWorld, tmp_path: Path) -> None:
     """With a full disk the job is refused, for the journal's reason, and costs nothing; with room the next one goes."""
     here = world()

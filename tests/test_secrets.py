@@ -138,6 +138,11 @@ def test_the_wrapped_key() -> None:
     assert key.reveal() == KEY
 
 
+def test_a_key_of_digits() -> None:
+    """It may come back as a number."""
+    assert ApiKey("123456789").redact({"key": 123456789, "id": 12345678}) == {"key": "***", "id": 12345678}
+
+
 @pytest.mark.parametrize(
     "reply",
     [

@@ -26,7 +26,14 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import JSONResponse
 from starlette.routing import Mount, Route
 
-from modelslab_async import AuthenticationError, Budget, BudgetExceededError, Client, ClientStateError, JobState
+from modelslab_async import (
+    AuthenticationError,
+    Budget,
+    BudgetExceededError,
+    Client,
+    ClientStateError,
+    JobState,
+)
 from modelslab_async.emulator import Emulator, Fault, Rule
 from modelslab_async.emulator.order import skeleton
 from modelslab_async.web import EVENT_STREAM, cleanup_ctx, lifespan, server_sent_events
@@ -313,3 +320,18 @@ async def test_an_account_takes_nothing_more_while_all_are_closed(world: MakeWor
             ben.submit(a_request())
         await closing
     assert len(here.service.ledger.charges) == 1
+
+
+@pytest.mark.looptime
+async def test_an_account_that_opens_while_all_are_closed(world: MakeWorld) -> None:
+    """It is closed with the others: nothing can be paid with it afterwards, and nobody hears webhooks for it."""
+    here, budget = world(faults=[Rule(Fault.SLOW, on="call", seconds=5)]), Budget(usd=5, check_balance=True)
+    webhook = Webhook(public_url="https://hooks.invalid", secret=SECRET)
+    async with here.client(webhook=webhook) as client:
+        opening = asyncio.create_task(client.account("key of Ben", budget=budget))
+        await asyncio.sleep(1)
+        await client.aclose()
+        ben = await opening
+        assert webhook._listeners == {}
+        with pytest.raises(ClientStateError, match="closed"):
+            ben.submit(a_request())

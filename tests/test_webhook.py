@@ -348,6 +348,23 @@ async def test_a_delivery_reaches_the_owner_through_the_journal(world: MakeWorld
         assert here.count("/fetch/") == looks + 1
 
 
+@virtual
+async def test_a_late_word_reaches_an_owner_that_is_idle(world: MakeWorld, tmp_path: Path) -> None:
+    """An uncertain job of which another process hears after its owner gave it up is collected all the same."""
+    here, mine, other = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), a_webhook(), a_webhook()
+    journal = tmp_path / "jobs.db"
+    async with here.client(journal=journal, webhook=mine) as owner, here.client(journal=journal, webhook=other):
+        job = owner.submit(a_request())
+        with pytest.raises(SubmitUncertainError):
+            await job
+        charge = here.service.ledger.charges[0]
+        assert await other.handle(url_of(job), body(id=charge.job_id)) == (200, b"ok")
+        await asyncio.sleep(60)
+        record = await owner.find(job.ref)
+    assert record is not None
+    assert (record.state, record.job_id) == (S.READY, str(charge.job_id))
+
+
 async def test_keys_stay_out_of_it(world: MakeWorld) -> None:
     """Neither key nor secret is in a URL, an answer or a repr."""
     webhook = a_webhook()

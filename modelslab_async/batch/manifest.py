@@ -90,7 +90,7 @@ def _entry(line: int, params: Mapping[str, Any] | Problem, defaults: Mapping[str
         request = request_from({**wanted, **_found(wanted.get("init_image"), folder)})
     except InvalidRequestError as error:
         return Entry(line, f"line-{line}", None, error.problems)
-    problem = unwritable(request.track_id) if isinstance(request.track_id, str) else None
+    problem = unwritable("track_id", request.track_id)
     return Entry(line, f"line-{line}", None, (problem,)) if problem else Entry(line, _name_of(wanted), request)
 
 

@@ -5,7 +5,6 @@ own examples send 30 and 31 steps where it allows 25. So a value beyond them is 
 overrule, while a value that cannot be right at all is always refused.
 """
 
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -57,6 +56,7 @@ DEFAULT_NUM_FRAMES = {Endpoint.V6: 81, Endpoint.ENTERPRISE: 92}
 
 _NUMBER = (int, float)
 _HUGE = 2**63
+_HUGEST = 1e308
 _OVERRULE = 'or pass Client(limits="warn") to send it all the same'
 
 
@@ -68,7 +68,7 @@ def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[
     problems = []
     for name, judge, value in zip(_CHECKS, _CHECKS.values(), _values(request), strict=True):
         if value is not None or name == "prompt":
-            problem = judge(name, value)
+            problem = judge(name, value) or unwritable(name, value)
             if problem is None and name in ranges:
                 problem = _beyond(name, value, ranges[name])
             if problem:
@@ -97,7 +97,7 @@ def _is_word(value: object) -> bool:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, _NUMBER) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, _NUMBER) and not isinstance(value, bool) and abs(value) < _HUGEST
 
 
 _prompt = _must_be(_is_word, "a text that is not empty", "describe what should be seen")
@@ -108,15 +108,11 @@ _flag = _must_be(lambda value: isinstance(value, bool), "a boolean", "pass True 
 _finite = _must_be(_is_finite, "a finite number", "pass a float")
 
 
-def _track_id(name: str, value: Any) -> Problem | None:
-    return _name(name, value) or unwritable(value)
-
-
-def unwritable(track_id: str) -> Problem | None:
-    """What is wrong with a track_id that is half of a surrogate pair, as JSON can say it; None for any other."""
-    if track_id == track_id.encode(errors="replace").decode():
+def unwritable(name: str, value: object) -> Problem | None:
+    """What is wrong with a text that holds half of a surrogate pair, as JSON or a locale can make one."""
+    if not isinstance(value, str) or value == value.encode(errors="replace").decode():
         return None
-    return wrong("track_id", track_id, "a text that UTF-8 can write", "pass plain letters and digits")
+    return wrong(name, value, "a text that UTF-8 can write", "pass plain letters, in a UTF-8 locale")
 
 
 def _integer(name: str, value: object, minimum: int = -_HUGE + 1) -> Problem | None:
@@ -155,7 +151,7 @@ _CHECKS: Mapping[str, _Check] = {
     "base64": _flag,
     "temp": _flag,
     "webhook": _webhook,
-    "track_id": _track_id,
+    "track_id": _name,
     "model_id": _name,
 }
 """What a value of each parameter must be under any limits; None is right for all but the prompt."""
@@ -187,10 +183,10 @@ def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
 
 def _is_json(value: object) -> bool:
     match value:
-        case float():
-            return math.isfinite(value)
-        case None | bool() | int() | str():
+        case None | bool() | str():
             return True
+        case int() | float():
+            return _is_finite(value)
         case list():
             return all(_is_json(item) for item in value)
         case dict():

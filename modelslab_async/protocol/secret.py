@@ -40,6 +40,8 @@ class ApiKey:
         match value:
             case str():
                 return value.replace(self._value, "***")
+            case int() if str(value) == self._value:
+                return "***"
             case list():
                 return [self.redact(item) for item in value]
             case dict():
