@@ -463,9 +463,11 @@ async def test_options_that_cannot_be_right(world: MakeWorld, tmp_path: Path, op
 
 
 async def test_texts_that_no_encoding_has(world: MakeWorld, tmp_path: Path) -> None:
-    """Half of a surrogate pair, as JSON can say it: such a prompt is sent, such a track_id is refused; no traceback."""
+    """Half of a surrogate pair, as JSON can say it: refused before it is paid for, and no traceback."""
     here, folder = world(), tmp_path / "out"
     wanted = [a_request(prompt="half \ud800"), a_request(track_id="half \ud800"), *requests(2)]
-    assert ends(await run(here, folder, wanted)) == {(Step.ENDED, S.READY): 3, (Step.ENDED, S.REFUSED): 1}
-    assert ends(await run(here, folder, wanted))[Step.KEPT, S.READY] == 3
-    assert [problem.field for problem in (await plan(here, tmp_path / "new", wanted)).problems] == ["line 2: track_id"]
+    assert ends(await run(here, folder, wanted)) == {(Step.ENDED, S.READY): 2, (Step.ENDED, S.REFUSED): 2}
+    assert ends(await run(here, folder, wanted))[Step.KEPT, S.READY] == 2
+    problems = (await plan(here, tmp_path / "new", wanted)).problems
+    assert [problem.field for problem in problems] == ["line 1: prompt", "line 2: track_id"]
+    assert len(here.service.ledger.charges) == 2

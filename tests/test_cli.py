@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import json
 import os
 import re
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,13 +15,13 @@ from typing import Any
 
 import pytest
 from _command import SLOW, Done, Shell, charges, emulated, manifest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 from conftest import KEY, PNG
 
 import modelslab_async
 from modelslab_async.cli.app import _COMMANDS, app
 from modelslab_async.cli.exits import Exit
-from modelslab_async.cli.output import _AS_FLAGS
+from modelslab_async.cli.output import _AS_FLAGS, words_of
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pseudo-terminals")
@@ -155,7 +158,7 @@ async def test_a_ref_may_be_told_by_its_beginning(tmp_path: Path) -> None:
         (["batch", "empty.jsonl", "-o", "out", "--yes"], "no lines in it"),
         (["cost", "empty.jsonl"], "no lines in it"),
         (["cost", "odd.jsonl"], """pass it as "extra": {'colour': ...} to send""".replace("'", '"')),
-        (["batch", "empty", "-o", "out", "--yes"], "no pictures in it"),
+        (["batch", "empty", "-p", "zoom", "-o", "out", "--yes"], "no pictures in it"),
     ],
 )
 async def test_mistakes_are_told_as_one_types(tmp_path: Path, words: list[str], told: str) -> None:
@@ -167,6 +170,79 @@ async def test_mistakes_are_told_as_one_types(tmp_path: Path, words: list[str], 
         done = await shell.run(*words)
     assert (done.code, charges(emulator)) == (Exit.USAGE, 0), done
     assert told in done.err
+
+
+def typed(*words: str, **environment: str) -> Result:
+    """A command that ends before anything begins, in this process."""
+    return CliRunner().invoke(app, words, prog_name="modelslab-async", env=environment)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["batch", ".", "-o", "out"], "with -p PROMPT"),
+        (["cost", "."], "with -p PROMPT"),
+        (["batch", ".", "-p", "zoom", "-o", "out", "--budget", "-1"], "no number of dollars"),
+        (["batch", ".", "-p", "zoom", "-o", "out", "--budget", "inf"], "no number of dollars"),
+        (["genrate", "a.png"], "Did you mean generate?"),
+        (["jobs", "--nope"], "--nope"),
+    ],
+)
+def test_a_usage_error_is_json_too(words: list[str], told: str) -> None:
+    """For who asked for JSON: one object, and nothing was charged. For all others nothing is on stdout."""
+    done = typed(*words, "--json")
+    assert (done.exit_code, typed(*words).stdout) == (Exit.USAGE, "")
+    error = json.loads(done.stdout)["error"]
+    assert (told in error["message"], error["charged"], error["problems"]) == (True, False, [])
+
+
+def test_a_mistake_in_the_environment_is_not_blamed_on_a_flag() -> None:
+    """The variable is named."""
+    assert "MODELSLAB_MAX_IN_FLIGHT" in typed("jobs", MODELSLAB_MAX_IN_FLIGHT="abc").stderr
+
+
+def test_problems_of_a_manifest_are_json_too(tmp_path: Path) -> None:
+    """Each with line, value, rule and way out, in the words of those who type."""
+    (tmp_path / "m.csv").write_text("prompt,init_image,seed\na,https://x.org/a.png,x\n")
+    done = json.loads(typed("cost", str(tmp_path / "m.csv"), "--json").stdout)
+    assert (done["videos"], done["problem_count"]) == (0, 1)
+    assert done["problems"] == [
+        {
+            "field": "line 2: seed",
+            "value": "'x'",
+            "rule": "an integer",
+            "way_out": "pass a whole number",
+            "beyond_documentation": False,
+        }
+    ]
+
+
+def test_a_port_that_is_taken() -> None:
+    """Told in a line, with the way out."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = typed("emulator", "--port", str(taken.getsockname()[1]))
+    assert (done.exit_code, "--port 0 finds a free one" in done.stderr) == (Exit.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("number", "way_out"),
+    [(errno.EEXIST, "another name"), (errno.EACCES, "may write"), (errno.ENOSPC, "room")],
+)
+def test_what_a_disk_says_no_to(number: int, way_out: str) -> None:
+    """The path, why, and the way out; no number."""
+    words = words_of(OSError(number, os.strerror(number), "a.mp4"))
+    assert words.startswith(f"a.mp4: {os.strerror(number)}; ")
+    assert way_out in words
+
+
+async def test_what_goes_beyond_the_documentation_is_told_as_a_line(tmp_path: Path) -> None:
+    """Not as a warning of Python's, with a path and a line of our source."""
+    async with emulated(tmp_path) as (shell, emulator):
+        words = ["generate", "a.png", "-p", "zoom", "--fps", "20", "--limits", "warn", "-o", "b.mp4"]
+        done = await shell.run(*words, changes={"PYTHONWARNINGS": ""})
+    assert (done.code, charges(emulator)) == (0, 1)
+    assert done.err.splitlines()[0] == "beyond the documented limits: fps=20: at most 16"
+    assert ".py" not in done.err
 
 
 def test_what_is_said_otherwise_to_those_who_type_is_said_somewhere() -> None:
@@ -208,7 +284,10 @@ async def test_what_a_manifest_costs(tmp_path: Path) -> None:
         shell.run("cost", "half.jsonl"),
     )
     assert (half.code, half.out.split(" (")[0], half.err.count("line ")) == (Exit.USAGE, "3 videos: $0.60", 7), half
-    assert done.told == {"lines": 3, "usd": "0.6", "credits": {"basic": 93, "standard": 129}, "problems": 0}
+    credit = {"basic": 93, "standard": 129}
+    assert done.told == {
+        "lines": 3, "videos": 3, "usd": "0.6", "credits": credit, "problems": [], "problem_count": 0
+    }  # fmt: skip
     assert (bad.code, bad.err.count("fps=99")) == (Exit.USAGE, 3)
     assert list(tmp_path.glob("jobs.db*")) == []
 

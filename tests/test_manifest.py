@@ -106,6 +106,23 @@ def test_a_row_with_too_many_cells(tmp_path: Path) -> None:
     assert [problem.rule for problem in entry.problems] == ["3 cells, and the head has 2"]
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a.png,zoom\nb.png,zoom\n", "no column has the name of a parameter"),
+        ("prompt;init_image\na;a.png\n", "not separated by commas"),
+        ("prompt,init_image,prompt\na,a.png,b\n", "two columns 'prompt'"),
+        ('prompt,init_image\na,a.png\n"b,b.png\nc,c.png\n', "line 3: .* a quote may be open"),
+        ('prompt,init_image\n"a" b,a.png\n', "line 2: .* a quote may be open"),
+    ],
+)
+def test_a_table_that_is_none_is_told_once(tmp_path: Path, text: str, told: str) -> None:
+    """Not line by line, and not as a table of one long cell."""
+    with pytest.raises(InvalidRequestError, match=told) as caught:
+        read(tmp_path / "m.csv", text)
+    assert len(caught.value.problems) == 1
+
+
 @pytest.mark.parametrize("name", ["gone.jsonl", "gone.csv", "binary.csv"])
 def test_a_manifest_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     """One clear error, with the path."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.feed import asynchronous
 from modelslab_async.images import sniff
 from modelslab_async.protocol.limits import unwritable
-from modelslab_async.protocol.request import ImageToVideoUltra, is_http_url, wrong
+from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra, is_http_url, wrong
 from modelslab_async.protocol.wire import request_from
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
@@ -144,11 +145,31 @@ def _object(line: bytes) -> Mapping[str, Any] | Problem:
 def _table(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
     csv.field_size_limit(_MOST_FIELD_CHARACTERS)
     with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file)
-        head = [name.strip() for name in next(rows, [])]
-        for row in rows:
-            if row:
-                yield rows.line_num, _row(head, row)
+        rows, line = csv.reader(file, strict=True), 1
+        try:
+            head = _head(path, next(rows, []))
+            line = rows.line_num + 1
+            for row in rows:
+                if row:
+                    yield rows.line_num, _row(head, row)
+                line = rows.line_num + 1
+        except csv.Error as error:
+            raise ValueError(f"line {line}: {error}, so a quote may be open, or unwritten as two") from None
+
+
+def _head(path: Path, cells: list[str]) -> list[str]:
+    """The names of the columns. Raises InvalidRequestError where they are none."""
+    head = [name.strip() for name in cells]
+    rule, way_out = "", 'begin it with the names of the columns, such as "prompt,init_image,seed"'
+    if len(head) == 1 and (";" in head[0] or "\t" in head[0]):
+        rule, way_out = "its columns are not separated by commas", "save it with commas"
+    elif twice := [name for name, count in Counter(head).items() if count > 1]:
+        rule, way_out = f"it has two columns {twice[0]!r}", "remove one of them"
+    elif head and not RESERVED & {*head}:
+        rule = "no column has the name of a parameter"
+    if rule:
+        raise InvalidRequestError([Problem("manifest", repr(str(path)), rule, way_out)])
+    return head
 
 
 def _row(head: list[str], row: list[str]) -> Mapping[str, Any] | Problem:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
+from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
 import click
 
+from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import config
 
 _COMMANDS = {
@@ -56,6 +59,21 @@ class _Lazy(click.Group):
         if args and args[0] not in _COMMANDS and (close := get_close_matches(args[0], _COMMANDS, n=1)):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]}?")
         return super().resolve_command(ctx, args)
+
+    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
+        """As click does; with --json, what is wrong with the words that were typed is told in JSON too."""
+        words = sys.argv[1:] if args is None else args
+        try:
+            code = super().main(args, **{**options, "standalone_mode": False})
+        except click.ClickException as error:
+            if "--json" in words:
+                Output(as_json=True).json_error(error)
+            error.show()
+            code = error.exit_code
+        except click.Abort:
+            click.echo("Aborted!", err=True)
+            code = 1
+        sys.exit(code or 0)
 
     def invoke(self, ctx: click.Context) -> Any:
         """The file's word holds where neither flag nor environment has one."""

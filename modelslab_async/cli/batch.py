@@ -7,6 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from modelslab_async.batch.results import to_told, usd
 from modelslab_async.batch.survey import price
 from modelslab_async.cli.display import BatchDisplay, length
 from modelslab_async.cli.exits import Exit, code_of
-from modelslab_async.cli.output import Output, words_of
+from modelslab_async.cli.output import Output, told_problems, words_of
 from modelslab_async.cli.parameters import defaults
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
@@ -30,14 +31,14 @@ from modelslab_async.protocol.pricing import Budget
 
 
 def _dollars(text: str) -> Decimal:
-    try:
-        return Decimal(text)
-    except InvalidOperation:
-        raise click.BadParameter(f"{text!r} is no number of dollars, such as 20 or 1.50") from None
+    with suppress(InvalidOperation):
+        if (amount := Decimal(text)).is_finite() and amount >= 0:
+            return amount
+    raise click.BadParameter(f"{text!r} is no number of dollars, such as 20 or 1.50")
 
 
 _MANIFEST = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
-_PROMPT = click.option("-p", "--prompt", help="for lines, or pictures of a folder, that have none")
+_PROMPT = click.option("-p", "--prompt", help="for lines that have none; a folder of pictures needs one")
 _SET = click.option(
     "--set", "given", metavar="NAME=VALUE", multiple=True, callback=defaults, help="a parameter for lines without it"
 )
@@ -78,10 +79,10 @@ async def _batch(
     report: bool,
     **options: Any,
 ) -> Exit:
-    output = settings.output
+    output, for_all = settings.output, _for_all(manifest, prompt, given)
 
     def lines() -> Iterator[Entry]:
-        return read_manifest(manifest, {**({"prompt": prompt} if prompt else {}), **given})
+        return read_manifest(manifest, for_all)
 
     limit = None if budget is None else Budget(usd=budget)
     async with (
@@ -99,6 +100,14 @@ async def _batch(
     return code
 
 
+def _for_all(manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters for lines without them."""
+    told = {**({"prompt": prompt} if prompt else {}), **given}
+    if manifest.is_dir() and "prompt" not in told:
+        raise click.UsageError("pictures of a folder have no prompt: pass one for all with -p PROMPT")
+    return told
+
+
 def _check_lines(plan: BatchPlan, manifest: Path) -> None:
     """Nobody means to make nothing."""
     if not plan.lines:
@@ -110,7 +119,7 @@ def _agreed(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
     """Tell what will be done; ask, where there is something to pay and somebody to ask."""
     told = attrs.asdict(plan, recurse=False)
     if output.as_json:
-        output.json({"event": "plan", **told, "problems": [problem._asdict() for problem in plan.problems]})
+        output.json({"event": "plan", **told, "problems": told_problems(plan.problems)})
     for problem in plan.problems:
         output.say(str(problem), "red")
     if plan.problem_count:
@@ -206,15 +215,16 @@ def cost(settings: Settings, **options: Any) -> None:
 
 
 async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Exit:
-    output = settings.output
+    output, for_all = settings.output, _for_all(manifest, prompt, given)
     async with Client("none", enterprise=settings.enterprise) as client:
-        plan = await price(client, read_manifest(manifest, {**({"prompt": prompt} if prompt else {}), **given}))
+        plan = await price(client, read_manifest(manifest, for_all))
         estimate = client._books.prices.estimate(plan.submit)
     _check_lines(plan, manifest)
     for problem in plan.problems:
         output.say(str(problem), "red")
     by_plan = {plan.name.lower(): count for plan, count in estimate.credits.items()}
-    told = {"lines": plan.lines, "usd": estimate.usd, "credits": by_plan, "problems": plan.problem_count}
+    known = {"lines": plan.lines, "videos": plan.submit, "usd": estimate.usd, "credits": by_plan}
+    told = {**known, "problems": told_problems(plan.problems), "problem_count": plan.problem_count}
     words = ", ".join(f"{count} credits of the {name} plan" for name, count in by_plan.items())
     output.result(told, f"{plan.submit} videos: {usd(estimate.usd)} ({words})")
     return Exit.USAGE if plan.problem_count else Exit.DONE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import click
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from modelslab_async.errors import InvalidRequestError, ModelsLabError
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.protocol.record import JobRecord
 
 _AS_FLAGS = {
@@ -28,8 +30,20 @@ _AS_FLAGS = {
     r"Client\.recover\(\)\.uncertain": "modelslab-async recover",
     r"recover\(search=True\)\.candidates": "modelslab-async recover --search",
     r"extra=\{'([^']*)': \.\.\.\}": r"--extra \1=JSON",
+    r"\bpass an int\b": "pass a whole number",
+    r"\bpass a float\b": "pass a number",
+    r"\bpass a str\b": "pass a text",
+    r"\bpass a dict\b": "pass an object",
+    r"\bpass True or False\b": "pass true or false",
 }
 """What the library says to those who write Python, as it is said to those who type."""
+_WAYS_OUT = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EEXIST: "choose another name",
+    errno.ENOTDIR: "a file is in the way: choose another place",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to"),
+}
+"""Of what a disk says no to."""
 
 
 def as_flags(words: str) -> str:
@@ -87,19 +101,39 @@ class Output:
 
     def error(self, error: BaseException) -> None:
         """Why it did not work."""
-        problems = error.problems if isinstance(error, InvalidRequestError) else ()
         if self.as_json:
-            known = {name: getattr(error, name, None) for name in ("charged", "price", "ref", "job_id")}
-            told = {"type": type(error).__name__, "message": words_of(error), **known}
-            self.json({"error": {**told, "problems": [problem._asdict() for problem in problems]}})
+            self.json_error(error)
+        problems = error.problems if isinstance(error, InvalidRequestError) else ()
         for line in [str(problem) for problem in problems] or [words_of(error)]:
             self.say(line, "red")
+
+    def json_error(self, error: BaseException) -> None:
+        """The same as a JSON object."""
+        known = {name: getattr(error, name, None) for name in ("charged", "price", "ref", "job_id")}
+        if isinstance(error, click.UsageError):
+            known["charged"] = False
+        told = {"type": type(error).__name__, "message": words_of(error), **known}
+        problems = error.problems if isinstance(error, InvalidRequestError) else ()
+        self.json({"error": {**told, "problems": told_problems(problems)}})
+
+
+def told_problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """For JSON, in the words of those who type."""
+    return [{**problem._asdict(), "way_out": as_flags(problem.way_out)} for problem in problems]
 
 
 def words_of(error: BaseException) -> str:
     """An error in words."""
-    is_plain = isinstance(error, ModelsLabError | OSError)
-    return as_flags(str(error) if is_plain else f"{type(error).__name__}: {error}")
+    match error:
+        case click.ClickException():
+            return error.format_message()
+        case OSError(filename=str(path), strerror=str(reason)):
+            way_out = _WAYS_OUT.get(error.errno or 0)
+            return f"{path}: {reason}{f'; {way_out}' if way_out else ''}"
+        case ModelsLabError() | OSError():
+            return as_flags(str(error))
+        case _:
+            return as_flags(f"{type(error).__name__}: {error}")
 
 
 def told_of(record: JobRecord) -> dict[str, Any]:

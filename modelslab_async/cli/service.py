@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import click
@@ -32,10 +33,18 @@ def balance(settings: Settings) -> None:
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 for a free one")
 @click.option("--queue-limit", type=click.IntRange(1), default=5, show_default=True, help="jobs a key may have")
+@click.option("--workers", type=click.IntRange(1), help="jobs of a key processed at a time; all unless told")
 @click.option(
     "--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="divides all times"
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="of all noise")
+@click.option(
+    "--profile",
+    type=click.Choice(["documented", "legacy"]),
+    default="documented",
+    show_default=True,
+    help="legacy: errors come at HTTP 200",
+)
 @common
 def emulator(settings: Settings, **options: Any) -> None:
     """Run the emulator of the service on this machine until Ctrl-C. It is not ModelsLab, and takes no money."""
@@ -44,7 +53,15 @@ def emulator(settings: Settings, **options: Any) -> None:
         from modelslab_async.emulator import Emulator  # noqa: PLC0415 - only for those who ask
 
         stop = asyncio.Event()
-        async with Emulator(**options) as running, interrupts(stop.set):
+        async with AsyncExitStack() as stack:
+            try:
+                running = await stack.enter_async_context(Emulator(**options))
+            except OSError as error:
+                where = f"{options['host']}:{options['port']}"
+                raise click.UsageError(
+                    f"cannot listen at {where}: {error.strerror}; --port 0 finds a free one"
+                ) from None
+            await stack.enter_async_context(interrupts(stop.set))
             told = f"modelslab_async emulator (not ModelsLab) at {running.url} , Ctrl-C ends it"
             settings.output.result({"emulator": True, "url": running.url}, told)
             await stop.wait()

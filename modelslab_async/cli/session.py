@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,7 @@ import click
 from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import URL_VARIABLE, Settings, key_of
-from modelslab_async.client import Client
+from modelslab_async.client import BeyondDocumentationWarning, Client
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.pricing import Budget
 from modelslab_async.protocol.wire import DEFAULT_BASE_URL
@@ -29,8 +30,15 @@ EMULATOR_SPEED = 40.0
 
 def run(output: Output, work: Callable[[], Coroutine[Any, Any, Exit]]) -> None:
     """Run a command to its end, and exit with its code."""
+
+    def warned(message: Warning | str, *_: Any, **__: Any) -> None:
+        output.say(f"beyond the documented limits: {message}", "yellow")
+
     try:
-        code = asyncio.run(work())
+        with warnings.catch_warnings():
+            warnings.simplefilter("once", BeyondDocumentationWarning)
+            warnings.showwarning = warned
+            code = asyncio.run(work())
     except (KeyboardInterrupt, asyncio.CancelledError):
         code = Exit.INTERRUPTED
     except (ModelsLabError, OSError) as error:

@@ -124,20 +124,44 @@ _LIMITS = ("refuse", "warn", "off")
 _COMMON = (
     click.option("--emulate", is_flag=True, help="use an emulator of its own: no account, no money"),
     click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the rest on stderr"),
-    click.option("--base-url", metavar="URL", envvar=URL_VARIABLE, hidden=True),
-    click.option("--enterprise", is_flag=True, envvar="MODELSLAB_ENTERPRISE", hidden=True),
+    click.option("--base-url", metavar="URL", envvar=URL_VARIABLE, show_envvar=True, hidden=True),
+    click.option("--enterprise", is_flag=True, envvar="MODELSLAB_ENTERPRISE", show_envvar=True, hidden=True),
     click.option(
         "--journal",
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="MODELSLAB_JOURNAL",
+        show_envvar=True,
         default=lambda: platformdirs.user_data_path(APP) / "jobs.db",
         hidden=True,
     ),
-    click.option("--poll-cost", type=_SECONDS, default=DEFAULT_POLL_COST, envvar="MODELSLAB_POLL_COST", hidden=True),
-    click.option("--timeout", type=_SECONDS, envvar="MODELSLAB_TIMEOUT", hidden=True),
-    click.option("--key-file", type=click.Path(path_type=Path), envvar="MODELSLAB_KEY_FILE", hidden=True),
-    click.option("--max-in-flight", type=click.IntRange(1), default=5, envvar="MODELSLAB_MAX_IN_FLIGHT", hidden=True),
-    click.option("--limits", type=click.Choice(_LIMITS), default="refuse", envvar="MODELSLAB_LIMITS", hidden=True),
+    click.option(
+        "--poll-cost",
+        type=_SECONDS,
+        default=DEFAULT_POLL_COST,
+        envvar="MODELSLAB_POLL_COST",
+        show_envvar=True,
+        hidden=True,
+    ),
+    click.option("--timeout", type=_SECONDS, envvar="MODELSLAB_TIMEOUT", show_envvar=True, hidden=True),
+    click.option(
+        "--key-file", type=click.Path(path_type=Path), envvar="MODELSLAB_KEY_FILE", show_envvar=True, hidden=True
+    ),
+    click.option(
+        "--max-in-flight",
+        type=click.IntRange(1),
+        default=5,
+        envvar="MODELSLAB_MAX_IN_FLIGHT",
+        show_envvar=True,
+        hidden=True,
+    ),
+    click.option(
+        "--limits",
+        type=click.Choice(_LIMITS),
+        default="refuse",
+        envvar="MODELSLAB_LIMITS",
+        show_envvar=True,
+        hidden=True,
+    ),
 )
 
 
