@@ -122,11 +122,12 @@ class Client(Session):
         `job_id` is the service's id, or the ref of a job that another client left running.
         """
         self._enter()
-        if left := self._recoverer.attach(str(job_id)):
+        known = str(job_id).strip()
+        if left := self._recoverer.attach(known):
             return left
-        if not str(job_id).strip():
+        if not known:
             raise refusal("job_id", job_id, "empty", "pass the id that the service gave")
-        job = Job(self._dispatcher, None, _new_ref(), job_id=str(job_id).strip())
+        job = Job(self._dispatcher, None, _new_ref(), job_id=known)
         self._dispatcher.adopt(job)
         return job
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, deque
 from decimal import Decimal
 from typing import Any
 
@@ -40,6 +40,8 @@ class Dispatcher:
     def __init__(self, submitter: Submitter, watcher: Watcher, saver: Saver, max_in_flight: int) -> None:
         self.jobs: dict[str, Job] = {}
         """The open jobs, by ref."""
+        self.past = deque[str | None](maxlen=1000)
+        """Ids of the last that ended: a delivery of theirs may come late, to a job that has the same ref."""
         self.slots = Slots[Job](max_in_flight)
         self._submitter, self._watcher, self._saver = submitter, watcher, saver
         self.outlook, self.save = watcher.outlook, saver.save
@@ -136,6 +138,7 @@ class Dispatcher:
     def ended(self, job: Job) -> None:
         """The job has a result."""
         self.jobs.pop(job.ref, None)
+        self.past.append(job.id)
         self._line.tally.ended[job.state] += 1
         self._line.tell(Telemetry.ended, job)
 

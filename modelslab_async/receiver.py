@@ -49,7 +49,10 @@ class Receiver:
             self.hearing.told_late(ref)
             if self.books.journal and self.books.is_open and len(self._tasks) < _MOST_TASKS:
                 self._go(self._pass_on(ref, job_id))
-        elif job.state is JobState.UNCERTAIN:
+            return
+        if job_id in self.dispatcher.past:
+            job_id = None
+        if job.state is JobState.UNCERTAIN:
             if job_id:
                 self._go(self._found(job, job_id))
         elif job.state is not JobState.WAITING:

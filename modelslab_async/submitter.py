@@ -21,7 +21,6 @@ from modelslab_async.job import Job
 from modelslab_async.line import Line, until, wished
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.body import Refused
-from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.telemetry import Telemetry
 
 _log = logging.getLogger("modelslab_async")
@@ -50,15 +49,15 @@ class Submitter:
 
     async def _encoded(self, job: Job) -> tuple[bytes, Mapping[str, Any]]:
         """The body, and what the journal keeps of the picture in it."""
+        if isinstance(job._image, images.ImageUrl):
+            return self._encode(job)
+        return await asyncio.get_running_loop().run_in_executor(None, self._encode, job)
+
+    def _encode(self, job: Job) -> tuple[bytes, Mapping[str, Any]]:
         request, image = job.request, job._image
         assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere
         assert image is not None  # noqa: S101 - it was not sent yet
-        if isinstance(image, images.ImageUrl):
-            return self._encode(job.ref, request, image)
-        return await asyncio.get_running_loop().run_in_executor(None, self._encode, job.ref, request, image)
-
-    def _encode(self, ref: str, request: ImageToVideoUltra, image: images.Image) -> tuple[bytes, Mapping[str, Any]]:
-        params = wire.encode_request(request, ref=ref)
+        params = wire.encode_request(request, ref=job.ref)
         picture = images.load(image)
         return wire.encode_body(params, self.line.key, picture=picture), images.facts(image, picture)
 

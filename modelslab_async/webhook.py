@@ -78,7 +78,7 @@ class Webhook:
     def url(self, ref: str, account: str = "") -> str:
         """Where the service shall tell of the job with this ref: two accounts may have the same one."""
         name = f"{account}/{ref}"
-        return f"{self._public_url}/{urlsafe_b64encode(_bytes(name)).decode().rstrip('=')}.{self._token(name)}"
+        return f"{self._public_url}/{urlsafe_b64encode(name.encode()).decode().rstrip('=')}.{self._token(name)}"
 
     async def handle(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Take a delivery to this path, of which the last part counts; gives the status and body of the answer."""
@@ -131,14 +131,14 @@ class Webhook:
         self._listeners.pop(listener, None)
 
     def _token(self, name: str) -> str:
-        digest = hmac.digest(self._key, b"modelslab_async webhook\0" + _bytes(name), "sha256")
+        digest = hmac.digest(self._key, b"modelslab_async webhook\0" + name.encode(), "sha256")
         return urlsafe_b64encode(digest[:_TOKEN_BYTES]).decode().rstrip("=")
 
     def _named(self, last: str) -> str | None:
         """The job that is named, if its token is right. None is looked up, so none can be told from another."""
         encoded, _, token = last.rpartition(".")
         try:
-            name = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode("utf-8", "surrogatepass")
+            name = urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).decode()
         except (binascii.Error, ValueError):
             name = ""
         return name if hmac.compare_digest(self._token(name).encode(), token.encode(errors="replace")) else None
@@ -149,11 +149,6 @@ class Webhook:
         self._forged = max(self._forged - (now - self._forged_at) * MAX_FORGED_PER_SECOND, 0.0) + 1
         self._forged_at = now
         return self._forged > MAX_FORGED_PER_SECOND
-
-
-def _bytes(ref: str) -> bytes:
-    """A track_id may be any text that Python knows."""
-    return ref.encode("utf-8", "surrogatepass")
 
 
 def _told(body: bytes) -> tuple[bool, str | None]:

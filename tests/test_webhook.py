@@ -16,7 +16,7 @@ from conftest import KEY, World, a_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, JobState, SubmitUncertainError
+from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, JobState, SubmitUncertainError, Timeouts
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.replies import Delivery
@@ -25,8 +25,7 @@ from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webho
 MakeWorld = Callable[..., World]
 S = JobState
 SECRET = "a secret that is long enough"
-ANY = st.characters()
-"""With those that no encoding has."""
+ANY = st.characters(codec="utf-8")
 HOOKS = "https://hooks.invalid/modelslab"
 virtual = pytest.mark.looptime
 
@@ -363,6 +362,22 @@ async def test_a_late_word_reaches_an_owner_that_is_idle(world: MakeWorld, tmp_p
         record = await owner.find(job.ref)
     assert record is not None
     assert (record.state, record.job_id) == (S.READY, str(charge.job_id))
+
+
+@virtual
+@pytest.mark.parametrize("repeated", [0.1, 30.0], ids=["before the reply is lost", "after it"])
+async def test_a_late_delivery_of_an_earlier_job_with_the_same_ref(world: MakeWorld, repeated: float) -> None:
+    """It names the earlier job: the later one, whose reply is lost, does not take it for its own."""
+    here = world(faults=[Rule(Fault.SLOW, rate=1, times=1, seconds=0), Rule(Fault.STALL, times=1)])
+    webhook = a_webhook()
+    async with here.client(webhook=webhook, timeouts=Timeouts(submit=10)) as client:
+        first = await client.generate(a_request(track_id="mine"))
+        job = client.submit(a_request(track_id="mine", seed=2))
+        await asyncio.sleep(repeated)
+        for job_id in (first.id, here.service.ledger.charges[1].job_id, first.id):
+            assert await webhook.handle(url_of(job), body(id=job_id)) == (200, b"ok")
+        assert (await job).id != first.id
+    assert len(here.service.ledger.charges) == 2
 
 
 async def test_keys_stay_out_of_it(world: MakeWorld) -> None:

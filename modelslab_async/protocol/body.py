@@ -123,9 +123,7 @@ def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
         value = json.loads(reply.body)
         if key.may_be_in(reply.body):
             value = key.redact(value)
-        if not isinstance(value, dict):
-            raise TypeError(value)  # noqa: TRY301 - handled below with all else that is no JSON object
-        body = Body(value)
+        body = Body({**value})
     except (TypeError, ValueError, RecursionError):
         return _by_code(reply, Body({"message": f"not a JSON object: {_excerpt(reply.body, key)}"}))
     return body if body.status else _by_code(reply, body)
