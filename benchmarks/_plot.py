@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
 from matplotlib.ticker import FixedLocator, NullLocator  # pyright: ignore[reportMissingImports]
 
-from benchmarks._simulator import DISTRIBUTIONS, PEERS, optimum
-
-if TYPE_CHECKING:
-    from benchmarks.waiting import Row
+from benchmarks._simulator import DISTRIBUTIONS, PEERS, Row, optimum
 
 _OPTIMUM_COSTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _LABELS = {

@@ -116,6 +116,33 @@ class Score:
         return self.late + poll_cost * self.looks
 
 
+Case = tuple[str, float]
+"""A distribution, and the cost of a look in seconds."""
+
+
+@attrs.frozen
+class Row:
+    """One case: everybody's score. `ours` by what is known, `peers` by schedule."""
+
+    case: Case
+    best: Score
+    ours: Mapping[str, Score]
+    peers: Mapping[str, Score]
+
+    def ratio(self, known: str) -> float:
+        """Our cost, of the optimum's."""
+        return self.ours[known].cost(self.case[1]) / self.best.cost(self.case[1])
+
+    @property
+    def best_peer(self) -> str:
+        """The schedule that costs least here."""
+        return min(self.peers, key=lambda name: self.peers[name].cost(self.case[1]))
+
+    def of_best_peer(self, known: str) -> float:
+        """Our cost, of the best peer's."""
+        return self.ours[known].cost(self.case[1]) / self.peers[self.best_peer].cost(self.case[1])
+
+
 def looks(seconds: float, schedule: Schedule, rng: random.Random) -> Sequence[float]:
     """When the package's own flow looks at a job that takes so long; a look takes no time."""
 

@@ -24,7 +24,7 @@ import attrs
 
 from benchmarks import _live
 from benchmarks._common import NOT_INSTALLED, Options, Reach, conclude, options, say, table
-from benchmarks._simulator import DISTRIBUTIONS, ETAS, PEERS, Score, looks, optimum, score_of_gaps, times
+from benchmarks._simulator import DISTRIBUTIONS, ETAS, PEERS, Case, Row, Score, looks, optimum, score_of_gaps, times
 from modelslab_async.protocol.experience import Experience, Outlook
 from modelslab_async.protocol.schedule import Gaps
 
@@ -50,8 +50,6 @@ CLIENTS: Mapping[str, str] = {
 }
 """Who publishes which schedule, as its default; read in their sources in November 2026."""
 
-Case = tuple[str, float]
-"""A distribution, and the cost of a look in seconds."""
 CASES: Sequence[Case] = tuple(product(DISTRIBUTIONS, POLL_COSTS))
 
 
@@ -117,29 +115,6 @@ def seconds_per_plan() -> float:
 
 
 # --- all of it ---
-
-
-@attrs.frozen
-class Row:
-    """One case: everybody's score. `ours` by what is known, `peers` by schedule."""
-
-    case: Case
-    best: Score
-    ours: Mapping[str, Score]
-    peers: Mapping[str, Score]
-
-    def ratio(self, known: str) -> float:
-        """Our cost, of the optimum's."""
-        return self.ours[known].cost(self.case[1]) / self.best.cost(self.case[1])
-
-    @property
-    def best_peer(self) -> str:
-        """The schedule that costs least here."""
-        return min(self.peers, key=lambda name: self.peers[name].cost(self.case[1]))
-
-    def of_best_peer(self, known: str) -> float:
-        """Our cost, of the best peer's."""
-        return self.ours[known].cost(self.case[1]) / self.peers[self.best_peer].cost(self.case[1])
 
 
 COLD = tuple(f"cold, {eta}" for eta in ETAS)
