@@ -63,6 +63,7 @@ class Server:
         self.process.kill() if kill else self.process.terminate()
         out, err = await self.process.communicate()
         assert KEY.encode() not in out + err
+        assert b"Traceback" not in err, err.decode()
 
 
 @asynccontextmanager
@@ -133,13 +134,14 @@ async def test_visitors_do_not_meet(tmp_path: Path, unused_tcp_port: int) -> Non
 
 
 @needs_browser
-async def test_a_restart_in_the_middle(tmp_path: Path, unused_tcp_port: int) -> None:
-    """Killed while a video is made, and started again: the page gets it, and it is paid for once."""
+@pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
+async def test_a_restart_in_the_middle(tmp_path: Path, unused_tcp_port: int, kill: bool) -> None:
+    """It goes while a video is made and watched, and is started again: the page gets it, and it is paid for once."""
     async with studio(tmp_path, unused_tcp_port, speed=15, render=skeleton) as (server, emulator):
         async with browsed(server.url) as page:
             await ask(page, "zoom in")
             await page.locator("li[data-state=processing]").wait_for(timeout=PATIENCE)
-            await server.stop(kill=True)
+            await server.stop(kill=kill)
             await page.get_by_text("cannot be reached").first.wait_for(timeout=PATIENCE)
             await server.start()
             await page.locator("li a.button").wait_for(timeout=PATIENCE)

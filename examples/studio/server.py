@@ -220,7 +220,7 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
     limit = Budget(usd=budget, per="day")
 
     @asynccontextmanager
-    async def living(_: Starlette) -> AsyncIterator[dict[str, Studio]]:
+    async def living(app: Starlette) -> AsyncIterator[dict[str, Studio]]:
         async with AsyncExitStack() as stack:
             options: dict[str, Any] = {"base_url": os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")}
             if not live:
@@ -229,6 +229,7 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
             (folder / "videos").mkdir(parents=True, exist_ok=True)
             client = Client(journal=folder / "jobs.db", budget=limit, webhook=webhook, **options)
             await stack.enter_async_context(client)
+            app.state.client = client
             studio = Studio(client, folder / "videos", limit, is_emulated=not live)
             for job in (await client.recover()).jobs:
                 studio.keep(job)
@@ -245,6 +246,19 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
     ]
     hooks = [Mount("/hooks", webhook)] if webhook else []
     return Starlette(routes=[*routes, *hooks], lifespan=living, exception_handlers={SaidError: _said})
+
+
+class Server(uvicorn.Server):
+    """Closes the client before the connections: then open streams end, and their browsers come again to the next."""
+
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        self._app = app
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """At SIGTERM and Ctrl-C."""
+        await self._app.state.client.aclose(drain=False)
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -264,8 +278,7 @@ def main() -> None:
     except (ModelsLabError, OSError, OverflowError) as error:
         parser.error(f"{error}")
     print(f"The studio is at http://127.0.0.1:{listening.getsockname()[1]} , Ctrl-C ends it.", flush=True)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2)
-    uvicorn.Server(config).run(sockets=[listening])
+    Server(app).run(sockets=[listening])
 
 
 if __name__ == "__main__":
