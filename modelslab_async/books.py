@@ -127,7 +127,7 @@ class Books:
             _settle(self.budget, job, event, self.clock())
         if self.journal and job._record:
             job._record = after(job._record, event, self.clock())
-            if not isinstance(event, lifecycle.Started | wire.Accepted):  # those are waited for
+            if job._is_found or not isinstance(event, lifecycle.Started | wire.Accepted):  # those are waited for
                 self.journal.note(job._record)
 
     async def saved(self, ref: str, path: str) -> None:
@@ -144,7 +144,7 @@ class Books:
         """A person knows what became of an uncertain job."""
         key = key_of(record.ref, record.created_at)
         if self.budget and taken:
-            self.budget.settle(key, self.clock())
+            self.budget.settle(key, record.submitted_at or self.clock())
         elif self.budget:
             self.budget.release(key)
 

@@ -76,6 +76,8 @@ class Client(Session):
         check_arguments(max_in_flight=places, budget=budget)
         own = make_account(common, api_key_of(api_key), budget=budget, max_in_flight=places, is_guest=True)
         if own.books.account == self._books.account:
+            if budget or max_in_flight:
+                raise refusal("api_key", "hidden", "not this client's own, which has its budget", "pass just the key")
             return self
         async with self._opening:
             known = self._accounts.get(own.books.account)

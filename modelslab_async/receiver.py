@@ -13,6 +13,7 @@ from modelslab_async.dispatch import Dispatcher
 from modelslab_async.errors import JournalError
 from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
+from modelslab_async.line import until
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.recovery import Recoverer
@@ -34,7 +35,7 @@ class Receiver:
     recoverer: Recoverer
     hearing: Hearing
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
-    _is_closed: bool = False
+    _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
     _resting: dict[Job, bool] = attrs.field(factory=dict[Job, bool])
     """Jobs that were woken just now, and whether they are to be woken again."""
 
@@ -54,7 +55,8 @@ class Receiver:
             job_id = None
         if job.state is JobState.UNCERTAIN:
             if job_id:
-                self._go(self._found(job, job_id))
+                job._advance(wire.Accepted(id=job_id))
+                job.wake()
         elif job.state is not JobState.WAITING:
             if job._is_called:
                 self.hearing.told(ref)
@@ -79,24 +81,10 @@ class Receiver:
         self._go(self._listen())
 
     async def close(self) -> None:
-        """Hear no more, but for ids of jobs whose submit is under way."""
-        self._is_closed = True
+        """Hear no more of jobs that are not open; what was taken from the journal is passed on first."""
+        self._closing.set()
         self.hearing.close()
-        for task in self._tasks:
-            task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _found(self, job: Job, job_id: str) -> None:
-        """The reply to its submit was lost, and the service took it all the same."""
-        if job.state is not JobState.UNCERTAIN or job.done():
-            return
-        event = wire.Accepted(id=job_id)
-        try:
-            await self.books.answered(job, event)
-        finally:
-            if job.state is JobState.UNCERTAIN and not job.done():
-                job._advance(event)
-                job.wake()
 
     async def _pass_on(self, ref: str, job_id: str | None) -> None:
         """A job that another client has, or had, or that ended here as uncertain."""
@@ -112,14 +100,13 @@ class Receiver:
             job.wake()
 
     async def _listen(self) -> None:
-        while True:
-            await asyncio.sleep(LISTEN_EVERY)
+        while not await until(self._closing, LISTEN_EVERY):
             with suppress(JournalError):
                 for ref, job_id in await self.recoverer.journal.delivered(self.books.account):
                     self.receive(ref, job_id)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._is_closed:
+        if self._closing.is_set():
             work.close()
             return
         task = asyncio.create_task(work, name="modelslab_async delivery")

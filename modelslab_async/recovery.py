@@ -17,6 +17,7 @@ from modelslab_async.protocol.request import refusal
 from modelslab_async.protocol.wire import Asset
 
 CANDIDATES = "see recover(search=True).candidates"
+_NEW = ("a new job with this ref is open, and will be refused", "wait for its end")
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
 
 
@@ -64,8 +65,10 @@ class Recoverer:
                 continue
             if record.state is JobState.WAITING:
                 unsent.append(record)
-            elif record.state in (JobState.SUBMITTING, JobState.UNCERTAIN):
-                if mine := await self.listed(record):
+            elif record.state is JobState.UNCERTAIN:
+                uncertain.append(record)
+            elif record.state is JobState.SUBMITTING:  # its client died
+                if mine := await self.books.take_over(record, state=JobState.UNCERTAIN):
                     uncertain.append(mine)
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
@@ -81,17 +84,6 @@ class Recoverer:
         """The row with this ref, or this id of the service."""
         return await self.journal.find(self.books.account, ref=ref, job_id=ref)
 
-    async def listed(self, record: JobRecord) -> JobRecord | None:
-        """A row that is to be told of; None where another client, which is alive, has it on the way.
-
-        One whose client died while it was submitted is uncertain from now on.
-        """
-        if record.state is not JobState.SUBMITTING:
-            return record
-        if self.journal.is_alive(record.owner):
-            return None
-        return await self.books.take_over(record, state=JobState.UNCERTAIN)
-
     async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
         """Those of the account's videos that no row knows."""
         return tuple([a for a in assets if await self.journal.find(self.books.account, job_id=a.id) is None])
@@ -101,6 +93,8 @@ class Recoverer:
         record = self.books.left.get(ref)
         if record is None or record.job_id is None or self.journal.is_alive(record.owner):
             return None
+        if self._is_new(record):
+            raise refusal("job_id", ref, *_NEW)
         mine = record._replace(owner=self.journal.owner, state=_state_of(record))
         self.journal.append(mine, take_over=record.owner)
         return self._job(mine)
@@ -111,6 +105,8 @@ class Recoverer:
         if record is None or record.state is not JobState.UNCERTAIN:
             rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
             raise refusal("ref", ref, rule, "see Client.recover().uncertain")
+        if self._is_new(record):
+            raise refusal("ref", ref, *_NEW)
         if job_id and (other := await self.journal.find(self.books.account, job_id=job_id)):
             raise refusal("id", job_id, f"that is the job {other.ref}", CANDIDATES)
         self.dispatcher.resolved(record.ref)
@@ -118,6 +114,11 @@ class Recoverer:
         if job_id is None and await self.books.take_over(record, **over):
             self.books.resolved(record, taken=False)
         return await self.found(record, job_id)
+
+    def _is_new(self, record: JobRecord) -> bool:
+        """Whether the open job with its ref is another, which will be refused."""
+        job = self.dispatcher.jobs.get(record.ref)
+        return job is not None and not (job._record and job._record.created_at == record.created_at)
 
     async def found(self, record: JobRecord, job_id: str | None) -> Job | None:
         """The job of a row that was uncertain, watched on under this id; None without one, or as in `restored`."""
@@ -128,8 +129,10 @@ class Recoverer:
         return job
 
     async def restored(self, record: JobRecord) -> Job | None:
-        """A job that goes on; None where another client was quicker."""
+        """A job that goes on; None where another client was quicker, or a new job with its ref."""
         async with self._one_by_one:
+            if self._is_new(record):
+                return None
             if job := self.dispatcher.jobs.get(record.ref):
                 return job
             mine = await self.books.take_over(record, state=_state_of(record))

@@ -187,17 +187,17 @@ class Session:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise ClientStateError("a Client works inside a running event loop: call it from async code") from None
-        if self._loop is None:
-            self._loop = loop
-            if self._common.webhook:
-                self._common.webhook._listen(self._receiver, self._books.account)
-        if loop is not self._loop:
+        if loop is not (self._loop or loop):
             raise ClientStateError("this Client works in another event loop: make one for each loop")
         is_closing = self._closing or (self._parent is not None and self._parent._closing)
         if self._closed or (is_closing and not closing_too):
             raise ClientStateError("this Client is closed: make a new one")
         if self._books.journal and not (self._books.is_open or opening or closing_too):
             raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
+        if self._loop is None:
+            self._loop = loop
+            if self._common.webhook:
+                self._common.webhook._listen(self._receiver, self._books.account)
 
 
 def _sqlite(path: str | os.PathLike[str]) -> Journal:

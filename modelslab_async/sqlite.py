@@ -98,13 +98,11 @@ class SqliteJournal:
 
     async def close(self) -> None:
         """Write what is left, and let go."""
-        self._pending[:0] = self._unwritten.values()
-        self._unwritten.clear()
-        self._start()
         try:
-            while self._writer and not self._writer.done():
-                await asyncio.wait([self._writer])
-                self._start()  # once more where that one was cancelled
+            await self._settled()
+            self._pending[:0] = self._unwritten.values()
+            self._unwritten.clear()
+            await self._settled()
             with suppress(JournalError):
                 await self._in_thread(self._database.close)
         finally:
@@ -148,12 +146,15 @@ class SqliteJournal:
             waiting.end(error)
 
     async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        """After all that was appended or noted before."""
-        for _ in range(2):  # a transaction that is under way, and the next
+        await self._settled()
+        return await self._in_thread(work, *arguments)
+
+    async def _settled(self) -> None:
+        """Have all written that was appended or noted before, by the transaction that is under way and the next."""
+        for _ in range(2):
             self._start()
             if self._writer:
                 await asyncio.wait([self._writer])
-        return await self._in_thread(work, *arguments)
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
         with told(self.path):

@@ -75,7 +75,7 @@ class Webhook:
     def __repr__(self) -> str:
         return f"<Webhook {self._public_url}>"
 
-    def url(self, ref: str, account: str = "") -> str:
+    def url(self, ref: str, account: str) -> str:
         """Where the service shall tell of the job with this ref: two accounts may have the same one."""
         name = f"{account}/{ref}"
         return f"{self._public_url}/{urlsafe_b64encode(name.encode()).decode().rstrip('=')}.{self._token(name)}"

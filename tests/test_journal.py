@@ -7,6 +7,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import closing
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -62,6 +63,29 @@ async def test_a_row_is_read_as_it_was_written(journal: SqliteJournal) -> None:
     assert await journal.find("a", job_id="77") == FULL
     assert await journal.find("a", ref="r2") == bare
     assert await journal.find("b", ref="r1") is None
+
+
+async def test_what_fails_while_it_closes_is_tried_once_more(tmp_path: Path, journal: SqliteJournal) -> None:
+    """Another program holds the file for a moment: the acceptance that was being written then is not lost."""
+    write, attempts, is_closing = journal._database.write, list[int](), threading.Event()
+
+    def at_second(batch: Sequence[Write]) -> list[bool | JournalError]:
+        attempts.append(len(batch))
+        if len(attempts) == 1:
+            is_closing.wait(10)
+            raise sqlite3.OperationalError("database is locked")
+        return write(batch)
+
+    journal._database.write = at_second  # type: ignore[method-assign]
+    written = journal.append(a_record(journal, state=S.PROCESSING, job_id="77"))
+    close = asyncio.create_task(journal.close())
+    await asyncio.sleep(0)
+    is_closing.set()
+    await close
+    with pytest.raises(JournalError, match="locked"):
+        await written
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+        assert other.execute("SELECT ref, job_id FROM jobs").fetchall() == [("r1", "77")]
 
 
 async def test_who_reads_does_not_wait_for_writes_that_come_later(journal: SqliteJournal) -> None:

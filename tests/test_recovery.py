@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import random
 import sqlite3
 from collections.abc import Callable, Sequence
 from decimal import Decimal
@@ -31,6 +32,7 @@ from modelslab_async import (
 )
 from modelslab_async.books import Books
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.sqlite import SqliteJournal
 
 pytestmark = pytest.mark.looptime
@@ -245,6 +247,33 @@ async def test_attach_knows_refs_of_the_journal(world: MakeWorld, tmp_path: Path
         assert (await found).ref == "mine"
 
 
+async def test_a_new_job_is_not_taken_for_an_old_one_with_its_ref(world: MakeWorld, tmp_path: Path) -> None:
+    """It waits for its turn, at which it will be refused; what was paid for before is taken up once that is done."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        paid = await client.generate(a_request(track_id="paid"))
+        running = client.submit(a_request(track_id="running"))
+        await running.submitted()
+        here.service._plan = FaultPlan([LOST_REPLY], random.Random(1))
+        await client.submit(a_request(track_id="uncertain")).wait()
+        await client.aclose(drain=False)
+    async with here.client(journal=tmp_path / "jobs.db", max_in_flight=3) as client:
+        await client.submit(a_request()).submitted()
+        new = {ref: client.submit(a_request(track_id=ref)) for ref in ("paid", "running", "uncertain")}
+        assert (await client.recover()).jobs == ()
+        with pytest.raises(InvalidRequestError, match="a new job with this ref"):
+            client.attach("running")
+        with pytest.raises(InvalidRequestError, match="a new job with this ref"):
+            await client.resolve("uncertain", id=here.service.ledger.charges[2].job_id)
+        for job in new.values():
+            with pytest.raises(InvalidRequestError, match="sent before"):
+                await job
+        assert await client.attach("running")
+        assert await client.resolve("uncertain", id=here.service.ledger.charges[2].job_id)
+        assert [await job for job in (await client.recover()).jobs if job.ref == "paid"] == [paid]
+    assert len(here.service.ledger.charges) == 4
+
+
 async def test_a_ref_is_attached_to_while_it_is_recovered(world: MakeWorld, tmp_path: Path) -> None:
     """Both give the same job, which is watched once."""
     here = world()
@@ -341,6 +370,24 @@ async def test_a_recovery_that_was_cut_short_is_begun_again(
             async with asyncio.timeout(5.0):
                 await client.recover()
         assert len((await client.recover()).jobs) == 3
+
+
+async def test_what_was_resolved_counts_on_the_day_on_which_it_was_sent(world: MakeWorld, tmp_path: Path) -> None:
+    """As it does for the next client, which reads the journal."""
+    here, now, spent = world(faults=[LOST_REPLY]), 20_000 * 86_400.0, list[Decimal]()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        client._books.clock = lambda: now
+        job = client.submit(a_request(track_id="mine"))
+        await job.wait()
+    for _ in range(2):
+        budget = Budget(usd=1, per="day")
+        client = here.client(journal=tmp_path / "jobs.db", budget=budget)
+        client._books.clock = lambda: now + 86_400
+        async with client:
+            if job.state is S.UNCERTAIN and not spent:
+                await client.resolve("mine", id=here.service.ledger.charges[0].job_id)
+            spent.append(budget.spent(now + 86_400))
+    assert spent == [0, 0]
 
 
 async def test_a_budget_is_released_when_the_journal_agrees(world: MakeWorld, tmp_path: Path) -> None:

@@ -81,6 +81,9 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("extra", {"new": float("nan")}),
     ("extra", {"new": object()}),
     ("extra", {"new": [10**5000]}),
+    ("extra", {"new": {"deep": ["\ud800"]}}),
+    ("extra", {"\ud800": 1}),
+    ("webhook", "https://example.com/\ud800"),
     ("extra", {1: 2}),
 ]
 

@@ -32,6 +32,7 @@ from modelslab_async import (
     BudgetExceededError,
     Client,
     ClientStateError,
+    InvalidRequestError,
     JobState,
 )
 from modelslab_async.emulator import Emulator, Fault, Rule
@@ -320,6 +321,28 @@ async def test_an_account_takes_nothing_more_while_all_are_closed(world: MakeWor
             ben.submit(a_request())
         await closing
     assert len(here.service.ledger.charges) == 1
+
+
+async def test_the_client_s_own_key_has_the_client_s_budget(world: MakeWorld) -> None:
+    """It gives the client itself: a budget or places for it alone would be an illusion."""
+    async with world().client() as client:
+        assert await client.account(KEY) is client
+        options: dict[str, Any]
+        for options in ({"budget": Budget(jobs=1)}, {"max_in_flight": 1}):
+            with pytest.raises(InvalidRequestError, match="its budget"):
+                await client.account(KEY, **options)
+
+
+async def test_nobody_listens_for_an_account_that_was_never_opened(world: MakeWorld, tmp_path: Path) -> None:
+    """Four are asked for while the client begins to close: all are closed, or none is there."""
+    webhook = Webhook(public_url="https://hooks.invalid", secret=SECRET)
+    async with world().client(webhook=webhook, journal=tmp_path / "jobs.db") as client:
+        asked = [asyncio.create_task(client.account(f"the key of user {number}")) for number in range(4)]
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await client.aclose(drain=False)
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert webhook._listeners == {}
 
 
 @pytest.mark.looptime

@@ -20,6 +20,7 @@ from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, 
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.replies import Delivery
+from modelslab_async.sqlite import SqliteJournal
 from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webhook
 
 MakeWorld = Callable[..., World]
@@ -91,12 +92,12 @@ async def called(here: World, **options: Any) -> AsyncIterator[tuple[Client, Web
 @given(ref=st.text(ANY, min_size=1), other=st.text(ANY, min_size=1))
 def test_a_url_belongs_to_its_ref(ref: str, other: str) -> None:
     """Each ref has one URL, in which nothing needs quoting; another secret, or another ref, gives another."""
-    url = a_webhook().url(ref)
+    url = a_webhook().url(ref, "")
     assert url.startswith(f"{HOOKS}/")
     assert set(url.rpartition("/")[2]) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
-    assert url == a_webhook().url(ref)
-    assert url != Webhook(public_url=HOOKS, secret="another secret, as long").url(ref)
-    assert (url == a_webhook().url(other)) is (ref == other)
+    assert url == a_webhook().url(ref, "")
+    assert url != Webhook(public_url=HOOKS, secret="another secret, as long").url(ref, "")
+    assert (url == a_webhook().url(other, "")) is (ref == other)
     assert a_webhook()._named(url.rpartition("/")[2]) == f"/{ref}"
 
 
@@ -127,7 +128,7 @@ async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> No
     async with world().client(webhook=webhook) as client:
         job = client.submit(a_request(track_id="mine"))
         answers = set()
-        for url in (url_of(job), webhook.url("nobody's")):
+        for url in (url_of(job), webhook.url("nobody's", "")):
             token = url.rpartition(".")[2]
             forged = url.replace(token, token[::-1])
             answers.add(await webhook.handle(forged, body()))
@@ -140,10 +141,10 @@ async def test_limits() -> None:
     """A body that is too large, and a flood of forged deliveries, are turned away; true ones still come through."""
     webhook, ear = a_webhook(), Ear()
     webhook._listen(ear, "")
-    assert (await webhook.handle(webhook.url("a"), bytes(MAX_BODY_BYTES + 1)))[0] == 413
+    assert (await webhook.handle(webhook.url("a", ""), bytes(MAX_BODY_BYTES + 1)))[0] == 413
     forged = [(await webhook.handle("/hooks/x.y", b""))[0] for _ in range(int(MAX_FORGED_PER_SECOND) + 20)]
     assert (forged[0], forged[-1]) == (404, 429)
-    assert (await webhook.handle(webhook.url("a"), body(id=7)))[0] == 200
+    assert (await webhook.handle(webhook.url("a", ""), body(id=7)))[0] == 200
     assert ear.heard == [("a", "7")]
 
 
@@ -167,7 +168,7 @@ async def test_whatever_a_delivery_says(content: bytes, told: list[Any]) -> None
     """It wakes, unless it says that the job still runs; only its id is taken from it."""
     webhook, ear = a_webhook(), Ear()
     webhook._listen(ear, "")
-    assert (await webhook.handle(webhook.url("a"), content))[0] == 200
+    assert (await webhook.handle(webhook.url("a", ""), content))[0] == 200
     assert ear.heard == told
 
 
@@ -384,7 +385,7 @@ async def test_keys_stay_out_of_it(world: MakeWorld) -> None:
     """Neither key nor secret is in a URL, an answer or a repr."""
     webhook = a_webhook()
     async with world().client(webhook=webhook, rng=random.Random(1)) as client:
-        shown = [webhook.url("a"), repr(webhook), repr(client), str(await webhook.handle("/x", b"{}"))]
+        shown = [webhook.url("a", ""), repr(webhook), repr(client), str(await webhook.handle("/x", b"{}"))]
     assert not any(word in text for word in (KEY, SECRET) for text in shown)
 
 
@@ -429,6 +430,60 @@ async def test_a_delivery_counts_where_the_client_closes_before_the_reply_is_los
         record = await client.find(job.ref)
     assert record is not None
     assert (record.state, record.job_id, record.charged) == (S.PROCESSING, the_id(here), True)
+
+
+@virtual
+@pytest.mark.parametrize("wait", [0, 1], ids=["in the same turn", "while another submit is under way"])
+async def test_a_word_for_an_uncertain_job_counts_while_the_client_closes(
+    world: MakeWorld, tmp_path: Path, wait: float
+) -> None:
+    """It was answered 200: so the id is known, and is in the journal."""
+    here, webhook = world(faults=[Rule(Fault.RESET_AFTER, times=1), Rule(Fault.STALL, times=1)]), a_webhook()
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        job = client.submit(a_request())
+        await asyncio.sleep(10)
+        assert job.state is S.UNCERTAIN
+        if wait:
+            client.submit(a_request())
+            await asyncio.sleep(1)
+        closing = asyncio.create_task(client.aclose(drain=False))
+        await asyncio.sleep(wait)
+        told = body(id=here.service.ledger.charges[0].job_id)
+        assert await webhook.handle(url_of(job), told) == (200, b"ok")
+        await closing
+    assert isinstance(job.exception(), JobDetachedError)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        record = await client.find(job.ref)
+    assert record is not None
+    assert (record.state, record.job_id) == (S.PROCESSING, the_id(here))
+
+
+async def test_a_word_that_is_being_taken_from_the_journal_counts_while_the_client_closes(
+    world: MakeWorld, tmp_path: Path
+) -> None:
+    """The close waits for the listener, which has the word in hand and took it out of the file."""
+    here, mine, other = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), a_webhook(), a_webhook()
+    journal = tmp_path / "jobs.db"
+    async with here.client(journal=journal, webhook=other), here.client(journal=journal, webhook=mine) as owner:
+        job, taken, loop = owner.submit(a_request()), asyncio.Event(), asyncio.get_running_loop()
+        kept = owner._books.journal
+        assert isinstance(kept, SqliteJournal)
+        delivered = kept._database.delivered
+
+        def seen(owner: str, account: str) -> list[tuple[str, str | None]]:
+            words = delivered(owner, account)
+            if words:
+                loop.call_soon_threadsafe(taken.set)
+            return words
+
+        kept._database.delivered = seen  # type: ignore[method-assign]
+        async for news in job.events():
+            if news.state is S.UNCERTAIN:
+                break
+        assert await other.handle(url_of(job), body(id=the_id(here))) == (200, b"ok")
+        await taken.wait()
+        await owner.aclose(drain=False)
+    assert (job.id, type(job.exception())) == (the_id(here), JobDetachedError)
 
 
 @virtual

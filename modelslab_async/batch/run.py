@@ -153,7 +153,9 @@ class Run:
     async def _leave(self, entry: Entry, known: Result | None, record: JobRecord | None) -> BatchEvent:
         """Nothing is done. What is new of it is written down."""
         if record and (known is None or (known.ref, known.state) != (record.ref, record.state)):
-            listed = await self.client._recoverer.listed(record)
+            listed: JobRecord | None = record
+            if record.state is JobState.SUBMITTING:  # uncertain from now on, where its client died
+                listed = next(iter((await self.client.recover([record.ref])).uncertain), None)
             known = await self._written(self._result(entry, listed)) if listed else None
         return BatchEvent(entry=entry, step=Step.LEFT, result=known)
 

@@ -177,20 +177,22 @@ def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
             yield Problem("extra", "{'key': ...}", "the key is no parameter", "pass it as Client(api_key=...)")
         elif not isinstance(name, str) or name in RESERVED:
             yield wrong("extra", name, "a name that no parameter has", "pass it as the parameter itself")
-        elif not _is_json(value):
+        elif not _is_json({name: value}):
             yield wrong("extra", {name: value}, "a JSON value", "pass text, finite numbers, lists or dicts")
 
 
 def _is_json(value: object) -> bool:
     match value:
-        case None | bool() | str():
+        case None | bool():
             return True
+        case str():
+            return not unwritable("", value)
         case int() | float():
             return _is_finite(value)
         case list():
             return all(_is_json(item) for item in value)
         case dict():
-            return all(isinstance(name, str) and _is_json(item) for name, item in value.items())
+            return all(isinstance(name, str) and _is_json(name) and _is_json(item) for name, item in value.items())
         case _:
             return False
 

@@ -142,7 +142,7 @@ def is_http_url(value: object) -> bool:
     """Whether this is a whole http or https URL, with a host."""
     if isinstance(value, str) and _PLAIN_URL.fullmatch(value):
         return True
-    if not isinstance(value, str) or re.search(r"[\s\x00-\x1f]", value):
+    if not isinstance(value, str) or " " in value or not value.isprintable():
         return False
     try:
         parts = urlsplit(value)
