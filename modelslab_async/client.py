@@ -14,6 +14,7 @@ import attrs
 from modelslab_async import images
 from modelslab_async.account import make_account
 from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, request_of
+from modelslab_async.books import account_of
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.feed import Feed
 from modelslab_async.job import Job
@@ -74,19 +75,22 @@ class Client(Session):
         common = self._common
         places = common.max_in_flight if max_in_flight is None else max_in_flight
         check_arguments(max_in_flight=places, budget=budget)
-        own = make_account(common, api_key_of(api_key), budget=budget, max_in_flight=places, is_guest=True)
-        if own.books.account == self._books.account:
+        key = api_key_of(api_key)
+        name = account_of(key, common.base_url)
+        if name == self._books.account:
             if budget or max_in_flight:
                 raise refusal("api_key", "hidden", "not this client's own, which has its budget", "pass just the key")
             return self
         async with self._opening:
-            known = self._accounts.get(own.books.account)
-            if known is None or known._closed:
+            child = self._accounts.get(name)
+            if child is None or child._closed:
                 child = Client.__new__(Client)
+                own = make_account(common, key, budget=budget, max_in_flight=places, is_guest=True)
                 child._begin(common, own, parent=self)
-                self._accounts[own.books.account] = child  # from here on it closes with this one
+                self._accounts[name] = child  # from here on it closes with this one
                 await child.__aenter__()
-        return cast("Client", self._accounts[own.books.account])
+        child._enter()  # this one may be closing by now
+        return cast("Client", child)
 
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
         """Give the job future of a request; returns at once.
@@ -191,10 +195,7 @@ class Client(Session):
             yield await ended.get()
 
     async def map(
-        self,
-        requests: Iterable[AnyRequest] | AsyncIterable[AnyRequest],
-        *,
-        lookahead: int = 20,
+        self, requests: Iterable[AnyRequest] | AsyncIterable[AnyRequest], *, lookahead: int = 20
     ) -> AsyncGenerator[Job]:
         """Submit requests as there is room, and give each job when it ends: a million without a million objects.
 

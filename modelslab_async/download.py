@@ -89,8 +89,7 @@ async def save(
 ) -> SavedVideo:
     """Stream the first link that gives a whole mp4 to `path`, in constant memory; an existing file is replaced then.
 
-    Raises InvalidVideoError where no link does, InvalidRequestError for a path that can be no file, FileExistsError
-    without `overwrite`, and OSError where the disk does not play along. The paid video stays at its links in each case.
+    Raises as `Client.download` does. The paid video stays at its links in each case.
     """
     target = Path(path)
     loop = asyncio.get_running_loop()

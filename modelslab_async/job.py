@@ -125,8 +125,7 @@ class Job:
         job._taken_at -= age
         job._outlook = keeper.outlook(job, record.eta)
         job._notes = ()
-        video = video_of(record)
-        if video is not None:
+        if video := video_of(record):
             job._future.set_result(video)
         job._note(job.eta)
         return job

@@ -75,7 +75,7 @@ class Line:
 
     async def call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
         """A call that costs nothing, repeated while its failure may pass."""
-        waits = islice(retry.delays(self.rng), retry.CALL_ATTEMPTS - 1)
+        waits = islice(self.backoff(), retry.CALL_ATTEMPTS - 1)
         while True:
             error: ModelsLabError
             try:

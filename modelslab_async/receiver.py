@@ -44,7 +44,7 @@ class Receiver:
         return ref in self.dispatcher.jobs
 
     def receive(self, ref: str, job_id: str | None) -> None:
-        """A delivery for this ref came, which names this id of the service (None: none)."""
+        """A delivery for this ref came, which names this id of the service (None: none). Returns at once."""
         job = self.dispatcher.jobs.get(ref)
         if job is None:
             self.hearing.told_late(ref)

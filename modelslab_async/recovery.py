@@ -58,7 +58,8 @@ class Recoverer:
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
         for record in await self._records(refs):
             if record.owner == self.journal.owner:
-                if record.ref in self.dispatcher.jobs or record.state in (JobState.WAITING, JobState.SUBMITTING):
+                job = self.dispatcher.jobs.get(record.ref)
+                if (job and not job._is_found) or record.state in (JobState.WAITING, JobState.SUBMITTING):
                     continue
             elif self.journal.is_alive(record.owner):
                 elsewhere.append(record)

@@ -11,12 +11,7 @@ import attrs
 from modelslab_async import images
 from modelslab_async.books import Books
 from modelslab_async.endings import closed_before, mistake, uncertain
-from modelslab_async.errors import (
-    JobFailedError,
-    ModelsLabError,
-    SubmitUncertainError,
-    TransportError,
-)
+from modelslab_async.errors import JobFailedError, ModelsLabError, SubmitUncertainError, TransportError
 from modelslab_async.job import Job
 from modelslab_async.line import Line, until, wished
 from modelslab_async.protocol import lifecycle, retry, wire

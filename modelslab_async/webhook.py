@@ -14,13 +14,15 @@ import json
 import time
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from modelslab_async.protocol.body import Body
 from modelslab_async.protocol.request import is_http_url, require
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from modelslab_async.receiver import Receiver
 
 MAX_BODY_BYTES = 65_536
 """Of a delivery; the service sends some hundred bytes."""
@@ -31,18 +33,6 @@ _TOKEN_BYTES = 16
 _TURNS = 2
 """Turns of the event loop from a wake-up to its request on the wire: the job's task, and a session's that writes."""
 _Scope = MutableMapping[str, Any]
-
-
-class Listener(Protocol):
-    """A client that wants to hear of its jobs."""
-
-    def knows(self, ref: str) -> bool:
-        """Whether this job runs here."""
-        ...
-
-    def receive(self, ref: str, job_id: str | None) -> None:
-        """A delivery came. Returns at once."""
-        ...
 
 
 class Webhook:
@@ -68,7 +58,7 @@ class Webhook:
         )
         self._public_url = public_url.rstrip("/")
         self._key = key
-        self._listeners: dict[Listener, str] = {}
+        self._listeners: dict[Receiver, str] = {}
         """Each with the account whose jobs it has."""
         self._forged, self._forged_at = 0.0, 0.0
 
@@ -98,10 +88,7 @@ class Webhook:
         return 200, b"ok"
 
     async def __call__(
-        self,
-        scope: _Scope,
-        receive: Callable[[], Awaitable[_Scope]],
-        send: Callable[[_Scope], Awaitable[None]],
+        self, scope: _Scope, receive: Callable[[], Awaitable[_Scope]], send: Callable[[_Scope], Awaitable[None]]
     ) -> None:
         """As an ASGI application."""
         if scope["type"] != "http":
@@ -124,10 +111,10 @@ class Webhook:
         status, answer = await self.handle(request.path, body)
         return web.Response(status=status, body=answer, content_type="text/plain")
 
-    def _listen(self, listener: Listener, account: str) -> None:
+    def _listen(self, listener: Receiver, account: str) -> None:
         self._listeners[listener] = account
 
-    def _ignore(self, listener: Listener) -> None:
+    def _ignore(self, listener: Receiver) -> None:
         self._listeners.pop(listener, None)
 
     def _token(self, name: str) -> str:

@@ -34,6 +34,7 @@ from modelslab_async.books import Books
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.sqlite import SqliteJournal
+from modelslab_async.webhook import Webhook
 
 pytestmark = pytest.mark.looptime
 MakeWorld = Callable[..., World]
@@ -94,6 +95,27 @@ async def test_a_new_client_collects_what_an_old_one_paid_for(world: MakeWorld, 
     assert len(here.service.ledger.charges) == 3
     async with here.client(journal=tmp_path / "jobs.db") as client:
         assert (await client.recover()).jobs == ()
+
+
+async def test_what_a_delivery_took_up_is_recovered_too(world: MakeWorld, tmp_path: Path) -> None:
+    """A delivery that comes before `recover` is called takes no job away from who calls it, nor does an earlier call;
+    jobs that this client submitted are not among them.
+    """
+    here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="a secret that is long enough")
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        left = client.submit(a_request())
+        await left.submitted()
+        await client.aclose(drain=False)
+    assert left.request is not None
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        own = client.submit(a_request())
+        await own.submitted()
+        assert (await webhook.handle(left.request.webhook or "", b"{}"))[0] == 200
+        await asyncio.sleep(1)
+        (found,) = (await client.recover()).jobs
+        assert (await client.recover([left.ref, own.ref])).jobs == (found,)
+        assert (await found).id == left.id
+    assert len(here.service.ledger.charges) == 2
 
 
 async def test_a_video_that_was_not_saved_can_be_saved_later(world: MakeWorld, tmp_path: Path) -> None:

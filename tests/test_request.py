@@ -42,6 +42,16 @@ def test_the_examples_of_the_documentation_page(text: str, steps: int) -> None:
     assert sent == {**expected, "key": "k", "track_id": "r"}
 
 
+def nested(levels: int) -> list[Any]:
+    """A list in a list in a list."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+CIRCLE: dict[str, Any] = {}
+CIRCLE["itself"] = CIRCLE
 IMPOSSIBLE: list[tuple[str, Any]] = [
     ("prompt", ""),
     ("prompt", " \n"),
@@ -82,6 +92,9 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("extra", {"new": object()}),
     ("extra", {"new": [10**5000]}),
     ("extra", {"new": {"deep": ["\ud800"]}}),
+    ("extra", {"new": nested(3000)}),
+    ("extra", {"new": nested(60)}),
+    ("extra", {"new": CIRCLE}),
     ("extra", {"\ud800": 1}),
     ("webhook", "https://example.com/\ud800"),
     ("extra", {1: 2}),

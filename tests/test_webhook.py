@@ -20,6 +20,7 @@ from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, 
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.replies import Delivery
+from modelslab_async.receiver import Receiver
 from modelslab_async.sqlite import SqliteJournal
 from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webhook
 
@@ -45,11 +46,11 @@ def url_of(job: Job) -> str:
     return job.request.webhook
 
 
-@attrs.define(eq=False)
-class Ear:
+class Ear(Receiver):
     """A listener that writes down what it hears."""
 
-    heard: list[tuple[str, str | None]] = attrs.field(factory=list[tuple[str, str | None]])
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, str | None]] = []
 
     def knows(self, ref: str) -> bool:
         return ref == "known"
@@ -366,6 +367,29 @@ async def test_a_late_word_reaches_an_owner_that_is_idle(world: MakeWorld, tmp_p
 
 
 @virtual
+async def test_a_word_for_an_owner_that_died_is_not_lost(world: MakeWorld, tmp_path: Path) -> None:
+    """Whoever listens for the account hears it, and collects the job; what is left for one that lives stays its own."""
+    here, journal = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), tmp_path / "jobs.db"
+    async with called(here, journal=journal) as (client, _):
+        job = await waits_for_word(here, client)
+        await client.aclose(drain=False)
+    async with here.client(journal=journal) as other, here.client(journal=journal) as alive:
+        left, file = await other.find(job.ref), alive._books.journal
+        assert left is not None
+        assert left.state is S.UNCERTAIN
+        assert isinstance(file, SqliteJournal)
+        await file.deliver(left, the_id(here))  # by one that took the owner for alive
+        await file.deliver(left._replace(owner=file.owner, ref="another's"), None)
+        async with here.client(journal=journal, webhook=a_webhook()) as client:
+            await asyncio.sleep(60)
+            record = await client.find(job.ref)
+        assert await file.delivered(left.account) == [("another's", None)]
+    assert record is not None
+    assert (record.state, record.job_id) == (S.READY, the_id(here))
+    assert len(here.service.ledger.charges) == 1
+
+
+@virtual
 @pytest.mark.parametrize("repeated", [0.1, 30.0], ids=["before the reply is lost", "after it"])
 async def test_a_late_delivery_of_an_earlier_job_with_the_same_ref(world: MakeWorld, repeated: float) -> None:
     """It names the earlier job: the later one, whose reply is lost, does not take it for its own."""
@@ -470,8 +494,8 @@ async def test_a_word_that_is_being_taken_from_the_journal_counts_while_the_clie
         assert isinstance(kept, SqliteJournal)
         delivered = kept._database.delivered
 
-        def seen(owner: str, account: str) -> list[tuple[str, str | None]]:
-            words = delivered(owner, account)
+        def seen(account: str, is_anothers: Callable[[str], bool]) -> list[tuple[str, str | None]]:
+            words = delivered(account, is_anothers)
             if words:
                 loop.call_soon_threadsafe(taken.set)
             return words

@@ -178,10 +178,10 @@ def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
         elif not isinstance(name, str) or name in RESERVED:
             yield wrong("extra", name, "a name that no parameter has", "pass it as the parameter itself")
         elif not _is_json({name: value}):
-            yield wrong("extra", {name: value}, "a JSON value", "pass text, finite numbers, lists or dicts")
+            yield wrong("extra", {name: value}, "JSON, at most 20 deep", "pass text, finite numbers, lists or dicts")
 
 
-def _is_json(value: object) -> bool:
+def _is_json(value: object, depth: int = 50) -> bool:
     match value:
         case None | bool():
             return True
@@ -189,10 +189,10 @@ def _is_json(value: object) -> bool:
             return not unwritable("", value)
         case int() | float():
             return _is_finite(value)
-        case list():
-            return all(_is_json(item) for item in value)
-        case dict():
-            return all(isinstance(name, str) and _is_json(name) and _is_json(item) for name, item in value.items())
+        case list() if depth:
+            return all(_is_json(item, depth - 1) for item in value)
+        case dict() if depth:
+            return all(isinstance(name, str) and _is_json([name, item], depth - 1) for name, item in value.items())
         case _:
             return False
 

@@ -34,8 +34,8 @@ def shown(value: object) -> str:
         return f"<{len(value)} bytes>"
     try:
         text = repr(value)
-    except ValueError:  # Python does not write out an integer of thousands of digits
-        return "a huge number"
+    except (ValueError, RecursionError):  # Python writes out no thousands of digits, or of lists in each other
+        return "a huge value"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
