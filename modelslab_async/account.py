@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -45,6 +46,7 @@ class Common(NamedTuple):
     rng: random.Random
     transport: Transport
     max_in_flight: int
+    saves: asyncio.Semaphore
 
 
 class Account(NamedTuple):
@@ -81,7 +83,7 @@ def make_account(
     )
     hearing = Hearing()
     watcher = Watcher(line, common.wait, common.experience, common.pace, hearing)
-    saver = Saver(line, books)
+    saver = Saver(line, books, common.saves)
     dispatcher = Dispatcher(Submitter(line, books), watcher, saver, max_in_flight)
     recoverer = Recoverer(books, dispatcher)
     receiver = Receiver(dispatcher, books, recoverer, hearing)

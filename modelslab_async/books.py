@@ -27,26 +27,30 @@ def account_of(key: ApiKey, base_url: str) -> str:
     return hmac.digest(key.reveal().encode(), f"modelslab_async journal {base_url}".encode(), "sha256").hex()[:16]
 
 
-@attrs.define(kw_only=True, eq=False, repr=False)
 class Books:
-    """The journal's rows, and the budget's numbers. One for each Client."""
+    """The journal's rows, and the budget's numbers. One for each Client.
 
-    key: ApiKey
-    base_url: str
-    journal: Journal | None
-    budget: Budget | None
-    prices: PriceList
-    is_guest: bool = False
-    """The journal is another client's, which opens and closes it."""
-    clock: Callable[[], float] = time.time
-    """Unix seconds: rows are read by other processes, on other days."""
-    is_open: bool = attrs.field(default=False, init=False)
-    account: str = attrs.field(init=False)
-    left: dict[str, JobRecord] = attrs.field(factory=dict[str, JobRecord], init=False)
-    """What ran, or was uncertain, when this client was opened, by ref."""
+    A guest's journal is another client's, which opens and closes it. The clock gives unix seconds: rows are read by
+    other processes, on other days.
+    """
 
-    def __attrs_post_init__(self) -> None:
-        self.account = account_of(self.key, self.base_url)
+    def __init__(
+        self,
+        key: ApiKey,
+        base_url: str,
+        journal: Journal | None,
+        budget: Budget | None,
+        prices: PriceList,
+        *,
+        is_guest: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.key, self.journal, self.budget, self.prices = key, journal, budget, prices
+        self.is_guest, self.clock = is_guest, clock
+        self.account = account_of(key, base_url)
+        self.is_open = False
+        self.left = dict[str, JobRecord]()
+        """What ran, or was uncertain, when this client was opened, by ref."""
 
     async def open(self) -> None:
         """Raises JournalError. What earlier runs spent counts from here on."""

@@ -89,7 +89,7 @@ class Client(Session):
                 child._begin(common, own, parent=self)
                 self._accounts[name] = child  # from here on it closes with this one
                 await child.__aenter__()
-        child._enter()  # this one may be closing by now
+        child._enter()  # may be closing by now
         return cast("Client", child)
 
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
@@ -204,7 +204,7 @@ class Client(Session):
         """
         if lookahead < 1:
             raise refusal("lookahead", lookahead, "at least 1", "pass more")
-        feed = Feed(requests, self._submit_or_refuse, asyncio.Semaphore(lookahead))
+        feed = Feed(requests, self._submit_or_refuse, lookahead)
         async with aclosing(feed.jobs()) as jobs:
             async for job in jobs:
                 yield job
@@ -221,7 +221,7 @@ class Client(Session):
 
         Folders are made, and a file that is there is replaced once the new one is whole and on disk; without
         `overwrite` it never is. `progress` is called with the bytes received and the total (None where the server does
-        not tell).
+        not tell). 50 arrive at a time.
 
         Raises InvalidVideoError where no link gives a whole mp4, InvalidRequestError for a path that can be no file,
         FileExistsError without `overwrite`, OSError where the disk does not play along.

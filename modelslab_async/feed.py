@@ -4,22 +4,19 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
 from typing import Generic, TypeVar
 
-import attrs
-
 from modelslab_async.job import Job
 
 T = TypeVar("T")
 
 
-@attrs.define(eq=False, repr=False)
 class Feed(Generic[T]):
     """Submits from a source while there is room; gives the jobs as they end."""
 
-    source: Iterable[T] | AsyncIterable[T]
-    submit: Callable[[T], Job]
-    room: asyncio.Semaphore
-    ended: asyncio.Queue[Job | None] = attrs.field(factory=asyncio.Queue[Job | None])
-    submitted: int = 0
+    def __init__(self, source: Iterable[T] | AsyncIterable[T], submit: Callable[[T], Job], lookahead: int) -> None:
+        self.source, self.submit = source, submit
+        self.room = asyncio.Semaphore(lookahead)
+        self.ended = asyncio.Queue[Job | None]()
+        self.submitted = 0
 
     async def jobs(self) -> AsyncGenerator[Job]:
         """Each job when it ends; then what the source raised, if it did."""

@@ -2,8 +2,6 @@
 
 import asyncio
 
-import attrs
-
 from modelslab_async.protocol.experience import Worth
 
 PROVED = 3
@@ -12,15 +10,15 @@ LATE = 10.0
 """Seconds after an end was seen by a look, in which its delivery still counts as come."""
 
 
-@attrs.define(eq=False, repr=False)
 class Hearing:
     """Counts ends that were told in a row; one that was not told begins anew."""
 
-    worth: Worth = attrs.field(factory=Worth)
-    _row: int = 0
-    _told: set[str] = attrs.field(factory=set[str])
-    """Refs of jobs that still run here."""
-    _awaited: dict[str, asyncio.TimerHandle] = attrs.field(factory=dict[str, asyncio.TimerHandle])
+    def __init__(self) -> None:
+        self.worth = Worth()
+        self._row = 0
+        self._told = set[str]()
+        """Refs of jobs that still run here."""
+        self._awaited = dict[str, asyncio.TimerHandle]()
 
     def told(self, ref: str) -> None:
         """A delivery came for a job that runs here."""

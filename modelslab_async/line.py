@@ -9,8 +9,6 @@ from contextlib import AbstractAsyncContextManager, suppress
 from itertools import islice
 from typing import Concatenate, ParamSpec, TypeVar
 
-import attrs
-
 from modelslab_async.errors import APIError, ModelsLabError, TransportError
 from modelslab_async.protocol import retry, wire
 from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused
@@ -26,25 +24,26 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
 
-@attrs.define(kw_only=True, eq=False, repr=False)
 class Line:
     """One for each Client. `closing` is set once nothing more is to be submitted."""
 
-    transport: Transport
-    key: ApiKey
-    base_url: str
-    endpoint: Endpoint
-    timeouts: Timeouts
-    rng: random.Random
-    telemetry: Telemetry | None = None
-    tally: Tally = attrs.field(factory=Tally, init=False)
-    closing: asyncio.Event = attrs.field(factory=asyncio.Event, init=False)
-    _noted: set[str] = attrs.field(factory=set[str], init=False)
-    bare_body: bytes = attrs.field(init=False)
-    """Just the key."""
-
-    def __attrs_post_init__(self) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        key: ApiKey,
+        base_url: str,
+        endpoint: Endpoint,
+        timeouts: Timeouts,
+        rng: random.Random,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        self.transport, self.key, self.base_url, self.endpoint = transport, key, base_url, endpoint
+        self.timeouts, self.rng, self.telemetry = timeouts, rng, telemetry
+        self.tally = Tally()
+        self.closing = asyncio.Event()
         self.bare_body = wire.encode_body({}, self.key)
+        """Just the key."""
+        self._noted = set[str]()
 
     def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> Awaitable[HttpReply]:
         """Post, once. Raises TransportError."""

@@ -6,8 +6,6 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
-import attrs
-
 from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.errors import JournalError
@@ -26,18 +24,15 @@ _MOST_TASKS = 1000
 _log = logging.getLogger("modelslab_async")
 
 
-@attrs.define(eq=False, repr=False)
 class Receiver:
     """A delivery decides nothing: it leads to a look, and that answer counts."""
 
-    dispatcher: Dispatcher
-    books: Books
-    recoverer: Recoverer
-    hearing: Hearing
-    _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
-    _closing: asyncio.Event = attrs.field(factory=asyncio.Event)
-    _resting: dict[Job, bool] = attrs.field(factory=dict[Job, bool])
-    """Jobs that were woken just now, and whether they are to be woken again."""
+    def __init__(self, dispatcher: Dispatcher, books: Books, recoverer: Recoverer, hearing: Hearing) -> None:
+        self.dispatcher, self.books, self.recoverer, self.hearing = dispatcher, books, recoverer, hearing
+        self._tasks = set[asyncio.Task[None]]()
+        self._closing = asyncio.Event()
+        self._resting = dict[Job, bool]()
+        """Jobs that were woken just now, and whether they are to be woken again."""
 
     def knows(self, ref: str) -> bool:
         """Whether this job runs here."""

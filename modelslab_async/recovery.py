@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-import attrs
-
 from modelslab_async.books import Books, request_of
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.errors import ClientStateError
@@ -38,13 +36,12 @@ class Recovery(NamedTuple):
     candidates: tuple[Asset, ...] = ()
 
 
-@attrs.define(eq=False, repr=False)
 class Recoverer:
     """Takes up jobs of the journal."""
 
-    books: Books
-    dispatcher: Dispatcher
-    _one_by_one: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    def __init__(self, books: Books, dispatcher: Dispatcher) -> None:
+        self.books, self.dispatcher = books, dispatcher
+        self._one_by_one = asyncio.Lock()
 
     @property
     def journal(self) -> Journal:

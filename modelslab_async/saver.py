@@ -5,8 +5,6 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-import attrs
-
 from modelslab_async.books import Books
 from modelslab_async.errors import InvalidVideoError
 from modelslab_async.job import Job
@@ -16,18 +14,19 @@ from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.telemetry import Telemetry
 
+MAX_SAVES = 50
+"""At a time, each with a connection and an open file; others wait, and hold up no submit."""
 _ROUNDS = 3
 """How often all links are tried before a video counts as unreadable."""
 
 
-@attrs.frozen(eq=False, repr=False)
 class Saver:
     """Downloads, and writes down that it did."""
 
-    line: Line
-    books: Books
-    saves: set[asyncio.Future[None]] = attrs.field(factory=set[asyncio.Future[None]], init=False)
-    """The downloads under way; each is done when its download is."""
+    def __init__(self, line: Line, books: Books, room: asyncio.Semaphore) -> None:
+        self.line, self.books, self.room = line, books, room
+        self.saves = set[asyncio.Future[None]]()
+        """The downloads under way; each is done when its download is."""
 
     async def save(
         self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
@@ -40,7 +39,8 @@ class Saver:
             from modelslab_async import download  # noqa: PLC0415 - with the first video that is saved
 
             get = partial(download.save, self.line, path=path, progress=progress, overwrite=overwrite)
-            return await (get([video]) if isinstance(video, str) else self._collect(video, get))
+            async with self.room:
+                return await (get([video]) if isinstance(video, str) else self._collect(video, get))
         finally:
             self.saves.discard(over)
             over.cancel()

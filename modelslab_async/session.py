@@ -25,6 +25,7 @@ from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.request import Endpoint, LimitsMode
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
 from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.saver import MAX_SAVES
 from modelslab_async.telemetry import Telemetry
 from modelslab_async.transport import AiohttpTransport, Timeouts, Transport
 
@@ -91,6 +92,7 @@ class Session:
             rng=rng or random.Random(),
             transport=transport or AiohttpTransport(timeouts, session=session, trust_env=by_proxy),
             max_in_flight=max_in_flight,
+            saves=asyncio.Semaphore(MAX_SAVES),
         )
         key = api_key_of(api_key)
         self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)

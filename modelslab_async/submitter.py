@@ -6,8 +6,6 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any
 
-import attrs
-
 from modelslab_async import images
 from modelslab_async.books import Books
 from modelslab_async.endings import closed_before, mistake, uncertain
@@ -21,12 +19,11 @@ from modelslab_async.telemetry import Telemetry
 _log = logging.getLogger("modelslab_async")
 
 
-@attrs.frozen(eq=False, repr=False)
 class Submitter:
     """Sends what is paid for: written down before, never sent twice."""
 
-    line: Line
-    books: Books
+    def __init__(self, line: Line, books: Books) -> None:
+        self.line, self.books = line, books
 
     async def submit(self, job: Job) -> None:
         """From the job's turn to the service's answer."""

@@ -4,8 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Literal, NamedTuple, get_args
 
-import attrs
-
 from modelslab_async.protocol.lifecycle import JobState
 
 RequestKind = Literal["submit", "fetch", "probe", "download", "call"]
@@ -34,16 +32,13 @@ class Statistics(NamedTuple):
     in_flight: int
 
 
-@attrs.define(eq=False, repr=False)
 class Tally:
     """The counters."""
 
-    requests: Counter[RequestKind] = attrs.field(factory=Counter[RequestKind])
-    ended: Counter[JobState] = attrs.field(factory=Counter[JobState])
-    slot_idle_time: float = 0.0
-    _watched: int = 0
-    _looks: int = 0
-    _unseen: float = 0.0
+    def __init__(self) -> None:
+        self.requests, self.ended = Counter[RequestKind](), Counter[JobState]()
+        self.slot_idle_time = self._unseen = 0.0
+        self._watched = self._looks = 0
 
     def detected(self, looks: int, unseen: float) -> None:
         """A watch saw the end of its job, after so many looks; it may have been over for so many seconds."""

@@ -18,7 +18,7 @@ from modelslab_async.protocol.watch import READY_GRACE
 MAX_REPLY_BYTES = 4 * 2**20
 """A reply is JSON of some kilobytes. What is longer is cut here, and then no JSON."""
 MAX_CONNECTIONS = 100
-"""More than any account's jobs need; a saved file holds one while it arrives."""
+"""More than the jobs of an account, and the files that are saved, need."""
 _MAX_REDIRECTS = 5
 
 _NOTHING_SENT = (

@@ -9,8 +9,6 @@ from collections.abc import Generator
 from functools import partial
 from typing import TypeVar, assert_never
 
-import attrs
-
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
 from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
@@ -30,15 +28,14 @@ _Outcome = TypeVar("_Outcome")
 _Found = wire.FetchReply | TransportError | watch.Readable | watch.Unreadable
 
 
-@attrs.frozen(eq=False, repr=False)
 class Watcher:
     """Performs what the core's flows decide."""
 
-    line: Line
-    strategy: watch.WaitStrategy
-    experience: Experience
-    pace: Pace
-    hearing: Hearing
+    def __init__(
+        self, line: Line, strategy: watch.WaitStrategy, experience: Experience, pace: Pace, hearing: Hearing
+    ) -> None:
+        self.line, self.experience, self.pace, self.hearing = line, experience, pace, hearing
+        self.strategy: watch.WaitStrategy = strategy
 
     def outlook(self, job: Job, eta: float | None) -> Outlook:
         """What is expected of a job, and when to look at it."""

@@ -18,9 +18,11 @@ import attrs
 import pytest
 from aiohttp import web
 
-from modelslab_async import Client, InvalidRequestError, InvalidVideoError
+from modelslab_async import Client, InvalidRequestError, InvalidVideoError, Timeouts
 from modelslab_async.download import _Arriving
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.wire import QUEUE_DEPTH_PATH
+from modelslab_async.saver import MAX_SAVES
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -79,16 +81,20 @@ class Files:
 
 
 @asynccontextmanager
-async def served(files: Files) -> AsyncIterator[tuple[Client, str]]:
-    app = web.Application()
-    app.router.add_get("/{name}", files.answer)
+async def serving(app: web.Application) -> AsyncIterator[str]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    async with Client(api_key="any", base_url=url) as client:
-        yield client, url
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
     await runner.cleanup()
+
+
+@asynccontextmanager
+async def served(files: Files) -> AsyncIterator[tuple[Client, str]]:
+    app = web.Application()
+    app.router.add_get("/{name}", files.answer)
+    async with serving(app) as url, Client(api_key="any", base_url=url) as client:
+        yield client, url
 
 
 async def test_a_file_is_streamed_to_its_path(tmp_path: Path) -> None:
@@ -131,6 +137,34 @@ async def test_two_files_are_never_spliced(tmp_path: Path) -> None:
     async with served(files) as (client, url):
         saved = await client.download(f"{url}/a", tmp_path / "video.mp4")
     assert saved.path.read_bytes() == MOVIE
+
+
+async def test_files_that_arrive_hold_up_nothing_else(tmp_path: Path) -> None:
+    """However many are to be saved, and however slowly they come: a call has its connection, and few files are open."""
+    arriving, may_end, all_that_may = list[str](), asyncio.Event(), asyncio.Event()
+
+    async def slow(request: web.Request) -> web.Response:
+        arriving.append(request.path)
+        if len(arriving) == MAX_SAVES:
+            all_that_may.set()
+        await may_end.wait()
+        return web.Response(body=MOVIE, content_type="video/mp4")
+
+    async def depth(_: web.Request) -> web.Response:
+        return web.json_response({"status": "success", "processing_count": len(arriving)})
+
+    app = web.Application()
+    app.router.add_get("/{name}", slow)
+    app.router.add_post(QUEUE_DEPTH_PATH, depth)
+    async with serving(app) as url, Client("any", base_url=url, timeouts=Timeouts(connect=0.5)) as client:
+        saves = [
+            asyncio.create_task(client.download(f"{url}/{n}", tmp_path / f"{n}.mp4")) for n in range(3 * MAX_SAVES)
+        ]
+        await all_that_may.wait()
+        assert await client.queue_depth() == MAX_SAVES
+        assert len(list(tmp_path.iterdir())) == MAX_SAVES
+        may_end.set()
+        assert [saved.size_bytes for saved in await asyncio.gather(*saves)] == [len(MOVIE)] * len(saves)
 
 
 async def test_a_cancelled_save_leaves_nothing(tmp_path: Path) -> None:

@@ -55,18 +55,16 @@ class Worth:
         return _FOR_SAFETY if is_called and self.is_told else self.haste()
 
 
-@attrs.define(eq=False, repr=False)
 class Experience:
     """Learns from each job that ends. Plans are made anew when a fifth more is known, so at most so often."""
 
-    gaps: schedule.Gaps = attrs.field(factory=schedule.Gaps)
-    _kinds: dict[Shape, _Kind] = attrs.field(factory=dict[Shape, "_Kind"], init=False)
-    _all: _Kind = attrs.field(factory=lambda: _Kind(remembered=_STRANGERS), init=False)
-    _cells: dict[_Known, expectation.Cells] = attrs.field(factory=dict[_Known, expectation.Cells], init=False)
-    _plans: dict[tuple[_Known, float], schedule.Plan] = attrs.field(
-        factory=dict[tuple[_Known, float], schedule.Plan], init=False
-    )
-    """By what is known, and what a look is worth: whoever waits for its place, the same is expected of a job."""
+    def __init__(self, gaps: schedule.Gaps | None = None) -> None:
+        self.gaps = gaps or schedule.Gaps()
+        self._kinds = dict[Shape, _Kind]()
+        self._all = _Kind(remembered=_STRANGERS)
+        self._cells = dict[_Known, expectation.Cells]()
+        self._plans = dict[tuple[_Known, float], schedule.Plan]()
+        """By what is known, and what a look is worth: whoever waits for its place, the same is expected of a job."""
 
     def learn(self, shape: Shape, seen: Observation) -> None:
         """A job of this shape ended, or was watched for so long."""

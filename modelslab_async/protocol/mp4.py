@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
-import attrs
-
 _LARGEST_MOOV_BYTES = 8 * 2**20
 _TO_THE_END = -1
 _TELLING = (b"ftyp", b"moov", b"mdat")
@@ -39,16 +37,15 @@ def looks_like_mp4(head: bytes) -> bool:
     return len(head) >= 8 and head[4:8] == b"ftyp" and int.from_bytes(head[:4]) not in range(2, 8)
 
 
-@attrs.define(eq=False, repr=False)
 class Walk:
     """Feed it the file's bytes in order, then ask for the verdict."""
 
-    _moov: bytearray = attrs.field(factory=bytearray)
-    _header: bytes = b""
-    _kind: bytes = b""
-    _left: int = 0
-    _seen: set[bytes] = attrs.field(factory=set[bytes])
-    _foreign: bool = False
+    def __init__(self) -> None:
+        self._moov = bytearray()
+        self._header = self._kind = b""
+        self._left = 0
+        self._seen = set[bytes]()
+        self._foreign = False
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""

@@ -2,15 +2,13 @@
 
 import math
 
-import attrs
 
-
-@attrs.define(eq=False, repr=False)
 class Pace:
     """Gives turns in the order in which they are asked for, so none starves. `per_second` None: no bounds."""
 
-    per_second: float | None = None
-    _free_at: float = attrs.field(default=-math.inf, init=False)
+    def __init__(self, per_second: float | None = None) -> None:
+        self.per_second = per_second
+        self._free_at = -math.inf
 
     def turn(self, now: float) -> float:
         """When the look that is due now may go; the turn is taken, whether it goes then or earlier."""
