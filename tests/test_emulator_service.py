@@ -383,7 +383,7 @@ def test_places(submits: list[tuple[float, str, int, int]], limit: int, workers:
         accepted += answer.status == 200
         assert (answer.status == 200) == (open_before < limit)
         assert len(desk.service.running(key, now)) == min(open_before + 1, limit)
-    assert desk.service.busiest <= limit
+    assert desk.service.book.busiest <= limit
     assert desk.paid == accepted * Decimal("0.20")
     for key in (KEY, OTHER):
         mine = [order for order in desk.service.orders.values() if order.account == account_of(key)]

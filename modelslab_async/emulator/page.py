@@ -91,5 +91,5 @@ def ledger_json(service: Service) -> dict[str, Any]:
         "emulator": True,
         "total_usd": str(service.ledger.total()),
         "charges": charges,
-        "busiest": service.busiest,
+        "busiest": service.book.busiest,
     }

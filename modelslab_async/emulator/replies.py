@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Sequence
 from enum import Enum
 from typing import Any
 
@@ -111,6 +113,29 @@ def at_once(order: Order, origin: str, now: float, other_name: str) -> Answer:
         "future_links": [f"{origin}/generations/{other_name}"],
     }
     return json_answer(reply, delay=order.done_at - now, order=order)
+
+
+def fetched(order: Order, origin: str, now: float, fault: Fault | None, rng: random.Random) -> Answer:
+    """What is told of a job of the account that is asked after."""
+    if fault is Fault.TRY_AGAIN:
+        return json_answer({"status": "failed", "message": "Try Again", "output": ""})
+    match order.state(now):
+        case "success":
+            links = [] if fault is Fault.EMPTY_OUTPUT else [order.link(origin)]
+            return json_answer({"status": "success", "id": order.id, "output": links, "proxy_links": links})
+        case "failed":
+            return json_answer({"status": "failed", "id": order.id, "message": order.failed, "output": ""})
+        case _:
+            words = rng.choice(("Try Again", "try again later."))
+            return json_answer({"status": "processing", "message": words, "output": ""})
+
+
+def listed(orders: Sequence[Order], origin: str, page: int, per_page: int) -> Answer:
+    """A page of the account's finished jobs."""
+    rows = [{"id": order.id, "output": [order.link(origin)]} for order in orders]
+    pagination = {"current_page": page, "per_page": per_page, "total": len(rows)}
+    rows = rows[(page - 1) * per_page : page * per_page]
+    return json_answer({"status": "success", "data": rows, "pagination": pagination})
 
 
 def told(order: Order, origin: str) -> dict[str, Any]:

@@ -212,17 +212,7 @@ class Service:
         order = self.orders.get(int(job_id)) if re.fullmatch(r"[0-9]{1,18}", job_id) else None
         if order is None or order.account != account_of(key):
             return json_answer({"status": "failed", "id": "", "message": "Request not found", "output": ""})
-        if rule and rule.fault is Fault.TRY_AGAIN:
-            return json_answer({"status": "failed", "message": "Try Again", "output": ""})
-        match order.state(now):
-            case "success":
-                links = [] if rule and rule.fault is Fault.EMPTY_OUTPUT else [order.link(self.origin)]
-                return json_answer({"status": "success", "id": order.id, "output": links, "proxy_links": links})
-            case "failed":
-                return json_answer({"status": "failed", "id": order.id, "message": order.failed, "output": ""})
-            case _:
-                words = self._rng.choice(("Try Again", "try again later."))
-                return json_answer({"status": "processing", "message": words, "output": ""})
+        return replies.fetched(order, self.origin, now, rule.fault if rule else None, self._rng)
 
     def _count(self, now: float, key: str) -> Answer:
         calls = self._counts[account_of(key)]
@@ -243,10 +233,7 @@ class Service:
     def _assets(self, now: float, key: str, params: dict[str, Any]) -> Answer:
         page, per_page = positive(params.get("page"), 1), min(positive(params.get("per_page"), 10), 30)
         done = [o for o in self.orders.values() if o.account == account_of(key) and o.state(now) == "success"]
-        rows = [{"id": order.id, "output": [order.link(self.origin)]} for order in reversed(done)]
-        pagination = {"current_page": page, "per_page": per_page, "total": len(rows)}
-        rows = rows[(page - 1) * per_page : page * per_page]
-        return json_answer({"status": "success", "data": rows, "pagination": pagination})
+        return replies.listed(done[::-1], self.origin, page, per_page)
 
     def _admin(self, now: float, command: str) -> Answer:
         """Posts of a dedicated server; clear_queue drops every job on it."""
@@ -280,11 +267,6 @@ class Service:
         return replies.deliveries(order, str(url), self.origin, rule.fault if rule else None, self._scaled(rule))
 
     # --- small things ---
-
-    @property
-    def busiest(self) -> int:
-        """The most jobs that one account ever had queued or processing."""
-        return self.book.busiest
 
     @property
     def orders(self) -> dict[int, Order]:
