@@ -26,7 +26,7 @@ from benchmarks import _live
 from benchmarks._common import NOT_INSTALLED, Options, Reach, conclude, options, say, table
 from benchmarks._simulator import DISTRIBUTIONS, ETAS, PEERS, Case, Row, Score, looks, optimum, score_of_gaps, times
 from modelslab_async.protocol.experience import Experience, Outlook
-from modelslab_async.protocol.schedule import Gaps
+from modelslab_async.protocol.schedule import gaps_at
 
 POLL_COSTS = (0.5, 1.0, 2.0, 5.0)
 SEEDS = 20
@@ -68,7 +68,7 @@ class _Life:
     slowest_plan: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        self.experience = Experience(Gaps(poll_cost=self.case[1]))
+        self.experience = Experience(gaps_at(self.case[1]))
 
     def outlook(self) -> Outlook:
         eta = ETAS[self.eta](median(times(self.case[0])), self.rng)

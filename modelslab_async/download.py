@@ -14,8 +14,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
-import attrs
-
 from modelslab_async.errors import InvalidVideoError, TransportError
 from modelslab_async.line import Line
 from modelslab_async.protocol import mp4
@@ -29,24 +27,21 @@ _BLOCK_BYTES = 2**20
 _DEAD_CODES = (400, 401, 404, 410)
 
 
-@attrs.define(eq=False, repr=False)
 class _Arriving:
-    """What has come of one link's file. A thread writes and digests a block of it while the next one comes."""
+    """What has come of one link's file. A thread writes and digests a block of it while the next one comes: just one
+    thread, for the order.
+    """
 
-    file: BinaryIO
-    thread: ThreadPoolExecutor
-    """Just one, for the order."""
-    progress: Progress | None
-    walk: mp4.Walk = attrs.field(factory=mp4.Walk)
-    received: int = 0
-    total: int | None = None
-    digest: hashlib._Hash = attrs.field(factory=hashlib.sha256)
-    validator: str | None = None
-    """ETag or Last-Modified: proves that the rest belongs to what is here."""
-    _block: list[bytes] = attrs.field(factory=list[bytes])
-    _gathered: int = 0
-    _writing: list[asyncio.Future[None]] = attrs.field(factory=list[asyncio.Future[None]])
-    _failure: Exception | None = None
+    def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor, progress: Progress | None) -> None:
+        self.file, self.thread, self.progress = file, thread, progress
+        self.walk, self.digest = mp4.Walk(), hashlib.sha256()
+        self.received = self._gathered = 0
+        self.total: int | None = None
+        self.validator: str | None = None
+        """ETag or Last-Modified: proves that the rest belongs to what is here."""
+        self._block = list[bytes]()
+        self._writing = list[asyncio.Future[None]]()
+        self._failure: Exception | None = None
 
     async def take(self, chunk: bytes) -> None:
         """One more chunk, to be written in time. Raises OSError, of this one or of one before."""

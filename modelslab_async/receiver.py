@@ -90,6 +90,7 @@ class Receiver:
         if record.owner != journal.owner and journal.is_alive(record.owner):
             await journal.deliver(record, job_id)
             return
+        self.recoverer.untold.add(ref)
         known = record.state in (JobState.PROCESSING, JobState.TIMED_OUT)
         if job := await (self.recoverer.restored(record) if known else self.recoverer.found(record, job_id)):
             job.wake()

@@ -42,6 +42,8 @@ class Recoverer:
     def __init__(self, books: Books, dispatcher: Dispatcher) -> None:
         self.books, self.dispatcher = books, dispatcher
         self._one_by_one = asyncio.Lock()
+        self.untold = set[str]()
+        """Refs of jobs that a delivery took up, and nobody was given."""
 
     @property
     def journal(self) -> Journal:
@@ -55,8 +57,8 @@ class Recoverer:
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
         for record in await self._records(refs):
             if record.owner == self.journal.owner:
-                job = self.dispatcher.jobs.get(record.ref)
-                if (job and not job._is_found) or record.state in (JobState.WAITING, JobState.SUBMITTING):
+                is_known = record.ref in self.dispatcher.jobs and record.ref not in self.untold
+                if is_known or record.state in (JobState.WAITING, JobState.SUBMITTING):
                     continue
             elif self.journal.is_alive(record.owner):
                 elsewhere.append(record)
@@ -70,6 +72,7 @@ class Recoverer:
                     uncertain.append(mine)
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
+        self.untold -= {job.ref for job in jobs}
         await self.dispatcher.count_elsewhere()
         return Recovery(tuple(jobs), tuple(uncertain), tuple(unsent), tuple(elsewhere))
 

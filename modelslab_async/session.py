@@ -23,7 +23,7 @@ from modelslab_async.protocol.experience import Experience
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.request import Endpoint, LimitsMode
-from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, Gaps
+from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, gaps_at
 from modelslab_async.protocol.watch import WaitStrategy
 from modelslab_async.saver import MAX_SAVES
 from modelslab_async.telemetry import Telemetry
@@ -82,7 +82,7 @@ class Session:
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
             limits=limits,
             wait=wait,
-            experience=Experience(Gaps(poll_cost=poll_cost)),
+            experience=Experience(gaps_at(poll_cost)),
             pace=Pace(max_polls_per_second),
             journal=_sqlite(journal) if isinstance(journal, str | os.PathLike) else journal,
             prices=prices or PriceList(),

@@ -54,13 +54,8 @@ class Timeouts:
     job: float | None = 1800.0
 
     def __attrs_post_init__(self) -> None:
-        rule = "seconds above 0, or None for never"
-        require(
-            *(
-                (value is None or is_positive(value), f"timeouts.{name}", value, rule, "pass such a number")
-                for name, value in attrs.asdict(self).items()
-            )
-        )
+        rule, given = "seconds above 0, or None for never", attrs.asdict(self).items()
+        require(*((v is None or is_positive(v), f"timeouts.{name}", v, rule, "pass one") for name, v in given))
 
 
 class Incoming(NamedTuple):

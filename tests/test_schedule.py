@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async.protocol.expectation import EDGES, Cells, guess
-from modelslab_async.protocol.schedule import Gaps, Plan, haste, plan
+from modelslab_async.protocol.schedule import Gaps, Plan, gaps_at, haste, plan
 
 MIDDLES = [(a + b) / 2 for a, b in pairwise(EDGES)]
 
@@ -77,7 +77,7 @@ def test_no_looks_cost_less(ended: Callable[[float], float], poll_cost: float) -
 def test_a_constant_hazard_means_constant_gaps() -> None:
     """Exponential times of mean m: the best gap g solves exp(g/m) - 1 - g/m = c/m, whatever the elapsed time."""
     mean, poll_cost = 100.0, 2.0
-    schedule = plan(cells_of(lambda seconds: 1 - math.exp(-seconds / mean)), Gaps(poll_cost=poll_cost))
+    schedule = plan(cells_of(lambda seconds: 1 - math.exp(-seconds / mean)), gaps_at(poll_cost))
     low, high = 0.0, mean
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -90,7 +90,7 @@ def test_dense_where_the_hazard_is_high() -> None:
     """Keller (Management Science 21, 1974): gaps of sqrt(2c/h). Around the peak they are close to it; before it and
     between two peaks far longer.
     """
-    schedule = plan(cells_of(two_peaks), Gaps(poll_cost=1.0))
+    schedule = plan(cells_of(two_peaks), Gaps())
     hazard = (two_peaks(57.5) - two_peaks(56.5)) / (1 - two_peaks(57))
     assert schedule.gap(57.0) == pytest.approx(math.sqrt(2 / hazard), rel=0.4)
     assert schedule.gap(0.0) > 10 * schedule.gap(57.0)
@@ -100,7 +100,7 @@ def test_dense_where_the_hazard_is_high() -> None:
 def test_the_dearer_a_look_the_rarer() -> None:
     """Ten times the cost of a look: fewer looks by about the root of ten."""
     few, many = (
-        len(followed(plan(cells_of(lognormal), Gaps(poll_cost=cost, floor=0.1)), 100.0)) for cost in (5.0, 0.5)
+        len(followed(plan(cells_of(lognormal), gaps_at(cost)._replace(floor=0.1)), 100.0)) for cost in (5.0, 0.5)
     )
     assert math.sqrt(10) / 1.5 < many / few < math.sqrt(10) * 1.5
 
@@ -113,7 +113,7 @@ def test_the_dearer_a_look_the_rarer() -> None:
 )
 def test_no_gap_leaves_its_bounds(eta: float | None, poll_cost: float, elapsed: list[float], seed: int) -> None:
     """Whatever the numbers say, a gap is from the floor to the ceiling, and there is some time left."""
-    schedule = plan(guess(eta), Gaps(poll_cost=poll_cost))
+    schedule = plan(guess(eta), gaps_at(poll_cost))
     rng = random.Random(seed)
     for moment in elapsed:
         assert schedule.gaps.floor <= schedule.jittered(moment, rng) <= schedule.gaps.ceiling
@@ -160,4 +160,4 @@ def test_haste_is_how_many_jobs_an_end_seen_late_delays(waiting: int, places: in
 
 def test_the_floor_follows_a_look_that_costs_nearly_nothing() -> None:
     """A second, but never more than ten times the cost of a look."""
-    assert [Gaps(poll_cost=cost).floor for cost in (5, 1, 0.1, 0.01)] == [1.0, 1.0, 1.0, 0.1]
+    assert [gaps_at(cost).floor for cost in (5, 1, 0.1, 0.01)] == [1.0, 1.0, 1.0, 0.1]

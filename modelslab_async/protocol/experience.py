@@ -93,7 +93,7 @@ class Experience:
         if known not in self._cells:
             shape, _, _, step = known
             self._cells[known] = self._expected(kind, shape, step)
-        gaps = attrs.evolve(self.gaps, poll_cost=self.gaps.poll_cost / worth)  # the floor stays
+        gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / worth)  # the floor stays
         plan = self._plans[known, worth] = schedule.plan(self._cells[known], gaps)
         return plan
 

@@ -27,8 +27,6 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple, Protocol
 
-import attrs
-
 from modelslab_async.protocol.expectation import EDGES, Cells, position
 
 DEFAULT_POLL_COST = 1.0
@@ -42,20 +40,21 @@ _MOST_HASTE = 3
 """As a power of two: a look is worth at most eight times as much."""
 
 
-@attrs.frozen(kw_only=True)
-class Gaps:
+class Gaps(NamedTuple):
     """Between two looks at a job, in seconds. The floor and the ceiling hold whatever the numbers say; the look
     then waits for the next tick, see `watch.TICK`.
-
-    The floor is a second, or ten times the cost of a look where that is less. The ceiling is a minute at the default
-    cost of a look, and rises with its root, as the best gaps do.
     """
 
     poll_cost: float = DEFAULT_POLL_COST
-    floor: float = attrs.field(default=attrs.Factory(lambda gaps: min(1.0, 10 * gaps.poll_cost), takes_self=True))
-    ceiling: float = attrs.field(
-        default=attrs.Factory(lambda gaps: 60.0 * max(1.0, math.sqrt(gaps.poll_cost)), takes_self=True)
-    )
+    floor: float = 1.0
+    ceiling: float = 60.0
+
+
+def gaps_at(poll_cost: float) -> Gaps:
+    """The floor is a second, or ten times the cost of a look where that is less. The ceiling is a minute at the default
+    cost, and rises with its root, as the best gaps do.
+    """
+    return Gaps(poll_cost, min(1.0, 10 * poll_cost), 60.0 * max(1.0, math.sqrt(poll_cost)))
 
 
 def haste(waiting: int, places: int) -> int:
