@@ -30,8 +30,7 @@ def account_of(key: ApiKey, base_url: str) -> str:
 class Books:
     """The journal's rows, and the budget's numbers. One for each Client.
 
-    A guest's journal is another client's, which opens and closes it. The clock gives unix seconds: rows are read by
-    other processes, on other days.
+    A guest's journal is another client's, which opens and closes it. The clock gives unix seconds, for other processes.
     """
 
     def __init__(

@@ -28,9 +28,7 @@ _DEAD_CODES = (400, 401, 404, 410)
 
 
 class _Arriving:
-    """What has come of one link's file. A thread writes and digests a block of it while the next one comes: just one
-    thread, for the order.
-    """
+    """What has come of one link's file. One thread, for the order, writes and digests a block while the next comes."""
 
     def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor, progress: Progress | None) -> None:
         self.file, self.thread, self.progress = file, thread, progress

@@ -26,7 +26,7 @@ class Saver:
     def __init__(self, line: Line, books: Books, room: asyncio.Semaphore) -> None:
         self.line, self.books, self.room = line, books, room
         self.saves = set[asyncio.Future[None]]()
-        """The downloads under way; each is done when its download is."""
+        """Each is done when its download is."""
 
     async def save(
         self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool

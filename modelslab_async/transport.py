@@ -127,6 +127,7 @@ class AiohttpTransport:
         if self._exchange and (address := plain(url)):
             return await self._exchange.post(address, body, MAX_REPLY_BYTES, limits)
         sent = _Body(body)
+        sent.is_begun = bool(getattr(session, "_middlewares", None))  # one may send another body
         asking = session.post(
             url, data=sent, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
         )

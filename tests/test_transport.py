@@ -241,7 +241,16 @@ async def test_a_hook_that_cannot_read_the_reply_leads_to_no_second_submit() -> 
     assert (job.state, error.charged, len(connections)) == (JobState.UNCERTAIN, None, 1)
 
 
-async def test_what_a_hook_raises_after_the_reply_says_nothing_of_the_submit() -> None:
+async def signs(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """A middleware that sends a body of its own."""
+    await request.update_body(b'{"signed": true}')
+    return await send(request)
+
+
+@pytest.mark.parametrize("middlewares", [(), (signs,)], ids=["", "another body"])
+async def test_what_a_hook_raises_after_the_reply_says_nothing_of_the_submit(
+    middlewares: tuple[aiohttp.ClientMiddlewareType, ...],
+) -> None:
     """A hook that cannot reach its own log raises what a refused connection does; the submit was sent."""
 
     async def log(*_: object) -> None:
@@ -250,7 +259,7 @@ async def test_what_a_hook_raises_after_the_reply_says_nothing_of_the_submit() -
     hooks = aiohttp.TraceConfig()
     hooks.on_request_end.append(log)
     async with (
-        aiohttp.ClientSession(trace_configs=[hooks]) as session,
+        aiohttp.ClientSession(trace_configs=[hooks], middlewares=middlewares) as session,
         listening(http("200 OK", b'{"status": "processing", "id": 1}')) as (url, connections, _),
         Client(api_key=KEY, base_url=url, session=session, rng=random.Random(1)) as client,
     ):
