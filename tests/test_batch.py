@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import io
 import json
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -322,6 +323,28 @@ async def test_millions_take_no_memory(world: MakeWorld, tmp_path: Path) -> None
         async for event in run_batch(client, source(), tmp_path / "out", lookahead=20):
             ended += event.step is not Step.BEGUN
     assert (read, ended) == (120, 120)
+
+
+class Watched:
+    """A database that writes down which threads use it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection, self.threads = connection, set[int]()
+
+    def execute(self, sql: str, values: list[Any]) -> sqlite3.Cursor:
+        self.threads.add(threading.get_ident())
+        return self.connection.execute(sql, values)
+
+
+async def test_the_index_is_used_by_one_thread(world: MakeWorld, tmp_path: Path) -> None:
+    """Two at a time would misuse it, which ended a batch once in some hundred runs."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client, open_batch(client, tmp_path / "out") as batch:
+        index: Any = Watched(batch._decider.folder._index)
+        batch._decider.folder._index = index
+        ended = [event.result async for event in batch.run(requests(6)) if event.step is Step.ENDED]
+    assert len(ended) == 6
+    assert index.threads == {threading.get_ident()}
 
 
 async def test_a_source_that_breaks_is_told_at_the_end(world: MakeWorld, tmp_path: Path) -> None:

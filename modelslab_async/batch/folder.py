@@ -45,15 +45,14 @@ class Folder:
         row = self._index.execute("SELECT line FROM items WHERE item = ?", [item]).fetchone()
         return None if row is None else from_json(row[0])
 
-    def add(self, result: Result) -> None:
-        """Write a line; it is on disk then. Raises OSError."""
+    def write(self, result: Result) -> None:
+        """Write a line; it is on disk then: call it in a thread. Raises OSError."""
         self._results.write(to_json(result) + b"\n")
         self._results.flush()
         os.fsync(self._results.fileno())
-        self.know(result)
 
     def know(self, result: Result) -> None:
-        """Keep in mind what a line says."""
+        """Keep in mind what a line says. The index takes one thread at a time, the event loop's."""
         self._index.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", [result.item, to_json(result)])
         if result.file:
             self.claims(result.item, result.file)

@@ -227,7 +227,8 @@ class Run:
 
     async def _written(self, result: Result) -> Result:
         async with self._writing:
-            await _in_thread(self.folder.add, result)
+            await _in_thread(self.folder.write, result)
+            self.folder.know(result)
         return result
 
 
