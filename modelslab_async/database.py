@@ -140,13 +140,11 @@ class Database:
         self._opened.execute("INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)", (owner, account, ref, job_id))
 
     def delivered(self, account: str, is_anothers: Callable[[str], bool]) -> list[tuple[str, str | None]]:
-        """Take what was left, but for what another client will take."""
-        told = list[tuple[str, str | None]]()
-        for (owner,) in self._rows("SELECT DISTINCT owner FROM deliveries WHERE account = ?", account):
-            if not is_anothers(owner):
-                sql = "DELETE FROM deliveries WHERE owner = ? AND account = ? RETURNING ref, job_id"
-                told += self._rows(sql, owner, account)
-        return told
+        """Take what was left, but for what is another's."""
+        left = self._rows("SELECT DISTINCT owner FROM deliveries WHERE account = ?", account)
+        owners = [row[0] for row in left if not is_anothers(row[0])]
+        sql = f"DELETE FROM deliveries WHERE account = ? AND owner IN ({_marks(owners)}) RETURNING ref, job_id"  # noqa: S608
+        return self._rows(sql, account, *owners) if owners else []
 
     def charges(self, account: str) -> list[Charge]:
         """The jobs that the service took, or may have."""

@@ -45,7 +45,7 @@ class Journal(Protocol):
         ...
 
     async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
-        """The refs and ids of which word was left for this client, or one that is gone; each is given once."""
+        """The refs and ids of which word was left for this client, or a dead one; once each."""
         ...
 
     async def charges(self, account: str) -> Sequence[Charge]:

@@ -41,7 +41,7 @@ class Presence:
             self._path(self.owner).unlink(missing_ok=True)
 
     def is_alive(self, owner: str) -> bool:
-        """Whether this client still drives its jobs. What a dead one left is removed."""
+        """Whether it still drives its jobs, or nobody can tell. A dead one's lock is removed."""
         if owner == self.owner:
             return True
         path = self._path(owner)
@@ -53,6 +53,8 @@ class Presence:
                     path.unlink(missing_ok=True)
         except FileNotFoundError:
             return False
+        except OSError:
+            return True
         with suppress(FileNotFoundError, PermissionError):
             path.unlink()
         return path.exists()

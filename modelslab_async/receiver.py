@@ -39,7 +39,7 @@ class Receiver:
         return ref in self.dispatcher.jobs
 
     def receive(self, ref: str, job_id: str | None) -> None:
-        """A delivery for this ref came, which names this id of the service (None: none). Returns at once."""
+        """A delivery for this ref came, which names this id of the service (None: none)."""
         job = self.dispatcher.jobs.get(ref)
         if job is None:
             self.hearing.told_late(ref)
@@ -90,8 +90,9 @@ class Receiver:
         if record.owner != journal.owner and journal.is_alive(record.owner):
             await journal.deliver(record, job_id)
             return
-        self.recoverer.untold.add(ref)
         known = record.state in (JobState.PROCESSING, JobState.TIMED_OUT)
+        if known or job_id:
+            self.recoverer.untold.add(ref)
         if job := await (self.recoverer.restored(record) if known else self.recoverer.found(record, job_id)):
             job.wake()
 

@@ -43,7 +43,7 @@ class Recoverer:
         self.books, self.dispatcher = books, dispatcher
         self._one_by_one = asyncio.Lock()
         self.untold = set[str]()
-        """Refs of jobs that a delivery took up, and nobody was given."""
+        """Refs that a delivery took up and nobody was given."""
 
     @property
     def journal(self) -> Journal:

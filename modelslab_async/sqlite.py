@@ -85,7 +85,7 @@ class SqliteJournal:
         await self._in_thread(self._database.deliver, record.owner, record.account, record.ref, job_id)
 
     async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
-        """The refs and ids of which word was left for this client, or one that is gone; each is given once."""
+        """The refs and ids of which word was left for this client, or a dead one; once each."""
         is_alive = self._presence.is_alive
         return await self._in_thread(self._database.delivered, account, lambda it: it != self.owner and is_alive(it))
 

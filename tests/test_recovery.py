@@ -118,6 +118,22 @@ async def test_what_a_delivery_took_up_is_recovered_too(world: MakeWorld, tmp_pa
     assert len(here.service.ledger.charges) == 2
 
 
+async def test_a_delivery_that_takes_nothing_up_gives_no_new_job(world: MakeWorld, tmp_path: Path) -> None:
+    """It names no id for an uncertain job; that was lost, and its ref is sent anew: recover gives no new job."""
+    here, webhook = world(faults=[LOST_REPLY]), Webhook(public_url="https://hooks.invalid", secret="x" * 32)
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        left = client.submit(a_request(track_id="mine"))
+        await asyncio.sleep(5)
+        await client.aclose(drain=False)
+    assert left.request is not None
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        await webhook.handle(left.request.webhook or "", b"{}")
+        await asyncio.sleep(1)
+        await client.resolve("mine", lost=True)
+        await client.submit(a_request(track_id="mine")).submitted()
+        assert (await client.recover()).jobs == ()
+
+
 async def test_a_video_that_was_not_saved_can_be_saved_later(world: MakeWorld, tmp_path: Path) -> None:
     """It is known without asking; where its links died meanwhile, the service is asked for others."""
     here = world()

@@ -367,6 +367,23 @@ async def test_a_late_word_reaches_an_owner_that_is_idle(world: MakeWorld, tmp_p
 
 
 @virtual
+async def test_an_owner_of_which_nobody_can_tell_keeps_its_word_and_no_other(world: MakeWorld, tmp_path: Path) -> None:
+    """Its presence cannot be read: that hides no word from others, loses none, and its own stays."""
+    here, journal = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), tmp_path / "jobs.db"
+    async with called(here, journal=journal) as (client, _):
+        job, file = await waits_for_word(here, client), client._books.journal
+        record = await client.find(job.ref)
+        assert isinstance(file, SqliteJournal)
+        assert record is not None
+        for owner in ("0" * 16, "z" * 16):
+            file._presence._path(owner).mkdir()
+            await file.deliver(record._replace(owner=owner), None)
+        await file.deliver(record, the_id(here))
+        assert (await job).id == the_id(here)
+        assert len(file._database._rows("SELECT 1 FROM deliveries")) == 2
+
+
+@virtual
 async def test_a_word_for_an_owner_that_died_is_not_lost(world: MakeWorld, tmp_path: Path) -> None:
     """Whoever listens for the account hears it, and collects the job; what is left for one that lives stays its own."""
     here, journal = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), tmp_path / "jobs.db"
