@@ -89,7 +89,7 @@ class Client(Session):
                 child._begin(common, own, parent=self)
                 self._accounts[name] = child  # from here on it closes with this one
                 await child.__aenter__()
-        child._enter()  # may be closing by now
+        child._enter()  # may be closing
         return cast("Client", child)
 
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
@@ -129,7 +129,7 @@ class Client(Session):
         """
         self._enter()
         known = str(job_id).strip()
-        if left := self._recoverer.attach(known):
+        if left := self._recoverer.attach(known) or self._dispatcher.jobs.get(known):
             return left
         if not known:
             raise refusal("job_id", job_id, "empty", "pass the id that the service gave")
@@ -159,11 +159,9 @@ class Client(Session):
         Raises ClientStateError without a journal, JournalError; with `search`, APIError or TransportError.
         """
         self._enter()
-        found = await self._recoverer.recover(refs)
-        if not search:
-            return found
-        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(self._line.key), wire.assets)
-        return found._replace(candidates=await self._recoverer.unknown(assets))
+        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(self._line.key), wire.assets) if search else ()
+        candidates = await self._recoverer.unknown(assets)
+        return (await self._recoverer.recover(refs))._replace(candidates=candidates)
 
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
         """A person's word on an uncertain job: the service took it as `id`, or it was `lost` and not charged.

@@ -139,10 +139,10 @@ class Database:
         """Leave word for a client."""
         self._opened.execute("INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)", (owner, account, ref, job_id))
 
-    def delivered(self, account: str, is_anothers: Callable[[str], bool]) -> list[tuple[str, str | None]]:
-        """Take what was left, but for what is another's."""
+    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
+        """Take what was left, but for others that are alive."""
         left = self._rows("SELECT DISTINCT owner FROM deliveries WHERE account = ?", account)
-        owners = [row[0] for row in left if not is_anothers(row[0])]
+        owners = [each for (each,) in left if each == owner or not is_alive(each)]
         sql = f"DELETE FROM deliveries WHERE account = ? AND owner IN ({_marks(owners)}) RETURNING ref, job_id"  # noqa: S608
         return self._rows(sql, account, *owners) if owners else []
 

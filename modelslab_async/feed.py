@@ -38,7 +38,7 @@ class Feed(Generic[T]):
                 feeder.exception()  # told already, or nobody listens any more
 
     async def _fill(self) -> None:
-        requests = aiter(asynchronous(self.source))
+        requests = asynchronous(self.source)
         while True:
             await self.room.acquire()
             try:

@@ -91,8 +91,6 @@ class Receiver:
             await journal.deliver(record, job_id)
             return
         known = record.state in (JobState.PROCESSING, JobState.TIMED_OUT)
-        if known or job_id:
-            self.recoverer.untold.add(ref)
         if job := await (self.recoverer.restored(record) if known else self.recoverer.found(record, job_id)):
             job.wake()
 

@@ -43,7 +43,7 @@ class Recoverer:
         self.books, self.dispatcher = books, dispatcher
         self._one_by_one = asyncio.Lock()
         self.untold = set[str]()
-        """Refs that a delivery took up and nobody was given."""
+        """Refs of jobs taken up that nobody was given."""
 
     @property
     def journal(self) -> Journal:
@@ -57,8 +57,8 @@ class Recoverer:
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
         for record in await self._records(refs):
             if record.owner == self.journal.owner:
-                is_known = record.ref in self.dispatcher.jobs and record.ref not in self.untold
-                if is_known or record.state in (JobState.WAITING, JobState.SUBMITTING):
+                is_told = record.ref in self.dispatcher.jobs and record.ref not in self.untold
+                if is_told or record.state in (JobState.WAITING, JobState.SUBMITTING):
                     continue
             elif self.journal.is_alive(record.owner):
                 elsewhere.append(record)
@@ -72,8 +72,8 @@ class Recoverer:
                     uncertain.append(mine)
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
-        self.untold -= {job.ref for job in jobs}
         await self.dispatcher.count_elsewhere()
+        self.untold -= {job.ref for job in jobs}
         return Recovery(tuple(jobs), tuple(uncertain), tuple(unsent), tuple(elsewhere))
 
     async def _records(self, refs: Collection[str] | None) -> Sequence[JobRecord]:
@@ -114,7 +114,9 @@ class Recoverer:
         over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.books.clock()}
         if job_id is None and await self.books.take_over(record, **over):
             self.books.resolved(record, taken=False)
-        return await self.found(record, job_id)
+        job = await self.found(record, job_id)
+        self.untold.discard(record.ref)
+        return job
 
     def _is_new(self, record: JobRecord) -> bool:
         """Whether the open job with its ref is another, which will be refused."""
@@ -136,8 +138,12 @@ class Recoverer:
                 return None
             if job := self.dispatcher.jobs.get(record.ref):
                 return job
-            mine = await self.books.take_over(record, state=_state_of(record))
-            return None if mine is None else self._job(mine)
+            now = await self.find(record.ref)
+            if not now or (now.state, now.saved_path) != (record.state, record.saved_path):
+                return None
+            if mine := await self.books.take_over(record, state=_state_of(record)):
+                self.untold.add(mine.ref)
+            return mine and self._job(mine)
 
     def _job(self, mine: JobRecord) -> Job:
         if job := self.dispatcher.jobs.get(mine.ref):

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 
 from modelslab_async.books import Books
 from modelslab_async.errors import InvalidVideoError
@@ -15,7 +14,7 @@ from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.telemetry import Telemetry
 
 MAX_SAVES = 50
-"""At a time, each with a connection and an open file; others wait, and hold up no submit."""
+"""At a time, each with a connection and an open file; others wait, no submit does."""
 _ROUNDS = 3
 """How often all links are tried before a video counts as unreadable."""
 
@@ -38,9 +37,11 @@ class Saver:
             video = await video if isinstance(video, Job) else video
             from modelslab_async import download  # noqa: PLC0415 - with the first video that is saved
 
-            get = partial(download.save, self.line, path=path, progress=progress, overwrite=overwrite)
-            async with self.room:
-                return await (get([video]) if isinstance(video, str) else self._collect(video, get))
+            async def get(links: Sequence[str]) -> SavedVideo:
+                async with self.room:
+                    return await download.save(self.line, links, path, progress=progress, overwrite=overwrite)
+
+            return await (get([video]) if isinstance(video, str) else self._collect(video, get))
         finally:
             self.saves.discard(over)
             over.cancel()

@@ -156,7 +156,7 @@ class Session:
     def _leave(self) -> None:
         self._left.set()
         if self._common.webhook:
-            self._common.webhook._ignore(self._receiver)
+            self._common.webhook._listeners.pop(self._receiver, None)
 
     @property
     def base_url(self) -> str:
@@ -199,7 +199,7 @@ class Session:
         if self._loop is None:
             self._loop = loop
             if self._common.webhook:
-                self._common.webhook._listen(self._receiver, self._books.account)
+                self._common.webhook._listeners[self._receiver] = self._books.account
 
 
 def _sqlite(path: str | os.PathLike[str]) -> Journal:

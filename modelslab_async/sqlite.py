@@ -38,7 +38,7 @@ class SqliteJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._presence = Presence(self.path)
+        self._presence = Presence(self.path.resolve())
         self.owner = self._presence.owner
         self._database = Database(self.path)
         self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
@@ -86,8 +86,7 @@ class SqliteJournal:
 
     async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
         """The refs and ids of which word was left for this client, or a dead one; once each."""
-        is_alive = self._presence.is_alive
-        return await self._in_thread(self._database.delivered, account, lambda it: it != self.owner and is_alive(it))
+        return await self._in_thread(self._database.delivered, account, self.owner, self.is_alive)
 
     async def charges(self, account: str) -> Sequence[Charge]:
         """The jobs that the service took, or may have."""

@@ -111,12 +111,6 @@ class Webhook:
         status, answer = await self.handle(request.path, body)
         return web.Response(status=status, body=answer, content_type="text/plain")
 
-    def _listen(self, listener: Receiver, account: str) -> None:
-        self._listeners[listener] = account
-
-    def _ignore(self, listener: Receiver) -> None:
-        self._listeners.pop(listener, None)
-
     def _token(self, name: str) -> str:
         digest = hmac.digest(self._key, b"modelslab_async webhook\0" + name.encode(), "sha256")
         return urlsafe_b64encode(digest[:_TOKEN_BYTES]).decode().rstrip("=")

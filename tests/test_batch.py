@@ -314,7 +314,7 @@ async def test_millions_take_no_memory(world: MakeWorld, tmp_path: Path) -> None
 
     async def source() -> AsyncIterator[ImageToVideoUltra]:
         nonlocal read
-        for request in requests(120):
+        for request in requests(300):
             read += 1
             assert read - ended <= 20 + 1
             yield request
@@ -322,7 +322,17 @@ async def test_millions_take_no_memory(world: MakeWorld, tmp_path: Path) -> None
     async with here.client(journal=tmp_path / "jobs.db", max_in_flight=50) as client:
         async for event in run_batch(client, source(), tmp_path / "out", lookahead=20):
             ended += event.step is not Step.BEGUN
-    assert (read, ended) == (120, 120)
+    assert (read, ended) == (300, 300)
+
+
+async def test_an_extra_that_holds_itself_stops_no_other_item(world: MakeWorld, tmp_path: Path) -> None:
+    """It has no digest to be named by, and is refused as any other mistake is."""
+    circle: dict[str, Any] = {}
+    circle["itself"] = circle
+    here, wanted = world(), [*requests(2), a_request(extra={"new": circle})]
+    events = await run(here, tmp_path / "out", wanted)
+    assert Counter(event.result.state for event in events if event.result) == {S.READY: 2, S.REFUSED: 1}
+    assert len(here.service.ledger.charges) == 2
 
 
 class Watched:

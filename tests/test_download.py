@@ -167,6 +167,25 @@ async def test_files_that_arrive_hold_up_nothing_else(tmp_path: Path) -> None:
         assert [saved.size_bytes for saved in await asyncio.gather(*saves)] == [len(MOVIE)] * len(saves)
 
 
+async def test_links_that_are_dead_hold_up_no_other_video(tmp_path: Path) -> None:
+    """While they are waited for, others have their turn."""
+
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/good":
+            return web.Response(body=MOVIE, content_type="video/mp4")
+        raise web.HTTPNotFound
+
+    app = web.Application()
+    app.router.add_get("/{name}", answer)
+    async with serving(app) as url, Client("any", base_url=url) as client:
+        dead = Video(id=None, ref="dead", url=f"{url}/dead", links=())
+        lost = [asyncio.create_task(client.download(dead, tmp_path / f"{n}.mp4")) for n in range(MAX_SAVES)]
+        good = asyncio.create_task(client.download(f"{url}/good", tmp_path / "good.mp4"))
+        done, _ = await asyncio.wait([*lost, good], return_when=asyncio.FIRST_COMPLETED)
+        assert done == {good}
+        assert all(isinstance(e, InvalidVideoError) for e in await asyncio.gather(*lost, return_exceptions=True))
+
+
 async def test_a_cancelled_save_leaves_nothing(tmp_path: Path) -> None:
     """Cancelled at whatever moment of its beginning, a save leaves no .part."""
     async with served(Files()) as (client, url):

@@ -118,6 +118,85 @@ async def test_what_a_delivery_took_up_is_recovered_too(world: MakeWorld, tmp_pa
     assert len(here.service.ledger.charges) == 2
 
 
+class _UnreadableOnce(SqliteJournal):
+    """Reads rows but for one time, after it was told to."""
+
+    fails = False
+
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        if self.fails and not ready:
+            self.fails = False
+            raise JournalError("the disk is away")
+        return await super().unfinished(account, ready=ready)
+
+
+async def left_running(here: World, journal: Path, count: int) -> list[Any]:
+    """Jobs that run, of a client that is gone."""
+    async with here.client(journal=journal) as client:
+        left = [client.submit(a_request(seed=seed)) for seed in range(count)]
+        for job in left:
+            await job.submitted()
+        await client.aclose(drain=False)
+    return left
+
+
+@pytest.mark.parametrize("search", [False, True])
+async def test_what_a_recovery_that_failed_took_up_is_given_by_the_next(
+    world: MakeWorld, tmp_path: Path, search: bool
+) -> None:
+    """Whatever it fails at: nobody was given those jobs yet."""
+    here, journal = world(), _UnreadableOnce(tmp_path / "jobs.db")
+    left = await left_running(here, tmp_path / "jobs.db", 3)
+    if search:
+        here.service._plan = FaultPlan([Rule(Fault.RESET_BEFORE, on="call", times=4)], random.Random(1))
+    async with here.client(journal=journal) as client:
+        journal.fails = not search
+        with pytest.raises(ModelsLabError):
+            await client.recover(search=search)
+        assert {job.ref for job in (await client.recover()).jobs} == {job.ref for job in left}
+
+
+async def test_attach_gives_a_job_that_is_open_here(world: MakeWorld, tmp_path: Path) -> None:
+    """By its ref, be it submitted here or taken up: the ref is no id of the service."""
+    here = world()
+    (left,) = await left_running(here, tmp_path / "jobs.db", 1)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        (found,) = (await client.recover()).jobs
+        assert client.attach(left.ref) is found
+        own = client.submit(a_request())
+        assert client.attach(own.ref) is own
+
+
+async def test_an_own_job_that_ends_while_recover_works_is_not_taken_up(world: MakeWorld, tmp_path: Path) -> None:
+    """Its row was read while it ran: what it says since, that the video is saved, stays."""
+    here = world()
+    await left_running(here, tmp_path / "jobs.db", 1)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        own = client.submit(a_request())
+        await own.submitted()
+        stale = await row(client, own.ref)
+        await own.save(tmp_path / "own.mp4")
+        assert await client._recoverer.restored(stale) is None
+        assert (await row(client, own.ref)).saved_path == str(tmp_path / "own.mp4")
+
+
+async def test_a_journal_by_another_path_has_the_same_clients(
+    world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link in another folder, and a relative path: what lives is not taken for dead."""
+    here, folder = world(), tmp_path / "other"
+    folder.mkdir()
+    (folder / "link.db").symlink_to(tmp_path / "jobs.db")
+    monkeypatch.chdir(tmp_path)
+    async with here.client(journal="jobs.db") as one:
+        job = one.submit(a_request())
+        await job.submitted()
+        async with here.client(journal=folder / "link.db") as other:
+            monkeypatch.chdir(folder)
+            found = await other.recover()
+            assert (found.jobs, [record.ref for record in found.elsewhere]) == ((), [job.ref])
+
+
 async def test_a_delivery_that_takes_nothing_up_gives_no_new_job(world: MakeWorld, tmp_path: Path) -> None:
     """It names no id for an uncertain job; that was lost, and its ref is sent anew: recover gives no new job."""
     here, webhook = world(faults=[LOST_REPLY]), Webhook(public_url="https://hooks.invalid", secret="x" * 32)

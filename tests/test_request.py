@@ -45,7 +45,7 @@ def test_the_examples_of_the_documentation_page(text: str, steps: int) -> None:
 def nested(levels: int) -> list[Any]:
     """A list in a list in a list."""
     value: list[Any] = []
-    for _ in range(levels):
+    for _ in range(levels - 1):
         value = [value]
     return value
 
@@ -93,7 +93,7 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
     ("extra", {"new": [10**5000]}),
     ("extra", {"new": {"deep": ["\ud800"]}}),
     ("extra", {"new": nested(3000)}),
-    ("extra", {"new": nested(60)}),
+    ("extra", {"new": nested(21)}),
     ("extra", {"new": CIRCLE}),
     ("extra", {"\ud800": 1}),
     ("webhook", "https://example.com/\ud800"),
@@ -108,6 +108,15 @@ def test_what_cannot_be_right_is_always_refused(field: str, value: object) -> No
     assert [problem.beyond_documentation for problem in problems] == [False]
     assert all(part in str(problems[0]) for part in (field, problems[0].value, problems[0].rule, problems[0].way_out))
     assert all((problems[0].value, problems[0].rule, problems[0].way_out))
+
+
+def test_an_extra_may_be_twenty_deep() -> None:
+    """Of lists and of dicts alike, as the refusal of a deeper one says."""
+    dicts: Any = 1
+    for _ in range(20):
+        dicts = {"deeper": dicts}
+    assert check(a_request(extra={"lists": nested(20), "dicts": dicts})) == []
+    assert len(check(a_request(extra={"dicts": {"deeper": dicts}}))) == 1
 
 
 @pytest.mark.parametrize(("frames", "fps"), [(10, 10), (10, 12), (None, 81)])

@@ -106,7 +106,7 @@ def test_a_url_belongs_to_its_ref(ref: str, other: str) -> None:
 def test_what_was_not_made_with_the_secret_is_not_found(name: str) -> None:
     """Whatever is sent: 404, and nobody is woken."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listen(ear, "")
+    webhook._listeners[ear] = ""
     assert asyncio.run(webhook.handle(f"/hooks/{name}", body())) == (404, b"not found")
     assert ear.heard == []
 
@@ -141,7 +141,7 @@ async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> No
 async def test_limits() -> None:
     """A body that is too large, and a flood of forged deliveries, are turned away; true ones still come through."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listen(ear, "")
+    webhook._listeners[ear] = ""
     assert (await webhook.handle(webhook.url("a", ""), bytes(MAX_BODY_BYTES + 1)))[0] == 413
     forged = [(await webhook.handle("/hooks/x.y", b""))[0] for _ in range(int(MAX_FORGED_PER_SECOND) + 20)]
     assert (forged[0], forged[-1]) == (404, 429)
@@ -168,7 +168,7 @@ async def test_limits() -> None:
 async def test_whatever_a_delivery_says(content: bytes, told: list[Any]) -> None:
     """It wakes, unless it says that the job still runs; only its id is taken from it."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listen(ear, "")
+    webhook._listeners[ear] = ""
     assert (await webhook.handle(webhook.url("a", ""), content))[0] == 200
     assert ear.heard == told
 
@@ -511,8 +511,8 @@ async def test_a_word_that_is_being_taken_from_the_journal_counts_while_the_clie
         assert isinstance(kept, SqliteJournal)
         delivered = kept._database.delivered
 
-        def seen(account: str, is_anothers: Callable[[str], bool]) -> list[tuple[str, str | None]]:
-            words = delivered(account, is_anothers)
+        def seen(account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
+            words = delivered(account, owner, is_alive)
             if words:
                 loop.call_soon_threadsafe(taken.set)
             return words

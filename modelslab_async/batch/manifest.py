@@ -92,7 +92,7 @@ def _entry(line: int, params: Mapping[str, Any] | Problem, defaults: Mapping[str
     except InvalidRequestError as error:
         return Entry(line, f"line-{line}", None, error.problems)
     problem = unwritable("track_id", request.track_id)
-    return Entry(line, f"line-{line}", None, (problem,)) if problem else Entry(line, _name_of(wanted), request)
+    return Entry(line, f"line-{line}", None, (problem,)) if problem else Entry(line, _name_of(wanted, line), request)
 
 
 def _found(picture: object, folder: Path | None) -> dict[str, Any]:
@@ -104,13 +104,15 @@ def _found(picture: object, folder: Path | None) -> dict[str, Any]:
     return {"init_image": folder / picture}
 
 
-def _name_of(wanted: Mapping[str, Any]) -> str:
+def _name_of(wanted: Mapping[str, Any], line: int) -> str:
     track_id = wanted.get("track_id")
     if isinstance(track_id, str) and track_id.strip():
         return track_id
-    told = json.dumps(
-        {name: value for name, value in wanted.items() if value is not None}, sort_keys=True, default=_told
-    )
+    given = {name: value for name, value in wanted.items() if value is not None}
+    try:
+        told = json.dumps(given, sort_keys=True, default=_told)
+    except (TypeError, ValueError, RecursionError):  # an `extra` that is no JSON, and is refused for that
+        return f"line-{line}"
     return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 

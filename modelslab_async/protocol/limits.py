@@ -181,7 +181,7 @@ def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
             yield wrong("extra", {name: value}, "JSON, at most 20 deep", "pass text, finite numbers, lists or dicts")
 
 
-def _is_json(value: object, depth: int = 50) -> bool:
+def _is_json(value: object, depth: int = 21) -> bool:
     match value:
         case None | bool():
             return True
@@ -192,7 +192,8 @@ def _is_json(value: object, depth: int = 50) -> bool:
         case list() if depth:
             return all(_is_json(item, depth - 1) for item in value)
         case dict() if depth:
-            return all(isinstance(name, str) and _is_json([name, item], depth - 1) for name, item in value.items())
+            names = all(isinstance(name, str) and _is_json(name) for name in value)
+            return names and _is_json([*value.values()], depth)
         case _:
             return False
 

@@ -22,7 +22,7 @@ class Endpoint(Enum):
     V6 = "v6"
     ENTERPRISE = "enterprise"
 
-    __hash__ = object.__hash__  # there is one object for each; Enum's own hashes the name, in Python
+    __hash__ = object.__hash__  # as JobState's
 
 
 _SHOWN_CHARACTERS = 60

@@ -83,8 +83,6 @@ class Seen(NamedTuple):
 
 
 Action = Wait | Fetch | Probe
-
-
 WatchOutcome = wire.Ready | lifecycle.Failed | lifecycle.Abandoned
 
 
