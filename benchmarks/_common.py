@@ -251,12 +251,12 @@ class _Counting(Emulator):
     async def _fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
         return PICTURE
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery, rendered: asyncio.Task[None]) -> None:
         """To the instant: a timer of the event loop comes up to a millisecond late."""
         await asyncio.sleep(delivery.at - self._now() - _TIMER)
         while self._now() < delivery.at:  # noqa: ASYNC110 - an instant is no event
             await asyncio.sleep(0)
-        await super()._deliver(delivery)
+        await super()._deliver(delivery, rendered)
 
 
 class Told(Protocol):

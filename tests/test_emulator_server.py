@@ -8,6 +8,7 @@ import io
 import json
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from aiohttp import web
 from PIL import Image
 
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+from modelslab_async.emulator.order import Work
 
 KEY = "a-key-that-no-answer-may-show"
 ROCKET = (Path(__file__).parent.parent / "examples" / "rocket.jpg").read_bytes()
@@ -201,6 +203,29 @@ async def test_a_picture_that_cannot_be_decoded() -> None:
         heard = await told.get()
         assert (heard["status"], heard["id"], heard["track_id"]) == ("failed", reply["id"], "mine")
         assert len(talk.emulator.ledger.charges) == 1
+
+
+async def test_no_end_is_told_before_it_is_known() -> None:
+    """Where rendering takes longer than the job should, its webhook waits for it: the picture may prove broken."""
+    told: asyncio.Queue[Any] = asyncio.Queue()
+    may_fail = threading.Event()
+
+    async def hear(request: web.Request) -> web.Response:
+        await told.put(await request.json())
+        return web.Response()
+
+    def fails(_: Work) -> bytes:
+        may_fail.wait()
+        raise ValueError("broken")
+
+    async with somebody(hook=hear) as other, talking(render=fails, speed=1000.0) as talk:
+        _, reply = await talk.submit(webhook=f"{other}/hook")
+        for _ in range(20):  # the delivery is due, and has time to arrive
+            await talk.polled(reply["id"], until=["success"])
+        nothing_yet = told.empty()
+        may_fail.set()
+        assert nothing_yet
+        assert (await told.get())["status"] == "failed"
 
 
 async def test_a_file_that_is_asked_for_before_its_picture_proves_broken() -> None:

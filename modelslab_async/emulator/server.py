@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from decimal import Decimal
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 import attrs
@@ -194,9 +194,9 @@ class Emulator:
     def _start(self, order: Order) -> None:
         loop = asyncio.get_running_loop()
         self._videos[order.name] = loop.run_in_executor(self._threads, self._render, order.work)
-        self._go(self._rendered(order))
+        rendered = self._go(self._rendered(order))
         for delivery in self.service.deliveries(order):
-            self._go(self._deliver(delivery))
+            self._go(self._deliver(delivery, rendered))
 
     async def _rendered(self, order: Order) -> None:
         try:
@@ -208,16 +208,20 @@ class Emulator:
             order.failed = f"The picture could not be read: {error}"
         order.work = attrs.evolve(order.work, picture=b"")
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: Delivery, rendered: asyncio.Task[None]) -> None:
+        """When it is due, and no end is told before it is known: a picture may prove broken."""
         await asyncio.sleep(delivery.at - self._now())
+        if not rendered.done():
+            await asyncio.wait([rendered])
         with suppress(*_UNREACHABLE):
             async with self._session.post(delivery.url, json=delivery.payload, timeout=_WEBHOOK) as response:
                 _log.info("webhook to %s: HTTP %d", delivery.url, response.status)
 
-    def _go(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+    def _go(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     # --- files and pages ---
 
