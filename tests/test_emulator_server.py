@@ -311,7 +311,9 @@ async def test_webhooks(fault: Fault | None, statuses: list[str]) -> None:
     told: list[Any] = []
     complete, job_was_done = asyncio.Event(), []
 
-    async with talking(faults=[Rule(fault, times=1, seconds=30.0)] if fault else []) as talk:
+    rules = [Rule(fault, times=1, seconds=30.0)] if fault else []
+    speed = 100.0 if fault is Fault.WEBHOOK_FORGED else 400.0  # a lie is told in the middle of the job, and looked up
+    async with talking(faults=rules, speed=speed) as talk:
 
         async def hear(request: web.Request) -> web.Response:
             payload = await request.json()

@@ -31,7 +31,12 @@ class Gallery(Emulator):
 async def served(folder: Path, port: int, *words: str) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Emulator]]:
     """An example's server in a process of its own, with an emulator in this one."""
     async with Gallery(speed=100, eta={"good": 1}, render=skeleton) as emulator, aiohttp.ClientSession() as session:
-        told = {"MODELSLAB_API_KEY": "any", "MODELSLAB_BASE_URL": emulator.url, "PORT": str(port)}
+        told = {
+            "MODELSLAB_API_KEY": "any",
+            "MODELSLAB_BASE_URL": emulator.url,
+            "PORT": str(port),
+            "TMPDIR": str(folder),
+        }
         environment = {**os.environ, **told, "PYTHONPATH": str(EXAMPLES)}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *words),

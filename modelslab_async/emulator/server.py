@@ -209,9 +209,9 @@ class Emulator:
         order.work = attrs.evolve(order.work, picture=b"")
 
     async def _deliver(self, delivery: Delivery, rendered: asyncio.Task[None]) -> None:
-        """When it is due, and no end is told before it is known: a picture may prove broken."""
+        """When it is due, and no true end is told before it is known: a picture may prove broken."""
         await asyncio.sleep(delivery.at - self._now())
-        if not rendered.done():
+        if not (delivery.forged or rendered.done()):
             await asyncio.wait([rendered])
         with suppress(*_UNREACHABLE):
             async with self._session.post(delivery.url, json=delivery.payload, timeout=_WEBHOOK) as response:
