@@ -215,7 +215,7 @@ async def test_no_end_is_told_before_it_is_known() -> None:
         return web.Response()
 
     def fails(_: Work) -> bytes:
-        may_fail.wait()
+        may_fail.wait(30)
         raise ValueError("broken")
 
     rules = [Rule(Fault.WEBHOOK_FORGED)]
