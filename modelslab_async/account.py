@@ -64,23 +64,8 @@ def make_account(
     common: Common, key: ApiKey, *, budget: Budget | None, max_in_flight: int, is_guest: bool = False
 ) -> Account:
     """Put one together. A guest's journal is opened and closed by somebody else."""
-    line = Line(
-        transport=common.transport,
-        key=key,
-        base_url=common.base_url,
-        endpoint=common.endpoint,
-        timeouts=common.timeouts,
-        rng=common.rng,
-        telemetry=common.telemetry,
-    )
-    books = Books(
-        key=key,
-        base_url=common.base_url,
-        journal=common.journal,
-        budget=budget,
-        prices=common.prices,
-        is_guest=is_guest,
-    )
+    line = Line(common.transport, key, common.base_url, common.endpoint, common.timeouts, common.rng, common.telemetry)
+    books = Books(key, common.base_url, common.journal, budget, common.prices, is_guest=is_guest)
     hearing = Hearing()
     watcher = Watcher(line, common.wait, common.experience, common.pace, hearing)
     saver = Saver(line, books, common.saves)

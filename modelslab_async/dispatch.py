@@ -162,8 +162,7 @@ class Dispatcher:
             if submits:
                 await asyncio.wait(submits, timeout=self._line.timeouts.submit)
         finally:
-            asking = [self._asking] if self._asking else []
-            tasks = [*self._tasks.values(), *asking]
+            tasks = [task for task in (*self._tasks.values(), self._asking) if task]
             for task in tasks:
                 task.cancel()
             try:

@@ -49,6 +49,6 @@ def give_up(job: Job, error: JobError) -> None:
 def uncertain(error: ModelsLabError) -> SubmitUncertainError:
     """The reply was lost, or says nothing."""
     message = f"the submit was sent and its outcome is unknown, so it is not sent again: {error.args[0]}"
-    uncertain = SubmitUncertainError(message)
-    uncertain.__cause__ = error
-    return uncertain
+    lost = SubmitUncertainError(message)
+    lost.__cause__ = error
+    return lost

@@ -92,8 +92,7 @@ class BudgetExceededError(ModelsLabError):
 
     def __init__(self, message: str = "", *, needed: Decimal = Decimal(0), remaining: Decimal = Decimal(0)) -> None:
         super().__init__(message)
-        self.needed = needed
-        self.remaining = remaining
+        self.needed, self.remaining = needed, remaining
 
 
 class JournalError(ModelsLabError):
@@ -124,9 +123,7 @@ class APIError(ModelsLabError):
     def __init__(self, message: str = "", *, http_status: int | None = None, retry_after: float | None = None) -> None:
         code = "" if http_status is None else f" (HTTP {http_status})"
         super().__init__(f"{message}{code}")
-        self.message = message
-        self.http_status = http_status
-        self.retry_after = retry_after
+        self.message, self.http_status, self.retry_after = message, http_status, retry_after
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...], dict[str, object]]:
         return type(self), (self.message,), {**self.__dict__, "args": self.args}

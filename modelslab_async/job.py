@@ -78,9 +78,7 @@ class Job:
         job_id: str | None = None,
         is_called: bool = False,
     ) -> None:
-        self.request = request
-        self.ref = ref
-        self.id = job_id
+        self.request, self.ref, self.id = request, ref, job_id
         self.state = JobState.WAITING if job_id is None else JobState.PROCESSING
         self._keeper = keeper
         self._image = image
@@ -196,8 +194,9 @@ class Job:
         """Wait until the service took it, and give the service's id ("" where it told none); raises the job's error."""
         async for change in self.events():
             if change.state in (JobState.PROCESSING, JobState.READY):
-                return self.id or ""
-        await self
+                break
+        else:
+            await self
         return self.id or ""
 
     async def wait(self, timeout: float | None = None) -> bool:

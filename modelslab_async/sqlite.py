@@ -21,7 +21,7 @@ from modelslab_async.database import Database, Write, told
 from modelslab_async.errors import JournalError
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord, key_of
+from modelslab_async.protocol.record import Charge, JobRecord, Word, key_of
 
 NOTED_WITHIN = 0.05
 """Seconds for which a note may wait for company."""
@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 
 
 class SqliteJournal:
-    """A journal in one SQLite file, which is made where there is none."""
+    """A `Journal` in one SQLite file, which is made where there is none."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -50,13 +50,13 @@ class SqliteJournal:
         """When the last transaction did."""
 
     async def open(self) -> None:
-        """Make ready, or say why that cannot be."""
+        """As in `Journal`."""
         await self._in_thread(self._database.open)
         with told(self.path):
             self._presence.enter()
 
     def append(self, record: JobRecord, *, take_over: str | None = None) -> asyncio.Future[bool]:
-        """Write a job as it now is; durable once awaited."""
+        """As in `Journal`."""
         written = asyncio.get_running_loop().create_future()
         self._pending.append(_Waiting(Write(record, take_over), written))
         self._start()
@@ -69,35 +69,35 @@ class SqliteJournal:
             self._later = asyncio.get_running_loop().call_later(NOTED_WITHIN, self._start)
 
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
-        """The jobs of an account that somebody should still look after; `ready` with videos that were not saved."""
+        """As in `Journal`."""
         return await self._read(self._database.unfinished, account, ready)
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
-        """The job with this ref, or this id of the service."""
+        """As in `Journal`."""
         return await self._read(self._database.find, account, ref, job_id)
 
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
-        """The last jobs, the newest first."""
+        """As in `Journal`."""
         return await self._read(self._database.recent, account, limit)
 
     async def deliver(self, record: JobRecord, job_id: str | None) -> None:
-        """Leave word for the record's owner that its webhook was called, with this id of the service or none."""
+        """As in `Journal`."""
         await self._in_thread(self._database.deliver, record.owner, record.account, record.ref, job_id)
 
-    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
-        """The refs and ids of which word was left for this client, or a dead one; once each."""
-        return await self._in_thread(self._database.delivered, account, self.owner, self.is_alive)
+    async def delivered(self, account: str, heard: Sequence[Word] = ()) -> Sequence[Word]:
+        """As in `Journal`."""
+        return await self._read(self._database.delivered, account, self.owner, self.is_alive, heard)
 
     async def charges(self, account: str) -> Sequence[Charge]:
-        """The jobs that the service took, or may have."""
+        """As in `Journal`."""
         return await self._read(self._database.charges, account)
 
     def is_alive(self, owner: str) -> bool:
-        """Whether another client still drives its jobs."""
+        """As in `Journal`."""
         return self._presence.is_alive(owner)
 
     async def close(self) -> None:
-        """Write what is left, and let go."""
+        """As in `Journal`."""
         try:
             await self._settled()
             self._pending[:0] = self._unwritten.values()

@@ -57,8 +57,7 @@ class Submitter:
         """The paid POST, repeated only while it surely was not taken."""
         waits: Iterator[float] | None = None
         while not self.line.closing.is_set():
-            reply = await self._post_once(job, body)
-            match reply:
+            match reply := await self._post_once(job, body):
                 case wire.Accepted(notes=notes):
                     self.line.note(notes)
                     return reply

@@ -29,7 +29,6 @@ _NOTHING_SENT = (
     aiohttp.ServerFingerprintMismatch,
 )
 """aiohttp's errors that come before the first byte of the request. Any other may come after it."""
-_REDIRECTS = (301, 302, 303, 307, 308)
 _JSON = {"Content-Type": "application/json", "Accept": "application/json"}
 
 
@@ -99,10 +98,8 @@ class AiohttpTransport:
     def __init__(
         self, timeouts: Timeouts, *, session: aiohttp.ClientSession | None = None, trust_env: bool = False
     ) -> None:
-        self._timeouts = timeouts
-        self._session = session
+        self._timeouts, self._session, self._trust_env = timeouts, session, trust_env
         self._owned = session is None
-        self._trust_env = trust_env
         self._exchange: Exchange | None = None
         self._closed = False
 
@@ -138,7 +135,7 @@ class AiohttpTransport:
         session, limits = self._open(), _limits(timeout, self._timeouts.connect)
         if self._exchange and (address := plain(url)):
             reply = await self._exchange.head(address, length, limits)
-            if reply.status not in _REDIRECTS:
+            if reply.status // 100 != 3:
                 return reply
         headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
         asking = session.get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False)

@@ -16,6 +16,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
+from modelslab_async.exchange import at_most
 from modelslab_async.protocol.body import Body
 from modelslab_async.protocol.request import is_http_url, require
 
@@ -105,10 +106,7 @@ class Webhook:
         """As a handler of aiohttp.web: `app.router.add_post("/hooks/modelslab/{name}", webhook.aiohttp)`."""
         from aiohttp import web  # noqa: PLC0415 - only for those who serve with it
 
-        body = await request.content.read(MAX_BODY_BYTES + 1)
-        while len(body) <= MAX_BODY_BYTES and (more := await request.content.readany()):
-            body += more
-        status, answer = await self.handle(request.path, body)
+        status, answer = await self.handle(request.path, await at_most(MAX_BODY_BYTES + 1, request.content))
         return web.Response(status=status, body=answer, content_type="text/plain")
 
     def _token(self, name: str) -> str:

@@ -126,7 +126,13 @@ async def test_what_a_failing_socket_means(
     """Each way to fail once there is a connection is told as what it is, and sent again only if surely not taken."""
     async with listening(behaviour) as (url, connections, second), aiohttp.ClientSession() as theirs:
         session = theirs if is_passed_in else None
-        client = Client(api_key=KEY, base_url=url, timeouts=QUICK, rng=random.Random(1), session=session)
+        client = Client(
+            api_key=KEY,
+            base_url=url,
+            timeouts=QUICK if behaviour is never else Timeouts(),
+            rng=random.Random(1),
+            session=session,
+        )
         job = client.submit(a_request())
         if verdict is retry.Verdict.REPEAT:
             await second.wait()

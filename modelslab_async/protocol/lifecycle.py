@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import attrs
 
 from modelslab_async.errors import ModelsLabError
-from modelslab_async.protocol import wire
+from modelslab_async.protocol.wire import Accepted, Ready
 
 
 class JobState(Enum):
@@ -127,17 +127,7 @@ class Abandoned(NamedTuple):
 
 
 Event = (
-    Started
-    | PutBack
-    | Cancelled
-    | wire.Accepted
-    | wire.Ready
-    | Verified
-    | Unreadable
-    | Rejected
-    | Failed
-    | ReplyLost
-    | Abandoned
+    Started | PutBack | Cancelled | Accepted | Ready | Verified | Unreadable | Rejected | Failed | ReplyLost | Abandoned
 )
 
 _S = JobState
@@ -146,14 +136,14 @@ TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
     (_S.WAITING, Cancelled): _S.CANCELLED,
     (_S.WAITING, Rejected): _S.REFUSED,
     (_S.SUBMITTING, PutBack): _S.WAITING,
-    (_S.SUBMITTING, wire.Accepted): _S.PROCESSING,
-    (_S.SUBMITTING, wire.Ready): _S.READY,
+    (_S.SUBMITTING, Accepted): _S.PROCESSING,
+    (_S.SUBMITTING, Ready): _S.READY,
     (_S.SUBMITTING, Rejected): _S.REFUSED,
     (_S.SUBMITTING, Failed): _S.FAILED,
     (_S.SUBMITTING, ReplyLost): _S.UNCERTAIN,
     (_S.UNCERTAIN, ReplyLost): _S.UNCERTAIN,
-    (_S.UNCERTAIN, wire.Accepted): _S.PROCESSING,
-    (_S.PROCESSING, wire.Ready): _S.READY,
+    (_S.UNCERTAIN, Accepted): _S.PROCESSING,
+    (_S.PROCESSING, Ready): _S.READY,
     (_S.PROCESSING, Failed): _S.FAILED,
     (_S.PROCESSING, Abandoned): _S.TIMED_OUT,
     (_S.READY, Verified): _S.READY,
