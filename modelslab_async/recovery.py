@@ -73,8 +73,9 @@ class Recoverer:
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
         await self.dispatcher.count_elsewhere()
-        self.untold -= {job.ref for job in jobs}
-        return Recovery(tuple(jobs), tuple(uncertain), tuple(unsent), tuple(elsewhere))
+        given = tuple(job for job in jobs if job.ref in self.untold)
+        self.untold -= {job.ref for job in given}
+        return Recovery(given, tuple(uncertain), tuple(unsent), tuple(elsewhere))
 
     async def _records(self, refs: Collection[str] | None) -> Sequence[JobRecord]:
         if refs is None:

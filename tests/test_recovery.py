@@ -140,6 +140,15 @@ async def left_running(here: World, journal: Path, count: int) -> list[Any]:
     return left
 
 
+async def test_two_recoveries_at_a_time_give_each_job_once(world: MakeWorld, tmp_path: Path) -> None:
+    """Two parts of an application that both ask do not both look after it."""
+    here = world()
+    left = await left_running(here, tmp_path / "jobs.db", 3)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        one, other = await asyncio.gather(client.recover(), client.recover())
+        assert sorted(job.ref for job in (*one.jobs, *other.jobs)) == sorted(job.ref for job in left)
+
+
 @pytest.mark.parametrize("search", [False, True])
 async def test_what_a_recovery_that_failed_took_up_is_given_by_the_next(
     world: MakeWorld, tmp_path: Path, search: bool
