@@ -1,7 +1,5 @@
 """What a client is made of: what the clients of several accounts share, and what each account has of its own."""
 
-from __future__ import annotations
-
 import asyncio
 import random
 from typing import TYPE_CHECKING, NamedTuple
@@ -41,7 +39,7 @@ class Common(NamedTuple):
     journal: Journal | None
     prices: PriceList
     timeouts: Timeouts
-    webhook: Webhook | None
+    webhook: "Webhook | None"
     telemetry: Telemetry | None
     rng: random.Random
     transport: Transport

@@ -14,8 +14,6 @@ observations and gives it a tail. It is made of log-logistic distributions, F(t)
 the smaller b the wider, and the tail falls like t^-b, so that no time is impossible.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
@@ -67,7 +65,7 @@ class Observation(NamedTuple):
         """One number for it."""
         return self.after if math.isinf(self.by) else (self.after + self.by) / 2
 
-    def scaled(self, factor: float, weight: float = 1.0) -> Observation:
+    def scaled(self, factor: float, weight: float = 1.0) -> "Observation":
         """The same job, had it been longer by this factor."""
         return Observation(self.after * factor, self.by * factor, None, weight)
 
