@@ -91,7 +91,8 @@ def _entry(line: int, params: Mapping[str, Any] | Problem, defaults: Mapping[str
         request = request_from({**wanted, **_found(wanted.get("init_image"), folder)})
     except InvalidRequestError as error:
         return Entry(line, f"line-{line}", None, error.problems)
-    problem = unwritable("track_id", request.track_id)
+    ref: object = request.track_id
+    problem = unwritable("track_id", ref) if isinstance(ref, str) else None
     return Entry(line, f"line-{line}", None, (problem,)) if problem else Entry(line, _name_of(wanted, line), request)
 
 

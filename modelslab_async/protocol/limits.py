@@ -6,7 +6,7 @@ overrule, while a value that cannot be right at all is always refused.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -66,10 +66,12 @@ def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[
     model = request.model_id if isinstance(request.model_id, str) else None
     ranges = limits.get(model) or limits[None]
     problems = []
-    for name, judge, value in zip(_CHECKS, _CHECKS.values(), _values(request), strict=True):
+    for (name, judge), value in zip(_CHECKS, _values(request), strict=True):
         if value is not None or name == "prompt":
-            problem = judge(name, value) or unwritable(name, value)
-            if problem is None and name in ranges:
+            problem = judge(name, value)
+            if problem is None and isinstance(value, str):
+                problem = unwritable(name, value)
+            elif problem is None and name in ranges:
                 problem = _beyond(name, value, ranges[name])
             if problem:
                 problems.append(problem)
@@ -108,9 +110,9 @@ _flag = _must_be(lambda value: isinstance(value, bool), "a boolean", "pass True 
 _finite = _must_be(_is_finite, "a finite number", "pass a float")
 
 
-def unwritable(name: str, value: object) -> Problem | None:
+def unwritable(name: str, value: str) -> Problem | None:
     """What is wrong with a text that holds half of a surrogate pair, as JSON or a locale can make one."""
-    if not isinstance(value, str) or value == value.encode(errors="replace").decode():
+    if value == value.encode(errors="replace").decode():
         return None
     return wrong(name, value, "a text that UTF-8 can write", "pass plain letters, in a UTF-8 locale")
 
@@ -137,25 +139,25 @@ def _resolution(name: str, value: object) -> Problem | None:
     return wrong(name, value, "pixels, or a ratio", 'pass 480, or "16:9" to ltx-2.3')
 
 
-_CHECKS: Mapping[str, _Check] = {
-    "prompt": _prompt,
-    "negative_prompt": _text,
-    "seed": _integer,
-    "resolution": _resolution,
-    "num_frames": _count,
-    "num_inference_steps": _count,
-    "guidance_scale": _finite,
-    "fps": _count,
-    "portrait": _flag,
-    "sample_shift": _natural,
-    "base64": _flag,
-    "temp": _flag,
-    "webhook": _webhook,
-    "track_id": _name,
-    "model_id": _name,
-}
+_CHECKS: Sequence[tuple[str, _Check]] = (
+    ("prompt", _prompt),
+    ("negative_prompt", _text),
+    ("seed", _integer),
+    ("resolution", _resolution),
+    ("num_frames", _count),
+    ("num_inference_steps", _count),
+    ("guidance_scale", _finite),
+    ("fps", _count),
+    ("portrait", _flag),
+    ("sample_shift", _natural),
+    ("base64", _flag),
+    ("temp", _flag),
+    ("webhook", _webhook),
+    ("track_id", _name),
+    ("model_id", _name),
+)
 """What a value of each parameter must be under any limits; None is right for all but the prompt."""
-_values = attrgetter(*_CHECKS)
+_values = attrgetter(*(name for name, _ in _CHECKS))
 
 
 def _contradictions(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[Problem]:
@@ -198,9 +200,9 @@ def _is_json(value: object, depth: int = 21) -> bool:
             return False
 
 
-def _beyond(name: str, value: object, limit: Range) -> Problem | None:
+def _beyond(name: str, value: float, limit: Range) -> Problem | None:
     """What the documentation does not allow."""
-    rule = limit.rule(value) if isinstance(value, _NUMBER) else None
+    rule = limit.rule(value)
     if rule is None:
         return None
     return wrong(name, value, rule, f"stay within the documented limit, {_OVERRULE}", beyond_documentation=True)
