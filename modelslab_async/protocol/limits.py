@@ -200,7 +200,7 @@ def _is_json(value: object, depth: int = 21) -> bool:
             return False
 
 
-def _beyond(name: str, value: float, limit: Range) -> Problem | None:
+def _beyond(name: str, value: Any, limit: Range) -> Problem | None:
     """What the documentation does not allow."""
     rule = limit.rule(value)
     if rule is None:
