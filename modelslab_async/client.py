@@ -125,11 +125,12 @@ class Client(Session):
     def attach(self, job_id: str | int) -> Job:
         """The job future of a job that was submitted before, here or elsewhere, with the same key. It costs nothing.
 
-        `job_id` is the service's id, or the ref of a job that another client left running.
+        `job_id` is the service's id, or the ref of a job that is open here, or that another client left: a ref wins.
         """
         self._enter()
         known = str(job_id).strip()
         if left := self._recoverer.attach(known) or self._dispatcher.jobs.get(known):
+            self._recoverer.untold.discard(left.ref)
             return left
         if not known:
             raise refusal("job_id", job_id, "empty", "pass the id that the service gave")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from modelslab_async.errors import JournalError
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import SENT, UNFINISHED, Charge, JobRecord, Word, key_of
+from modelslab_async.protocol.record import SENT, UNFINISHED, Charge, JobRecord, key_of
 
 APPLICATION_ID = 0x4D4C6A31
 """SQLite's mark of who a file belongs to: "MLj1"."""
@@ -139,15 +139,12 @@ class Database:
         """Leave word for a client."""
         self._opened.execute("INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)", (owner, account, ref, job_id))
 
-    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool], heard: Sequence[Word]) -> list[Word]:
-        """Delete what was heard; what else was left, but for others that are alive."""
-        if heard:
-            with self._transaction() as connection:
-                sql = "DELETE FROM deliveries WHERE account = ? AND owner = ? AND ref = ? AND job_id IS ?"
-                connection.executemany(sql, [(account, *word) for word in heard])
-        left = self._rows("SELECT owner, ref, job_id FROM deliveries WHERE account = ?", account)
-        for_me = {who for who in {word[0] for word in left} if who == owner or not is_alive(who)}
-        return [word for word in left if word[0] in for_me]
+    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
+        """Take what was left, but for others that are alive."""
+        left = self._rows("SELECT DISTINCT owner FROM deliveries WHERE account = ?", account)
+        owners = [each for (each,) in left if each == owner or not is_alive(each)]
+        sql = f"DELETE FROM deliveries WHERE account = ? AND owner IN ({_marks(owners)}) RETURNING ref, job_id"  # noqa: S608
+        return self._rows(sql, account, *owners) if owners else []
 
     def charges(self, account: str) -> list[Charge]:
         """The jobs that the service took, or may have."""

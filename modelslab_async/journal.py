@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
-from modelslab_async.protocol.record import Charge, JobRecord, Word
+from modelslab_async.protocol.record import Charge, JobRecord
 
 
 class Journal(Protocol):
@@ -44,8 +44,8 @@ class Journal(Protocol):
         """Leave word for the record's owner that its webhook was called, with this id of the service or none."""
         ...
 
-    async def delivered(self, account: str, heard: Sequence[Word] = ()) -> Sequence[Word]:
-        """The words that were left for this client, or a dead one, when those that were heard are deleted."""
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        """The refs and ids of which word was left for this client, or a dead one; once each."""
         ...
 
     async def charges(self, account: str) -> Sequence[Charge]:

@@ -14,7 +14,6 @@ from modelslab_async.job import Job
 from modelslab_async.line import until
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Word
 from modelslab_async.recovery import Recoverer
 
 LISTEN_EVERY = 0.5
@@ -77,7 +76,7 @@ class Receiver:
         self._go(self._listen())
 
     async def close(self) -> None:
-        """Hear no more of jobs that are not open; what came is passed on first."""
+        """Hear no more of jobs that are not open; what was taken from the journal is passed on first."""
         self._closing.set()
         self.hearing.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -96,23 +95,10 @@ class Receiver:
             job.wake()
 
     async def _listen(self) -> None:
-        """A word stays in the journal until it was used."""
-        heard = list[Word]()
         while not await until(self._closing, LISTEN_EVERY):
             with suppress(JournalError):
-                words = await self.recoverer.journal.delivered(self.books.account, heard)
-                heard.clear()
-                for word in words:
-                    with suppress(JournalError):
-                        await self._hear(*word[1:])
-                        heard.append(word)
-
-    async def _hear(self, ref: str, job_id: str | None) -> None:
-        if self.knows(ref):
-            self.receive(ref, job_id)
-        else:
-            self.hearing.told_late(ref)
-            await self._pass_on(ref, job_id)
+                for ref, job_id in await self.recoverer.journal.delivered(self.books.account):
+                    self.receive(ref, job_id)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
         if self._closing.is_set():

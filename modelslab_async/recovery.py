@@ -16,6 +16,7 @@ from modelslab_async.protocol.wire import Asset
 
 CANDIDATES = "see recover(search=True).candidates"
 _NEW = ("a new job with this ref is open, and will be refused", "wait for its end")
+_IN_DOUBT = {JobState.SUBMITTING, JobState.UNCERTAIN}
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
 
 
@@ -67,13 +68,12 @@ class Recoverer:
                 unsent.append(record)
             elif record.state is JobState.UNCERTAIN:
                 uncertain.append(record)
-            elif record.state is JobState.SUBMITTING:  # its client died
-                if mine := await self.books.take_over(record, state=JobState.UNCERTAIN):
-                    uncertain.append(mine)
+            elif record.state is JobState.SUBMITTING and (mine := await self._doubted(record.ref)):
+                uncertain.append(mine)
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
         await self.dispatcher.count_elsewhere()
-        given = tuple(job for job in jobs if job.ref in self.untold)
+        given = tuple(job for job in dict.fromkeys(jobs) if job.ref in self.untold)
         self.untold -= {job.ref for job in given}
         return Recovery(given, tuple(uncertain), tuple(unsent), tuple(elsewhere))
 
@@ -140,11 +140,23 @@ class Recoverer:
             if job := self.dispatcher.jobs.get(record.ref):
                 return job
             now = await self.find(record.ref)
-            if not now or (now.state, now.saved_path) != (record.state, record.saved_path):
+            if now is None or now.saved_path != record.saved_path:
                 return None
+            if now.state is not record.state and not (record.job_id and {now.state, record.state} <= _IN_DOUBT):
+                if record.ref not in self.untold or now.state in _OVER:
+                    return None
+                record = now
             if mine := await self.books.take_over(record, state=_state_of(record)):
                 self.untold.add(mine.ref)
             return mine and self._job(mine)
+
+    async def _doubted(self, ref: str) -> JobRecord | None:
+        """Its client died within its submit; None where word of it came meanwhile."""
+        async with self._one_by_one:
+            now = await self.find(ref)
+            if now is None or now.state is not JobState.SUBMITTING:
+                return None
+            return await self.books.take_over(now, state=JobState.UNCERTAIN)
 
     def _job(self, mine: JobRecord) -> Job:
         if job := self.dispatcher.jobs.get(mine.ref):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -21,7 +22,7 @@ from modelslab_async.database import Database, Write, told
 from modelslab_async.errors import JournalError
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord, Word, key_of
+from modelslab_async.protocol.record import Charge, JobRecord, key_of
 
 NOTED_WITHIN = 0.05
 """Seconds for which a note may wait for company."""
@@ -38,7 +39,7 @@ class SqliteJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._presence = Presence(self.path.resolve())
+        self._presence = Presence(Path(os.path.realpath(path)))
         self.owner = self._presence.owner
         self._database = Database(self.path)
         self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
@@ -84,9 +85,9 @@ class SqliteJournal:
         """As in `Journal`."""
         await self._in_thread(self._database.deliver, record.owner, record.account, record.ref, job_id)
 
-    async def delivered(self, account: str, heard: Sequence[Word] = ()) -> Sequence[Word]:
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
         """As in `Journal`."""
-        return await self._read(self._database.delivered, account, self.owner, self.is_alive, heard)
+        return await self._in_thread(self._database.delivered, account, self.owner, self.is_alive)
 
     async def charges(self, account: str) -> Sequence[Charge]:
         """As in `Journal`."""

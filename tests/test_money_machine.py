@@ -21,7 +21,7 @@ from modelslab_async import Budget, BudgetExceededError, Client, JobRecord, Jour
 from modelslab_async.emulator import Fault, InProcess, Rule, Service
 from modelslab_async.errors import ReplyLostError
 from modelslab_async.protocol.body import HttpReply
-from modelslab_async.protocol.record import SENT, Charge, Word, key_of
+from modelslab_async.protocol.record import SENT, Charge, key_of
 from modelslab_async.transport import Incoming
 
 LIMIT = Decimal("0.8")
@@ -80,7 +80,7 @@ class MemoryJournal:
     async def deliver(self, record: JobRecord, job_id: str | None) -> None:
         raise NotImplementedError
 
-    async def delivered(self, account: str, heard: Sequence[Word] = ()) -> Sequence[Word]:
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
         raise NotImplementedError
 
     async def charges(self, account: str) -> Sequence[Charge]:

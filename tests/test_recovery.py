@@ -7,7 +7,7 @@ import hashlib
 import json
 import random
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,70 @@ async def test_two_recoveries_at_a_time_give_each_job_once(world: MakeWorld, tmp
         assert sorted(job.ref for job in (*one.jobs, *other.jobs)) == sorted(job.ref for job in left)
 
 
+async def test_a_job_that_is_named_twice_is_given_once(world: MakeWorld, tmp_path: Path) -> None:
+    """By its ref and by its id."""
+    here = world()
+    (left,) = await left_running(here, tmp_path / "jobs.db", 1)
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        assert [job.ref for job in (await client.recover([left.ref, left.id])).jobs] == [left.ref]
+
+
+@pytest.mark.parametrize("is_recovered_first", [False, True])
+async def test_a_word_that_comes_while_its_job_is_recovered_counts(
+    world: MakeWorld, tmp_path: Path, is_recovered_first: bool
+) -> None:
+    """Its client died within the submit: the id that the delivery names is known from then on, whoever is first."""
+    here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="x" * 32)
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        left = client.submit(a_request())
+        await left.submitted()
+        await client.aclose(drain=False)
+    assert left.request is not None
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        died = (await row(client, left.ref))._replace(state=S.SUBMITTING, job_id=None, charged=None, accepted_at=None)
+        assert client._books.journal is not None
+        await client._books.journal.append(died, take_over=died.owner)
+        word = webhook.handle(left.request.webhook or "", json.dumps({"status": "success", "id": left.id}).encode())
+        calls = [client.recover(), word]
+        await asyncio.gather(*(calls if is_recovered_first else reversed(calls)))
+        await asyncio.sleep(1)
+        assert (await row(client, left.ref)).job_id == left.id
+        assert (await client._dispatcher.jobs[left.ref]).id == left.id
+    assert len(here.service.ledger.charges) == 1
+
+
+class _Slow(SqliteJournal):
+    """Something happens between the reading of the rows and their use."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        rows = await super().unfinished(account, ready=ready)
+        if ready and self.meanwhile:
+            await self.meanwhile()
+        return rows
+
+
+async def test_a_job_that_ends_while_it_is_recovered_is_given(world: MakeWorld, tmp_path: Path) -> None:
+    """A delivery took it up, and its video was there, before its row's turn came."""
+    here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="x" * 32)
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        left = client.submit(a_request())
+        await left.submitted()
+        await client.aclose(drain=False)
+    journal = _Slow(tmp_path / "jobs.db")
+    async with here.client(journal=journal, webhook=webhook) as client:
+
+        async def it_ends() -> None:
+            assert left.request is not None
+            await webhook.handle(left.request.webhook or "", b"{}")
+            await asyncio.sleep(120)
+
+        journal.meanwhile = it_ends
+        (found,) = (await client.recover()).jobs
+        assert (found.ref, found.state, (await found).id) == (left.ref, S.READY, left.id)
+
+
 @pytest.mark.parametrize("search", [False, True])
 async def test_what_a_recovery_that_failed_took_up_is_given_by_the_next(
     world: MakeWorld, tmp_path: Path, search: bool
@@ -163,6 +227,21 @@ async def test_what_a_recovery_that_failed_took_up_is_given_by_the_next(
         with pytest.raises(ModelsLabError):
             await client.recover(search=search)
         assert {job.ref for job in (await client.recover()).jobs} == {job.ref for job in left}
+
+
+async def test_what_was_attached_to_is_not_recovered_too(world: MakeWorld, tmp_path: Path) -> None:
+    """A delivery took it up, and somebody has it by its ref."""
+    here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="x" * 32)
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        left = client.submit(a_request())
+        await left.submitted()
+        await client.aclose(drain=False)
+    assert left.request is not None
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        await webhook.handle(left.request.webhook or "", b"{}")
+        await asyncio.sleep(1)
+        assert client.attach(left.ref).id == left.id
+        assert (await client.recover()).jobs == ()
 
 
 async def test_attach_gives_a_job_that_is_open_here(world: MakeWorld, tmp_path: Path) -> None:
@@ -448,6 +527,10 @@ async def test_a_journal_that_cannot_be_opened(world: MakeWorld, tmp_path: Path)
     (tmp_path / "jobs.db").write_bytes(b"not a database, certainly not one" * 100)
     with pytest.raises(JournalError, match="not a database"):
         async with world().client(journal=tmp_path / "jobs.db"):
+            pytest.fail("it must not get here")
+    (tmp_path / "a.db").symlink_to(tmp_path / "a.db")
+    with pytest.raises(JournalError, match=r"a\.db"):
+        async with world().client(journal=tmp_path / "a.db"):
             pytest.fail("it must not get here")
 
 

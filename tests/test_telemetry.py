@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
@@ -53,6 +54,26 @@ class Notes(Telemetry):
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
         self.told.append(f"retried {type(error).__name__}")
+
+
+async def test_a_download_is_not_longer_for_the_wait_before_it(world: MakeWorld, tmp_path: Path) -> None:
+    """What is told is how long the file took, not how long it waited for its turn."""
+    told: list[float] = []
+
+    class Durations(Telemetry):
+        def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:
+            told.append(seconds)
+
+    async with world().client(telemetry=Durations()) as client:
+        job = client.submit(a_request())
+        await job
+        client._saver.room = asyncio.Semaphore(0)
+        saving = asyncio.create_task(job.save(tmp_path / "a.mp4"))
+        await asyncio.sleep(60)
+        client._saver.room.release()
+        await saving
+    (seconds,) = told
+    assert seconds < 60
 
 
 async def test_all_that_happens_is_told_in_its_order(world: MakeWorld, tmp_path: Path) -> None:

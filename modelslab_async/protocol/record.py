@@ -79,10 +79,6 @@ class Charge(NamedTuple):
     is_certain: bool = True
 
 
-Word = tuple[str, str, str | None]
-"""A webhook was called for a job of this owner, with this ref, and this id of the service or none."""
-
-
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
     """The record once the event has happened."""
     state = lifecycle.transition(record.state, event)
