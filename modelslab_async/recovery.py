@@ -68,7 +68,7 @@ class Recoverer:
                 unsent.append(record)
             elif record.state is JobState.UNCERTAIN:
                 uncertain.append(record)
-            elif record.state is JobState.SUBMITTING and (mine := await self._doubted(record.ref)):
+            elif record.state is JobState.SUBMITTING and (mine := await self._doubted(record)):
                 uncertain.append(mine)
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
@@ -150,13 +150,11 @@ class Recoverer:
                 self.untold.add(mine.ref)
             return mine and self._job(mine)
 
-    async def _doubted(self, ref: str) -> JobRecord | None:
-        """Its client died within its submit; None where word of it came meanwhile."""
+    async def _doubted(self, record: JobRecord) -> JobRecord | None:
+        """Its client died within its submit; None where something became known of it meanwhile."""
         async with self._one_by_one:
-            now = await self.find(ref)
-            if now is None or now.state is not JobState.SUBMITTING:
-                return None
-            return await self.books.take_over(now, state=JobState.UNCERTAIN)
+            is_same = await self.find(record.ref) == record
+            return await self.books.take_over(record, state=JobState.UNCERTAIN) if is_same else None
 
     def _job(self, mine: JobRecord) -> Job:
         if job := self.dispatcher.jobs.get(mine.ref):
