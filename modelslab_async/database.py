@@ -226,8 +226,8 @@ _SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
 _APPEND = f"""
     INSERT INTO jobs ({", ".join(_COLUMNS)}) VALUES ({_marks(_COLUMNS)})
     ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
-    WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR owner = ?
-       OR state NOT IN ({_SENT})
+    WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR state NOT IN ({_SENT})
+       OR (owner = ? AND ifnull(ended_at, 0) IN (0, excluded.ended_at))
 """  # noqa: S608 - names of ours
 
 

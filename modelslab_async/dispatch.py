@@ -223,7 +223,7 @@ class Dispatcher:
             while job.state is JobState.SUBMITTING:
                 await self._submitter.submit(job)
             if self._line.closing.is_set():
-                return
+                return let_go(job)
             if job.state is JobState.PROCESSING:
                 await self._watcher.follow(job)
             if job.state is JobState.READY:

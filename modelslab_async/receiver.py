@@ -21,6 +21,7 @@ LISTEN_EVERY = 0.5
 WAKES_APART = 1.0
 """Seconds between two wake-ups of a job."""
 _MOST_TASKS = 1000
+_LOST = "a webhook's delivery could not be passed on: %s"
 _log = logging.getLogger("modelslab_async")
 
 
@@ -40,12 +41,15 @@ class Receiver:
 
     def receive(self, ref: str, job_id: str | None) -> None:
         """A delivery for this ref came, which names this id of the service (None: none)."""
+        if not self._tell(ref, job_id) and self.books.journal and self.books.is_open and len(self._tasks) < _MOST_TASKS:
+            self._go(self._pass_on(ref, job_id))
+
+    def _tell(self, ref: str, job_id: str | None) -> bool:
+        """Whether its job is open here, and then knows."""
         job = self.dispatcher.jobs.get(ref)
         if job is None:
             self.hearing.told_late(ref)
-            if self.books.journal and self.books.is_open and len(self._tasks) < _MOST_TASKS:
-                self._go(self._pass_on(ref, job_id))
-            return
+            return False
         if job_id in self.dispatcher.past:
             job_id = None
         if job.state is JobState.UNCERTAIN:
@@ -57,6 +61,7 @@ class Receiver:
                 self.hearing.told(ref)
             job._heard_id = job_id or job._heard_id
             self._wake(job)
+        return True
 
     def _wake(self, job: Job) -> None:
         """Once a second at most, however often somebody repeats a delivery; none is forgotten."""
@@ -97,8 +102,11 @@ class Receiver:
     async def _listen(self) -> None:
         while not await until(self._closing, LISTEN_EVERY):
             with suppress(JournalError):
-                for ref, job_id in await self.recoverer.journal.delivered(self.books.account):
-                    self.receive(ref, job_id)
+                words = await self.recoverer.journal.delivered(self.books.account)
+                others = [self._pass_on(*word) for word in words if not self._tell(*word)]
+                for error in await asyncio.gather(*others, return_exceptions=True):
+                    if error:
+                        _log.warning(_LOST, error)
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
         if self._closing.is_set():
@@ -111,7 +119,7 @@ class Receiver:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            _log.warning("a webhook's delivery could not be passed on, a look will see the end: %s", error)
+            _log.warning(_LOST, error)
 
 
 _OPEN = (JobState.SUBMITTING, JobState.UNCERTAIN, JobState.PROCESSING, JobState.TIMED_OUT)

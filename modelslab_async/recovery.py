@@ -66,9 +66,7 @@ class Recoverer:
                 continue
             if record.state is JobState.WAITING:
                 unsent.append(record)
-            elif record.state is JobState.UNCERTAIN:
-                uncertain.append(record)
-            elif record.state is JobState.SUBMITTING and (mine := await self._doubted(record)):
+            elif record.state in _IN_DOUBT and (mine := await self._doubted(record)):
                 uncertain.append(mine)
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
@@ -113,7 +111,11 @@ class Recoverer:
             raise refusal("id", job_id, f"that is the job {other.ref}", CANDIDATES)
         self.dispatcher.resolved(record.ref)
         over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.books.clock()}
-        if job_id is None and await self.books.take_over(record, **over):
+        if job_id is None:
+            async with self._one_by_one:
+                now = await self.find(record.ref)
+                if now is None or now.state is not record.state or not await self.books.take_over(record, **over):
+                    raise refusal("ref", ref, "word of it came", "see Client.recover")
             self.books.resolved(record, taken=False)
         job = await self.found(record, job_id)
         self.untold.discard(record.ref)
@@ -135,14 +137,15 @@ class Recoverer:
     async def restored(self, record: JobRecord) -> Job | None:
         """A job that goes on; None where another client was quicker, or a new job with its ref."""
         async with self._one_by_one:
+            now = await self.find(record.ref)
             if self._is_new(record):
                 return None
             if job := self.dispatcher.jobs.get(record.ref):
                 return job
-            now = await self.find(record.ref)
             if now is None or now.saved_path != record.saved_path:
                 return None
-            if now.state is not record.state and not (record.job_id and {now.state, record.state} <= _IN_DOUBT):
+            is_same = (now.state, now.video) == (record.state, record.video)
+            if not (is_same or (record.job_id and {now.state, record.state} <= _IN_DOUBT)):
                 if record.ref not in self.untold or now.state in _OVER:
                     return None
                 record = now
@@ -151,10 +154,12 @@ class Recoverer:
             return mine and self._job(mine)
 
     async def _doubted(self, record: JobRecord) -> JobRecord | None:
-        """Its client died within its submit; None where something became known of it meanwhile."""
+        """The row of a job in doubt, as an uncertain one's; None where word of it came."""
         async with self._one_by_one:
-            is_same = await self.find(record.ref) == record
-            return await self.books.take_over(record, state=JobState.UNCERTAIN) if is_same else None
+            now = await self.find(record.ref)
+            if now == record and record.state is JobState.SUBMITTING:
+                return await self.books.take_over(record, state=JobState.UNCERTAIN)
+            return now if now and now.state is JobState.UNCERTAIN else None
 
     def _job(self, mine: JobRecord) -> Job:
         if job := self.dispatcher.jobs.get(mine.ref):

@@ -37,26 +37,26 @@ class Saver:
             video = await video if isinstance(video, Job) else video
             from modelslab_async import download  # noqa: PLC0415 - with the first video that is saved
 
-            async def get(links: Sequence[str]) -> tuple[SavedVideo, float]:
+            async def get(links: Sequence[str]) -> SavedVideo:
                 async with self.room:
                     at = now()
                     saved = await download.save(self.line, links, path, progress=progress, overwrite=overwrite)
-                    return saved, now() - at
+                if isinstance(video, Video):
+                    self.line.tell(Telemetry.downloaded, video, saved, now() - at)
+                return saved
 
-            return (await get([video]))[0] if isinstance(video, str) else await self._collect(video, get)
+            return await (get([video]) if isinstance(video, str) else self._collect(video, get))
         finally:
             self.saves.discard(over)
             over.cancel()
 
-    async def _collect(
-        self, video: Video, get: Callable[[Sequence[str]], Awaitable[tuple[SavedVideo, float]]]
-    ) -> SavedVideo:
+    async def _collect(self, video: Video, get: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
         """Links die, and the service may name others; a gateway's page in a file's place passes."""
         links, delays = list(dict.fromkeys((video.url, *video.links))), self.line.backoff()
         rounds = 0
         while True:
             try:
-                saved, seconds = await get(links)
+                saved = await get(links)
             except InvalidVideoError as error:
                 rounds += 1
                 if rounds == _ROUNDS:
@@ -66,7 +66,6 @@ class Saver:
                 links = list(dict.fromkeys((*await self._fresh_links(video), *links)))
             else:
                 await self.books.saved(video.ref, str(saved.path.absolute()))
-                self.line.tell(Telemetry.downloaded, video, saved, seconds)
                 return saved
 
     async def _fresh_links(self, video: Video) -> tuple[str, ...]:
