@@ -222,7 +222,7 @@ class Dispatcher:
         try:
             while job.state is JobState.SUBMITTING:
                 await self._submitter.submit(job)
-            if self._line.closing.is_set():
+            if self._line.closing.is_set() and job.state is not JobState.UNCERTAIN:
                 return let_go(job)
             if job.state is JobState.PROCESSING:
                 await self._watcher.follow(job)

@@ -499,6 +499,26 @@ async def test_a_word_for_an_uncertain_job_counts_while_the_client_closes(
     assert (record.state, record.job_id) == (S.PROCESSING, the_id(here))
 
 
+@virtual
+async def test_a_word_counts_for_a_job_whose_reply_is_lost_while_the_client_closes(
+    world: MakeWorld, tmp_path: Path
+) -> None:
+    """The close waits for another submit: until then the job is open, and hears that it was taken."""
+    here, webhook = world(faults=[Rule(Fault.STALL, times=2)]), a_webhook()
+    here.transport.deliver = None
+    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
+        job = client.submit(a_request())
+        await asyncio.sleep(60)
+        client.submit(a_request())
+        await asyncio.sleep(40)
+        closing = asyncio.create_task(client.aclose(drain=False))
+        await asyncio.sleep(70)
+        assert (job.state, job.done(), closing.done()) == (S.UNCERTAIN, False, False)
+        assert await webhook.handle(url_of(job), body(id=the_id(here))) == (200, b"ok")
+        await closing
+    assert (job.id, type(job.exception())) == (the_id(here), JobDetachedError)
+
+
 async def test_a_word_that_is_being_taken_from_the_journal_counts_while_the_client_closes(
     world: MakeWorld, tmp_path: Path
 ) -> None:
