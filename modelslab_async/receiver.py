@@ -21,7 +21,6 @@ LISTEN_EVERY = 0.5
 WAKES_APART = 1.0
 """Seconds between two wake-ups of a job."""
 _MOST_TASKS = 1000
-_LOST = "a webhook's delivery could not be passed on: %s"
 _log = logging.getLogger("modelslab_async")
 
 
@@ -41,7 +40,8 @@ class Receiver:
 
     def receive(self, ref: str, job_id: str | None) -> None:
         """A delivery for this ref came, which names this id of the service (None: none)."""
-        if not self._tell(ref, job_id) and self.books.journal and self.books.is_open and len(self._tasks) < _MOST_TASKS:
+        is_open = self.books.journal and self.books.is_open and not self._closing.is_set()
+        if not self._tell(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
             self._go(self._pass_on(ref, job_id))
 
     def _tell(self, ref: str, job_id: str | None) -> bool:
@@ -84,7 +84,8 @@ class Receiver:
         """Hear no more of jobs that are not open; what was taken from the journal is passed on first."""
         self._closing.set()
         self.hearing.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _pass_on(self, ref: str, job_id: str | None) -> None:
         """A job that another client has, or had, or that ended here as uncertain."""
@@ -102,16 +103,11 @@ class Receiver:
     async def _listen(self) -> None:
         while not await until(self._closing, LISTEN_EVERY):
             with suppress(JournalError):
-                words = await self.recoverer.journal.delivered(self.books.account)
-                others = [self._pass_on(*word) for word in words if not self._tell(*word)]
-                for error in await asyncio.gather(*others, return_exceptions=True):
-                    if error:
-                        _log.warning(_LOST, error)
+                for word in await self.recoverer.journal.delivered(self.books.account):
+                    if not self._tell(*word):
+                        self._go(self._pass_on(*word))
 
     def _go(self, work: Coroutine[Any, Any, None]) -> None:
-        if self._closing.is_set():
-            work.close()
-            return
         task = asyncio.create_task(work, name="modelslab_async delivery")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -119,7 +115,7 @@ class Receiver:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
-            _log.warning(_LOST, error)
+            _log.warning("a webhook's delivery could not be passed on: %s", error)
 
 
 _OPEN = (JobState.SUBMITTING, JobState.UNCERTAIN, JobState.PROCESSING, JobState.TIMED_OUT)

@@ -19,6 +19,7 @@ MAX_REPLY_BYTES = 4 * 2**20
 """A reply is JSON of some kilobytes. What is longer is cut here, and then no JSON."""
 MAX_CONNECTIONS = 100
 """More than the jobs of an account, and the files that are saved, need."""
+_MAX_REDIRECTS = 5
 
 _NOTHING_SENT = (
     aiohttp.ClientConnectorError,
@@ -137,7 +138,7 @@ class AiohttpTransport:
             if reply.status // 100 != 3:
                 return reply
         headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
-        asking = session.get(url, headers=headers, timeout=limits, raise_for_status=False)
+        asking = session.get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False)
         return await _reply(asking, length)
 
     @asynccontextmanager
@@ -145,7 +146,9 @@ class AiohttpTransport:
         """Get a file, through redirects: there is no key in it."""
         limits = aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect, sock_read=timeout)
         try:
-            response = await self._open().get(url, headers=headers, timeout=limits, raise_for_status=False)
+            response = await self._open().get(
+                url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
+            )
         except (*FOREIGN, UnicodeError) as error:
             raise _translated(error) from None
         async with response, aclosing(_chunks(response)) as chunks:
