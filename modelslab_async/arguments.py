@@ -79,7 +79,7 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
 """What a client's arguments must be: whether one is right, the rule, the way out."""
 
 
-def check_arguments(**given: object) -> None:
-    """Raises InvalidRequestError with all that cannot be right."""
-    rules = ((name, value, *_RULES[name]) for name, value in given.items())
+def check_arguments(given: Mapping[str, object]) -> None:
+    """Those that have a rule. Raises InvalidRequestError with all that cannot be right."""
+    rules = ((name, given[name], *rule) for name, rule in _RULES.items() if name in given)
     require(*((is_right(value), name, value, rule, way_out) for name, value, is_right, rule, way_out in rules))

@@ -74,7 +74,7 @@ class Client(Session):
             return await self._parent.account(api_key, budget=budget, max_in_flight=max_in_flight)
         common = self._common
         places = common.max_in_flight if max_in_flight is None else max_in_flight
-        check_arguments(max_in_flight=places, budget=budget)
+        check_arguments({"max_in_flight": places, "budget": budget})
         key = api_key_of(api_key)
         name = account_of(key, common.base_url)
         if name == self._books.account:

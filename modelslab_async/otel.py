@@ -45,6 +45,7 @@ class OpenTelemetry(Telemetry):
         self._download = meter.create_histogram("modelslab_async.download.duration", "s", "Of a download.")
 
     def submitted(self, job: Job) -> None:
+        """Begin the span."""
         known = _known(job)
         name = f"{_OPERATION} {known['gen_ai.request.model']}"
         attributes = {**known, "gen_ai.output.type": "video", "modelslab_async.ref": job.ref}
@@ -53,14 +54,17 @@ class OpenTelemetry(Telemetry):
         self._spans[job.ref] = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
 
     def accepted(self, job: Job) -> None:
+        """Note the service's id."""
         if span := self._spans.get(job.ref):
             span.set_attribute("gen_ai.response.id", job.id or "")
             span.add_event("accepted")
 
     def looked(self, job: Job, found: str) -> None:
+        """Note a look."""
         self._note(job, "look", {"modelslab_async.found": found})
 
     def ended(self, job: Job) -> None:
+        """End the span, and count."""
         error = job._error()
         kind = "cancelled" if job.cancelled() else None if error is None else type(error).__name__
         known = {**_known(job), **({"error.type": kind} if kind else {})}
@@ -75,13 +79,16 @@ class OpenTelemetry(Telemetry):
             self._looks.record(job._looks, known)
 
     def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:  # noqa: ARG002 - a Telemetry's
+        """Count a file."""
         self._size.record(saved.size_bytes)
         self._download.record(seconds)
 
     def refused(self, job: Job, error: ModelsLabError | None) -> None:
+        """Count a refusal."""
         self._count(self._refusals, job, "refused", "RateLimitError" if error is None else type(error).__name__)
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
+        """Count a repetition."""
         self._count(self._retries, job, "retry", type(error).__name__)
 
     def _count(self, counter: metrics.Counter, job: Job, event: str, kind: str) -> None:

@@ -40,7 +40,7 @@ class Receiver:
 
     def receive(self, ref: str, job_id: str | None) -> None:
         """A delivery for this ref came, which names this id of the service (None: none)."""
-        is_open = self.books.journal and self.books.is_open and not self._closing.is_set()
+        is_open = self.books.is_open and not self._closing.is_set()
         if not self._tell(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
             self._go(self._pass_on(ref, job_id))
 

@@ -114,7 +114,7 @@ class Recoverer:
         if job_id is None:
             async with self._one_by_one:
                 now = await self.find(record.ref)
-                if now is None or now.state is not record.state or not await self.books.take_over(record, **over):
+                if not (now and now.state is record.state and await self.books.take_over(record, **over)):
                     raise refusal("ref", ref, "word of it came", "see Client.recover")
             self.books.resolved(record, taken=False)
         job = await self.found(record, job_id)

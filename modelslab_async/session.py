@@ -63,18 +63,7 @@ class Session:
         rng: random.Random | None = None,
         transport: Transport | None = None,
     ) -> None:
-        check_arguments(
-            base_url=base_url,
-            max_in_flight=max_in_flight,
-            limits=limits,
-            wait=wait,
-            poll_cost=poll_cost,
-            max_polls_per_second=max_polls_per_second,
-            journal=journal,
-            budget=budget,
-            prices=prices,
-            webhook=webhook,
-        )
+        check_arguments(locals())
         timeouts = timeouts or Timeouts()
         by_proxy = base_url.startswith("https:") and bool(getproxies())
         common = Common(

@@ -51,11 +51,13 @@ class SqliteJournal:
         """When the last transaction did."""
 
     async def open(self) -> None:
+        """As in `Journal`."""
         await self._in_thread(self._database.open)
         with told(self.path):
             self._presence.enter()
 
     def append(self, record: JobRecord, *, take_over: str | None = None) -> asyncio.Future[bool]:
+        """As in `Journal`."""
         written = asyncio.get_running_loop().create_future()
         self._pending.append(_Waiting(Write(record, take_over), written))
         self._start()
@@ -68,27 +70,35 @@ class SqliteJournal:
             self._later = asyncio.get_running_loop().call_later(NOTED_WITHIN, self._start)
 
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        """As in `Journal`."""
         return await self._read(self._database.unfinished, account, ready)
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
+        """As in `Journal`."""
         return await self._read(self._database.find, account, ref, job_id)
 
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
+        """As in `Journal`."""
         return await self._read(self._database.recent, account, limit)
 
     async def deliver(self, record: JobRecord, job_id: str | None) -> None:
+        """As in `Journal`."""
         await self._in_thread(self._database.deliver, record.owner, record.account, record.ref, job_id)
 
     async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        """As in `Journal`."""
         return await self._in_thread(self._database.delivered, account, self.owner, self.is_alive)
 
     async def charges(self, account: str) -> Sequence[Charge]:
+        """As in `Journal`."""
         return await self._read(self._database.charges, account)
 
     def is_alive(self, owner: str) -> bool:
+        """As in `Journal`."""
         return self._presence.is_alive(owner)
 
     async def close(self) -> None:
+        """As in `Journal`."""
         try:
             await self._settled()
             self._pending[:0] = self._unwritten.values()

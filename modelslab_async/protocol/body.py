@@ -133,13 +133,8 @@ def refused(body: Body, reply: HttpReply) -> Refused:
     """A refusal, told apart by the HTTP code where it is one of an error, else by the words."""
     reason = body.reason or "no reason given"
     named = re.search(r"maximum (?:of )?(\d{1,4})\b(?!\D*(?:second|minute|hour))", reason, re.IGNORECASE)
-    return Refused(
-        kind=_kind(reply.status, reason),
-        message=reason,
-        http_status=reply.status,
-        retry_after=_wait(body, reply),
-        maximum=int(named[1]) if named else None,
-    )
+    maximum = int(named[1]) if named else None
+    return Refused(_kind(reply.status, reason), reason, reply.status, _wait(body, reply), maximum)
 
 
 def _by_code(reply: HttpReply, body: Body) -> Refused | Malformed:
@@ -151,7 +146,7 @@ def _by_code(reply: HttpReply, body: Body) -> Refused | Malformed:
     if reply.status in (301, 307, 308):
         reason = f"redirected, which is not followed; is the base URL right? {reason}"
     elif not 400 <= reply.status < 500 or reply.status == 408:
-        return Malformed(reason=reason, http_status=reply.status)
+        return Malformed(reason, reply.status)
     return refused(Body({"message": reason, "retry_after": body.retry_after}), reply)
 
 

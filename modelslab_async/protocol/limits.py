@@ -102,8 +102,8 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, _NUMBER) and not isinstance(value, bool) and abs(value) < _HUGEST
 
 
-_prompt = _must_be(_is_word, "a text that is not empty", "describe what should be seen")
-_name = _must_be(_is_word, "a text that is not empty", "pass a str, or leave it out")
+_word = partial(_must_be, _is_word, "a text that is not empty")
+_prompt, _name = _word("describe what should be seen"), _word("pass a str, or leave it out")
 _text = _must_be(lambda value: isinstance(value, str), "a text", "pass a str, or leave it out")
 _webhook = _must_be(is_http_url, "an http(s) URL", "pass the whole URL, or leave it out")
 _flag = _must_be(lambda value: isinstance(value, bool), "a boolean", "pass True or False")

@@ -182,13 +182,13 @@ def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
         case "error":
             return refused(body, reply)
         case "failed":
-            return Failed(message=body.reason or "no reason given", id=body.id)
+            return Failed(body.reason or "no reason given", body.id)
         case "success" if links := body.links:
             return _ready(body, links)
         case _ if body.id is not None:
-            return Accepted(id=body.id, eta=body.eta, future_links=body.future_links, meta=body.meta, notes=body.notes)
+            return Accepted(body.id, body.eta, body.future_links, body.meta, body.notes)
         case _:
-            return Malformed(reason=f"status {body.status!r} without an id", http_status=reply.status)
+            return Malformed(f"status {body.status!r} without an id", reply.status)
 
 
 def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
@@ -208,12 +208,12 @@ def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
 def _failed_fetch(body: Body, reply: HttpReply) -> FetchReply:
     reason = body.reason
     if re.search(r"request not found", reason, re.IGNORECASE):
-        return UnknownId(message=reason)
+        return UnknownId(reason)
     if body.status == "error":
         return refused(body, reply)
     if re.search(r"try again", reason, re.IGNORECASE):
         return NotReady(under_failed=True)
-    return Failed(message=reason or "no reason given", id=body.id)
+    return Failed(reason or "no reason given", body.id)
 
 
 def _ready(body: Body, links: tuple[str, ...]) -> Ready:
@@ -277,7 +277,7 @@ def decode(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Re
     try:
         return pick(body)
     except (LookupError, TypeError, ValueError, InvalidOperation, OverflowError):
-        return Malformed(reason="success without what was asked for", http_status=reply.status)
+        return Malformed("success without what was asked for", reply.status)
 
 
 def is_safe_base_url(url: str) -> bool:
