@@ -29,6 +29,11 @@ class Hooked(SqliteJournal):
     after_find: Callable[[], Awaitable[object]] | None = None
     after_unfinished: Callable[[], Awaitable[object]] | None = None
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.taken = asyncio.Event()
+        """Words were taken out of the file; who waits for that goes first."""
+
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
         record = await super().find(account, ref=ref, job_id=job_id)
         happens, self.after_find = self.after_find, None
@@ -43,6 +48,13 @@ class Hooked(SqliteJournal):
             if happens:
                 await happens()
         return records
+
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        words = await super().delivered(account)
+        if words:
+            self.taken.set()
+            await asyncio.sleep(0.01)
+        return words
 
 
 def hook() -> Webhook:
@@ -205,18 +217,8 @@ async def test_a_word_for_a_dead_client_is_used_though_many_come_or_its_taker_cl
     world: MakeWorld, tmp_path: Path, others: int
 ) -> None:
     """It was taken out of the file, so it counts."""
-    here, file = world(), SqliteJournal(tmp_path / "jobs.db")
+    here, file = world(), Hooked(tmp_path / "jobs.db")
     job = await left(here, tmp_path / "jobs.db", S.UNCERTAIN)
-    taken, delivered = asyncio.Event(), file._database.delivered
-    loop = asyncio.get_running_loop()
-
-    def seen(account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
-        words = delivered(account, owner, is_alive)
-        if words:
-            loop.call_soon_threadsafe(taken.set)
-        return words
-
-    file._database.delivered = seen  # type: ignore[method-assign]
     async with here.client(journal=tmp_path / "jobs.db") as other:
         record, shared = await row(other, job.ref), other._books.journal
         assert isinstance(shared, SqliteJournal)
@@ -227,6 +229,6 @@ async def test_a_word_for_a_dead_client_is_used_though_many_come_or_its_taker_cl
                 connection.execute(
                     "INSERT INTO deliveries VALUES (?, ?, ?, ?)", (record.owner, record.account, job.ref, job.id)
                 )
-            await taken.wait()
+            await file.taken.wait()
             await client.aclose(drain=False)
         assert (await row(other, job.ref)).job_id == job.id

@@ -22,6 +22,7 @@ from modelslab_async import (
     ClientStateError,
     InvalidRequestError,
     InvalidVideoError,
+    Job,
     JobFailedError,
     JobRecord,
     JobState,
@@ -97,20 +98,30 @@ async def test_a_new_client_collects_what_an_old_one_paid_for(world: MakeWorld, 
         assert (await client.recover()).jobs == ()
 
 
+async def left_called(here: World, journal: Path, webhook: Webhook) -> Job:
+    """A job that runs, of a client with a webhook that is gone."""
+    async with here.client(journal=journal, webhook=webhook) as client:
+        left = client.submit(a_request())
+        await left.submitted()
+        await client.aclose(drain=False)
+    return left
+
+
+def url_of(job: Job) -> str:
+    """Where the service is to tell of its end."""
+    return (job.request and job.request.webhook) or ""
+
+
 async def test_what_a_delivery_took_up_is_recovered_too(world: MakeWorld, tmp_path: Path) -> None:
     """A delivery that comes before `recover` is called takes no job away from who calls it. It is given once, and jobs
     that this client submitted are not given.
     """
     here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="a secret that is long enough")
-    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        left = client.submit(a_request())
-        await left.submitted()
-        await client.aclose(drain=False)
-    assert left.request is not None
+    left = await left_called(here, tmp_path / "jobs.db", webhook)
     async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
         own = client.submit(a_request())
         await own.submitted()
-        assert (await webhook.handle(left.request.webhook or "", b"{}"))[0] == 200
+        assert (await webhook.handle(url_of(left), b"{}"))[0] == 200
         await asyncio.sleep(1)
         (found,) = (await client.recover()).jobs
         assert (await client.recover()).jobs == (await client.recover([left.ref, own.ref])).jobs == ()
@@ -163,16 +174,12 @@ async def test_a_word_that_comes_while_its_job_is_recovered_counts(
 ) -> None:
     """Its client died within the submit: the id that the delivery names is known from then on, whoever is first."""
     here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="x" * 32)
-    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        left = client.submit(a_request())
-        await left.submitted()
-        await client.aclose(drain=False)
-    assert left.request is not None
+    left = await left_called(here, tmp_path / "jobs.db", webhook)
     async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
         died = (await row(client, left.ref))._replace(state=S.SUBMITTING, job_id=None, charged=None, accepted_at=None)
         assert client._books.journal is not None
         await client._books.journal.append(died, take_over=died.owner)
-        word = webhook.handle(left.request.webhook or "", json.dumps({"status": "success", "id": left.id}).encode())
+        word = webhook.handle(url_of(left), json.dumps({"status": "success", "id": left.id}).encode())
         calls = [client.recover(), word]
         await asyncio.gather(*(calls if is_recovered_first else reversed(calls)))
         await asyncio.sleep(1)
@@ -196,16 +203,12 @@ class _Slow(SqliteJournal):
 async def test_a_job_that_ends_while_it_is_recovered_is_given(world: MakeWorld, tmp_path: Path) -> None:
     """A delivery took it up, and its video was there, before its row's turn came."""
     here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="x" * 32)
-    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        left = client.submit(a_request())
-        await left.submitted()
-        await client.aclose(drain=False)
+    left = await left_called(here, tmp_path / "jobs.db", webhook)
     journal = _Slow(tmp_path / "jobs.db")
     async with here.client(journal=journal, webhook=webhook) as client:
 
         async def it_ends() -> None:
-            assert left.request is not None
-            await webhook.handle(left.request.webhook or "", b"{}")
+            await webhook.handle(url_of(left), b"{}")
             await asyncio.sleep(120)
 
         journal.meanwhile = it_ends
@@ -232,13 +235,9 @@ async def test_what_a_recovery_that_failed_took_up_is_given_by_the_next(
 async def test_what_was_attached_to_is_not_recovered_too(world: MakeWorld, tmp_path: Path) -> None:
     """A delivery took it up, and somebody has it by its ref."""
     here, webhook = world(), Webhook(public_url="https://hooks.invalid", secret="x" * 32)
+    left = await left_called(here, tmp_path / "jobs.db", webhook)
     async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        left = client.submit(a_request())
-        await left.submitted()
-        await client.aclose(drain=False)
-    assert left.request is not None
-    async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        await webhook.handle(left.request.webhook or "", b"{}")
+        await webhook.handle(url_of(left), b"{}")
         await asyncio.sleep(1)
         assert client.attach(left.ref).id == left.id
         assert (await client.recover()).jobs == ()
@@ -294,7 +293,7 @@ async def test_a_delivery_that_takes_nothing_up_gives_no_new_job(world: MakeWorl
         await client.aclose(drain=False)
     assert left.request is not None
     async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        await webhook.handle(left.request.webhook or "", b"{}")
+        await webhook.handle(url_of(left), b"{}")
         await asyncio.sleep(1)
         await client.resolve("mine", lost=True)
         await client.submit(a_request(track_id="mine")).submitted()
