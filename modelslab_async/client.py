@@ -160,7 +160,8 @@ class Client(Session):
         Raises ClientStateError without a journal, JournalError; with `search`, APIError or TransportError.
         """
         self._enter()
-        assets = await self._call(wire.ASSETS_PATH, wire.encode_assets(self._line.key), wire.assets) if search else ()
+        body = wire.encode_assets(self._line.key)
+        assets = await self._call(wire.ASSETS_PATH, body, wire.assets) if search and self._recoverer.journal else ()
         candidates = await self._recoverer.unknown(assets)
         return (await self._recoverer.recover(refs))._replace(candidates=candidates)
 

@@ -182,8 +182,7 @@ async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
 @lru_cache(64)
 def _limits(total: float | None, connect: float | None) -> aiohttp.ClientTimeout:
     """Connecting is bounded by both; None for no bound."""
-    bounds = [seconds for seconds in (total, connect) if seconds is not None]
-    return aiohttp.ClientTimeout(total=total, connect=min(bounds, default=None))
+    return aiohttp.ClientTimeout(total=total, connect=min(filter(None, (total, connect)), default=None))
 
 
 def _translated(error: Exception, body: _Body | None = None) -> TransportError:

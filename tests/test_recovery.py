@@ -516,9 +516,11 @@ async def test_a_client_with_a_journal_is_entered_first(world: MakeWorld, tmp_pa
     with pytest.raises(ClientStateError, match="async with"):
         client.submit(a_request())
     await client.aclose()
-    async with world().client() as bare:
+    here = world()
+    async with here.client() as bare:
         with pytest.raises(ClientStateError, match="no journal"):
-            await bare.recover()
+            await bare.recover(search=True)
+    assert here.count("assets") == 0
 
 
 async def test_a_journal_that_cannot_be_opened(world: MakeWorld, tmp_path: Path) -> None:

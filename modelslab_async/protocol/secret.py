@@ -22,8 +22,7 @@ class ApiKey:
         return "ApiKey(hidden)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        msg = "an API key is not pickled: pass it to the other process in its environment"
-        raise TypeError(msg)
+        raise TypeError("an API key is not pickled: pass it to the other process in its environment")
 
     def may_be_in(self, body: bytes) -> bool:
         """Whether a JSON text may hold it: as it is, with letters escaped, or in an encoding of wide letters."""
