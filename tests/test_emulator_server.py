@@ -222,21 +222,82 @@ async def test_no_end_is_told_before_it_is_known() -> None:
     async with somebody(hook=hear) as other, talking(render=fails, speed=1000.0, faults=rules) as talk:
         _, reply = await talk.submit(webhook=f"{other}/hook")
         assert (await told.get())["message"] == "forged"
-        for _ in range(20):  # the delivery is due, and has time to arrive
-            await talk.polled(reply["id"], until=["success"])
+        seen = [(await talk.post(f"{FETCH}{reply['id']}"))[1]["status"] for _ in range(20)]  # and it would be due
         nothing_yet = told.empty()
         may_fail.set()
         assert nothing_yet
+        assert set(seen) == {"processing"}
         assert "broken" in (await told.get())["message"]
 
 
-async def test_a_file_that_is_asked_for_before_its_picture_proves_broken() -> None:
-    """A link that was due before the renderer gave up is 404, not a crash of the server."""
+@pytest.mark.parametrize("params", [{"num_inference_steps": 100}, {"num_frames": 8}], ids=["later", "at once"])
+async def test_a_job_is_done_when_its_video_is(params: dict[str, Any]) -> None:
+    """Where rendering takes longer than the job should, it is in work, holds its place, and its link is not there yet.
+
+    So no end is taken back, and no request hangs.
+    """
+    may_end = threading.Event()
+
+    def slow(work: Work) -> bytes:
+        may_end.wait(30)
+        return skeleton(work)
+
+    async with talking(render=slow, speed=1000.0, queue_limit=1) as talk:
+        first = asyncio.ensure_future(talk.submit(**params))
+        while not talk.emulator.service.orders:
+            await talk.post(BALANCE)
+        (order,) = talk.emulator.service.orders.values()
+        while talk.emulator._now() <= order.done_at:
+            await talk.post(BALANCE)
+        for _ in range(3):
+            assert (await talk.post(f"{FETCH}{order.id}"))[1]["status"] == "processing"
+            assert (await talk.submit())[0] == 429
+            assert (await talk.get(order.link(talk.emulator.url)))[0] in (403, 404)
+        may_end.set()
+        assert (await first)[0] == 200
+        await talk.polled(order.id, until=["success"])
+        assert await talk.file(order.link(talk.emulator.url)) == skeleton(order.work)
+        assert (await talk.submit())[0] == 200
+
+
+async def test_a_broken_picture_is_never_told_as_a_success() -> None:
+    """Neither of a job that is done at once, nor of one that would be done before its renderer comes to the break."""
     async with talking(render=None, speed=100_000.0) as talk:
         broken = base64.b64encode(ROCKET[: len(ROCKET) // 2]).decode()
-        _, reply = await talk.submit(init_image=broken)
-        links = [*reply["future_links"], *reply["output"]]
-        assert {(await talk.get(link))[0] for link in links for _ in range(5)} <= {403, 404}
+        for params in ({"num_frames": 4}, {"num_inference_steps": 100}):
+            _, reply = await talk.submit(init_image=broken, **params)
+            end = await talk.polled(reply["id"])
+            assert (end["status"], "could not be read" in end["message"]) == ("failed", True)
+            (order,) = [order for order in talk.emulator.service.orders.values() if order.id == reply["id"]]
+            assert (await talk.get(order.link(talk.emulator.url)))[0] == 404
+
+
+async def test_it_closes_in_the_middle_of_a_video() -> None:
+    """Whoever ends it does not wait for minutes of video that nobody will see."""
+    async with talking(render=None) as talk:
+        _, reply = await talk.submit(num_frames=1000, resolution=1080)
+        assert (await talk.post(f"{FETCH}{reply['id']}"))[1]["status"] == "processing"
+
+
+async def test_a_renderer_that_fails_says_why() -> None:
+    """What goes wrong with it is not told as the picture's fault."""
+
+    def full(_: Work) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    async with talking(render=full) as talk:
+        _, reply = await talk.submit()
+        end = await talk.polled(reply["id"])
+    assert (end["status"], "picture" in end["message"], "No space left" in end["message"]) == ("failed", False, True)
+
+
+async def test_ids_are_never_those_of_an_earlier_emulator() -> None:
+    """Or a journal would take a job of this one for one of before."""
+    ids = []
+    for _ in range(3):
+        async with talking() as talk:
+            ids += [(await talk.submit())[1]["id"] for _ in range(3)]
+    assert len(set(ids)) == 9
 
 
 # --- pictures ---

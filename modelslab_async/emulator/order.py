@@ -59,6 +59,8 @@ class Order:
     file_at: float
     failed: str = ""
     """Why it fails, or ""."""
+    is_rendering: bool = False
+    """Its file is being made, and may prove impossible: until then it is not at its end, whatever the time."""
 
     def link(self, origin: str) -> str:
         """Where its file appears."""
@@ -68,7 +70,7 @@ class Order:
         """queued, processing, success or failed."""
         if now < self.starts_at:
             return "queued"
-        if now < self.done_at:
+        if now < self.done_at or (self.is_rendering and not self.failed):
             return "processing"
         return "failed" if self.failed else "success"
 

@@ -11,7 +11,7 @@ import math
 import random
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,10 +38,15 @@ class UnreadablePictureError(Exception):
     """The picture starts like one, and cannot be decoded."""
 
 
-def render(work: Work) -> bytes:
+class UnwantedError(Exception):
+    """Nobody waits for this video any more."""
+
+
+def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes:
     """The video: exactly `frames` frames at `fps`, of `width` × `height`. Takes about a second: call it in a thread.
 
-    Raises UnreadablePictureError, or ImportError without the extra.
+    Before each frame `is_wanted` is asked. Raises UnreadablePictureError, UnwantedError where it said no, or
+    ImportError without the extra.
     """
     import av  # noqa: PLC0415 - heavy, and only here
 
@@ -55,6 +60,8 @@ def render(work: Work) -> bytes:
             stream.width, stream.height, stream.pix_fmt = work.width, work.height, "yuv420p"
             stream.codec_context.thread_count = 1  # more threads, other bytes
             for image in _frames(picture, work):
+                if not is_wanted():
+                    raise UnwantedError
                 frame = av.VideoFrame.from_image(image)  # type: ignore[no-untyped-call]
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))

@@ -28,7 +28,10 @@ class Deed(Enum):
 
 @attrs.frozen(kw_only=True)
 class Answer:
-    """An HTTP answer, `delay` seconds from now. `order` is the job that the request made, if it made one."""
+    """An HTTP answer, `delay` seconds from now.
+
+    `order` is the job that the request made, if it made one; `is_end` says that its end is told already.
+    """
 
     status: int = 200
     body: bytes = b""
@@ -36,6 +39,7 @@ class Answer:
     delay: float = 0.0
     deed: Deed = Deed.REPLY
     order: Order | None = None
+    is_end: bool = False
 
 
 @attrs.frozen
@@ -73,11 +77,11 @@ def spoiled(answer: Answer, fault: Fault | None, seconds: float) -> Answer:
         case Fault.SLOW:
             return attrs.evolve(answer, delay=answer.delay + seconds)
         case Fault.TRUNCATED_JSON:
-            return attrs.evolve(answer, body=answer.body[: len(answer.body) // 2])
+            return attrs.evolve(answer, body=answer.body[: len(answer.body) // 2], is_end=False)
         case Fault.HTML_502 | Fault.HTML_520 | Fault.HTML_524:
             code = _GATEWAY[fault]
             page = f"<html><head><title>{code}</title></head><body><h1>{code} gateway error</h1></body></html>"
-            return attrs.evolve(answer, status=code, body=page.encode(), content_type="text/html")
+            return attrs.evolve(answer, status=code, body=page.encode(), content_type="text/html", is_end=False)
         case _:
             return answer
 
@@ -112,7 +116,12 @@ def at_once(order: Order, origin: str, now: float, other_name: str) -> Answer:
         "meta": meta(order),
         "future_links": [f"{origin}/generations/{other_name}"],
     }
-    return json_answer(reply, delay=order.done_at - now, order=order)
+    return attrs.evolve(json_answer(reply, delay=order.done_at - now, order=order), is_end=True)
+
+
+def failed(order: Order) -> Answer:
+    """A job that was taken, and failed."""
+    return json_answer({"status": "failed", "id": order.id, "message": order.failed, "output": ""})
 
 
 def fetched(order: Order, origin: str, now: float, fault: Fault | None, rng: random.Random) -> Answer:
@@ -124,7 +133,7 @@ def fetched(order: Order, origin: str, now: float, fault: Fault | None, rng: ran
             links = [] if fault is Fault.EMPTY_OUTPUT else [order.link(origin)]
             return json_answer({"status": "success", "id": order.id, "output": links, "proxy_links": links})
         case "failed":
-            return json_answer({"status": "failed", "id": order.id, "message": order.failed, "output": ""})
+            return failed(order)
         case _:
             words = rng.choice(("Try Again", "try again later."))
             return json_answer({"status": "processing", "message": words, "output": ""})

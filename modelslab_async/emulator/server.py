@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,10 +16,11 @@ import attrs
 from aiohttp import web
 
 from modelslab_async.emulator.faults import Rule
-from modelslab_async.emulator.files import FileAnswer, served
+from modelslab_async.emulator.files import served
 from modelslab_async.emulator.order import EtaKind, Ledger, Order, Work
 from modelslab_async.emulator.page import ledger_json, page
-from modelslab_async.emulator.replies import Answer, Deed, Delivery
+from modelslab_async.emulator.render import UnreadablePictureError, render
+from modelslab_async.emulator.replies import Answer, Deed, Delivery, failed
 from modelslab_async.emulator.service import Profile, Service
 from modelslab_async.images import MAX_IMAGE_BYTES
 
@@ -30,12 +31,6 @@ _WEBHOOK = aiohttp.ClientTimeout(total=30)
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, UnicodeError)
 """UnicodeError: a host with an empty label, like "a..b"."""
 _log = logging.getLogger("modelslab_async.emulator")
-
-
-def _render(work: Work) -> bytes:
-    from modelslab_async.emulator.render import render  # noqa: PLC0415 - needs the extra, and is heavy
-
-    return render(work)
 
 
 class Emulator:
@@ -80,11 +75,11 @@ class Emulator:
             faults=faults,
             keys=keys,
             wallet=wallet,
-            first_id=int(time.time()),  # an emulator that starts again knows nothing of the jobs before, as it should
+            first_id=secrets.randbelow(2**40),  # an emulator that starts again takes no job for one of before
         )
         self._host, self._port = host, port
-        self._render = render or _render
-        self._videos: dict[str, asyncio.Future[bytes]] = {}
+        self._render = render or self._real
+        self._files: dict[str, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
         self._runner: web.AppRunner | None = None
@@ -101,6 +96,7 @@ class Emulator:
         return self.service.ledger
 
     async def __aenter__(self) -> Self:
+        self._closing.clear()
         self._started = asyncio.get_running_loop().time()
         self._threads = ThreadPoolExecutor(1, "modelslab_async emulator")
         self._session = aiohttp.ClientSession()
@@ -127,8 +123,6 @@ class Emulator:
         if self._runner:
             await self._runner.cleanup()
         await self._session.close()
-        for video in self._videos.values():
-            video.cancel()
         await asyncio.to_thread(self._threads.shutdown, cancel_futures=True)
 
     async def _listen(self) -> None:
@@ -148,14 +142,18 @@ class Emulator:
         url = self.service.picture_url(request.path, body)
         picture = await self._fetch_picture(url) if url else None
         answer = self.service.handle(self._now(), request.path, body, picture)
-        if answer.order:
-            self._start(answer.order)
-        return await self._perform(request, answer)
+        rendered = self._start(answer.order) if answer.order else None
+        return await self._perform(request, answer, rendered)
 
-    async def _perform(self, request: web.Request, answer: Answer) -> web.StreamResponse:
+    async def _perform(
+        self, request: web.Request, answer: Answer, rendered: asyncio.Task[None] | None
+    ) -> web.StreamResponse:
         match answer.deed:
             case Deed.REPLY:
                 await asyncio.sleep(answer.delay)
+                if answer.is_end and answer.order and rendered:
+                    await asyncio.wait([rendered])
+                    answer = failed(answer.order) if answer.order.failed else answer
                 return web.Response(body=answer.body, status=answer.status, content_type=answer.content_type)
             case Deed.STALL:
                 await self._closing.wait()
@@ -191,22 +189,32 @@ class Emulator:
 
     # --- jobs ---
 
-    def _start(self, order: Order) -> None:
-        loop = asyncio.get_running_loop()
-        self._videos[order.name] = loop.run_in_executor(self._threads, self._render, order.work)
+    def _start(self, order: Order) -> asyncio.Task[None]:
+        self.service.book.render(order)
         rendered = self._go(self._rendered(order))
         for delivery in self.service.deliveries(order):
             self._go(self._deliver(delivery, rendered))
+        return rendered
 
     async def _rendered(self, order: Order) -> None:
+        """Make its file. Whatever fails there, the job fails, as at the service."""
+        reason = ""
         try:
-            await asyncio.shield(self._videos[order.name])
+            rendering = asyncio.get_running_loop().run_in_executor(self._threads, self._render, order.work)
+            self._files[order.name] = await rendering
+        except UnreadablePictureError as error:
+            reason = f"The picture could not be read: {error}"
         except ImportError as error:
-            order.failed = f"the emulator cannot render: {error}; python -m pip install 'modelslab_async[emulator]'"
-            _log.error("%s", order.failed)
-        except Exception as error:  # noqa: BLE001 - any picture may fail in any way; the job fails, as at the service
-            order.failed = f"The picture could not be read: {error}"
+            reason = f"the emulator cannot render: {error}; python -m pip install 'modelslab_async[emulator]'"
+        except Exception as error:  # noqa: BLE001 - a full disk, or a renderer of somebody's own
+            reason = f"the emulator could not render it: {error!r}"
+        if reason:
+            _log.error("job %d: %s", order.id, reason)
         order.work = attrs.evolve(order.work, picture=b"")
+        self.service.book.rendered(order, self._now(), reason)
+
+    def _real(self, work: Work) -> bytes:
+        return render(work, is_wanted=lambda: not self._closing.is_set())
 
     async def _deliver(self, delivery: Delivery, rendered: asyncio.Task[None]) -> None:
         """When it is due, and no true end is told before it is known: a picture may prove broken."""
@@ -227,13 +235,7 @@ class Emulator:
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         answer = self.service.file(self._now(), request.match_info["name"])
-        content = answer.upload
-        if answer.order:
-            video = self._videos[answer.order.name]
-            if not video.done():
-                await asyncio.wait([video])
-            content = video.result() if not video.exception() else b""
-            answer = answer if content else FileAnswer(404)
+        content = self._files[answer.order.name] if answer.order else answer.upload
         status, headers, body, breaks_off = served(answer, content, request.headers)
         if not breaks_off:
             return web.Response(status=status, headers=headers, body=body)

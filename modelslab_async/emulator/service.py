@@ -251,7 +251,7 @@ class Service:
         order = self.book.named(name)
         if order is None or order.failed:
             return FileAnswer(404)
-        if now < order.file_at:
+        if now < order.file_at or order.is_rendering:
             return FileAnswer(403 if order.name < "4" else 404)  # names begin with a random hex digit
         if truth(order.params.get("temp")) and now >= order.done_at + DAY / self.speed:
             return FileAnswer(404)
