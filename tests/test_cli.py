@@ -99,6 +99,25 @@ async def test_an_emulator_of_its_own(tmp_path: Path, words: list[str]) -> None:
     assert "not ModelsLab" in done.err
 
 
+@pytest.mark.parametrize("words", [["balance"], ["jobs"], ["generate", "a.png", "-p", "zoom", "--num-frames", "9"]])
+async def test_the_json_of_an_emulator_says_what_it_is(tmp_path: Path, words: list[str]) -> None:
+    """A program that reads it cannot take it for the account's; and what was asked for is still there."""
+    (tmp_path / "a.png").write_bytes(Path("examples/rocket.jpg").read_bytes())
+    done = await Shell(tmp_path).run(*words, "--emulate", "--json", changes={"MODELSLAB_API_KEY": ""})
+    assert (done.code, done.told["emulator"], len(done.told) > 1) == (0, True, True)
+
+
+async def test_what_an_emulator_of_its_own_had_cannot_be_collected(tmp_path: Path) -> None:
+    """Ctrl-C ends the emulator, and the job with it: no word of payment, and no command that asks the real service."""
+    (tmp_path / "a.png").write_bytes(Path("examples/rocket.jpg").read_bytes())
+    terminal = await Shell(tmp_path).terminal("generate", "a.png", "-p", "zoom", "--num-frames", "1000", "--emulate")
+    await terminal.until("processing")
+    terminal.type("\x03")
+    assert await terminal.done() == Exit.INTERRUPTED
+    assert "ended with its emulator" in terminal.text
+    assert "collect" not in terminal.text
+
+
 async def test_submitted_now_and_collected_later(tmp_path: Path) -> None:
     """--no-wait prints the command that collects; jobs and show know the job; it is paid for once."""
     async with emulated(tmp_path, speed=100) as (shell, emulator):

@@ -182,9 +182,9 @@ def _conclude(display: BatchDisplay, trouble: Exception | None, *, interrupted: 
     stuck = display.steps["failed"] + display.steps["uncertain"]
     if display.steps["failed"]:
         output.say("what failed stays so; --retry-failed pays for it again")
-    if display.steps["unsaved"]:
+    if display.steps["unsaved"] and not output.is_emulated:
         output.say("what is unsaved is paid for: the same command fetches it, and pays nothing for it")
-    if display.steps["uncertain"]:
+    if display.steps["uncertain"] and not output.is_emulated:
         output.say("what is uncertain stays so: modelslab-async resolve REF, or --resubmit-uncertain pays again")
     if made + stuck < display.total:
         output.say(f"to go on: {shlex.join(['modelslab-async', *sys.argv[1:]])}")

@@ -124,7 +124,7 @@ async def _wait(client: Client, settings: Settings, job: Job, target: Path | Non
             _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1)))
     except (ModelsLabError, OSError) as error:
         output.error(error)
-        if job.id and job.state is not JobState.FAILED and not settings.emulate:
+        if job.id and job.state is not JobState.FAILED and not output.is_emulated:
             output.say(
                 f"it is paid for; collect it with: {_command(job, None if isinstance(error, OSError) else target)}"
             )
@@ -151,13 +151,16 @@ def _say_how_to_collect(output: Output, job: Job, target: Path | None) -> None:
         output.error(job._error() or asyncio.CancelledError())
         _say_how_to_resolve(output, job)
         return
-    told = {"ref": job.ref, "job_id": job.id, "state": job.state, "collect": _command(job, target)}
+    told = {"ref": job.ref, "job_id": job.id, "state": job.state}
+    if output.is_emulated:
+        output.result(told, f"job {job.id} ended with its emulator; nothing was paid")
+        return
     output.say(f"job {job.id or job.ref} runs at the service and is paid for; collect it with:")
-    output.result(told, _command(job, target))
+    output.result({**told, "collect": _command(job, target)}, _command(job, target))
 
 
 def _say_how_to_resolve(output: Output, job: Job) -> None:
-    if job.state is JobState.UNCERTAIN:
+    if job.state is JobState.UNCERTAIN and not output.is_emulated:
         output.say("see what the account has with: modelslab-async recover --search, then say it with: resolve")
 
 

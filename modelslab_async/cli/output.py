@@ -60,9 +60,13 @@ def _width() -> int | None:
 
 @attrs.frozen
 class Output:
-    """How to tell it. rich honours NO_COLOR, and draws nothing live where stderr is no terminal."""
+    """How to tell it. rich honours NO_COLOR, and draws nothing live where stderr is no terminal.
+
+    Where it `is_emulated`, each JSON object says so: there is no account, and what it tells of money is a play's.
+    """
 
     as_json: bool
+    is_emulated: bool = False
     err: Console = attrs.field(factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
     out: Console = attrs.field(factory=lambda: Console(highlight=False, soft_wrap=True, width=_width()))
 
@@ -84,6 +88,7 @@ class Output:
 
     def json(self, told: Mapping[str, Any]) -> None:
         """One JSON object in a line."""
+        told = {**told, "emulator": True} if self.is_emulated else told
         sys.stdout.write(json.dumps(told, default=_plain, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 

@@ -69,7 +69,8 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def told(**options: Any) -> Any:
         mine = {name: options.pop(name) for name in [field.name for field in attrs.fields(Settings)] if name in options}
-        return command(Settings(output=Output(options.pop("as_json")), **mine), **options)
+        output = Output(options.pop("as_json"), is_emulated=mine["emulate"])
+        return command(Settings(output=output, **mine), **options)
 
     return reduce(lambda given, option: option(given), reversed(_COMMON), told)
 
