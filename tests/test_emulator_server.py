@@ -20,6 +20,7 @@ import pytest
 from aiohttp import web
 from PIL import Image
 
+from modelslab_async import Client
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
 from modelslab_async.emulator.order import Work
 
@@ -123,6 +124,35 @@ async def test_it_listens_on_this_machine_only() -> None:
         assert one.emulator.url.startswith("http://127.0.0.1:")
         assert one.emulator.url != other.emulator.url
         assert [(await talk.post(BALANCE))[0] for talk in (one, other)] == [200, 200]
+
+
+@pytest.mark.parametrize(("host", "name"), [("0.0.0.0", "127.0.0.1"), ("::1", "[::1]")])
+async def test_its_url_is_one_to_go_to(host: str, name: str) -> None:
+    """Also where it listens everywhere: a client takes it, and links lead there."""
+    async with talking(host=host) as talk:
+        assert talk.emulator.url.startswith(f"http://{name}:")
+        assert (await talk.post(BALANCE))[0] == 200
+        async with Client(api_key="any", base_url=talk.emulator.url) as client:
+            assert client.base_url == talk.emulator.url
+
+
+@pytest.mark.parametrize(
+    ("coding", "body"), [("identity", b'{"key": "bro'), ("gzip", b"this is no gzip" + bytes(85))], ids=["cut", "coded"]
+)
+async def test_a_body_that_breaks_off(coding: str, body: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Is an error of who sent it, and none in the emulator's log."""
+    async with talking() as talk:
+        host, _, port = talk.emulator.url.removeprefix("http://").rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = f"POST {SUBMIT} HTTP/1.1\r\nHost: {host}\r\nContent-Encoding: {coding}\r\nContent-Length: 100\r\n\r\n"
+        writer.write(head.encode() + body)
+        writer.write_eof()
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        assert answer[:13] in (b"", b"HTTP/1.1 400 "), answer
+        assert (await talk.post(BALANCE))[0] == 200
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 async def test_the_page() -> None:
@@ -424,6 +454,24 @@ async def test_refused() -> None:
                 break
         assert (status, reply["status"], talk.emulator.url) == (200, "processing", url)
         assert len(talk.emulator.ledger.charges) == 1
+
+
+async def test_refused_while_another_takes_its_port(caplog: pytest.LogCaptureFixture) -> None:
+    """It says so, and listens again once the port is free."""
+    async with talking(faults=[Rule(Fault.REFUSED, times=1, seconds=40.0)]) as talk:
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await talk.submit()
+        other = await asyncio.start_server(lambda *_: None, "127.0.0.1", int(talk.emulator.url.rpartition(":")[2]))
+        while not any("cannot listen again" in record.message for record in caplog.records):  # noqa: ASYNC110 - a log has no event
+            await asyncio.sleep(0.01)
+        other.close()
+        await other.wait_closed()
+        while True:
+            try:
+                assert (await talk.submit())[0] == 200
+                break
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize(("fault", "charges"), [(Fault.RESET_BEFORE, 0), (Fault.RESET_AFTER, 1)])

@@ -982,11 +982,106 @@ def test_rates(rate: float) -> None:
     assert plan.draw("fetch") is plan.draw("call") is plan.draw("file") is plan.draw("webhook") is None
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.1])
-def test_a_rate_is_a_share(rate: float) -> None:
-    """A rate below 0 or above 1 is refused where it is written."""
-    with pytest.raises(ValueError, match="rate"):
-        Rule(Fault.SLOW, rate=rate)
+@pytest.mark.parametrize(
+    ("rule", "field"),
+    [
+        ((Fault.SLOW, None, -0.1), "rate"),
+        ((Fault.SLOW, None, 1.1), "rate"),
+        ((Fault.SLOW, None, 1.0, -1), "times"),
+        ((Fault.SLOW, None, 1.0, 1, -5.0), "seconds"),
+        ((Fault.SLOW, None, 1.0, 1, math.inf), "seconds"),
+        ((Fault.SLOW, "fetsch"), "on"),
+        (("RESET_AFTER",), "fault"),
+    ],
+)
+def test_a_rule_that_makes_no_sense(rule: tuple[Any, ...], field: str) -> None:
+    """Is refused where it is written."""
+    with pytest.raises(InvalidRequestError, match=rf"^{field}="):
+        Rule(*rule)
+
+
+@pytest.mark.parametrize("fault", Fault, ids=lambda fault: fault.name)
+@pytest.mark.parametrize("on", ["submit", "fetch", "call", "file", "webhook"])
+def test_a_rule_can_be_where_it_shows(fault: Fault, on: Any) -> None:
+    """Where a fault would change nothing it is refused: a test of it would test nothing."""
+    of_replies = set(ON_SUBMIT) - {Fault.JOB_FAILS, Fault.EARLY_LINK, Fault.LATE_LINK}
+    shows = {"submit": set(ON_SUBMIT), "fetch": of_replies | ON_FETCH, "call": of_replies}
+    if fault in {**shows, "file": ON_FILE, "webhook": ON_WEBHOOK}[on]:
+        assert Rule(fault, on=on).occasion == on
+    else:
+        with pytest.raises(InvalidRequestError, match=f"on='{on}'"):
+            Rule(fault, on=on)
+
+
+def test_a_fault_counts_when_it_shows() -> None:
+    """What is meant for a job, a result or the end of a file is not used up where there is none of these."""
+    faults = (Fault.JOB_FAILS, Fault.EMPTY_OUTPUT, Fault.CUT_MP4)
+    desk = a_desk(faults=[Rule(fault, times=1) for fault in faults], queue_limit=1)
+    assert desk.submit(prompt="").status == 400
+    failing = said(desk.submit())["id"]
+    order = desk.service.orders[failing]
+    assert desk.submit().status == 429
+    assert desk.fetch(failing, order.done_at)["status"] == "failed"
+    assert desk.fetch("1", order.done_at) == NOT_FOUND
+    reply = said(desk.submit(order.done_at))
+    order = desk.service.orders[reply["id"]]
+    assert desk.fetch(order.id, order.done_at - 0.001)["status"] == "processing"
+    assert [desk.fetch(order.id, order.done_at)["output"] for _ in range(2)] == [[], reply["future_links"]]
+    heads = [desk.service.file(order.file_at, order.name, "bytes=0-1023") for _ in range(3)]
+    whole = [desk.service.file(order.file_at, order.name) for _ in range(2)]
+    assert [answer.fault for answer in (*heads, *whole)] == [None, None, None, Fault.CUT_MP4, None]
+
+
+def test_two_equal_rules_hit_twice() -> None:
+    """Each counts for itself, also one that is counted later than it is drawn."""
+    rules = [Rule(Fault.JOB_FAILS, times=1), Rule(Fault.JOB_FAILS, times=1)]
+    for listed in (rules, rules[:1] * 2):
+        desk = a_desk(faults=listed)
+        assert [bool(desk.service.orders[said(desk.submit())["id"]].failed) for _ in range(3)] == [True, True, False]
+
+
+def test_a_video_that_is_still_made() -> None:
+    """Its job is in work and holds its place; then it is done, and its file there, or it has failed."""
+    desk = a_desk(queue_limit=1)
+    for failed in ("", "a full disk"):
+        order = desk.service.orders[said(desk.submit(1000.0 * len(desk.service.orders)))["id"]]
+        desk.service.book.render(order)
+        late = order.file_at + 100
+        assert desk.fetch(order.id, late)["status"] == "processing"
+        assert (desk.submit(late).status, len(desk.service.running(KEY, late))) == (429, 1)
+        assert desk.service.file(late, order.name).status in (403, 404)
+        desk.service.book.rendered(order, late, failed)
+        assert (order.done_at, desk.service.running(KEY, late)) == (late, [])
+        assert desk.fetch(order.id, late)["status"] == ("failed" if failed else "success")
+        assert desk.service.file(order.file_at, order.name).status == (404 if failed else 200)
+
+
+def test_a_video_that_is_made_in_time_changes_nothing() -> None:
+    """The job ends when it would have ended, whenever its file was made before."""
+    desk = a_desk()
+    order = desk.service.orders[said(desk.submit())["id"]]
+    before = (order.done_at, order.file_at)
+    desk.service.book.render(order)
+    desk.service.book.rendered(order, order.done_at / 2, "")
+    assert (order.done_at, order.file_at) == before
+
+
+def test_a_dedicated_server_takes_no_base64() -> None:
+    """It reads init_image as a URL, whatever `base64` says."""
+    picture = base64.b64encode(PNG).decode()
+    url = "https://pictures.invalid/a.png"
+    path = ENTERPRISE + "img2video"
+    desk = a_desk()
+    body = json.dumps({"key": KEY, "prompt": "p", "init_image": picture, "base64": True}).encode()
+    assert desk.service.picture_url(path, body) is None
+    assert desk.service.handle(0.0, path, body, None).status == 400
+    assert desk.submit(path=path, init_image=url, base64=True).status == 200
+
+
+@pytest.mark.parametrize(("ratio", "status"), [("16:9", 200), ("9:16", 200), ("99:1", 400), ("1:99", 400)])
+def test_a_shape_that_nobody_would_look_at(ratio: str, status: int) -> None:
+    """Is refused, as no renderer could make it."""
+    assert a_desk().submit(resolution=ratio, model_id="ltx-2.3").status == status
 
 
 @given(st.integers(0, 20), st.integers(0, 40))
@@ -1136,11 +1231,23 @@ def test_the_key_is_never_shown(
     [
         ({"speed": 0.0}, "speed"),
         ({"speed": math.nan}, "speed"),
+        ({"speed": "10"}, "speed"),
         ({"queue_limit": 0}, "queue_limit"),
+        ({"queue_limit": 1.5}, "queue_limit"),
         ({"workers": 0}, "workers"),
+        ({"profile": "legasy"}, "profile"),
+        ({"eta": {"bad": 1}}, "eta"),
+        ({"eta": {"good": 0}}, "eta"),
+        ({"eta": {"good": -1, "zero": 2}}, "eta"),
+        ({"faults": ["RESET_AFTER"]}, "faults"),
+        ({"faults": Rule(Fault.SLOW)}, "faults"),
+        ({"keys": KEY}, "keys"),
+        ({"keys": (key for key in (KEY,))}, "keys"),
+        ({"wallet": 1.0}, "wallet"),
     ],
 )
-def test_numbers_that_no_service_has(options: dict[str, Any], field: str) -> None:
-    """Refused at once, instead of a service that answers nothing."""
-    with pytest.raises(InvalidRequestError, match=field):
+def test_options_that_no_service_has(options: dict[str, Any], field: str) -> None:
+    """Refused at once, instead of a service that breaks, or silently does something else; no key is shown."""
+    with pytest.raises(InvalidRequestError, match=field) as caught:
         Service(**options)
+    assert KEY not in str(caught.value)

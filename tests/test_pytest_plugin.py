@@ -12,6 +12,7 @@ import pytest
 
 from modelslab_async import Client, JobState
 from modelslab_async.emulator import Emulator
+from modelslab_async.emulator.pytest_plugin import SPEED
 
 PICTURE = Path(__file__).parent.parent / "examples" / "rocket.jpg"
 
@@ -54,6 +55,18 @@ class TestOptions:
     async def test_options_are_overridden_in_the_usual_way(self, modelslab_emulator: Emulator) -> None:
         """A fixture of the same name chooses the emulator's options."""
         assert (modelslab_emulator.service.speed, modelslab_emulator.service.book.limit) == (1000.0, 2)
+
+
+class TestOneOption:
+    """A user's own option, among those of the fixtures."""
+
+    @pytest.fixture
+    def modelslab_emulator_options(self) -> dict[str, object]:
+        return {"queue_limit": 2}
+
+    async def test_the_others_stay(self, modelslab_emulator: Emulator) -> None:
+        """Who chooses one option does not get a service that is a hundred times slower."""
+        assert (modelslab_emulator.service.speed, modelslab_emulator.service.book.limit) == (SPEED, 2)
 
 
 SETTINGS = """

@@ -73,7 +73,7 @@ class InProcess:
     ) -> AsyncGenerator[Incoming]:
         """A file of the emulator, whole or a range of it."""
         path = urlsplit(url).path
-        answer = self.service.file(self._heard(path), path.rpartition("/")[2])
+        answer = self.service.file(self._heard(path), path.rpartition("/")[2], headers.get("Range", ""))
         content = self.render(answer.order.work) if answer.order else answer.upload
         status, named, body, breaks_off = served(answer, content, headers)
         async with aclosing(_chunks(body, breaks_off=breaks_off)) as chunks:

@@ -33,13 +33,12 @@ def page(service: Service, now: float) -> str:
     """The page at `/`: what this is, the queue, the recent jobs, the ledger."""
     orders = list(service.orders.values())
     states = [order.state(now) for order in orders]
-    refresh = _REFRESH if {"queued", "processing"} & set(states) else ""
     recent = "".join(_job(order, now) for order in orders[: -_RECENT - 1 : -1])
     figures = "".join(
         f"<span><b>{states.count(state)}</b>{state}</span>" for state in ("queued", "processing", "success", "failed")
     )
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>modelslab_async emulator</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">{refresh}<style>{_STYLE}</style></head><body>
+<meta name="viewport" content="width=device-width, initial-scale=1">{_REFRESH}<style>{_STYLE}</style></head><body>
 <h1>modelslab_async emulator</h1>
 <p class="notice">This is <b>not ModelsLab</b>. It speaks the protocol of its Image to Video Ultra endpoint on this
 machine, so that programs can be written and tested without an account. Videos are your picture with a moving camera;

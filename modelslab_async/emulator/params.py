@@ -14,6 +14,7 @@ from modelslab_async.images import MAX_IMAGE_BYTES, sniff
 
 _MOST_FRAMES, _MOST_PIXELS = 1000, 1080
 _DEEPEST = 40
+_MOST_STRETCHED = 4
 
 
 class Refusal(Exception):  # noqa: N818 - it never leaves the service
@@ -80,9 +81,8 @@ def read_work(
     seed = rng.getrandbits(32) if params.get("seed") is None else number("seed", 0, 2**63, least=-(2**63))
     fps = number("fps", 16, 60)
     ratio = params.get("resolution")
-    is_ratio = isinstance(ratio, str) and re.fullmatch(r"[1-9][0-9]?:[1-9][0-9]?", ratio)
-    resolution: int | str = str(ratio) if is_ratio else number("resolution", 480, _MOST_PIXELS)
-    if truth(params.get("base64")):
+    resolution: int | str = str(ratio) if _is_ratio(ratio) else number("resolution", 480, _MOST_PIXELS)
+    if truth(params.get("base64")) and not enterprise:
         picture = decoded(params.get("init_image"))
     if not wrong and (picture is None or sniff(picture) is None):
         wrong["init_image"] = ["The init image could not be fetched, or is not a valid image."]
@@ -101,6 +101,12 @@ def read_work(
         ),
         steps,
     )
+
+
+def _is_ratio(value: Any) -> bool:
+    """As ltx-2.3 takes it; a shape that somebody would look at."""
+    parts = re.fullmatch(r"([1-9][0-9]?):([1-9][0-9]?)", value) if isinstance(value, str) else None
+    return parts is not None and 1 / _MOST_STRETCHED <= int(parts[1]) / int(parts[2]) <= _MOST_STRETCHED
 
 
 def read_upload(params: dict[str, Any]) -> tuple[bytes, str]:

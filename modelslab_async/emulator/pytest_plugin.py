@@ -24,8 +24,8 @@ fixture: Callable[..., Any] = import_module("pytest_asyncio" if find_spec("pytes
 
 @pytest.fixture
 def modelslab_emulator_options() -> dict[str, object]:
-    """Override it to choose other options of the `Emulator`, for instance its faults."""
-    return {"speed": SPEED, "eta": {"good": 1}}
+    """Override it to choose options of the `Emulator`, for instance its faults; what it leaves out stays as it is."""
+    return {}
 
 
 @fixture
@@ -33,7 +33,8 @@ async def modelslab_emulator(modelslab_emulator_options: dict[str, object]) -> A
     """An emulator on a free port of this machine, a hundred times as fast as the service."""
     from modelslab_async.emulator import Emulator  # noqa: PLC0415 - loaded only by tests that use it
 
-    async with Emulator(**modelslab_emulator_options) as emulator:  # type: ignore[arg-type]
+    options: dict[str, Any] = {"speed": SPEED, "eta": {"good": 1}, **modelslab_emulator_options}
+    async with Emulator(**options) as emulator:
         yield emulator
 
 
@@ -45,6 +46,6 @@ async def modelslab_client(modelslab_emulator: Emulator) -> AsyncIterator[Client
     """
     from modelslab_async import Client  # noqa: PLC0415 - as above
 
-    client = Client(api_key="any", base_url=modelslab_emulator.url, poll_cost=1 / SPEED)
+    client = Client(api_key="any", base_url=modelslab_emulator.url, poll_cost=1 / modelslab_emulator.service.speed)
     yield client
     await client.aclose(drain=False)

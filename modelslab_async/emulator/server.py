@@ -17,19 +17,25 @@ from aiohttp import web
 
 from modelslab_async.emulator.faults import Rule
 from modelslab_async.emulator.files import served
+from modelslab_async.emulator.options import Profile
 from modelslab_async.emulator.order import EtaKind, Ledger, Order, Work
 from modelslab_async.emulator.page import ledger_json, page
 from modelslab_async.emulator.render import UnreadablePictureError, render
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, failed
-from modelslab_async.emulator.service import Profile, Service
+from modelslab_async.emulator.service import Service
 from modelslab_async.images import MAX_IMAGE_BYTES
 
 NOTICE = "modelslab_async emulator on this machine; not ModelsLab"
 _MAX_BODY_BYTES = 16 * 2**20
+_AGAIN = 0.2
+"""Seconds until it tries once more to listen."""
 _FETCH_PICTURE = aiohttp.ClientTimeout(total=10)
 _WEBHOOK = aiohttp.ClientTimeout(total=30)
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, UnicodeError)
 """UnicodeError: a host with an empty label, like "a..b"."""
+_BROKEN = (ConnectionError, web.RequestPayloadError, aiohttp.http_exceptions.HttpProcessingError)
+"""A body that breaks off, or is not coded as its headers say."""
+_ANYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is asked for, and how to get there
 _log = logging.getLogger("modelslab_async.emulator")
 
 
@@ -42,7 +48,8 @@ class Emulator:
     profile: "documented" answers errors with their HTTP codes, "legacy" at HTTP 200, as the service often does.
     queue_limit: jobs that a key may have queued or processing; workers: how many of them are processed at a time
         (None: all).
-    speed: divides all times; a job of 480p, 81 frames and 20 steps takes about 40 s.
+    speed: divides all times; a job of 480p, 81 frames and 20 steps takes about 40 s, and is not done before its video
+        is rendered, one after the other, a second each.
     seed: of all noise. eta: weights of the kinds of eta. faults: what goes wrong, see `Rule`.
     keys: the keys that are accepted, None: any. wallet: USD of each key, None: 100, and never refused.
     host, port: where to listen; on loopback, and a free port, unless told otherwise.
@@ -130,7 +137,8 @@ class Emulator:
         self._site = web.TCPSite(self._runner, self._host, self._port, reuse_address=True)
         await self._site.start()
         self._port = self._runner.addresses[0][1]
-        self.service.origin = f"http://{f'[{self._host}]' if ':' in self._host else self._host}:{self._port}"
+        host = _ANYWHERE.get(self._host, self._host)
+        self.service.origin = f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def _now(self) -> float:
         return asyncio.get_running_loop().time() - self._started
@@ -138,7 +146,10 @@ class Emulator:
     # --- requests ---
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
-        body = await request.read()
+        try:
+            body = await request.read()
+        except _BROKEN as error:
+            return web.Response(status=400, text=f"the body broke off: {type(error).__name__}")
         url = self.service.picture_url(request.path, body)
         picture = await self._fetch_picture(url) if url else None
         answer = self.service.handle(self._now(), request.path, body, picture)
@@ -184,8 +195,14 @@ class Emulator:
             self._go(self._listen_again(seconds))
 
     async def _listen_again(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        await self._listen()
+        """As soon as nobody else has the port."""
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                return await self._listen()
+            except OSError as error:
+                _log.error("the emulator cannot listen again, and goes on to try: %s", error)
+                seconds = _AGAIN
 
     # --- jobs ---
 
@@ -234,7 +251,7 @@ class Emulator:
     # --- files and pages ---
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        answer = self.service.file(self._now(), request.match_info["name"])
+        answer = self.service.file(self._now(), request.match_info["name"], request.headers.get("Range", ""))
         content = self._files[answer.order.name] if answer.order else answer.upload
         status, headers, body, breaks_off = served(answer, content, request.headers)
         if not breaks_off:

@@ -5,18 +5,18 @@ What it says follows the endpoint's documentation page and what users of the ser
 
 from __future__ import annotations
 
-import math
 import random
 import re
 from collections import defaultdict, deque
 from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
 from modelslab_async.emulator import replies
 from modelslab_async.emulator.book import Book
-from modelslab_async.emulator.faults import Fault, FaultPlan, Occasion, Rule
+from modelslab_async.emulator.faults import CUTS, Fault, FaultPlan, Occasion, Rule
 from modelslab_async.emulator.files import FileAnswer
+from modelslab_async.emulator.options import Profile, check_options
 from modelslab_async.emulator.order import (
     DAY,
     DEFAULT_ETA,
@@ -33,7 +33,7 @@ from modelslab_async.emulator.order import (
 )
 from modelslab_async.emulator.params import Refusal, parsed, positive, read_upload, read_work, truth
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
-from modelslab_async.protocol.request import Endpoint, is_http_url, refusal
+from modelslab_async.protocol.request import Endpoint, is_http_url
 from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path
 
 ASSETS_PATH = "/api/v6/assets_generated"
@@ -45,8 +45,6 @@ _AT_ONCE_SECONDS = 5.0
 _LAG_SECONDS = 3.0
 _COUNT_CALLS_A_MINUTE = 30
 _RETRY_AFTER = 30.0
-
-Profile = Literal["legacy", "documented"]
 
 
 class Service:
@@ -67,17 +65,14 @@ class Service:
         origin: str = "http://emulator.invalid",
         first_id: int = 100_000,
     ) -> None:
-        if not 0 < speed < math.inf:
-            raise refusal("speed", speed, "a number above 0", "pass 1 for the service's own pace")
-        for name, count in (("queue_limit", queue_limit), ("workers", 1 if workers is None else workers)):
-            if count < 1:
-                raise refusal(name, count, "at least 1", "pass more")
+        eta = DEFAULT_ETA if eta is None else eta
+        check_options(locals())
         self.origin = origin
         self._first_id = first_id
         self.ledger = Ledger()
         self.speed = speed
         self.book = Book(queue_limit, workers or queue_limit)
-        self._profile, self._eta, self._keys, self._wallet = profile, eta or DEFAULT_ETA, keys, wallet
+        self._profile, self._eta, self._keys, self._wallet = profile, eta, keys, wallet
         self._seed = seed
         self._rng = random.Random(f"service {seed}")
         self._plan = FaultPlan(faults, random.Random(f"faults {seed}"))
@@ -110,7 +105,8 @@ class Service:
         """The URL of the picture that the shell is to fetch before `handle`, or None."""
         params = parsed(body)
         source = params.get("init_image")
-        wanted = path in SUBMIT_PATHS.values() and not truth(params.get("base64")) and is_http_url(source)
+        is_inline = truth(params.get("base64")) and path == SUBMIT_PATHS[Endpoint.V6]
+        wanted = path in SUBMIT_PATHS.values() and not is_inline and is_http_url(source)
         return str(source) if wanted else None
 
     def _answer(
@@ -127,9 +123,8 @@ class Service:
                 case _ if path == QUEUE_DEPTH_PATH:
                     return self._count(now, key)
                 case _ if path == BALANCE_PATH:
-                    return json_answer(
-                        {"status": "success", "data": {"balance": self._balance(key), "currency": "USD"}}
-                    )
+                    wallet = {"balance": max(self._balance(key), Decimal(0)), "currency": "USD"}
+                    return json_answer({"status": "success", "data": wallet})
                 case _ if path == UPLOAD_PATH:
                     return self._upload(now, params)
                 case _ if path == ASSETS_PATH:
@@ -170,6 +165,7 @@ class Service:
             raise self._no_place()
         order = self._take(now, account, params, work, processing_seconds(work, steps, rng) / self.speed, rule, rng)
         self.book.add(order)
+        self._plan.shown(rule)
         self.ledger.charges.append(Charge(account, order.id, params.get("track_id"), PRICE_USD, now))
         if order.starts_at == now and order.done_at - now <= _AT_ONCE_SECONDS / self.speed and not order.failed:
             if rule is None or rule.fault not in (Fault.EARLY_LINK, Fault.LATE_LINK):
@@ -212,6 +208,8 @@ class Service:
         order = self.orders.get(int(job_id)) if re.fullmatch(r"[0-9]{1,18}", job_id) else None
         if order is None or order.account != account_of(key):
             return json_answer({"status": "failed", "id": "", "message": "Request not found", "output": ""})
+        if rule and (rule.fault is not Fault.EMPTY_OUTPUT or order.state(now) == "success"):
+            self._plan.shown(rule)
         return replies.fetched(order, self.origin, now, rule.fault if rule else None, self._rng)
 
     def _count(self, now: float, key: str) -> Answer:
@@ -243,8 +241,8 @@ class Service:
 
     # --- files and webhooks ---
 
-    def file(self, now: float, name: str) -> FileAnswer:
-        """What a link gives now."""
+    def file(self, now: float, name: str, ranged: str = "") -> FileAnswer:
+        """What a link gives now, asked for this Range. Whoever reads just the head sees no end, so none is cut."""
         if name in self._uploads:
             dies_at, picture = self._uploads[name]
             return FileAnswer(200, upload=picture) if now < dies_at else FileAnswer(404)
@@ -255,7 +253,7 @@ class Service:
             return FileAnswer(403 if order.name < "4" else 404)  # names begin with a random hex digit
         if truth(order.params.get("temp")) and now >= order.done_at + DAY / self.speed:
             return FileAnswer(404)
-        rule = self._plan.draw("file")
+        rule = self._plan.draw("file", but=CUTS if re.fullmatch(r"bytes=\d+-\d+", ranged) else ())
         return FileAnswer(200, order=order, fault=rule.fault if rule else None)
 
     def deliveries(self, order: Order) -> list[Delivery]:
