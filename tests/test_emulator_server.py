@@ -136,13 +136,14 @@ async def test_its_url_is_one_to_go_to(host: str, name: str) -> None:
             assert client.base_url == talk.emulator.url
 
 
-async def broken_off(talk: Talk, coding: str, body: bytes) -> bytes:
-    """The answer to a submit that ends after this much of its body."""
+async def answer_to(talk: Talk, coding: str, body: bytes) -> bytes:
+    """The answer to a submit of a hundred bytes, of which these come."""
     host, _, port = talk.emulator.url.removeprefix("http://").rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
-    head = f"POST {SUBMIT} HTTP/1.1\r\nHost: {host}\r\nContent-Encoding: {coding}\r\nContent-Length: 100\r\n\r\n"
-    writer.write(head.encode() + body)
-    writer.write_eof()
+    head = f"POST {SUBMIT} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Encoding: {coding}\r\n"
+    writer.write(f"{head}Content-Length: 100\r\n\r\n".encode() + body)
+    if len(body) < 100:
+        writer.write_eof()
     answer = await reader.read()
     writer.close()
     await writer.wait_closed()
@@ -152,7 +153,7 @@ async def broken_off(talk: Talk, coding: str, body: bytes) -> bytes:
 async def test_a_body_that_breaks_off(caplog: pytest.LogCaptureFixture) -> None:
     """Is an error of who sent it, and none in the emulator's log."""
     async with talking() as talk:
-        assert (await broken_off(talk, "identity", b'{"key": "bro'))[:13] in (b"", b"HTTP/1.1 400 ")
+        assert (await answer_to(talk, "identity", b'{"key": "bro'))[:13] in (b"", b"HTTP/1.1 400 ")
         assert (await talk.post(BALANCE))[0] == 200
     assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
 
@@ -160,7 +161,7 @@ async def test_a_body_that_breaks_off(caplog: pytest.LogCaptureFixture) -> None:
 async def test_a_body_that_is_not_coded_as_it_says() -> None:
     """The same."""
     async with talking() as talk:
-        assert (await broken_off(talk, "gzip", b"this is no gzip" + bytes(85)))[:13] == b"HTTP/1.1 400 "
+        assert (await answer_to(talk, "gzip", b"this is no gzip" + bytes(85)))[:13] == b"HTTP/1.1 400 "
         assert (await talk.post(BALANCE))[0] == 200
 
 
