@@ -17,20 +17,32 @@ URL = "http://127.0.0.1:1"
 PICTURE = "https://picture.invalid/rocket.png"
 _LINK = "https://files.invalid/generations/{}.mp4"
 _META = {
-    "prompt": "the rocket stands in the evening light, zoom in",
-    "model_id": "wan2.2",
-    "resolution": 480,
-    "num_frames": 81,
-    "num_inference_steps": 20,
-    "fps": 16,
-    "portrait": "no",
-    "init_image": PICTURE,
     "base64": "no",
+    "file_prefix": "a51498bf-0eee-44c5-a473-81cc867b288a",
+    "fps": 16,
+    "guidance_scale": 5,
+    "id": None,
+    "instant_response": "no",
+    "negative_prompt": "low quality",
+    "num_frames": 81,
+    "num_inference_steps": 30,
+    "opacity": 0.8,
+    "output_type": "mp4",
+    "padding_down": 10,
+    "padding_right": 10,
+    "portrait": "no",
+    "prompt": "Space Station in space",
+    "rescale": "yes",
+    "resolution": 480,
+    "sample_shift": 3,
+    "scale_down": 6,
+    "seed": 3644269522,
     "temp": "no",
+    "track_id": None,
+    "watermark": "no",
     "webhook": None,
-    "file_prefix": "5f0c6e3e",
 }
-"""About what the service echoes."""
+"""What the service echoes, on the documentation page."""
 _MP4 = b"\0\0\0\x18ftypisom" + bytes(1000)
 
 

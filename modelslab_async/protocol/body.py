@@ -68,9 +68,9 @@ class Body:
 
     @property
     def meta(self) -> dict[str, Any]:
-        """The echo of the request. Many jobs are watched at a time, and all of their names are the same: kept once."""
+        """The echo of the request. Many jobs are watched at a time: all names and most flags are kept once."""
         meta = self.raw.get("meta")
-        return {sys.intern(name): item for name, item in meta.items()} if isinstance(meta, dict) else {}
+        return {sys.intern(k): "no" if v == "no" else v for k, v in meta.items()} if isinstance(meta, dict) else {}
 
     @property
     def generation_time(self) -> float | None:
