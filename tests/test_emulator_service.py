@@ -137,10 +137,9 @@ def test_meta_id_is_never_the_jobs(sent: object) -> None:
 
 def test_meta_has_the_names_of_the_page() -> None:
     """The page's sample of a request is echoed under the names of its sample of a reply, and the model's."""
-    asked = {"negative_prompt": "low quality", "resolution": 480, "num_frames": 81, "num_inference_steps": 30}
-    meta = said(a_desk().submit(**asked, guidance_scale=5.0, shift_sample=3, fps=16, webhook=None, track_id=None))[
-        "meta"
-    ]
+    asked: dict[str, Any] = {"negative_prompt": "low quality", "resolution": 480, "num_frames": 81, "fps": 16}
+    asked |= {"num_inference_steps": 30, "guidance_scale": 5.0, "shift_sample": 3, "webhook": None, "track_id": None}
+    meta = said(a_desk().submit(**asked))["meta"]
     names = """base64 file_prefix fps guidance_scale id instant_response negative_prompt num_frames num_inference_steps
     opacity output_type padding_down padding_right portrait prompt rescale resolution sample_shift scale_down seed temp
     track_id watermark webhook model_id"""
