@@ -33,7 +33,7 @@ _FETCH_PICTURE = aiohttp.ClientTimeout(total=10)
 _WEBHOOK = aiohttp.ClientTimeout(total=30)
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, UnicodeError)
 """UnicodeError: a host with an empty label, like "a..b"."""
-_BROKEN = (ConnectionError, web.RequestPayloadError, aiohttp.http_exceptions.HttpProcessingError)
+_BROKEN = (ConnectionError, web.RequestPayloadError)
 """A body that breaks off, or is not coded as its headers say."""
 _ANYWHERE = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - what is asked for, and how to get there
 _log = logging.getLogger("modelslab_async.emulator")
