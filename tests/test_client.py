@@ -635,3 +635,19 @@ async def test_a_mistake_before_the_request_costs_nothing(world: MakeWorld, monk
             await job
     assert (job.state, told.value.charged, here.transport.requests) == (S.REFUSED, False, [])
     assert budget.held == 0
+
+
+async def test_a_file_that_is_there_is_not_replaced(world: MakeWorld, tmp_path: Path) -> None:
+    """Without `overwrite`: it is told before anything is fetched, and at the end where it came meanwhile."""
+    here, there, coming = world(), tmp_path / "there.mp4", tmp_path / "coming.mp4"
+    there.write_bytes(b"mine")
+    async with here.client() as client:
+        video = await client.generate(a_request())
+        asked = here.count("generations")
+        with pytest.raises(FileExistsError):
+            await client.download(video, there, overwrite=False)
+        assert here.count("generations") == asked
+        with pytest.raises(FileExistsError):
+            await client.download(video, coming, overwrite=False, progress=lambda *_: coming.write_bytes(b"mine"))
+    names = ("there.mp4", "coming.mp4")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == dict.fromkeys(names, b"mine")

@@ -8,6 +8,7 @@ import json
 import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -510,6 +511,16 @@ async def test_what_cannot_be_written_down_is_not_sent(world: MakeWorld, tmp_pat
     assert len(here.service.ledger.charges) == 1
 
 
+async def test_an_acceptance_is_on_disk_before_anybody_is_told(world: MakeWorld, tmp_path: Path) -> None:
+    """Another program that looks into the file at that very moment finds the service's id."""
+    async with world().client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request())
+        job_id = await job.submitted()
+        with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
+            rows = other.execute("SELECT ref, job_id, state FROM jobs").fetchall()
+    assert rows == [(job.ref, job_id, "processing")]
+
+
 async def test_a_client_with_a_journal_is_entered_first(world: MakeWorld, tmp_path: Path) -> None:
     """Before that, what others have at the service is not known."""
     client = world().client(journal=tmp_path / "jobs.db")
@@ -596,8 +607,8 @@ async def test_what_was_resolved_counts_on_the_day_on_which_it_was_sent(world: M
         async with client:
             if job.state is S.UNCERTAIN and not spent:
                 await client.resolve("mine", id=here.service.ledger.charges[0].job_id)
-            spent.append(budget.spent(now + 86_400))
-    assert spent == [0, 0]
+            spent += [budget.spent(now), budget.spent(now + 86_400)]
+    assert spent == [Decimal("0.2"), 0] * 2
 
 
 async def test_a_budget_is_released_when_the_journal_agrees(world: MakeWorld, tmp_path: Path) -> None:

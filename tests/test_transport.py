@@ -502,6 +502,21 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
     assert requests[0].startswith(b"CONNECT service.invalid:443 ")
 
 
+async def test_a_proxy_is_no_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain http goes to loopback only, and the key with it: a proxy of the environment does not see it."""
+    by_proxy: list[bytes] = []
+    asked: list[bytes] = []
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BALANCE)}\r\n\r\n".encode()
+    async with (
+        listening(lambda reader, writer: served(reader, writer, by_proxy, head + BALANCE)) as (proxy, *_),
+        listening(lambda reader, writer: served(reader, writer, asked, head + BALANCE)) as (url, *_),
+    ):
+        monkeypatch.setenv("http_proxy", proxy)
+        async with Client(api_key=KEY, base_url=url, timeouts=QUICK) as client:
+            await client.balance()
+    assert (len(by_proxy), len(asked)) == (0, 1)
+
+
 BALANCE = b'{"status": "success", "data": {"balance": 5, "currency": "USD"}}'
 
 

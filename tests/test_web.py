@@ -262,6 +262,7 @@ async def test_in_an_aiohttp_application(unused_tcp_port: int) -> None:
         await runner.cleanup()
         with pytest.raises(ClientStateError, match="closed"):
             seen[0].statistics()
+        with pytest.raises(ClientStateError, match="closed"):
             seen[0].submit(prompt="zoom", init_image=PICTURE)
 
 
