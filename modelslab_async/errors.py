@@ -125,9 +125,6 @@ class APIError(ModelsLabError):
         super().__init__(f"{message}{code}")
         self.message, self.http_status, self.retry_after = message, http_status, retry_after
 
-    def __reduce__(self) -> tuple[type[Self], tuple[object, ...], dict[str, object]]:
-        return type(self), (self.message,), {**self.__dict__, "args": self.args}
-
 
 class BadRequestError(APIError):
     """The service refused the request as it stands."""

@@ -103,13 +103,12 @@ def load(image: Image) -> str | bytes:
 
 def facts(image: Image, loaded: str | bytes) -> Mapping[str, str | int]:
     """What is kept of a picture: where it came from, and of its bytes only length and digest."""
-    if isinstance(image, ImageUrl):
-        return {"source": "url", "where": image.url}
+    if isinstance(loaded, str):
+        return {"source": "url", "where": loaded}
     whence = (
         {"source": "path", "where": str(image.path.absolute())} if isinstance(image, ImageFile) else {"source": "bytes"}
     )
-    data = loaded if isinstance(loaded, bytes) else loaded.encode()
-    return {**whence, "length_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return {**whence, "length_bytes": len(loaded), "sha256": hashlib.sha256(loaded).hexdigest()}
 
 
 def _recognise(source: object, *, is_base64: bool) -> Image:

@@ -2,7 +2,6 @@
 
 import sys
 import uuid
-from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -49,15 +48,12 @@ class Presence:
             with path.open("rb") as file:
                 if not locks(file):
                     return True
-                if sys.platform != "win32":
-                    path.unlink(missing_ok=True)
+            path.unlink()
         except FileNotFoundError:
             return False
         except OSError:
             return True
-        with suppress(FileNotFoundError, PermissionError):
-            path.unlink()
-        return path.exists()
+        return False
 
     def _path(self, owner: str) -> Path:
         return self._beside.with_name(f"{self._beside.name}-{owner}.alive")

@@ -74,10 +74,13 @@ async def server_sent_events(
     async with aclosing(job.events()) as events:
         coming = asyncio.ensure_future(anext(events, None))
         try:
-            while (news := await _next(coming, heartbeat)) is not None:
-                if isinstance(news, bytes):
-                    yield news
+            while True:
+                await asyncio.wait([coming], timeout=heartbeat)
+                if not coming.done():
+                    yield b": still here\n\n"
                     continue
+                if (news := coming.result()) is None:
+                    break
                 coming = asyncio.ensure_future(anext(events, None))
                 number += 1
                 if number > seen:
@@ -89,12 +92,6 @@ async def server_sent_events(
         return  # it goes on, and the browser comes again
     last = {**_told(job._history[-1]), "state": job.state.value, "eta": job.eta, "error": _why(job)}
     yield _event(number + 1, "end", last)
-
-
-async def _next(coming: asyncio.Future[JobEvent | None], heartbeat: float) -> JobEvent | bytes | None:
-    """The next news, a heartbeat, or None at the end."""
-    await asyncio.wait([coming], timeout=heartbeat)
-    return coming.result() if coming.done() else b": still here\n\n"
 
 
 def _event(number: int, name: str, told: Mapping[str, Any]) -> bytes:

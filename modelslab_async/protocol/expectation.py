@@ -65,10 +65,6 @@ class Observation(NamedTuple):
         """One number for it."""
         return self.after if math.isinf(self.by) else (self.after + self.by) / 2
 
-    def scaled(self, factor: float, weight: float = 1.0) -> "Observation":
-        """The same job, had it been longer by this factor."""
-        return Observation(self.after * factor, self.by * factor, None, weight)
-
 
 def position(seconds: float) -> float:
     """Where on the grid: the whole part is the cell, the rest how far into it. Never below 0."""

@@ -159,7 +159,8 @@ def _estimated(jobs: list[Observation], start: expectation.Cells | None = None) 
 
 def _by_eta(seen: Observation, eta: float | None, weight: float = 1.0) -> Observation:
     """What a job would have taken with this eta, if its own told how much work it was."""
-    return seen.scaled(eta / seen.eta if eta and seen.eta else 1.0, weight)
+    factor = eta / seen.eta if eta and seen.eta else 1.0
+    return Observation(seen.after * factor, seen.by * factor, weight=weight)
 
 
 def _knows(jobs: Iterable[Observation]) -> bool:

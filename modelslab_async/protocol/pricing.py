@@ -1,6 +1,6 @@
 """What calls cost, and what may be spent on them. Money is Decimal; a clock is passed in, as unix seconds."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import Enum, auto
@@ -132,7 +132,7 @@ class Budget:
         self._jobs, self._credits, self._plan = jobs, credits, plan
         self._per: Period = per
         self._calls: dict[str, _Call] = {}
-        self._counts: dict[tuple[_State, int | None], Counter[_Price]] = {}
+        self._counts = defaultdict[tuple[_State, int | None], Counter[_Price]](Counter)
         """How many calls at each price. Prices are few and jobs many: no sum goes over the jobs."""
 
     def __repr__(self) -> str:
@@ -144,16 +144,16 @@ class Budget:
     @property
     def reserved(self) -> Decimal:
         """USD of jobs that wait, or are being submitted."""
-        return _usd(self._counted(_State.RESERVED))
+        return _usd(self._counts[_State.RESERVED, None])
 
     @property
     def held(self) -> Decimal:
         """USD of jobs of which nobody knows whether they were charged."""
-        return _usd(self._counted(_State.HELD))
+        return _usd(self._counts[_State.HELD, None])
 
     def spent(self, now: float) -> Decimal:
         """USD that were charged, in this period."""
-        return _usd(self._counted(_State.SETTLED, self._period(now)))
+        return _usd(self._counts[_State.SETTLED, self._period(now)])
 
     def remaining(self, now: float) -> Decimal | None:
         """USD that may still be spent, never below 0; None without a limit in USD."""
@@ -215,7 +215,7 @@ class Budget:
 
     def _put(self, key: str, call: _Call) -> None:
         self._calls[key] = call
-        self._counts.setdefault((call.state, call.period), Counter())[call.price] += 1
+        self._counts[call.state, call.period][call.price] += 1
 
     def _taken_out(self, key: str) -> _Call | None:
         """The call, counted no more; None, and nothing changes, for one that is unknown or settled."""
@@ -226,13 +226,10 @@ class Budget:
         self._counts[call.state, call.period][call.price] -= 1
         return call
 
-    def _counted(self, state: _State, period: int | None = None) -> Counter[_Price]:
-        return self._counts.get((state, period), Counter())
-
     def _counting(self, now: float) -> Counter[_Price]:
         """The calls of this period, and all that are not settled."""
-        settled = self._counted(_State.SETTLED, self._period(now))
-        return self._counted(_State.RESERVED) + self._counted(_State.HELD) + settled
+        settled = self._counts[_State.SETTLED, self._period(now)]
+        return self._counts[_State.RESERVED, None] + self._counts[_State.HELD, None] + settled
 
     def _credits_of(self, prices: PriceList) -> int:
         """What a call takes of the credits; 0 where they do not matter."""
