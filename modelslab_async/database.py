@@ -137,7 +137,7 @@ class Database:
 
     def deliver(self, owner: str, account: str, ref: str, job_id: str | None) -> None:
         """Leave word for a client."""
-        self._opened.execute("INSERT OR REPLACE INTO deliveries VALUES (?, ?, ?, ?)", (owner, account, ref, job_id))
+        self._opened.execute(_DELIVER, (owner, account, ref, job_id))
 
     def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
         """Take what was left, but for others that are alive."""
@@ -231,6 +231,9 @@ _APPEND = f"""
 """  # noqa: S608 - names of ours
 
 
+_DELIVER = """
+    INSERT INTO deliveries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET job_id = ifnull(excluded.job_id, job_id)
+"""
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
 """What the values of one row raise, and no other row can help."""
 

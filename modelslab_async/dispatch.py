@@ -238,7 +238,9 @@ class Dispatcher:
 
     def _lose(self, job: Job, *, may_be_heard_of: bool) -> None:
         """Hold its place for a while; and wait for a word of it, where one may come."""
-        if self._doubts.pop(job, None) is None:
+        if doubt := self._doubts.pop(job, None):
+            doubt.cancel()
+        else:
             self.slots.in_doubt(job)
             hold = min(record.PLACE_HOLD, _DOUBTS * self.outlook(job, None).left(0.0))
             self._holds[job] = asyncio.get_running_loop().call_later(hold, self._free, job)

@@ -416,3 +416,12 @@ async def test_any_error_of_the_journals_thread_is_told(
         patch.setattr(Database, "write", without_memory)
         await journal.append(a_record(journal))
     assert await journal.append(a_record(journal))
+
+
+async def test_a_word_without_an_id_takes_none_away(journal: SqliteJournal) -> None:
+    """A delivery that comes twice, the second time without the service's id, still names it; a newer one counts."""
+    record = a_record(journal)
+    for told, left in ((("j-1", None), "j-1"), ((None, "j-1"), "j-1"), (("j-1", "j-2"), "j-2")):
+        for job_id in told:
+            await journal.deliver(record, job_id)
+        assert await journal.delivered("a") == [(record.ref, left)]

@@ -610,6 +610,23 @@ async def test_a_persons_word_ends_the_wait_for_a_delivery(world: MakeWorld, tmp
 
 
 @virtual
+async def test_a_job_that_ended_in_doubt_is_let_go_of(world: MakeWorld, tmp_path: Path) -> None:
+    """No timer keeps it for the minutes in which a word might have come."""
+    loop: Any = asyncio.get_running_loop()
+
+    def far() -> int:
+        return sum(not timer.cancelled() and timer.when() > loop.time() + 400 for timer in loop._scheduled)
+
+    here = world(faults=[Rule(Fault.RESET_AFTER, times=1)])
+    async with called(here, journal=tmp_path / "jobs.db") as (client, _):
+        job = await waits_for_word(here, client)
+        before = far()
+        await client.resolve(job.ref, lost=True)
+        assert isinstance(job.exception(), SubmitUncertainError)
+        assert (before, far()) == (1, 0)
+
+
+@virtual
 async def test_a_job_is_taken_up_once(world: MakeWorld, tmp_path: Path) -> None:
     """Deliveries that come twice after a restart, and two recoveries at once, lead to one job."""
     here = world()
