@@ -87,12 +87,12 @@ class Rule:
         if not isinstance(fault, Fault):
             raise refusal("fault", fault, "one of Fault", "pass Fault.RESET_AFTER")
         known = _occasions(fault)
-        times, is_late = self.times is None or (isinstance(self.times, int) and self.times >= 0), self.seconds >= 0
+        is_count = self.times is None or (isinstance(self.times, int) and self.times >= 0)
         require(
             (self.on in (None, *known), "on", self.on, f"{fault.name} can be on {', '.join(known)}", "leave it out"),
             (0 <= self.rate <= 1, "rate", self.rate, "a share from 0 to 1", "pass 1 for always"),
-            (times, "times", self.times, "an integer, at least 0, or None", "leave it out for no end"),
-            (is_late and self.seconds < math.inf, "seconds", self.seconds, "a number, at least 0", "pass 30"),
+            (is_count, "times", self.times, "an integer, at least 0, or None", "leave it out for no end"),
+            (0 <= self.seconds < math.inf, "seconds", self.seconds, "a number, at least 0", "pass 30"),
         )
 
     @property

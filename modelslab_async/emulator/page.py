@@ -25,7 +25,7 @@ table { border-collapse: collapse; } td, th { padding: .15rem 1.5rem .15rem 0; t
 """
 
 _REFRESH = """<script>setInterval(() => {
-  if ([...document.querySelectorAll("video")].every(video => video.paused)) location.reload();
+  if ([...document.querySelectorAll("video")].every(video => video.paused && !video.currentTime)) location.reload();
 }, 2000)</script>"""
 
 

@@ -49,6 +49,11 @@ def truth(value: Any) -> bool:
     return value is True or str(value).lower() in ("true", "yes", "1")
 
 
+def is_inline(params: dict[str, Any], *, enterprise: bool) -> bool:
+    """Whether init_image is the picture itself; a dedicated server knows no `base64`."""
+    return truth(params.get("base64")) and not enterprise
+
+
 def decoded(data: Any) -> bytes | None:
     """What base64 stands for, or None."""
     try:
@@ -82,7 +87,7 @@ def read_work(
     fps = number("fps", 16, 60)
     ratio = params.get("resolution")
     resolution: int | str = str(ratio) if _is_ratio(ratio) else number("resolution", 480, _MOST_PIXELS)
-    if truth(params.get("base64")) and not enterprise:
+    if is_inline(params, enterprise=enterprise):
         picture = decoded(params.get("init_image"))
     if not wrong and (picture is None or sniff(picture) is None):
         wrong["init_image"] = ["The init image could not be fetched, or is not a valid image."]

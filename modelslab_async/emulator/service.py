@@ -31,7 +31,7 @@ from modelslab_async.emulator.order import (
     file_name,
     processing_seconds,
 )
-from modelslab_async.emulator.params import Refusal, parsed, positive, read_upload, read_work, truth
+from modelslab_async.emulator.params import Refusal, is_inline, parsed, positive, read_upload, read_work, truth
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
 from modelslab_async.protocol.request import Endpoint, is_http_url
 from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path
@@ -105,8 +105,8 @@ class Service:
         """The URL of the picture that the shell is to fetch before `handle`, or None."""
         params = parsed(body)
         source = params.get("init_image")
-        is_inline = truth(params.get("base64")) and path == SUBMIT_PATHS[Endpoint.V6]
-        wanted = path in SUBMIT_PATHS.values() and not is_inline and is_http_url(source)
+        inline = is_inline(params, enterprise=path == SUBMIT_PATHS[Endpoint.ENTERPRISE])
+        wanted = path in SUBMIT_PATHS.values() and not inline and is_http_url(source)
         return str(source) if wanted else None
 
     def _answer(
