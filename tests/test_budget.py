@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -20,6 +19,13 @@ from modelslab_async.protocol.body import HttpReply
 
 MakeWorld = Callable[..., World]
 PRICES = PriceList()
+NOON = 20_000.5 * 86_400
+
+
+def at_noon(client: Client) -> Client:
+    """What it writes down is of one day, whenever the test runs."""
+    client._books.clock = lambda: NOON
+    return client
 
 
 def test_what_the_page_says() -> None:
@@ -93,9 +99,9 @@ async def test_what_was_surely_not_charged_is_given_back(world: MakeWorld) -> No
 async def test_spending_of_earlier_runs_counts(world: MakeWorld, tmp_path: Path) -> None:
     """With a journal: a budget for the day knows what an earlier client spent today."""
     here = world()
-    async with here.client(journal=tmp_path / "jobs.db") as client:
+    async with at_noon(here.client(journal=tmp_path / "jobs.db")) as client:
         await client.generate(a_request())
-    async with here.client(journal=tmp_path / "jobs.db", budget=Budget(jobs=2, per="day")) as client:
+    async with at_noon(here.client(journal=tmp_path / "jobs.db", budget=Budget(jobs=2, per="day"))) as client:
         await client.generate(a_request())
         with pytest.raises(BudgetExceededError):
             client.submit(a_request())
@@ -180,22 +186,21 @@ async def test_a_job_that_failed_at_once_counts_on_its_day(world: MakeWorld, tmp
     here, week = world(), 7 * 86_400
     here.transport = FailsAtOnce(here.service)
     for budget in (Budget(usd=2, per="day"), Budget(usd=2, per="day")):
-        async with here.client(journal=tmp_path / "jobs.db", budget=budget) as client:
+        async with at_noon(here.client(journal=tmp_path / "jobs.db", budget=budget)) as client:
             with pytest.raises(JobFailedError, match="may have been charged"):
                 await client.submit(a_request())
-            now = time.time()
-            assert (budget.held, budget.remaining(now + week)) == (Decimal(0), Decimal(2))
-    assert budget.spent(now) == Decimal("0.4")
+            assert (budget.held, budget.remaining(NOON + week)) == (Decimal(0), Decimal(2))
+    assert budget.spent(NOON) == Decimal("0.4")
 
 
 @pytest.mark.looptime
 async def test_a_job_that_was_resolved_counts_on_its_day(world: MakeWorld, tmp_path: Path) -> None:
     """A later run knows when it was charged."""
     here, budget = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), Budget(usd=2, per="day")
-    async with here.client(journal=tmp_path / "jobs.db") as client:
+    async with at_noon(here.client(journal=tmp_path / "jobs.db")) as client:
         job = client.submit(a_request())
         await job.wait()
         await client.resolve(job.ref, id=here.service.ledger.charges[0].job_id)
         await client.aclose(drain=False)
-    async with here.client(journal=tmp_path / "jobs.db", budget=budget):
-        assert (budget.held, budget.spent(time.time())) == (Decimal(0), Decimal("0.2"))
+    async with at_noon(here.client(journal=tmp_path / "jobs.db", budget=budget)):
+        assert (budget.held, budget.spent(NOON)) == (Decimal(0), Decimal("0.2"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import warnings
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from modelslab_async import (
     JobError,
     JobState,
     JobTimeoutError,
+    ModelsLabError,
     NotFoundError,
     ServerError,
     SubmitUncertainError,
@@ -619,6 +621,95 @@ async def test_a_service_that_is_down_for_an_hour_is_told_at_once(world: MakeWor
     error = job.exception()
     assert isinstance(error, ServerError)
     assert (job.state, error.charged, error.retry_after) == (S.REFUSED, False, 3600.0)
+
+
+@pytest.mark.parametrize(("code", "calls"), [(503, "submit"), (503, "balance"), (429, "balance")])
+async def test_a_wait_that_the_service_asks_for_is_kept(world: MakeWorld, code: int, calls: str) -> None:
+    """Retry-After counts where it is longer than the wait that would be chosen."""
+
+    class Busy(InProcess):
+        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+            if self.requests:
+                return await super().post(url, body, timeout=timeout)
+            self._heard(url)
+            return HttpReply(code, b'{"status": "error", "message": "busy"}', "25")
+
+    here = world()
+    async with here.client(transport=Busy(here.service)) as client:
+        begun = asyncio.get_running_loop().time()
+        await (client.submit(a_request()).submitted() if calls == "submit" else client.balance())
+        assert 25.0 <= asyncio.get_running_loop().time() - begun <= 26.0
+
+
+async def test_an_oddity_is_told_once(world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """A status that is not documented, at each look at two jobs: one warning, and the jobs go on."""
+
+    class Odd(InProcess):
+        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+            reply = await super().post(url, body, timeout=timeout)
+            return reply._replace(body=reply.body.replace(b'"processing"', b'"polishing"'))
+
+    here = world()
+    async with here.client(transport=Odd(here.service)) as client:
+        await asyncio.gather(*[client.generate(a_request()) for _ in range(2)])
+    told = [record.getMessage() for record in caplog.records if "polishing" in record.getMessage()]
+    assert len(told) == 1
+
+
+async def test_a_picture_is_let_go_once_it_was_sent(world: MakeWorld) -> None:
+    """Five megabytes for each job of a batch that is watched would be too much."""
+    async with world().client() as client:
+        job = client.submit(a_request(init_image=PNG))
+        assert job._image is not None
+        await job.submitted()
+        assert job._image is None
+
+
+@pytest.mark.parametrize(("named", "expected"), [(False, 7), (True, 9)])
+async def test_the_seed_is_the_services_where_it_names_one(world: MakeWorld, named: bool, expected: int) -> None:
+    """Else the one that was asked for; and the time is the service's own figure."""
+
+    class AtOnce(InProcess):
+        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+            await super().post(url, body, timeout=timeout)
+            (order,) = self.service.orders.values()
+            order.file_at = 0.0
+            told = {"status": "success", "id": order.id, "output": [order.link(self.service.origin)]}
+            more = {"generationTime": 4.5, "meta": {"seed": 9} if named else {}}
+            return HttpReply(200, json.dumps({**told, **more}).encode())
+
+    here = world()
+    async with here.client(transport=AtOnce(here.service)) as client:
+        video = await client.generate(a_request(seed=7))
+    assert (video.seed, video.generation_time) == (expected, 4.5)
+
+
+async def test_arguments_of_calls_that_cannot_be_right(world: MakeWorld) -> None:
+    """One clear error each, and nothing is sent."""
+    here = world()
+    async with here.client() as client:
+        with pytest.raises(InvalidRequestError, match="id"):
+            client.attach(" ")
+        with pytest.raises(InvalidRequestError, match="lookahead"):
+            await client.map([a_request()], lookahead=0).__anext__()
+    assert here.transport.requests == []
+
+
+async def test_what_another_paid_for_is_not_priced(world: MakeWorld) -> None:
+    """A job that is attached to was submitted elsewhere: whether and what it cost is not known here."""
+    here = world(faults=[Rule(Fault.JOB_FAILS)])
+    async with here.client() as payer, here.client() as other:
+        own = payer.submit(a_request())
+        attached = other.attach(await own.submitted())
+        errors = [await _error(job) for job in (own, attached)]
+    assert [error.price for error in errors] == [payer.prices.usd, None]
+
+
+async def _error(job: Job) -> ModelsLabError:
+    await job.wait()
+    error = job.exception()
+    assert isinstance(error, ModelsLabError)
+    return error
 
 
 async def test_a_mistake_before_the_request_costs_nothing(world: MakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:

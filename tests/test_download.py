@@ -139,6 +139,31 @@ async def test_two_files_are_never_spliced(tmp_path: Path) -> None:
     assert saved.path.read_bytes() == MOVIE
 
 
+async def test_a_rest_of_another_length_is_not_taken(tmp_path: Path) -> None:
+    """A 206 without any tag, of a file that is longer than the one that was begun: the pieces would not fit."""
+    longer, asked = an_mp4(4_000_000), list[str | None]()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(wanted := request.headers.get("Range"))
+        if wanted:
+            first = int(wanted[6:-1])
+            told = {"Content-Range": f"bytes {first}-{len(longer) - 1}/{len(longer)}"}
+            return web.Response(status=206, body=longer[first:], headers=told)
+        if len(asked) > 1:
+            return web.Response(body=longer)
+        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": str(len(MOVIE))})
+        await response.prepare(request)
+        await response.write(MOVIE[:2_000_000])
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async with answering(answer) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert saved.path.read_bytes() == longer
+    assert asked == [None, "bytes=2000000-", None]
+
+
 async def test_files_that_arrive_hold_up_nothing_else(tmp_path: Path) -> None:
     """However many are to be saved, and however slowly they come: a call has its connection, and few files are open."""
     arriving, may_end, all_that_may = list[str](), asyncio.Event(), asyncio.Event()

@@ -505,6 +505,20 @@ async def test_stall() -> None:
         await waiting
 
 
+async def test_a_stall_is_over_when_its_sender_leaves() -> None:
+    """Nothing of the request is kept: whoever tests a client's timeouts all day does not fill the memory."""
+    async with talking(faults=[Rule(Fault.STALL, times=1)]) as talk:
+        before = asyncio.all_tasks()
+        waiting = asyncio.create_task(talk.submit())
+        while not talk.emulator.ledger.charges:
+            await asyncio.wait([waiting], timeout=0.01)
+        waiting.cancel()
+        left = asyncio.all_tasks() - before
+        _, pending = await asyncio.wait(left, timeout=10)
+        assert len(left) > 1
+        assert not pending
+
+
 async def test_a_gateways_page_and_cut_json() -> None:
     """A gateway's page comes with its code as HTML; cut JSON is no JSON; both after the job was taken."""
     rules = [Rule(Fault.HTML_502, times=1), Rule(Fault.TRUNCATED_JSON, times=1)]

@@ -164,6 +164,24 @@ def _mean_late(plan: Plan, times: list[float]) -> float:
     return late / len(times)
 
 
+def test_what_is_learned_is_bounded() -> None:
+    """A service with a shape for each of a thousand users keeps the newest, and what they need of plans."""
+    experience = Experience()
+    for frames in range(1000):
+        lived(experience, [60.0], lambda _: None, (frames, 480))
+    assert len(experience._kinds) <= 256
+    assert (999, 480) in experience._kinds
+    assert len(experience._plans) <= 64
+
+
+def test_who_waited_in_vain_has_learned_something() -> None:
+    """Jobs that were given up after twenty minutes: such jobs take long, and that is what is expected."""
+    experience, before = Experience(), left(Experience(), None)
+    for _ in range(20):
+        Outlook(experience, SHAPE, None, random.Random(1)).learn(1200.0, math.inf)
+    assert left(experience, None) > max(2 * before, 600.0)
+
+
 def test_what_makes_a_shape() -> None:
     """Frames, resolution, steps and model; not the prompt, the picture or the seed."""
     request = ImageToVideoUltra(prompt="a", init_image="https://a.invalid/a.png", num_frames=81)

@@ -425,3 +425,28 @@ async def test_a_word_without_an_id_takes_none_away(journal: SqliteJournal) -> N
         for job_id in told:
             await journal.deliver(record, job_id)
         assert await journal.delivered("a") == [(record.ref, left)]
+
+
+async def test_the_newest_come_first(journal: SqliteJournal) -> None:
+    """`recent` gives the last jobs, and no more than asked for."""
+    for number, created_at in enumerate((3.0, 1.0, 2.0)):
+        await journal.append(a_record(journal, f"r{number}", created_at=created_at))
+    assert [record.ref for record in await journal.recent("a", 2)] == ["r0", "r2"]
+
+
+async def test_each_transaction_is_on_disk_before_it_counts(journal: SqliteJournal) -> None:
+    """SQLite flushes at each commit (FULL is 2): a machine that loses its power has the rows of all that was sent."""
+    assert journal._database._connection is not None
+    assert journal._database._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+
+
+@pytest.mark.parametrize(
+    ("state", "submitted_at", "accepted_at"),
+    [(S.PROCESSING, 900.0, 1000.0), (S.SUBMITTING, 1000.0, None), (S.UNCERTAIN, 1000.0, None)],
+)
+def test_a_job_of_which_nothing_is_heard_fills_its_place_for_two_minutes(
+    state: JobState, submitted_at: float, accepted_at: float | None
+) -> None:
+    """Whoever died held it: another client does not wait for ever."""
+    record = FULL._replace(state=state, submitted_at=submitted_at, accepted_at=accepted_at)
+    assert [record.fills_place(at) for at in (1000.0, 1119.0, 1121.0)] == [True, True, False]

@@ -110,7 +110,7 @@ async def test_open_telemetry(world: MakeWorld, tmp_path: Path) -> None:
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     telemetry = OpenTelemetry(tracer_provider=tracers, meter_provider=MeterProvider([reader]))
-    faults = [Rule(Fault.JOB_FAILS, times=1), Rule(Fault.RATE_LIMIT, times=1)]
+    faults = [Rule(Fault.JOB_FAILS, times=1), Rule(Fault.RATE_LIMIT, times=1), Rule(Fault.UNAVAILABLE_503, times=1)]
     async with world(faults=faults).client(telemetry=telemetry) as client:
         failing = client.submit(a_request(prompt="a secret prompt"))
         with pytest.raises(JobFailedError):
@@ -125,9 +125,11 @@ async def test_open_telemetry(world: MakeWorld, tmp_path: Path) -> None:
     names = Counter(event.name for event in second.events)
     assert names["accepted"] == 1
     assert names["look"] == job._looks
+    assert (names["refused"], names["retry"]) == (1, 1)
     figures = _figures(reader)
     assert figures["gen_ai.client.operation.duration"] == 2
-    assert figures["modelslab_async.submit.refusals"] == 1
+    assert figures["modelslab_async.submit.refusals"] == figures["modelslab_async.submit.retries"] == 1
+    assert figures["modelslab_async.job.looks"] == 2
     assert figures["modelslab_async.download.size"] == 1
     shown = "".join(span.to_json() for span in (first, second)) + str(reader.get_metrics_data())
     assert not any(word in shown for word in (KEY, "a secret prompt"))

@@ -479,6 +479,57 @@ async def test_the_first_bytes_of_a_file_are_found_through_redirects() -> None:
     assert (reply.status, reply.body) == (206, b"ftyp")
 
 
+@pytest.mark.parametrize("how", ["head", "get"])
+async def test_a_ring_of_redirects_ends(how: str) -> None:
+    """A link that leads back to itself is one that does not read."""
+    requests: list[bytes] = []
+
+    async def around(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await served(
+            reader, writer, requests, *[b"HTTP/1.1 302 Found\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"] * 30
+        )
+
+    async with listening(around) as (url, *_):
+        transport = AiohttpTransport(QUICK)
+        with pytest.raises(TransportError):
+            if how == "head":
+                await transport.head(f"{url}/", length=4, timeout=5)
+            else:
+                async with transport.get(f"{url}/", headers={}, timeout=5):
+                    pytest.fail("it must not get here")
+        await transport.aclose()
+    assert 2 <= len(requests) <= 7
+
+
+@pytest.mark.parametrize("is_passed_in", [False, True], ids=["own session", "session passed in"])
+async def test_the_header_that_asks_for_patience_is_read(is_passed_in: bool) -> None:
+    """Retry-After, where the body names no time."""
+    body = b'{"status": "error", "message": "busy"}'
+    async with listening(http("503 Unavailable", body, "Retry-After: 3600")) as (url, *_):
+        session = aiohttp.ClientSession() if is_passed_in else None
+        async with Client(api_key=KEY, base_url=url, session=session) as client:
+            error = await _error(client.submit(a_request()))
+        if session:
+            await session.close()
+    assert isinstance(error, ServerError)
+    assert error.retry_after == 3600
+
+
+async def test_cookies_are_not_kept() -> None:
+    """What a server sets with one reply goes along with no other request, short way or long."""
+    requests: list[bytes] = []
+    reply = b"HTTP/1.1 200 OK\r\nSet-Cookie: who=you; Path=/\r\nContent-Length: 2\r\n\r\n{}"
+    async with listening(lambda reader, writer: served(reader, writer, requests, *[reply] * 4)) as (url, *_):
+        transport = AiohttpTransport(QUICK)
+        for _ in range(2):
+            await transport.post(f"{url}/", b"{}", timeout=5)
+            async with transport.get(f"{url}/", headers={}, timeout=5) as incoming:
+                assert b"".join([chunk async for chunk in incoming.chunks]) == b"{}"
+        await transport.aclose()
+    assert len(requests) == 4
+    assert not any(b"cookie" in request.lower() for request in requests)
+
+
 async def test_a_base_url_with_a_user_keeps_it() -> None:
     """A user and a password in a URL are sent as such, and not as a part of the host's name."""
     requests: list[bytes] = []
