@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -55,7 +55,7 @@ class Submitter:
 
     async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
         """The paid POST, repeated only while it surely was not taken."""
-        waits: Iterator[float] | None = None
+        waits = islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
         while not self.line.closing.is_set():
             match reply := await self._post_once(job, body):
                 case wire.Accepted(notes=notes):
@@ -66,7 +66,6 @@ class Submitter:
                 case wire.Failed(message=message, id=job_id):
                     return lifecycle.Failed(JobFailedError(f"the service failed the job at once: {message}"), job_id)
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
-            waits = waits or islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.line.tell(Telemetry.retried, job, error)

@@ -89,18 +89,17 @@ class Watcher:
         try:
             action = next(flow)
             while True:
+                found, woken = None, False
                 match action:
                     case watch.Wait(seconds=seconds, wakeable=True):
                         woken = await job._sleep(seconds)
-                        action = flow.send(watch.Seen(time(), None, woken))
                     case watch.Wait(seconds=seconds):
                         await asyncio.sleep(seconds)
-                        action = flow.send(watch.Seen(time()))
                     case watch.Fetch() | watch.Probe():
                         found = await self._look(job, action)
-                        action = flow.send(watch.Seen(time(), found))
                     case _:
                         assert_never(action)
+                action = flow.send(watch.Seen(time(), found, woken))
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
@@ -141,7 +140,7 @@ def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Vid
         url=url,
         links=links,
         seed=asked if seed is None else seed,
-        meta=meta,
+        meta=dict(meta),
         generation_time=ready.generation_time,
         is_temporary=bool(job.request and job.request.temp),
     )

@@ -181,7 +181,8 @@ def _conclude(display: BatchDisplay, trouble: Exception | None, *, interrupted: 
         output.error(trouble)
     stuck = display.steps["failed"] + display.steps["uncertain"]
     if display.steps["failed"]:
-        output.say("what failed stays so; --retry-failed pays for it again")
+        pays = "" if output.is_emulated else " and pays for it"
+        output.say(f"what failed stays so; --retry-failed submits it again{pays}")
     if display.steps["unsaved"] and not output.is_emulated:
         output.say("what is unsaved is paid for: the same command fetches it, and pays nothing for it")
     if display.steps["uncertain"] and not output.is_emulated:

@@ -24,11 +24,14 @@ from modelslab_async.emulator.render import UnreadablePictureError, render
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, failed
 from modelslab_async.emulator.service import Service
 from modelslab_async.images import MAX_IMAGE_BYTES
+from modelslab_async.line import until
 
 NOTICE = "modelslab_async emulator on this machine; not ModelsLab"
 _MAX_BODY_BYTES = 16 * 2**20
 _AGAIN = 0.2
 """Seconds until it tries once more to listen."""
+_STALLED = 0.2
+"""Seconds between two looks whether the sender of a request that stalls is still there."""
 _FETCH_PICTURE = aiohttp.ClientTimeout(total=10)
 _WEBHOOK = aiohttp.ClientTimeout(total=30)
 _UNREACHABLE = (aiohttp.ClientError, TimeoutError, OSError, UnicodeError)
@@ -167,7 +170,8 @@ class Emulator:
                     answer = failed(answer.order) if answer.order.failed else answer
                 return web.Response(body=answer.body, status=answer.status, content_type=answer.content_type)
             case Deed.STALL:
-                await self._closing.wait()
+                while request.transport and not await until(self._closing, _STALLED):
+                    pass  # the sender is still there
             case Deed.REFUSE:
                 await self._stop_listening(answer.delay)
             case Deed.RESET:
