@@ -15,10 +15,18 @@ from typing import Any
 
 import pytest
 
-from modelslab_async import JobState, JournalError
+from modelslab_async import (
+    AuthenticationError,
+    JobDetachedError,
+    JobFailedError,
+    JobState,
+    JournalError,
+    ReplyLostError,
+)
 from modelslab_async.database import APPLICATION_ID, MIGRATIONS, Database, Write
 from modelslab_async.presence import Presence
-from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
+from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol.record import SENT, Charge, JobRecord, after, key_of
 from modelslab_async.sqlite import SqliteJournal
 
 S = JobState
@@ -450,3 +458,19 @@ def test_a_job_of_which_nothing_is_heard_fills_its_place_for_two_minutes(
     """Whoever died held it: another client does not wait for ever."""
     record = FULL._replace(state=state, submitted_at=submitted_at, accepted_at=accepted_at)
     assert [record.fills_place(at) for at in (1000.0, 1119.0, 1121.0)] == [True, True, False]
+    assert not record.fills_place(-86_400.0)  # the clock was a day ahead, and is right again
+
+
+@pytest.mark.parametrize(
+    ("state", "event", "charged"),
+    [
+        (S.WAITING, lifecycle.Rejected(JobDetachedError("why")), False),
+        (S.PROCESSING, lifecycle.Abandoned(AuthenticationError("why")), True),
+        (S.PROCESSING, lifecycle.Failed(JobFailedError("why")), None),
+        (S.SUBMITTING, lifecycle.ReplyLost(ReplyLostError("why")), None),
+    ],
+)
+def test_a_row_tells_of_money_once(state: JobState, event: lifecycle.Event, charged: bool | None) -> None:
+    """An error has words of its own on that, which need not be true of this job: they are left out."""
+    record = after(FULL._replace(state=state, charged=state is S.PROCESSING, error=None), event, 5.0)
+    assert (record.error, record.charged) == ("why", charged)

@@ -32,7 +32,7 @@ class JobRecord(NamedTuple):
     picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known.
     price: USD that the service takes for it. charged: None where nobody on this side can know.
     eta, seed, links: what the service told when it took the job.
-    video: what is known of the finished video; None before. error: why there is none.
+    video: what is known of the finished video; None before. error: why there is none, in words; `charged` is apart.
     saved_path: where the file was put; None before.
     """
 
@@ -59,7 +59,7 @@ class JobRecord(NamedTuple):
     def fills_place(self, now: float) -> bool:
         """Whether it is taken to be queued or processing at the service."""
         since = self.accepted_at if self.state is _S.PROCESSING else self.submitted_at
-        return self.state in _FILLING and now < (since or 0.0) + PLACE_HOLD
+        return self.state in _FILLING and abs(now - (since or 0.0)) < PLACE_HOLD
 
 
 def key_of(ref: str, created_at: float) -> str:
@@ -103,14 +103,14 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
         case lifecycle.Cancelled():
             return {"ended_at": now, "charged": False}
         case lifecycle.Rejected(error=error):
-            return {"ended_at": now, "charged": False, "error": str(error)}
+            return {"ended_at": now, "charged": False, "error": error.args[0]}
         case lifecycle.Failed(error=error, id=job_id):
             taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
-            return {**taken, "ended_at": now, "charged": None, "error": str(error)}
+            return {**taken, "ended_at": now, "charged": None, "error": error.args[0]}
         case lifecycle.ReplyLost(error=error):
-            return {"charged": None, "error": str(error)}
+            return {"charged": None, "error": error.args[0]}
         case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
-            return {"error": str(error)}
+            return {"error": error.args[0]}
 
 
 def seed_of(meta: Mapping[str, Any]) -> int | None:
