@@ -16,9 +16,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from shutil import which
 from statistics import median
 from typing import Any, Protocol, Self
 
@@ -34,10 +37,11 @@ GOOD_ETAS: Mapping[EtaKind, float] = {"good": 1}
 EMULATOR, LEAN = "benchmarks._common", "benchmarks._lean"
 """Servers, see there."""
 NOT_INSTALLED = "modelslab-py is not installed, and left out: python -m pip install -e '.[bench]'"
+_ROOT = Path(__file__).resolve().parents[1]
 _QUEUE_LIMIT = 10_000
 _TIMER = 0.002
 """Seconds before a delivery, in which its instant is waited for without a timer."""
-_MEASURED = ("aiohttp", "httpx", "modelslab-py", "orjson", "uvloop")
+_MEASURED = ("aiohttp", "attrs", "cattrs", "backoff", "httpx", "modelslab-py")
 PICTURE = b"\x89PNG\r\n\x1a\n"
 """All that the emulator looks at when nothing is rendered."""
 
@@ -63,9 +67,25 @@ def options(description: str | None, *more: argparse.ArgumentParser) -> tuple[Op
 
 def machine() -> str:
     """What the figures were taken on, and of what."""
-    version = platform.python_version()
     there = (f"{name} {metadata.version(name)}" for name in _MEASURED if find_spec(name.replace("-", "_")))
-    return f"{os.cpu_count()} CPUs, Python {version}, {platform.system()} {platform.machine()}; {', '.join(there)}"
+    system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
+    return f"{os.cpu_count()} x {_processor()}, {system}; {', '.join(there)}; {_state()}"
+
+
+def _processor() -> str:
+    """Its name, where the system tells it."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return "CPU"
+
+
+def _state() -> str:
+    """Of which sources, and when."""
+    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    told = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, check=False) if which("git") else None
+    return f"{(told and told.stdout.strip()) or 'no commit'}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 @attrs.frozen
@@ -94,7 +114,7 @@ class Seen:
 
 @attrs.frozen
 class Figure:
-    """One figure of several contenders; ours is the last of them. `limit` is the reach, in the same unit."""
+    """One figure of several contenders. `limit` is the reach, in the same unit."""
 
     title: str
     unit: str
@@ -182,7 +202,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).resolve().parents[1],
+            cwd=_ROOT,
             start_new_session=True,  # Ctrl-C is for this process; the other one ends with its input
         )
         try:

@@ -3,8 +3,8 @@
     python -m benchmarks.growth [--json] [--check]       takes about twenty minutes
 
 All jobs of a batch are submitted at once, through 500 places, to a server in another process, see `_lean`. A virtual
-machine's CPU may be half as fast while a neighbour works, for seconds: so few jobs are done many times over, for about
-as long as many take, and each value is a mean. Each round is a process of its own, since one is quicker than another
+machine's CPU may be half as fast while a neighbour works, for seconds: so batches of few jobs are done several times
+over, and each value is their mean. Each round is a process of its own, since one is quicker than another
 from its beginning to its end. The line of a round is the one that misses its values by the least share; the reach is on
 the median of the shares. It holds for the first batch of a new client, and for later ones, when the client has its
 connections: it opens a hundred at most, one for each of the first jobs, which is neither a part of the constant nor of

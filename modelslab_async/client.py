@@ -261,14 +261,11 @@ class Client(Session):
         if isinstance(request.track_id, str) and request.track_id in self._dispatcher.jobs:
             rule = "a job with this track_id is open"
             problems.append(wrong("track_id", request.track_id, rule, "choose another, or leave it out"))
-        if self._common.limits == "refuse" or not all(problem.beyond_documentation for problem in problems):
-            if problems:
-                raise InvalidRequestError(problems)
-        elif self._common.limits == "warn":
-            for problem in problems:
-                warnings.warn(
-                    f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=3
-                )
+        limits = self._common.limits
+        if problems and (limits == "refuse" or not all(problem.beyond_documentation for problem in problems)):
+            raise InvalidRequestError(problems)
+        for problem in problems if limits == "warn" else ():
+            warnings.warn(f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=3)
         assert image  # noqa: S101 - raised above
         return image
 

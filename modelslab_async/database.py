@@ -194,10 +194,8 @@ class Database:
     def _version(self, connection: sqlite3.Connection) -> int:
         """The schema's. Read in one transaction: another process may be making the file just now."""
         connection.execute("BEGIN")
-        mark, version = (
-            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")
-        )
-        tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        asked = "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"
+        mark, version, tables = (connection.execute(each).fetchone()[0] for each in asked)
         connection.execute("COMMIT")
         if tables and mark != APPLICATION_ID:
             raise JournalError(f"journal {self._path}: a database of another program; choose another path")

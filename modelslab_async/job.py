@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
+from array import array
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
 from modelslab_async.images import Image
@@ -20,7 +22,8 @@ from modelslab_async.saved import Progress, SavedVideo
 
 _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""
-_JUST_BEGUN = (JobState.WAITING, 0.0, None)
+_STATES = list(JobState)
+_JUST_BEGUN = array("d", (_STATES.index(JobState.WAITING), 0.0, math.nan))
 
 
 class Keeper(Protocol):
@@ -104,12 +107,10 @@ class Job:
         self._is_found = job_id is not None
         """It was submitted elsewhere: nobody here saw it begin."""
         self._looks = 0
-        self._taken_at = self._running_at = self._submitted_at
-        self._due_at = self._submitted_at
-        self._notes: tuple[Any, ...] = _JUST_BEGUN
+        self._taken_at = self._running_at = self._due_at = self._submitted_at
+        self._notes = _JUST_BEGUN if job_id is None else array("d")
         """State, elapsed and eta of each event, in a row: they are made into events for those who listen."""
         if job_id is not None:
-            self._notes = ()
             self._outlook = keeper.outlook(self, None)
             self._seen_running()
 
@@ -122,7 +123,7 @@ class Job:
         job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
         job._taken_at -= age
         job._outlook = keeper.outlook(job, record.eta)
-        job._notes = ()
+        job._notes = array("d")
         if video := video_of(record):
             job._future.set_result(video)
         job._note(job.eta)
@@ -231,9 +232,10 @@ class Job:
         """
         told = 0
         while True:
-            while told < len(self._notes):
-                yield JobEvent(*self._notes[told : told + 3])
-                told += 3
+            while news := self._history[told:]:
+                told += len(news)
+                for event in news:
+                    yield event
             if self.done():
                 return
             self._news = self._news or asyncio.Event()
@@ -275,12 +277,16 @@ class Job:
         self._note(max(left, _LEAST_LEFT))
 
     def _note(self, eta: float | None) -> None:
-        self._notes += (self.state, self._loop.time() - self._submitted_at, eta)
+        if self._notes is _JUST_BEGUN:
+            self._notes = _JUST_BEGUN[:]
+        elapsed = self._loop.time() - self._submitted_at
+        self._notes.extend((_STATES.index(self.state), elapsed, math.nan if eta is None else eta))
 
     @property
     def _history(self) -> list[JobEvent]:
         flat = iter(self._notes)
-        return [JobEvent(*event) for event in zip(flat, flat, flat, strict=True)]
+        rows = zip(flat, flat, flat, strict=True)
+        return [JobEvent(_STATES[int(at)], elapsed, None if math.isnan(eta) else eta) for at, elapsed, eta in rows]
 
     def _learn(self, event: lifecycle.Event) -> None:
         match event:
