@@ -83,9 +83,17 @@ def _processor() -> str:
 
 def _state() -> str:
     """Of which sources, and when."""
-    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    told = subprocess.run(words, cwd=_ROOT, capture_output=True, text=True, check=False) if which("git") else None
-    return f"{(told and told.stdout.strip()) or 'no commit'}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+    commit = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
+    return f"{commit}{' and changes' if changed else ''}, {at}" if commit else at
+
+
+def _git(*words: str) -> str:
+    """What it says; nothing where there is none, or no repository."""
+    if not (git := which("git")):
+        return ""
+    return subprocess.run([git, *words], cwd=_ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @attrs.frozen

@@ -32,7 +32,7 @@ ROUNDS, JOBS, TRIPS = 7, 100, 100
 SPEED = 80.0
 """A job takes half a second, give or take 15 %."""
 BEGIN_EVERY = 0.02
-TRIP, HEARD, OURS = "one round trip", "since the delivery came", "since the mp4 can be read"
+TRIP, HEARD, OURS = "one round trip", "since the delivery came", "modelslab_async, since the mp4 can be read"
 
 
 @asynccontextmanager

@@ -33,8 +33,9 @@ SPEED = 0.25
 """Jobs take 160 s, give or take 15 %: they begin, and all windows pass, before the first one ends."""
 SUBMITS, SUBMIT_ROUNDS = 50_000, 7
 AT_ONCE = 100
-IDLE, WATCHING = "nothing beside it", f"{JOBS:,} jobs watched, {LOOKS_PER_SECOND} looks a second"
-TASK, SUBMIT, SUBMIT_NAMES = "create_task", "submit", "submit, of names and values"
+IDLE, WATCHING = "nothing beside it", f"modelslab_async: {JOBS:,} jobs, {LOOKS_PER_SECOND} looks a second"
+TASK, SUBMIT = "create_task", "submit of modelslab_async"
+SUBMIT_NAMES = f"{SUBMIT}, of names and values"
 _NAMES: Mapping[str, Any] = {"prompt": "zoom in", "init_image": PICTURE, "num_frames": 81, "resolution": 480}
 
 

@@ -185,6 +185,13 @@ async def until_known(folder: Path, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_charged(emulator: Emulator, count: int) -> None:
+    """Until so many jobs are paid for."""
+    async with asyncio.timeout(PATIENCE):
+        while charges(emulator) < count:  # noqa: ASYNC110 - a ledger has no event
+            await asyncio.sleep(0.01)
+
+
 def _ids(path: Path) -> int:
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:

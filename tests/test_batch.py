@@ -27,13 +27,16 @@ from modelslab_async import (
     InsufficientCreditsError,
     InvalidRequestError,
     JobState,
+    Timeouts,
     batch,
 )
 from modelslab_async.batch import BatchEvent, BatchPlan, Result, Step, open_batch, read_results, run_batch
 from modelslab_async.batch.folder import Folder, Owner, opened
+from modelslab_async.batch.steps import Action, decide
 from modelslab_async.cli.display import BatchDisplay
 from modelslab_async.cli.output import Output
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.protocol.record import JobRecord
 
 pytestmark = pytest.mark.looptime
 MakeWorld = Callable[..., World]
@@ -105,7 +108,7 @@ async def test_a_second_run_keeps_what_is_there(world: MakeWorld, tmp_path: Path
     assert charges(here) == 4
 
 
-@pytest.mark.parametrize("damage", ["gone", "changed", "cut"])
+@pytest.mark.parametrize("damage", ["gone", "changed", "cut", "another"])
 async def test_a_file_that_is_not_what_it_was_is_fetched_again(world: MakeWorld, tmp_path: Path, damage: str) -> None:
     """For nothing; and what lies in its place is not overwritten."""
     here, folder = world(), tmp_path / "out"
@@ -113,7 +116,8 @@ async def test_a_file_that_is_not_what_it_was_is_fetched_again(world: MakeWorld,
     assert whole.file is not None
     path = folder / whole.file
     content = path.read_bytes()
-    path.write_bytes(content[:-1] if damage == "cut" else content + content[:8])
+    free = (8).to_bytes(4) + b"free"  # with it, it is a whole mp4 of somebody's
+    path.write_bytes({"cut": content[:-1], "another": content + free}.get(damage, content + content[:8]))
     if damage == "gone":
         path.unlink()
     events = await run(here, folder, requests(1))
@@ -163,6 +167,84 @@ async def test_a_failed_item_never_stops_the_others(world: MakeWorld, tmp_path: 
     await run(here, folder, requests(5), retry_failed=True)
     assert ends(await run(here, folder, requests(5))) == {(Step.KEPT, S.READY): 5}
     assert charges(here) == 7
+
+
+async def test_a_job_that_takes_too_long_stops_no_other(world: MakeWorld, tmp_path: Path) -> None:
+    """It is told as paid for, and the next run collects it, with --retry-failed too."""
+    here, folder = world(), tmp_path / "out"
+    wanted = [
+        a_request(seed=1, num_frames=240, num_inference_steps=25),
+        *[a_request(seed=seed) for seed in range(2, 9)],
+    ]
+    patience = {"timeouts": Timeouts(job=80), "limits": None}
+    events = await run(here, folder, wanted, client=patience)
+    assert ends(events) == {(Step.ENDED, S.READY): 7, (Step.ENDED, S.TIMED_OUT): 1}
+    events = await run(here, folder, wanted, retry_failed=True)
+    assert ends(events) == {(Step.KEPT, S.READY): 7, (Step.ENDED, S.READY): 1}
+    assert charges(here) == 8
+
+
+async def test_a_second_attempt_that_takes_too_long_is_collected(world: MakeWorld, tmp_path: Path) -> None:
+    """That the first one failed is no reason to pay for a third."""
+    here, folder = world(faults=[Rule(Fault.JOB_FAILS, times=1)]), tmp_path / "out"
+    await run(here, folder, requests(1))
+    await run(here, folder, requests(1), retry_failed=True, client={"timeouts": Timeouts(job=20)})
+    assert ends(await run(here, folder, requests(1), retry_failed=True)) == {(Step.ENDED, S.READY): 1}
+    assert charges(here) == 2
+
+
+async def test_names_of_items_are_no_attempts_of_each_other(world: MakeWorld, tmp_path: Path) -> None:
+    """What is called "scene-2" is not the second attempt of "scene", nor "100000" the job with that id."""
+    here, folder = world(), tmp_path / "out"
+    wanted = [a_request(track_id=name, seed=seed) for seed, name in enumerate(("scene", "scene-2", "scene-3"))]
+    await leave(here, folder, wanted, 5)
+    wanted.append(a_request(track_id=str(here.service.ledger.charges[0].job_id), seed=3))
+    assert ends(await run(here, folder, wanted)) == {(Step.ENDED, S.READY): 4}
+    told = {(result.item, result.ref, result.seed) for result in results(folder)}
+    assert told == {(request.track_id, request.track_id, request.seed) for request in wanted}
+    assert charges(here) == 4
+
+
+async def test_without_its_journal_a_folder_still_knows_what_was_paid(world: MakeWorld, tmp_path: Path) -> None:
+    """Only the two flags pay for such a line again."""
+    faults = [Rule(Fault.JOB_FAILS, times=1), Rule(Fault.RESET_AFTER, times=1)]
+    here, folder = world(faults=faults), tmp_path / "out"
+    await run(here, folder, requests(4))
+    for path in (*tmp_path.glob("jobs.db*"), next(folder.glob("*.mp4"))):
+        path.unlink()
+    left = {(Step.KEPT, S.READY): 1, (Step.LEFT, S.READY): 1, (Step.LEFT, S.FAILED): 1, (Step.LEFT, S.UNCERTAIN): 1}
+    for _ in range(2):
+        assert ends(await run(here, folder, requests(4))) == left
+    told = await plan(here, folder, requests(4))
+    assert (told.kept, told.failed, told.uncertain, told.submit, charges(here)) == (1, 1, 2, 0, 4)
+    await run(here, folder, requests(4), retry_failed=True)
+    assert charges(here) == 5
+    await run(here, folder, requests(4), resubmit_uncertain=True)
+    assert charges(here) == 7
+    assert ends(await run(here, folder, requests(4))) == {(Step.KEPT, S.READY): 4}
+
+
+@pytest.mark.parametrize("state", [S.WAITING, S.CANCELLED, S.REFUSED])
+@pytest.mark.parametrize(("before", "flag"), [(S.FAILED, "retry_failed"), (S.UNCERTAIN, "resubmit_uncertain")])
+def test_a_second_attempt_that_was_not_sent_needs_the_flag_again(state: JobState, before: JobState, flag: str) -> None:
+    """A person agreed to it in a run that was stopped before."""
+    known = Result(item="a", ref="a", line=1, state=before, request={}, service="", charged=None)
+    record = JobRecord(account="", ref="a-2", owner="", created_at=1.0, state=state)
+    flags = {"retry_failed": False, "resubmit_uncertain": False}
+    assert decide(known, record, **flags) is Action.LEAVE
+    assert decide(known, record, **{**flags, flag: True}) is Action.SUBMIT
+
+
+async def test_a_job_that_the_service_does_not_know_is_told_as_failed(world: MakeWorld, tmp_path: Path) -> None:
+    """Nobody promises that it can be fetched: it may be paid again where a person says so."""
+    here, folder = world(), tmp_path / "out"
+    await leave(here, folder, requests(1), 5)
+    here.service.book.orders.clear()
+    display = BatchDisplay(Output(as_json=False, err=Console(file=io.StringIO())), 1, "spent")
+    for event in await run(here, folder, requests(1)):
+        display.happened(event)
+    assert "1 failed" in display.line()
+    assert ends(await run(here, folder, requests(1), retry_failed=True)) == {(Step.ENDED, S.READY): 1}
 
 
 async def test_an_item_that_cannot_be_sent_is_told(world: MakeWorld, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks import __main__ as every
 from benchmarks._common import Reach, Seen
-from benchmarks.growth import line
+from benchmarks.growth import line, shares
 
 ROOT = Path(__file__).parent.parent
 amounts = st.floats(min_value=0.01, max_value=100.0)
@@ -23,6 +23,13 @@ def test_a_straight_line_is_found(constant: float, slope: float) -> None:
     """Points of a line give that line."""
     found = line({x: constant + slope * x for x in (10, 100, 1000, 10_000)})
     assert found == pytest.approx((constant, slope), rel=1e-4)
+
+
+@given(amounts, amounts)
+def test_what_grows_in_a_straight_line_is_on_it(constant: float, slope: float) -> None:
+    """Each batch's share of the line is 1, however large the constant is."""
+    each = {jobs: (constant + slope * jobs) / jobs for jobs in (10, 100, 1000, 10_000)}
+    assert list(shares(each).values()) == pytest.approx([1.0] * 4, rel=1e-4)
 
 
 @given(st.lists(amounts, min_size=1), amounts)

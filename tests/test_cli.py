@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _command import SLOW, Done, Shell, charges, emulated, manifest
+from _command import SLOW, Done, Shell, charges, emulated, manifest, until_charged
 from click.testing import CliRunner, Result
 from conftest import KEY, PNG
 
 import modelslab_async
 from modelslab_async.cli.app import _COMMANDS, app
 from modelslab_async.cli.exits import Exit
-from modelslab_async.cli.output import _AS_FLAGS, words_of
+from modelslab_async.cli.output import _AS_FLAGS, Output, words_of
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pseudo-terminals")
@@ -171,6 +171,7 @@ async def test_a_ref_may_be_told_by_its_beginning(tmp_path: Path) -> None:
         (["genrate", "a.png"], "Did you mean generate?"),
         (["batch", "empty.jsonl", "-o", "out", "--yes"], "no lines in it"),
         (["cost", "empty.jsonl"], "no lines in it"),
+        (["collect", "--name", "{foo}.mp4"], "{foo} is not known so"),
         (["cost", "odd.jsonl"], """pass it as "extra": {'colour': ...} to send""".replace("'", '"')),
         (["batch", "empty", "-p", "zoom", "-o", "out", "--yes"], "no pictures in it"),
     ],
@@ -297,6 +298,8 @@ async def test_what_a_manifest_costs(tmp_path: Path) -> None:
         shell.run("cost", path.name, "--set", "fps=99"),
         shell.run("cost", "half.jsonl"),
     )
+    warned = await shell.run("cost", path.name, "--set", "num_inference_steps=30", "--limits", "warn", "--json")
+    assert (warned.code, warned.told["videos"]) == (0, 3), warned
     assert (half.code, half.out.split(" (")[0], half.err.count("line ")) == (Exit.USAGE, "3 videos: $0.60", 7), half
     credit = {"basic": 93, "standard": 129}
     assert done.told == {
@@ -320,6 +323,47 @@ async def test_generate_can_be_left_at_any_time(tmp_path: Path) -> None:
         command = next(line for line in terminal.text.splitlines() if line.startswith("modelslab-async collect"))
         assert (await shell.run(*command.split()[1:])).code == 0
     assert (charges(emulator), (tmp_path / "b.mp4").exists()) == (1, True)
+
+
+async def test_the_same_picture_by_another_way_is_not_paid_for_again(tmp_path: Path) -> None:
+    """A path with detours leads to the same file."""
+    (tmp_path / "sub").mkdir()
+    async with emulated(tmp_path) as (shell, emulator):
+        first = await shell.run("generate", "sub/../a.png", "-p", "zoom", "--no-wait")
+        again = [await shell.run("generate", picture, "-p", "zoom") for picture in ("sub/../a.png", "./a.png")]
+    assert (first.code, charges(emulator)) == (0, 1)
+    assert [done.code for done in again] == [Exit.USAGE] * 2
+    assert all("modelslab-async collect" in done.err for done in again)
+
+
+async def test_what_died_while_it_submitted_can_be_resolved(tmp_path: Path) -> None:
+    """As the next `generate` says."""
+    async with emulated(tmp_path, faults=[Rule(Fault.STALL, times=1)]) as (shell, emulator):
+        words = ["generate", "a.png", "-p", "zoom", "--track-id", "mine"]
+        running = await shell.start(*words)
+        await until_charged(emulator, 1)
+        running.process.kill()
+        await running.done()
+        resolved = await shell.run("resolve", "mine", "--id", str(emulator.ledger.charges[0].job_id))
+        assert resolved.code == 0, resolved.err
+        assert (await shell.run("collect", "mine")).code == 0
+    assert charges(emulator) == 1
+
+
+async def test_a_job_that_takes_too_long_is_collected_where_it_was_meant_to_go(tmp_path: Path) -> None:
+    """The command that is printed names the file."""
+    async with emulated(tmp_path, speed=SLOW) as (shell, _):
+        done = await shell.run("generate", "a.png", "-p", "zoom", "-o", "b.mp4", "--timeout", "0.2")
+    assert done.code == Exit.TIMEOUT
+    assert re.search(r"it is paid for; collect it with: modelslab-async collect \w+ -o b.mp4", done.err)
+
+
+def test_json_is_ascii(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever the encoding of stdout is, it is JSON."""
+    Output(as_json=True).json({"prompt": "château \U0001f3f0"})
+    told = capsys.readouterr().out
+    assert told.isascii()
+    assert json.loads(told) == {"prompt": "château \U0001f3f0"}
 
 
 async def test_settings_come_by_flag_environment_and_file(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _command import SLOW, Held, charges, emulated, made, manifest, until_known
+from _command import SLOW, Held, charges, emulated, made, manifest, until_charged, until_known
 from conftest import KEY, PNG
 from rich.console import Console
 
@@ -111,6 +111,28 @@ async def test_what_is_left_says_how_to_go_on(tmp_path: Path) -> None:
         assert (done.code, "--retry-failed" in done.err, "to go on" in done.err) == (Exit.FAILED, True, False)
 
 
+async def test_lines_that_come_later_were_not_agreed_to(tmp_path: Path) -> None:
+    """A manifest that grows while its videos are made: what was not counted is not paid."""
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
+        path = manifest(tmp_path, 70)  # more than are read at a time
+        batch = await shell.start("batch", path.name, "-o", "out", "--yes")
+        await until_charged(emulator, 1)
+        with path.open("a") as file:
+            file.write('{"prompt": "more", "init_image": "a.png"}\n')
+        held.open()
+        done = await batch.done()
+    assert (done.code, charges(emulator)) == (0, 70), done.err
+
+
+async def test_a_report_does_not_hide_why_it_failed(tmp_path: Path) -> None:
+    """There is nothing to report, and the exit code is that of a refused key."""
+    async with emulated(tmp_path, keys=["another"]) as (shell, _):
+        done = await shell.run("batch", manifest(tmp_path, 2).name, "-o", "out", "--yes", "--report", "--json")
+    assert done.code == Exit.KEY
+    assert [told["error"]["type"] for told in done.told if "error" in told] == ["AuthenticationError"]
+
+
 async def test_nobody_is_asked_where_nobody_is(tmp_path: Path) -> None:
     """Without a terminal and without --yes nothing is paid."""
     async with emulated(tmp_path) as (shell, emulator):
@@ -142,8 +164,11 @@ async def test_a_terminal_is_drawn_on(tmp_path: Path) -> None:
         terminal = await shell.terminal(*words)
         await terminal.until("5 running, 2 waiting")
         await terminal.until("processing")
+        await terminal.until("of 7 done, 2 running")
+        await terminal.until(" left")
         assert await terminal.done() == 0
         assert b"\x1b[?25l" in terminal.raw
+        assert "Error" not in terminal.text
         plain = await shell.terminal("generate", "a.png", "-p", "zoom", "--fps", "99", changes={"NO_COLOR": "1"})
         await plain.done()
         coloured = await shell.terminal("generate", "a.png", "-p", "zoom", "--fps", "99")

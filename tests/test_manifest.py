@@ -83,6 +83,8 @@ def test_an_item_has_the_same_name_in_each_run(tmp_path: Path) -> None:
         ('["prompt"]', "line", "not an object"),
         (b'{"prompt": "\xff"}', "line", "not JSON"),
         ("[" * 100_000, "line", "not JSON"),
+        ('{"key": "secret", "prompt": "a",}', "line", "not JSON"),
+        ('["secret"]', "line", "not an object"),
         ('{"prompt": "a"}', "init_image", "required"),
         ('{"init_image": "a.png"}', "prompt", "required"),
         ('{"prompt": "a", "init_image": "a.png", "promt": "b"}', "'promt'", "no such parameter"),
@@ -96,14 +98,15 @@ def test_a_wrong_line_is_told_and_the_others_are_read(tmp_path: Path, text: str 
     assert wrong.request is None
     assert [problem.field for problem in wrong.problems] == [field]
     assert rule in wrong.problems[0].rule
-    assert "secret" not in str(wrong)
+    assert "secret" not in str(wrong)  # a key in the service's own samples
     assert asked(right).prompt == "a"
 
 
 def test_a_row_with_too_many_cells(tmp_path: Path) -> None:
     """A comma without quotes is told."""
-    [entry] = read(tmp_path / "m.csv", "prompt,init_image\na,b,c.png\n")
+    [entry] = read(tmp_path / "m.csv", "prompt,init_image\na,secret,c.png\n")
     assert [problem.rule for problem in entry.problems] == ["3 cells, and the head has 2"]
+    assert "secret" not in str(entry)
 
 
 @pytest.mark.parametrize(

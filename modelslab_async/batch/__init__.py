@@ -84,7 +84,13 @@ async def open_batch(
         raise ClientStateError("a batch goes on after a crash: async with Client(journal=...) as client")
     where = getattr(journal, "path", type(journal).__qualname__)
     owner = Owner(account=client._books.account, journal=os.path.abspath(where), emulator=emulator)  # noqa: PTH100, ASYNC240 - no I/O
-    options = Options(name=name, lookahead=lookahead, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
+    options = Options(
+        name=name,
+        lookahead=lookahead,
+        retry_failed=retry_failed,
+        resubmit_uncertain=resubmit_uncertain,
+        emulator=emulator,
+    )
     loop = asyncio.get_running_loop()
     manager = opened(Path(folder), owner)
     async with AsyncExitStack() as stack:

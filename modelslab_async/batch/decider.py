@@ -26,6 +26,7 @@ class Options:
     lookahead: int
     retry_failed: bool
     resubmit_uncertain: bool
+    emulator: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -62,8 +63,9 @@ class Decider:
             return Decision(action=Action.KEEP, ref=result.ref, result=result)
         attempt, record = await self._last_attempt(entry)
         options = self.options
+        known = None if options.emulator and record is None else result  # its job ended with its emulator
         action = steps.decide(
-            result, record, retry_failed=options.retry_failed, resubmit_uncertain=options.resubmit_uncertain
+            known, record, retry_failed=options.retry_failed, resubmit_uncertain=options.resubmit_uncertain
         )
         ref = steps.ref_of(self.folder.batch, entry, attempt + (action is Action.SUBMIT_ANEW))
         return Decision(action=action, ref=ref, result=result, record=record)
@@ -79,4 +81,5 @@ class Decider:
         return attempt, record
 
     async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
-        return await self.client.find(steps.ref_of(self.folder.batch, entry, attempt))
+        ref = steps.ref_of(self.folder.batch, entry, attempt)
+        return await self.client._recoverer.journal.find(self.client._books.account, ref=ref)

@@ -16,7 +16,7 @@ from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.feed import asynchronous
 from modelslab_async.images import sniff
 from modelslab_async.protocol.limits import unwritable
-from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra, is_http_url, wrong
+from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra, is_http_url
 from modelslab_async.protocol.wire import request_from
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
@@ -139,10 +139,16 @@ def _object(line: bytes) -> Mapping[str, Any] | Problem:
         params = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = getattr(error, "msg", None) or getattr(error, "reason", None) or "too deep"
-        return wrong("line", line.decode(errors="replace").strip(), f"not JSON: {reason}", "write one object a line")
+        at = getattr(error, "pos", None) or getattr(error, "start", None) or 0
+        return _hidden(f"not JSON at character {at + 1}: {reason}", "write one object a line")
     if isinstance(params, dict):
         return params
-    return wrong("line", params, "not an object", 'write {"prompt": ..., "init_image": ...}')
+    return _hidden("not an object", 'write {"prompt": ..., "init_image": ...}')
+
+
+def _hidden(rule: str, way_out: str) -> Problem:
+    """A line that cannot be told apart into its values is not shown: one of them may be a key."""
+    return Problem("line", "hidden", rule, way_out)
 
 
 def _table(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
@@ -177,8 +183,7 @@ def _head(path: Path, cells: list[str]) -> list[str]:
 
 def _row(head: list[str], row: list[str]) -> Mapping[str, Any] | Problem:
     if len(row) > len(head):
-        rule = f"{len(row)} cells, and the head has {len(head)}"
-        return wrong("line", ",".join(row), rule, "put quotes around cells with commas")
+        return _hidden(f"{len(row)} cells, and the head has {len(head)}", "put quotes around cells with commas")
     return {name: value_of(name, cell) for name, cell in zip(head, row, strict=False) if cell != ""}
 
 

@@ -144,7 +144,7 @@ class Run:
             case Action.LEAVE:
                 return await self._leave(entry, decision.result, record)
             case Action.COLLECT if record:
-                return await self._collect(entry, record)
+                return await self._collect(entry, decision.result, record)
             case _:
                 return await self._submit(entry, decision.ref)
 
@@ -159,10 +159,11 @@ class Run:
             known = await self._written(self._result(entry, listed)) if listed else None
         return BatchEvent(entry=entry, step=Step.LEFT, result=known)
 
-    async def _collect(self, entry: Entry, record: JobRecord) -> BatchEvent:
+    async def _collect(self, entry: Entry, known: Result | None, record: JobRecord) -> BatchEvent:
         """It is paid for: watch it on, if that is needed, and save its video, if that was not done."""
         name = steps.inside(self.folder.path, record.saved_path)
-        if name and (found := await _in_thread(examine, self.folder.path / name)):
+        is_another = known is not None and known.file == name  # it was compared with the result's digest
+        if name and not is_another and (found := await _in_thread(examine, self.folder.path / name)):
             return await self._ended(entry, self._result(entry, record, saved=(name, found)))
         recoverer = self.client._recoverer
         is_mine = record.owner == recoverer.journal.owner or not recoverer.journal.is_alive(record.owner)

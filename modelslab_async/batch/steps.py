@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -24,8 +25,8 @@ from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import shown
 from modelslab_async.saved import SavedVideo
 
-ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError, OSError)
-"""Errors that the next item would meet as well, and that waiting does not mend."""
+ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError)
+"""Errors of a job that the next item would meet as well, and that waiting does not mend."""
 PASSES = (ConnectError, ServerError)
 """Errors of the service or the way to it: nothing was sent, and the same item may go later."""
 
@@ -43,25 +44,39 @@ class Action(Enum):
 
 def decide(known: Result | None, record: JobRecord | None, *, retry_failed: bool, resubmit_uncertain: bool) -> Action:
     """By the item's last result and the journal's row of its last attempt; None where there is none."""
-    was_refused = known is not None and known.state is JobState.REFUSED
+    is_of_row = known is not None and record is not None and known.ref == record.ref
+    if (record is None or record.state in _UNSENT) and known is not None and not is_of_row:
+        return _by_result(known, record, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
     match record.state if record else None:
         case None | JobState.WAITING | JobState.CANCELLED | JobState.REFUSED:
+            was_refused = known is not None and known.state is JobState.REFUSED
             return Action.LEAVE if was_refused and not retry_failed else Action.SUBMIT
         case JobState.SUBMITTING | JobState.UNCERTAIN:
             return Action.SUBMIT_ANEW if resubmit_uncertain else Action.LEAVE
         case JobState.FAILED:
             return Action.SUBMIT_ANEW if retry_failed else Action.LEAVE
-        case JobState.TIMED_OUT if known is not None and known.charged is None and retry_failed:
+        case JobState.TIMED_OUT if is_of_row and known is not None and known.charged is None and retry_failed:
             return Action.SUBMIT_ANEW  # the service does not know the job any more
         case JobState.PROCESSING | JobState.READY | JobState.TIMED_OUT:
             return Action.COLLECT
 
 
+_UNSENT = (JobState.WAITING, JobState.CANCELLED, JobState.REFUSED)
+
+
+def _by_result(known: Result, record: JobRecord | None, *, retry_failed: bool, resubmit_uncertain: bool) -> Action:
+    """The attempt that the result tells of has no row any more, or a later one was begun and never sent."""
+    has_failed = known.state in (JobState.FAILED, JobState.REFUSED)
+    if not (retry_failed if has_failed else resubmit_uncertain):
+        return Action.LEAVE
+    return Action.SUBMIT_ANEW if record is None and known.charged is not False else Action.SUBMIT
+
+
 def ref_of(batch: str, entry: Entry, attempt: int) -> str:
-    """The ref of an item's attempt, counted from 1. A track_id is its own."""
+    """The ref of an item's attempt, counted from 1. A track_id is its own; one like "a-2" is no attempt of "a"."""
     track_id = entry.request.track_id if entry.request else None
     ref = track_id or f"{batch}-{entry.item}"
-    return ref if attempt == 1 else f"{ref}-{attempt}"
+    return ref if attempt == 1 else f"{ref}-{attempt}-{hashlib.sha256(ref.encode()).hexdigest()[:8]}"
 
 
 def refused(entry: Entry, error: ModelsLabError, *, service: str, ref: str) -> Result:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from modelslab_async.cli.display import BatchDisplay, length
 from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import Output, told_problems, words_of
 from modelslab_async.cli.parameters import defaults
-from modelslab_async.cli.session import client_of, interrupts, run
+from modelslab_async.cli.session import client_of, interrupts, limits_of, run
 from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
@@ -94,9 +95,13 @@ async def _batch(
         if not _agreed(output, plan, yes=yes or settings.emulate):
             return Exit.USAGE if plan.problem_count else Exit.FAILED
         spending = "would be spent" if settings.emulate else "spent"
-        code = await _run(client, opened, lines(), BatchDisplay(output, plan.lines, spending))
+        agreed = islice(lines(), plan.lines)  # what is added later was not asked about
+        code = await _run(client, opened, agreed, BatchDisplay(output, plan.lines, spending))
     if report:
-        _report(output, folder, None)
+        try:
+            _report(output, folder, None)
+        except InvalidRequestError as error:
+            output.say(f"no report: {error.problems[0].rule}")
     return code
 
 
@@ -217,7 +222,7 @@ def cost(settings: Settings, **options: Any) -> None:
 
 async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Exit:
     output, for_all = settings.output, _for_all(manifest, prompt, given)
-    async with Client("none", enterprise=settings.enterprise) as client:
+    async with Client("none", enterprise=settings.enterprise, limits=limits_of(settings)) as client:
         plan = await price(client, read_manifest(manifest, for_all))
         estimate = client._books.prices.estimate(plan.submit)
     _check_lines(plan, manifest)

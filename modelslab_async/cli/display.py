@@ -45,7 +45,7 @@ async def follow(output: Output, job: Job) -> None:
     if not output.is_live:
         await _tell(output, job)
         return
-    with Live(get_renderable=lambda: _row_of([job]), console=output.err, refresh_per_second=_A_SECOND, transient=True):
+    with _live(output, lambda: _row_of([job])):
         await job.wait()
 
 
@@ -93,7 +93,7 @@ class BatchDisplay:
             with _every(_TOLD_EVERY, lambda: self.output.say(self.line())):
                 yield
             return
-        with Live(get_renderable=self._drawn, console=self.output.err, refresh_per_second=_A_SECOND, transient=True):
+        with _live(self.output, self._drawn):
             yield
 
     def happened(self, event: BatchEvent) -> None:
@@ -155,6 +155,15 @@ class BatchDisplay:
 
 
 @contextmanager
+def _live(output: Output, drawn: Callable[[], RenderableType]) -> Iterator[None]:
+    """Drawn by the event loop, whose jobs it shows: not by a thread, as rich would."""
+    with Live(get_renderable=drawn, console=output.err, auto_refresh=False, transient=True) as live:
+        live.refresh()
+        with _every(1 / _A_SECOND, live.refresh):
+            yield
+
+
+@contextmanager
 def _every(seconds: float, do: Callable[[], object]) -> Iterator[None]:
     async def forever() -> None:
         while True:
@@ -174,7 +183,11 @@ def _how(event: BatchEvent) -> str:
             return "left"
         case JobState.UNCERTAIN:
             return "uncertain"
-        case JobState.READY | JobState.TIMED_OUT:
+        case JobState.READY | JobState.TIMED_OUT if event.step is Step.LEFT:
+            return "uncertain"  # no row of the journal knows it any more
+        case JobState.READY:
+            return "unsaved"
+        case JobState.TIMED_OUT if event.result and event.result.charged:
             return "unsaved"
         case _:
             return "failed"

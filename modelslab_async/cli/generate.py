@@ -29,10 +29,6 @@ from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.saved import SavedVideo
 
-_EARLIER = 1000
-"""Rows of the journal, the newest first, in which the same request is looked for."""
-_PAID = (JobState.SUBMITTING, JobState.UNCERTAIN, JobState.PROCESSING, JobState.READY, JobState.TIMED_OUT)
-
 
 @click.command(epilog='Example: modelslab-async generate castle.jpg -p "clouds pass" --num-frames 49 -o castle.mp4')
 @click.argument("image")
@@ -87,15 +83,21 @@ async def _check_unpaid(client: Client, wanted: Mapping[str, Any]) -> None:
         return  # a name of its own: another video is meant
     told = wire.encode_request(request_of(wanted, {}), ref="")
     picture = str(wanted["init_image"])
-    places = (picture, os.path.abspath(picture))  # noqa: PTH100, ASYNC240 - no I/O
-    for row in await client.history(_EARLIER):
-        is_same = row.picture and row.picture.get("where") in places
-        is_open = row.state in _PAID and row.saved_path is None and not client._recoverer.journal.is_alive(row.owner)
+    place = _place(picture)
+    journal = client._recoverer.journal
+    for row in await journal.unfinished(client._books.account):
+        is_same = row.picture and _place(str(row.picture.get("where"))) == place
+        is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
         if is_same and is_open and {**(row.request or {}), "track_id": ""} == told:
             what = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
             way_out = f"modelslab-async {what} {row.ref}, or --track-id NAME to pay for another"
             rule = "an earlier run has, or may have, paid for just this, and did not save it"
             raise InvalidRequestError([Problem("image", repr(picture), rule, way_out)])
+
+
+def _place(where: str) -> str:
+    """A URL as it is, a path without detours."""
+    return where if "://" in where else os.path.abspath(where)  # noqa: PTH100 - pathlib keeps them
 
 
 def _check_target(target: Path, *, force: bool) -> None:
@@ -124,10 +126,9 @@ async def _wait(client: Client, settings: Settings, job: Job, target: Path | Non
             _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1)))
     except (ModelsLabError, OSError) as error:
         output.error(error)
-        if job.id and job.state is not JobState.FAILED and not output.is_emulated:
-            output.say(
-                f"it is paid for; collect it with: {_command(job, None if isinstance(error, OSError) else target)}"
-            )
+        is_of_the_disk = not isinstance(error, ModelsLabError)
+        if job.id and getattr(error, "charged", is_of_the_disk) and not output.is_emulated:
+            output.say(f"it is paid for; collect it with: {_command(job, None if is_of_the_disk else target)}")
         _say_how_to_resolve(output, job)
         return code_of(error)
     record = await client.find(job.ref)

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from modelslab_async.batch.files import save_as, values_of
-from modelslab_async.batch.naming import DEFAULT_NAME, names
+from modelslab_async.batch.naming import DEFAULT_NAME, names, pattern_problem
 from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import told_of
 from modelslab_async.cli.session import client_of, interrupts, run
@@ -69,6 +69,8 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) 
     """Wait for the videos that are paid for and save them: of these jobs, or of all that were left. Costs nothing."""
     if target.suffix == ".mp4" and len(refs) != 1:
         raise click.UsageError("-o FILE is for one REF; pass a folder")
+    if problem := pattern_problem(name):
+        raise click.UsageError(str(problem))
 
     async def work() -> Exit:
         async with client_of(settings) as client, interrupts():
@@ -149,7 +151,10 @@ def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> 
 
     async def work() -> Exit:
         async with client_of(settings) as client:
-            whole = (await _found(client, ref)).ref
+            row = await _found(client, ref)
+            whole = row.ref
+            if row.state is JobState.SUBMITTING:  # uncertain from now on, where its client died
+                await client.recover([whole])
             await client.resolve(whole, id=job_id, lost=lost)
         told = {"ref": whole, "job_id": job_id, "lost": lost}
         what = "lost, not charged" if lost else f"modelslab-async collect {whole}"

@@ -89,7 +89,7 @@ class Output:
     def json(self, told: Mapping[str, Any]) -> None:
         """One JSON object in a line."""
         told = {**told, "emulator": True} if self.is_emulated else told
-        sys.stdout.write(json.dumps(told, default=_plain, ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(told, default=_plain) + "\n")  # ASCII: whatever encoding stdout has
         sys.stdout.flush()
 
     def table(self, told: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]], none: str) -> None:

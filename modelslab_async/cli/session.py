@@ -11,7 +11,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import click
 
@@ -21,6 +21,7 @@ from modelslab_async.cli.settings import URL_VARIABLE, Settings, key_of
 from modelslab_async.client import BeyondDocumentationWarning, Client
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.pricing import Budget
+from modelslab_async.protocol.request import LimitsMode
 from modelslab_async.protocol.wire import DEFAULT_BASE_URL
 from modelslab_async.transport import Timeouts
 
@@ -48,10 +49,14 @@ def run(output: Output, work: Callable[[], Coroutine[Any, Any, Exit]]) -> None:
     raise click.exceptions.Exit(code)
 
 
+def limits_of(settings: Settings) -> LimitsMode:
+    """As the library names it."""
+    return cast("LimitsMode", None if settings.limits == "off" else settings.limits)
+
+
 @asynccontextmanager
 async def client_of(settings: Settings, *, budget: Budget | None = None) -> AsyncIterator[Client]:
     """A client as it was asked for. When the block ends it is closed and its jobs are let go, not waited for."""
-    limits = cast("Literal['refuse', 'warn'] | None", None if settings.limits == "off" else settings.limits)
     async with AsyncExitStack() as stack:
         if settings.emulate:
             from modelslab_async.emulator import Emulator  # noqa: PLC0415 - only for those who ask
@@ -71,7 +76,7 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
             base_url=url,
             enterprise=settings.enterprise,
             max_in_flight=settings.max_in_flight,
-            limits=limits,
+            limits=limits_of(settings),
             journal=journal,
             budget=budget,
             timeouts=Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
