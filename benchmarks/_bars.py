@@ -42,7 +42,7 @@ def draw_reaches(reaches: Sequence[Mapping[str, Any]], path: Path) -> None:
     axis.bar_label(bars, words, padding=4, bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})
     axis.axvline(1, color="#404040", linestyle="--", linewidth=1, zorder=0)
     picture.suptitle("What was seen, as a share of what it may be at most", fontsize=10)
-    axis.set_xlim(0, 1.25 * max(shares))
+    axis.set_xlim(0, 1.6 * max(shares))
     axis.margins(y=0.01)
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)
