@@ -58,24 +58,21 @@ async def loop(url: str, path: str) -> None:
             os.fsync(file.fileno())
 
 
-async def ours(url: str, path: str) -> None:
-    """This package."""
+async def ours(url: str, path: str) -> str:
+    """This package; gives the digest that it told."""
     async with Client("any") as client:
-        saved = await client.download(url, path)
-    _told.append(saved.sha256)
+        return (await client.download(url, path)).sha256
 
 
-_told: list[str] = []
-"""Digests that were told."""
-_WAYS: dict[str, Callable[[str, str], Coroutine[Any, Any, None]]] = {LOOP: loop, OURS: ours}
+_WAYS: dict[str, Callable[[str, str], Coroutine[Any, Any, str | None]]] = {LOOP: loop, OURS: ours}
 
 
 def _run(name: str, url: str, path: str) -> dict[str, float]:
     at, cpu = time.perf_counter(), time.process_time()
-    asyncio.run(_WAYS[name](url, path))
+    digest = asyncio.run(_WAYS[name](url, path))
     seconds, cpu = time.perf_counter() - at, time.process_time() - cpu
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    assert all(told == _digest(Path(path)) for told in _told)
+    assert digest in (None, _digest(Path(path)))
     return {"seconds": seconds, "cpu": cpu, "peak": int(peak.split()[1]) / 1024}
 
 

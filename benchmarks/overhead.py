@@ -73,6 +73,7 @@ PARAMS: Mapping[str, Any] = {
     "num_inference_steps": 20,
 }
 CALM = 20
+"""Requests under way, as many as there are connections that httpx keeps."""
 NO_REF = "null"
 """What a job without a track_id is charged under, as JSON names it."""
 MINIMAL, PEER, HTTPX = "minimal aiohttp loop", "modelslab-py", "httpx loop"

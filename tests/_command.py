@@ -192,6 +192,13 @@ async def until_charged(emulator: Emulator, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def until_done(emulator: Emulator) -> None:
+    """Until all that was taken is finished."""
+    async with asyncio.timeout(PATIENCE):
+        while not all(order.state(emulator._now()) == "success" for order in emulator.service.orders.values()):  # noqa: ASYNC110 - a job of the emulator's has no event
+            await asyncio.sleep(0.01)
+
+
 def _ids(path: Path) -> int:
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:

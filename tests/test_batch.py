@@ -54,10 +54,10 @@ async def run(here: World, folder: Path, wanted: Any, *, client: Any = None, **o
         return [event async for event in run_batch(made, wanted, folder, **options)]
 
 
-async def leave(here: World, folder: Path, wanted: Any, after: float) -> None:
+async def leave(here: World, folder: Path, wanted: Any, after: float, **options: Any) -> None:
     """A run that is left in the middle."""
     async with here.client(journal=folder.parent / "jobs.db") as client:
-        events = run_batch(client, wanted, folder)
+        events = run_batch(client, wanted, folder, **options)
         try:
             async with asyncio.timeout(after):
                 async for _ in events:
@@ -222,6 +222,31 @@ async def test_without_its_journal_a_folder_still_knows_what_was_paid(world: Mak
     await run(here, folder, requests(4), resubmit_uncertain=True)
     assert charges(here) == 7
     assert ends(await run(here, folder, requests(4))) == {(Step.KEPT, S.READY): 4}
+
+
+async def test_a_second_attempt_is_found_though_the_first_has_no_row(world: MakeWorld, tmp_path: Path) -> None:
+    """The journal is new since: what it knows is collected, and paid for once."""
+    here, folder = world(faults=[Rule(Fault.JOB_FAILS, times=1)]), tmp_path / "out"
+    await run(here, folder, requests(1))
+    for path in tmp_path.glob("jobs.db*"):
+        path.unlink()
+    await leave(here, folder, requests(1), 5, retry_failed=True)
+    assert charges(here) == 2
+    assert ends(await run(here, folder, requests(1))) == {(Step.ENDED, S.READY): 1}
+    assert charges(here) == 2
+
+
+async def test_what_was_agreed_to_in_a_run_that_was_stopped_is_asked_again(world: MakeWorld, tmp_path: Path) -> None:
+    """The second attempt waited for a place, and was not sent: later runs without the flag leave it."""
+    here, folder, stop = world(faults=[Rule(Fault.JOB_FAILS, times=1)]), tmp_path / "out", asyncio.Event()
+    first, new = requests(2)
+    await run(here, folder, [first])
+    asyncio.get_running_loop().call_later(5, stop.set)
+    await run(here, folder, [new, first], client={"max_in_flight": 1}, stop=stop, retry_failed=True)
+    for _ in range(3):
+        assert ends(await run(here, folder, [new, first])) == {(Step.KEPT, S.READY): 1, (Step.LEFT, S.FAILED): 1}
+    assert charges(here) == 2
+    assert ends(await run(here, folder, [first], retry_failed=True)) == {(Step.ENDED, S.READY): 1}
 
 
 @pytest.mark.parametrize("state", [S.WAITING, S.CANCELLED, S.REFUSED])

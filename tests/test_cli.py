@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from _command import SLOW, Done, Shell, charges, emulated, manifest, until_charged
+from _command import SLOW, Done, Shell, charges, emulated, manifest, until_charged, until_done
 from click.testing import CliRunner, Result
 from conftest import KEY, PNG
 
@@ -135,7 +135,7 @@ async def test_an_uncertain_job_is_shown_and_resolved(tmp_path: Path) -> None:
     """Recover lists it, with the account's videos that nobody knows; a person's word makes it one to collect."""
     async with emulated(tmp_path, faults=[Rule(Fault.RESET_AFTER, times=1)]) as (shell, emulator):
         assert (await shell.run("generate", "a.png", "-p", "zoom")).code == Exit.FAILED
-        await asyncio.sleep(0.3)
+        await until_done(emulator)
         found = (await shell.run("recover", "--search", "--json")).told
         [uncertain], [candidate] = found["uncertain"], found["candidates"]
         wrong = await shell.run("resolve", uncertain["ref"], "--id", "99999")

@@ -688,7 +688,7 @@ async def test_arguments_of_calls_that_cannot_be_right(world: MakeWorld) -> None
     """One clear error each, and nothing is sent."""
     here = world()
     async with here.client() as client:
-        with pytest.raises(InvalidRequestError, match="id"):
+        with pytest.raises(InvalidRequestError, match="job_id"):
             client.attach(" ")
         with pytest.raises(InvalidRequestError, match="lookahead"):
             await client.map([a_request()], lookahead=0).__anext__()

@@ -139,6 +139,16 @@ async def test_two_files_are_never_spliced(tmp_path: Path) -> None:
     assert saved.path.read_bytes() == MOVIE
 
 
+async def two_thirds(request: web.Request) -> web.StreamResponse:
+    """The file breaks off after 2,000,000 bytes."""
+    response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": str(len(MOVIE))})
+    await response.prepare(request)
+    await response.write(MOVIE[:2_000_000])
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
 async def test_a_rest_of_another_length_is_not_taken(tmp_path: Path) -> None:
     """A 206 without any tag, of a file that is longer than the one that was begun: the pieces would not fit."""
     longer, asked = an_mp4(4_000_000), list[str | None]()
@@ -151,12 +161,7 @@ async def test_a_rest_of_another_length_is_not_taken(tmp_path: Path) -> None:
             return web.Response(status=206, body=longer[first:], headers=told)
         if len(asked) > 1:
             return web.Response(body=longer)
-        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": str(len(MOVIE))})
-        await response.prepare(request)
-        await response.write(MOVIE[:2_000_000])
-        assert request.transport is not None
-        request.transport.close()
-        return response
+        return await two_thirds(request)
 
     async with answering(answer) as (client, url):
         saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
@@ -384,12 +389,7 @@ async def test_a_file_that_became_shorter_is_begun_anew(tmp_path: Path) -> None:
             return web.Response(status=416)
         if len(asked) > 1:
             return web.Response(body=short)
-        response = web.StreamResponse(headers={"ETag": '"one"', "Content-Length": str(len(MOVIE))})
-        await response.prepare(request)
-        await response.write(MOVIE[:2_000_000])
-        assert request.transport is not None
-        request.transport.close()
-        return response
+        return await two_thirds(request)
 
     async with answering(answer) as (client, url):
         saved = await client.download(f"{url}/a", tmp_path / "a.mp4")

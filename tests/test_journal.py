@@ -474,3 +474,9 @@ def test_a_row_tells_of_money_once(state: JobState, event: lifecycle.Event, char
     """An error has words of its own on that, which need not be true of this job: they are left out."""
     record = after(FULL._replace(state=state, charged=state is S.PROCESSING, error=None), event, 5.0)
     assert (record.error, record.charged) == ("why", charged)
+
+
+def test_an_error_without_words_is_written_down_too() -> None:
+    """As a journal of somebody's own may raise it: the job gets its end all the same."""
+    record = after(FULL._replace(state=S.SUBMITTING), lifecycle.Rejected(JournalError()), 5.0)
+    assert (record.state, record.charged, record.error) == (S.REFUSED, False, "")

@@ -13,7 +13,7 @@ from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.record import SENT, JobRecord
 
 _FAILED = (JobState.FAILED, JobState.REFUSED)
 
@@ -43,9 +43,10 @@ class Decision:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended without a video, as far as is known."""
-        states = (each.state for each in (self.record, self.result) if each is not None)
-        return any(state in _FAILED for state in states)
+        """Whether it ended without a video, as far as is known: an attempt that was not sent tells nothing."""
+        is_sent = self.record is not None and self.record.state in SENT
+        last = self.record if is_sent or self.result is None else self.result
+        return last is not None and last.state in _FAILED
 
 
 @attrs.frozen
@@ -61,7 +62,7 @@ class Decider:
         result = self.folder.last(entry.item)
         if result and result.file and await self._is_there(result):
             return Decision(action=Action.KEEP, ref=result.ref, result=result)
-        attempt, record = await self._last_attempt(entry)
+        attempt, record = await self._last_attempt(entry, is_known=result is not None)
         options = self.options
         known = None if options.emulator and record is None else result  # its job ended with its emulator
         action = steps.decide(
@@ -73,10 +74,10 @@ class Decider:
     async def _is_there(self, result: Result) -> bool:
         return await asyncio.get_running_loop().run_in_executor(None, self.folder.holds, result)
 
-    async def _last_attempt(self, entry: Entry) -> tuple[int, JobRecord | None]:
-        """Its number, from 1, and its row in the journal."""
+    async def _last_attempt(self, entry: Entry, *, is_known: bool) -> tuple[int, JobRecord | None]:
+        """Its number, from 1, and its row in the journal, which may be newer than the first one."""
         attempt, record = 1, await self._find(entry, 1)
-        while record and (later := await self._find(entry, attempt + 1)):
+        while (record or is_known) and (later := await self._find(entry, attempt + 1)):
             attempt, record = attempt + 1, later
         return attempt, record
 

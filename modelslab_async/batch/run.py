@@ -24,7 +24,7 @@ from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, InvalidVideoError, JobDetachedError
 from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.record import SENT, JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
 
 OUTAGE_PATIENCE = 600.0
@@ -151,8 +151,12 @@ class Run:
     # --- the ways of an item ---
 
     async def _leave(self, entry: Entry, known: Result | None, record: JobRecord | None) -> BatchEvent:
-        """Nothing is done. What is new of it is written down."""
-        if record and (known is None or (known.ref, known.state) != (record.ref, record.state)):
+        """Nothing is done. What is new of it is written down; that a later attempt was not sent is not news."""
+        if (
+            record
+            and record.state in SENT
+            and (known is None or (known.ref, known.state) != (record.ref, record.state))
+        ):
             listed: JobRecord | None = record
             if record.state is JobState.SUBMITTING:  # uncertain from now on, where its client died
                 listed = next(iter((await self.client.recover([record.ref])).uncertain), None)

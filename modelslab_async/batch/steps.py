@@ -45,31 +45,22 @@ class Action(Enum):
 def decide(known: Result | None, record: JobRecord | None, *, retry_failed: bool, resubmit_uncertain: bool) -> Action:
     """By the item's last result and the journal's row of its last attempt; None where there is none."""
     is_of_row = known is not None and record is not None and known.ref == record.ref
-    if (record is None or record.state in _UNSENT) and known is not None and not is_of_row:
-        return _by_result(known, record, retry_failed=retry_failed, resubmit_uncertain=resubmit_uncertain)
     match record.state if record else None:
         case None | JobState.WAITING | JobState.CANCELLED | JobState.REFUSED:
-            was_refused = known is not None and known.state is JobState.REFUSED
-            return Action.LEAVE if was_refused and not retry_failed else Action.SUBMIT
+            if known is None or (is_of_row and known.state is not JobState.REFUSED):  # a row is newer than a result
+                return Action.SUBMIT
+            has_failed = known.state in (JobState.FAILED, JobState.REFUSED)
+            if not (retry_failed if has_failed else resubmit_uncertain):
+                return Action.LEAVE
+            return Action.SUBMIT_ANEW if record is None and known.charged is not False else Action.SUBMIT
         case JobState.SUBMITTING | JobState.UNCERTAIN:
             return Action.SUBMIT_ANEW if resubmit_uncertain else Action.LEAVE
         case JobState.FAILED:
             return Action.SUBMIT_ANEW if retry_failed else Action.LEAVE
-        case JobState.TIMED_OUT if is_of_row and known is not None and known.charged is None and retry_failed:
+        case JobState.TIMED_OUT if known is not None and is_of_row and known.charged is None and retry_failed:
             return Action.SUBMIT_ANEW  # the service does not know the job any more
         case JobState.PROCESSING | JobState.READY | JobState.TIMED_OUT:
             return Action.COLLECT
-
-
-_UNSENT = (JobState.WAITING, JobState.CANCELLED, JobState.REFUSED)
-
-
-def _by_result(known: Result, record: JobRecord | None, *, retry_failed: bool, resubmit_uncertain: bool) -> Action:
-    """The attempt that the result tells of has no row any more, or a later one was begun and never sent."""
-    has_failed = known.state in (JobState.FAILED, JobState.REFUSED)
-    if not (retry_failed if has_failed else resubmit_uncertain):
-        return Action.LEAVE
-    return Action.SUBMIT_ANEW if record is None and known.charged is not False else Action.SUBMIT
 
 
 def ref_of(batch: str, entry: Entry, attempt: int) -> str:

@@ -86,7 +86,7 @@ async def _check_unpaid(client: Client, wanted: Mapping[str, Any]) -> None:
     place = _place(picture)
     journal = client._recoverer.journal
     for row in await journal.unfinished(client._books.account):
-        is_same = row.picture and _place(str(row.picture.get("where"))) == place
+        is_same = row.picture and _place(str(row.picture.get("where", ""))) == place
         is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
         if is_same and is_open and {**(row.request or {}), "track_id": ""} == told:
             what = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"

@@ -82,10 +82,13 @@ class Charge(NamedTuple):
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
     """The record once the event has happened."""
     state = lifecycle.transition(record.state, event)
-    return record._replace(state=state, **_changes(record, event, now))
+    changes = _changes(record, event, now)
+    if error := getattr(event, "error", None):
+        changes["error"] = Exception.__str__(error)
+    return record._replace(state=state, **changes)
 
 
-def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str, Any]:  # noqa: C901 - a table
+def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str, Any]:
     match event:
         case lifecycle.Started():
             return {"submitted_at": now, "charged": None}
@@ -100,17 +103,15 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
             return {**taken, "links": links, "ended_at": now, "charged": True}
         case lifecycle.Verified(video=video):
             return {"video": _kept(video), "links": video.links, "error": None}
-        case lifecycle.Cancelled():
+        case lifecycle.Cancelled() | lifecycle.Rejected():
             return {"ended_at": now, "charged": False}
-        case lifecycle.Rejected(error=error):
-            return {"ended_at": now, "charged": False, "error": error.args[0]}
-        case lifecycle.Failed(error=error, id=job_id):
+        case lifecycle.Failed(id=job_id):
             taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
-            return {**taken, "ended_at": now, "charged": None, "error": error.args[0]}
-        case lifecycle.ReplyLost(error=error):
-            return {"charged": None, "error": error.args[0]}
-        case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
-            return {"error": error.args[0]}
+            return {**taken, "ended_at": now, "charged": None}
+        case lifecycle.ReplyLost():
+            return {"charged": None}
+        case lifecycle.Abandoned() | lifecycle.Unreadable():
+            return {}
 
 
 def seed_of(meta: Mapping[str, Any]) -> int | None:
