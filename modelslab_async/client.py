@@ -263,7 +263,8 @@ class Client(Session):
             problems.append(wrong("track_id", request.track_id, rule, "choose another, or leave it out"))
         limits = self._common.limits
         if problems and (limits == "refuse" or not all(problem.beyond_documentation for problem in problems)):
-            raise InvalidRequestError(problems)
+            key = self._line.key
+            raise InvalidRequestError([each._replace(value=key.cut(key.redact(each.value))) for each in problems])
         for problem in problems if limits == "warn" else ():
             warnings.warn(f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=3)
         assert image  # noqa: S101 - raised above

@@ -695,6 +695,16 @@ async def test_arguments_of_calls_that_cannot_be_right(world: MakeWorld) -> None
     assert here.transport.requests == []
 
 
+@pytest.mark.parametrize("name", ["init_image", "fps", "track_id", "webhook", "model_id"])
+async def test_a_key_in_the_wrong_place_is_not_shown(world: MakeWorld, name: str) -> None:
+    """A column of a table that is off by one: what is wrong is told without the key."""
+    async with world().client() as client:
+        with pytest.raises(InvalidRequestError) as caught:
+            client.check({"prompt": "a", "init_image": "https://pictures.invalid/a.png", "seed": "x", name: KEY})
+    assert KEY not in str(caught.value)
+    assert KEY not in repr(caught.value.problems)
+
+
 async def test_what_another_paid_for_is_not_priced(world: MakeWorld) -> None:
     """A job that is attached to was submitted elsewhere: whether and what it cost is not known here."""
     here = world(faults=[Rule(Fault.JOB_FAILS)])
