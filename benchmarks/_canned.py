@@ -59,7 +59,14 @@ class Canned:
         """All jobs are done from now on."""
         self._released = True
 
-    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:  # noqa: ARG002 - a Transport's
+    async def post(
+        self,
+        url: str,
+        body: bytes,  # noqa: ARG002 - a Transport's
+        *,
+        timeout: float | None,  # noqa: ARG002
+        own_connection: bool = False,  # noqa: ARG002
+    ) -> HttpReply:
         """A reply, as JSON."""
         await asyncio.sleep(0)
         if "/fetch/" in url:

@@ -3,32 +3,59 @@
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
+from urllib.parse import urlsplit
 
 import attrs
 
-from modelslab_async.errors import AuthenticationError
+from modelslab_async.errors import AuthenticationError, InvalidRequestError, Problem
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.pricing import Budget, PriceList
-from modelslab_async.protocol.request import ImageToVideoUltra, is_positive, require
+from modelslab_async.protocol.request import ImageToVideoUltra, is_loopback, is_positive, require
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
+from modelslab_async.proxies import Proxies, from_argument, from_environment, problem_of, without_password
 
 AnyRequest = ImageToVideoUltra | Mapping[str, Any]
 KEY_VARIABLE = "MODELSLAB_API_KEY"
 
 
-def api_key_of(argument: str | None) -> ApiKey:
-    """The argument, or the environment's. Raises AuthenticationError where there is neither, or it is no text."""
+def wrapped_key(argument: object) -> ApiKey:
+    """Hide the argument, or the environment's key if it is None. This is called before anything can be raised."""
     key = os.environ.get(KEY_VARIABLE, "") if argument is None else argument
-    if not isinstance(key, str) or not key.strip():
+    return ApiKey(key.strip() if isinstance(key, str) else "")
+
+
+def check_key(key: ApiKey, base_url: str) -> None:
+    """Raise AuthenticationError if this can be no key. An emulator on loopback takes any text."""
+    if key.is_empty:
         raise AuthenticationError(
             f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
             "async with modelslab_async.emulator.Emulator() as emulator: "
             'Client(api_key="any", base_url=emulator.url)'
         )
-    if not key.strip().isprintable():
-        raise AuthenticationError("the API key holds what is no letter, such as a line break: pass just the key")
-    return ApiKey(key.strip())
+    if problem := key.problem(is_any_length=is_loopback(urlsplit(base_url).hostname)):
+        raise AuthenticationError(f"the API key is not usable: {problem}")
+
+
+def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) -> Proxies:
+    """Return the proxies of a client: the argument, or else the environment's.
+
+    Raises InvalidRequestError for one that cannot be used, and for a proxy beside a session, which has its own.
+    """
+    if is_session_passed_in:
+        hint = "configure the proxy on that session, or omit session"
+        require((proxy is None, "proxy", without_password(proxy), "must be omitted with session", hint))
+        return Proxies()
+    if proxy is None:
+        proxies = from_environment(os.environ)
+        problems = list(proxies.problems(base_url))
+    else:
+        proxies = from_argument(proxy)
+        wrong = problem_of(proxy)
+        problems = [Problem("proxy", repr(without_password(proxy)), *wrong)] if wrong else []
+    if problems:
+        raise InvalidRequestError(problems)
+    return proxies
 
 
 def request_of(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:

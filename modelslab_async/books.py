@@ -1,7 +1,6 @@
 """What is kept of each job while it moves: its row in the journal, and what it takes from the budget."""
 
 import asyncio
-import hmac
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,7 +23,7 @@ _log = logging.getLogger("modelslab_async")
 
 def account_of(key: ApiKey, base_url: str) -> str:
     """A fingerprint that tells accounts apart and does not tell the key."""
-    return hmac.digest(key.reveal().encode(), f"modelslab_async journal {base_url}".encode(), "sha256").hex()[:16]
+    return key.fingerprint(f"modelslab_async journal {base_url}")
 
 
 class Books:
@@ -116,13 +115,26 @@ class Books:
             way_out = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"
             raise refusal("track_id", job.ref, rule, way_out)
 
-    async def answered(self, job: Job, event: lifecycle.Event) -> None:
-        """On disk right after the reply, before anybody is told."""
+    async def answered(self, job: Job, event: lifecycle.Event) -> bool:
+        """Write an acceptance right after the reply, before it is announced.
+
+        Return False if another job of the account has the service's id already.
+        """
         if self.journal and job._record and isinstance(event, wire.Accepted | wire.Ready):
             try:
-                await self.journal.append(after(job._record, event, self.clock()))
+                return await self.journal.append(after(job._record, event, self.clock()))
             except JournalError as error:
-                _log.error("%r: it was accepted, and that could not be written down: %s", job, error)
+                _log.error("%r was accepted, and that could not be written to the journal: %s", job, error)
+        return True
+
+    def is_kept(self, job: Job) -> bool:
+        """Return whether the journal keeps the job for a later client."""
+        return self.journal is not None and job._record is not None
+
+    def postpone(self, job: Job) -> None:
+        """Release the budget of a job that is left to a later client."""
+        if self.budget:
+            self.budget.release(job._key)
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """Every event comes here."""

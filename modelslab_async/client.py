@@ -13,7 +13,7 @@ import attrs
 
 from modelslab_async import images
 from modelslab_async.account import make_account
-from modelslab_async.arguments import AnyRequest, api_key_of, check_arguments, request_of
+from modelslab_async.arguments import AnyRequest, check_arguments, check_key, request_of, wrapped_key
 from modelslab_async.books import account_of
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.feed import Feed
@@ -24,8 +24,9 @@ from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, refusal, wrong
+from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.recovery import CANDIDATES, Recovery
-from modelslab_async.saved import Progress, SavedVideo
+from modelslab_async.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.session import Session
 from modelslab_async.tally import Statistics
 
@@ -55,7 +56,12 @@ class Client(Session):
     webhook: where the service tells of ends, see `modelslab_async.webhook.Webhook`; requests that name one of their own
         keep it. None only looks.
     telemetry: is told what happens, see `modelslab_async.telemetry.Telemetry`.
-    session: an aiohttp session to use; it is not closed here. None opens one at the first request.
+    session: an aiohttp session to use; it is not closed here. None opens two at the first request: one for submits,
+        each on a connection of its own, one for the rest. A session that is passed in cannot promise that: a reply left
+        in one of its pooled connections may answer a submit, so a refusal that is not the service's own JSON is
+        UNCERTAIN then.
+    proxy: the URL of an http(s) proxy for all requests except to loopback. None uses HTTPS_PROXY, HTTP_PROXY, ALL_PROXY
+        and NO_PROXY of the environment, as curl does. With `session`, that session's own settings hold.
     rng: for jitter; None seeds one from the system.
     transport: what carries requests, instead of aiohttp: an emulator in this process.
 
@@ -69,13 +75,18 @@ class Client(Session):
 
         Raises AuthenticationError for an empty key, InvalidRequestError, JournalError, ClientStateError.
         """
+        key = wrapped_key(api_key)
+        del api_key  # a traceback from here on may be shown with local variables
+        return await self._account(key, budget=budget, max_in_flight=max_in_flight)
+
+    async def _account(self, key: ApiKey, *, budget: Budget | None, max_in_flight: int | None) -> Client:
         self._enter()
         if isinstance(self._parent, Client):
-            return await self._parent.account(api_key, budget=budget, max_in_flight=max_in_flight)
+            return await self._parent._account(key, budget=budget, max_in_flight=max_in_flight)
         common = self._common
         places = common.max_in_flight if max_in_flight is None else max_in_flight
         check_arguments({"max_in_flight": places, "budget": budget})
-        key = api_key_of(api_key)
+        check_key(key, common.base_url)
         name = account_of(key, common.base_url)
         if name == self._books.account:
             if budget or max_in_flight:
@@ -165,6 +176,23 @@ class Client(Session):
         candidates = await self._recoverer.unknown(assets)
         return (await self._recoverer.recover(refs))._replace(candidates=candidates)
 
+    async def resubmit(self, records: Iterable[JobRecord]) -> tuple[Job, ...]:
+        """Submit jobs that an earlier client never sent, as `recover().unsent` lists them, under their refs.
+
+        A job whose picture is gone, or was passed as bytes, is given as REFUSED: nothing is charged for it.
+
+        Raises InvalidRequestError, before any job is sent, for a record that is not WAITING any more or that another
+        client which is alive looks after; ClientStateError without a journal; JournalError.
+        """
+        self._enter()
+        unsent = [await self._recoverer.unsent(record) for record in records]
+        return tuple([self._submit_or_refuse(self._without_own_webhook(request)) for request in unsent])
+
+    def _without_own_webhook(self, request: ImageToVideoUltra) -> ImageToVideoUltra:
+        """The URL that the earlier client had its webhook make is made anew."""
+        own = self._common.webhook and self._common.webhook.url(request.track_id or "", self._books.account)
+        return attrs.evolve(request, webhook=None) if own and request.webhook == own else request
+
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
         """A person's word on an uncertain job: the service took it as `id`, or it was `lost` and not charged.
 
@@ -216,18 +244,20 @@ class Client(Session):
         *,
         progress: Progress | None = None,
         overwrite: bool = True,
+        max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> SavedVideo:
         """Put a video, or what a URL gives, at `path`: streamed, resumed after a break, verified to be a whole mp4.
 
         Folders are made, and a file that is there is replaced once the new one is whole and on disk; without
-        `overwrite` it never is. `progress` is called with the bytes received and the total (None where the server does
-        not tell). 50 arrive at a time.
+        `overwrite` it never is. `progress` is called with the bytes received and the total, or None if the server does
+        not say. A file longer than `max_bytes`, 2 GiB by default, is not saved. At most 50 downloads run at once;
+        further calls wait.
 
         Raises InvalidVideoError where no link gives a whole mp4, InvalidRequestError for a path that can be no file,
         FileExistsError without `overwrite`, OSError where the disk does not play along.
         """
         self._enter(closing_too=True)
-        return await self._saver.save(video, path, progress, overwrite=overwrite)
+        return await self._saver.save(video, path, progress, overwrite=overwrite, max_bytes=max_bytes)
 
     def statistics(self) -> Statistics:
         """What the client did so far, and how it stands: a snapshot."""

@@ -6,10 +6,10 @@ from collections import Counter, deque
 from decimal import Decimal
 from typing import Any
 
+from modelslab_async import aio
 from modelslab_async.endings import give_up, let_go, mistake, stays_uncertain
 from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
-from modelslab_async.line import now as _now
 from modelslab_async.protocol import lifecycle, record, wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.schedule import haste
@@ -47,6 +47,9 @@ class Dispatcher:
         self.outlook, self.save = watcher.outlook, saver.save
         self._line, self._books = submitter.line, submitter.books
         self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._submits: dict[Job, asyncio.Task[None]] = {}
+        """Paid requests under way. A cancelled driver does not cancel its own."""
+        self._is_stopping = False
         self._holds: dict[Job, asyncio.TimerHandle] = {}
         self._doubts: dict[Job, asyncio.TimerHandle] = {}
         self._retry: asyncio.TimerHandle | None = None
@@ -57,13 +60,13 @@ class Dispatcher:
     async def count_elsewhere(self) -> None:
         """Places that other clients' jobs are known to fill are not free for ours."""
         elsewhere = await self._books.places_elsewhere()
-        now = self._count_idle_time(_now())
+        now = self._count_idle_time(aio.now())
         self.slots.elsewhere = elsewhere
         self._pump(now)
 
     def statistics(self) -> Statistics:
         """How it stands."""
-        self._count_idle_time(_now())
+        self._count_idle_time(aio.now())
         states = Counter(job.state for job in self.jobs.values())
         return self._line.tally.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
 
@@ -142,41 +145,55 @@ class Dispatcher:
         self._line.tally.ended[job.state] += 1
         self._line.tell(Telemetry.ended, job)
 
+    def stop(self) -> None:
+        """Grant no slot from now on: the client is about to close, and a new paid job would not be waited for."""
+        self._is_stopping = True
+
     async def drain(self) -> None:
-        """Wait for the end of every job and every download."""
+        """Wait for the end of every job and every download. After `stop`, only of those that are under way."""
         while True:
             for _ in range(_TURNS):
-                await asyncio.sleep(0)  # who awaited a job and is about to save its video gets to say so
-            if not (self.jobs or self._saver.saves):
+                await asyncio.sleep(0)  # a task that awaited a job may be about to save its video
+            jobs = self._tasks.values() if self._is_stopping else [job._future for job in self.jobs.values()]
+            ends: list[asyncio.Future[Any]] = [*jobs, *self._saver.saves]
+            if not ends:
                 return
-            ends: list[asyncio.Future[Any]] = [job._future for job in self.jobs.values()]
-            await asyncio.wait([*ends, *self._saver.saves])
+            await asyncio.wait(ends)
 
     async def let_go(self) -> None:
-        """Submit no more, hear the replies to what is under way, and leave the rest to the service."""
+        """Submit nothing more, wait for the replies under way within their bound, and detach from the rest.
+
+        A job that waits for its turn stays WAITING in the journal, for the next client; without one it is cancelled.
+        """
         self._line.closing.set()
-        for job in list(self.jobs.values()):
-            job.cancel()
         try:
-            submits = [task for job, task in self._tasks.items() if job.state is JobState.SUBMITTING]
-            if submits:
-                await asyncio.wait(submits, timeout=self._line.timeouts.submit)
+            if self._submits:
+                await asyncio.wait(list(self._submits.values()), timeout=self._line.timeouts.submit)
         finally:
-            tasks = [task for task in (*self._tasks.values(), self._asking) if task]
+            tasks = [task for task in (*self._submits.values(), *self._tasks.values(), self._asking) if task]
             for task in tasks:
                 task.cancel()
             try:
                 await asyncio.gather(*tasks, return_exceptions=True)
             finally:
                 for job in list(self.jobs.values()):
-                    let_go(job)
+                    self._let_go(job)
                 for timer in (*self._holds.values(), self._retry):
                     if timer:
                         timer.cancel()
 
+    def _let_go(self, job: Job) -> None:
+        let_go(job, is_kept=self._books.is_kept(job), is_sent=job in self._submits)
+        if job.state is JobState.WAITING:
+            self._books.postpone(job)
+
+    def has_id(self, job_id: str, but: Job) -> bool:
+        """Return whether another job that runs here, or ended here lately, has this id of the service."""
+        return job_id in self.past or any(job.id == job_id for job in self._tasks if job is not but)
+
     def _pump(self, now: float) -> None:
         """Give the free places to those who wait; come again when the service said so."""
-        if self._line.closing.is_set():
+        if self._line.closing.is_set() or self._is_stopping:
             return
         for job in self.slots.grant(now):
             job._advance(lifecycle.Started())
@@ -194,7 +211,7 @@ class Dispatcher:
 
     def _try_again(self) -> None:
         self._retry = None
-        self._pump(self._count_idle_time(_now()))
+        self._pump(self._count_idle_time(aio.now()))
 
     async def _ask_elsewhere(self) -> None:
         """See from time to time whether a place has become free."""
@@ -203,7 +220,7 @@ class Dispatcher:
         try:
             await self.count_elsewhere()
         except JournalError:  # then what was known goes on
-            self._pump(self._count_idle_time(_now()))
+            self._pump(self._count_idle_time(aio.now()))
 
     def _count_idle_time(self, now: float) -> float:
         """Called before the places change. Gives the time."""
@@ -221,20 +238,29 @@ class Dispatcher:
         """From its turn, or from where it is, to its end."""
         try:
             while job.state is JobState.SUBMITTING:
-                await self._submitter.submit(job)
+                await self._submit(job)
             if self._line.closing.is_set() and job.state is not JobState.UNCERTAIN:
-                return let_go(job)
+                return self._let_go(job)
             if job.state is JobState.PROCESSING:
                 await self._watcher.follow(job)
             if job.state is JobState.READY:
                 await self._watcher.find_file(job)
         except asyncio.CancelledError:
-            let_go(job)
+            self._let_go(job)
             raise
         except Exception as error:  # noqa: BLE001 - a mistake of ours, and somebody awaits this job
             give_up(job, mistake(job, error))
         finally:
             self._tasks.pop(job, None)
+
+    async def _submit(self, job: Job) -> None:
+        """Send it in a task of its own: if the driver is cancelled, the reply is still waited for and written down."""
+        sending = job._loop.create_task(self._submitter.submit(job, self.has_id), name=f"modelslab_async {job.ref}")
+        self._submits[job] = sending
+        try:
+            await aio.uninterrupted(sending)
+        finally:
+            del self._submits[job]
 
     def _lose(self, job: Job, *, may_be_heard_of: bool) -> None:
         """Hold its place for a while; and wait for a word of it, where one may come."""
@@ -256,7 +282,7 @@ class Dispatcher:
             self.slots.occupy(job)
 
     def _free(self, job: Job) -> None:
-        now = self._count_idle_time(_now())
+        now = self._count_idle_time(aio.now())
         self._holds.pop(job, None)
         self.slots.release(job)
         self._pump(now)

@@ -8,7 +8,7 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import AsyncIterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import BinaryIO
 from modelslab_async.errors import InvalidVideoError, TransportError
 from modelslab_async.line import Line
 from modelslab_async.protocol import mp4
+from modelslab_async.protocol.coding import GZIP_MAGIC, Gunzip
 from modelslab_async.protocol.request import refusal
 from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.transport import Incoming
@@ -30,8 +31,8 @@ _DEAD_CODES = (400, 401, 404, 410)
 class _Arriving:
     """What has come of one link's file. One thread, for the order, writes and digests a block while the next comes."""
 
-    def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor, progress: Progress | None) -> None:
-        self.file, self.thread, self.progress = file, thread, progress
+    def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor, progress: Progress | None, max_bytes: int) -> None:
+        self.file, self.thread, self.progress, self.max_bytes = file, thread, progress, max_bytes
         self.walk, self.digest = mp4.Walk(), hashlib.sha256()
         self.received = self._gathered = 0
         self.total: int | None = None
@@ -78,7 +79,13 @@ def _advise(file: BinaryIO, begun: int) -> None:
 
 
 async def save(
-    line: Line, links: Sequence[str], path: str | os.PathLike[str], *, overwrite: bool, progress: Progress | None
+    line: Line,
+    links: Sequence[str],
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool,
+    progress: Progress | None,
+    max_bytes: int,
 ) -> SavedVideo:
     """Stream the first link that gives a whole mp4 to `path`, in constant memory; an existing file is replaced then.
 
@@ -96,7 +103,7 @@ async def save(
         opening.add_done_callback(lambda opened: None if opened.exception() else _clear(opened.result(), part))
         raise
     try:
-        arrived = await _first_whole(line, links, file, progress)
+        arrived = await _first_whole(line, links, file, progress, max_bytes)
         await loop.run_in_executor(None, _place, file, part, target, overwrite)
     finally:
         await asyncio.shield(loop.run_in_executor(None, _clear, file, part))
@@ -156,11 +163,13 @@ class _DeadLinkError(Exception):
     """This link gives no whole mp4."""
 
 
-async def _first_whole(line: Line, links: Sequence[str], file: BinaryIO, progress: Progress | None) -> _Arriving:
+async def _first_whole(
+    line: Line, links: Sequence[str], file: BinaryIO, progress: Progress | None, max_bytes: int
+) -> _Arriving:
     reasons, thread = [], ThreadPoolExecutor(1)
     try:
         for link in links:
-            arriving = _Arriving(file, thread, progress)
+            arriving = _Arriving(file, thread, progress, max_bytes)
             try:
                 await _arrive(line, link, arriving)
             except _DeadLinkError as error:
@@ -201,22 +210,42 @@ def _incomplete(arriving: _Arriving) -> str:
 
 async def _receive(line: Line, link: str, arriving: _Arriving) -> None:
     """One request: the whole file, or the rest of it where the server can prove that it is the same file."""
-    headers = {"Accept-Encoding": "identity"}
+    headers = {}
     if arriving.received and arriving.validator:
-        headers |= {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
+        headers = {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
     async with line.get(link, headers=headers) as incoming:
         if incoming.status == 416 and incoming.headers.get("Content-Range") == f"bytes */{arriving.received}":
             arriving.total = arriving.received  # nothing is left: only the mark of its end did not come
             return
         await _begin(incoming, arriving)
         try:
-            async for chunk in incoming.chunks:
-                await _take(arriving, chunk)
+            await _take_all(arriving, incoming.chunks)
         finally:
             await arriving.settle()
 
 
+async def _take_all(arriving: _Arriving, chunks: AsyncIterable[bytes]) -> None:
+    """Take the body's chunks, decoded if they are gzip, whatever the headers say of that."""
+    gunzip: Gunzip | None = None
+    async for chunk in chunks:
+        if arriving.received == 0 and gunzip is None and chunk.startswith(GZIP_MAGIC):  # no mp4 begins with these bytes
+            gunzip, arriving.total, arriving.validator = Gunzip(), None, None
+        if gunzip is None:
+            await _take(arriving, chunk)
+            continue
+        try:
+            for piece in gunzip.feed(chunk):
+                await _take(arriving, piece)
+                await asyncio.sleep(0)  # a few bytes may hold megabytes
+        except ValueError as error:
+            raise TransportError(f"no file: {error}") from None
+    if gunzip and not gunzip.is_whole:
+        raise TransportError("no file: the gzip stream broke off")
+
+
 async def _take(arriving: _Arriving, chunk: bytes) -> None:
+    if arriving.received + len(chunk) > arriving.max_bytes:
+        raise _DeadLinkError(f"longer than max_bytes={arriving.max_bytes}")
     arriving.walk.feed(chunk)
     if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
         raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
@@ -235,7 +264,9 @@ async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
         raise TransportError(f"HTTP {incoming.status}")
     length, coding = (incoming.headers.get(name, "") for name in ("Content-Length", "Content-Encoding"))
     is_plain = coding.lower() in ("", "identity")  # else lengths and ranges are those of other bytes
-    announced = int(length) if length.isdecimal() and is_plain else None
+    announced = int(length) if re.fullmatch(r"[0-9]{1,18}", length) and is_plain else None
+    if announced is not None and announced > arriving.max_bytes:
+        raise _DeadLinkError(f"{announced} bytes long, which is more than max_bytes={arriving.max_bytes}")
     if incoming.status == 206 and arriving.received:
         if _is_the_rest(incoming, arriving):
             return

@@ -16,10 +16,19 @@ def mistake(job: Job, error: Exception) -> JobError:
     return JobError(f"a mistake in modelslab_async, please report it: {error!r}")
 
 
-def let_go(job: Job) -> None:
-    """Nothing is under way for this job any more, and nothing will be."""
-    if not job.cancel() and job.state is JobState.SUBMITTING:
-        job._advance(lifecycle.Rejected(closed_before()))
+def let_go(job: Job, *, is_kept: bool, is_sent: bool) -> None:
+    """End a job that a closing client no longer drives.
+
+    is_kept: the journal keeps it as WAITING for the next client. is_sent: its paid request may have left.
+    """
+    if job.state is JobState.SUBMITTING:
+        if is_sent:
+            lost = SubmitUncertainError("cancelled while the submit was under way")
+            job._advance(lifecycle.ReplyLost(lost))
+        else:
+            job._advance(lifecycle.PutBack() if is_kept else lifecycle.Rejected(closed_before()))
+    if not is_kept:
+        job.cancel()
     stays_uncertain(job)
     job._detach()
 

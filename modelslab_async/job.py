@@ -18,7 +18,7 @@ from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.record import JobRecord, video_of
 from modelslab_async.protocol.request import ImageToVideoUltra
-from modelslab_async.saved import Progress, SavedVideo
+from modelslab_async.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 
 _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""
@@ -47,7 +47,7 @@ class Keeper(Protocol):
         ...
 
     async def save(
-        self, job: Job, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
+        self, job: Job, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool, max_bytes: int
     ) -> SavedVideo:
         """Put the job's video on disk, once it is there."""
         ...
@@ -242,10 +242,15 @@ class Job:
             await self._news.wait()
 
     async def save(
-        self, path: str | os.PathLike[str], *, progress: Progress | None = None, overwrite: bool = True
+        self,
+        path: str | os.PathLike[str],
+        *,
+        progress: Progress | None = None,
+        overwrite: bool = True,
+        max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> SavedVideo:
         """Wait for the video and put it at `path`, whole or not at all. See `Client.download`."""
-        return await self._keeper.save(self, path, progress, overwrite=overwrite)
+        return await self._keeper.save(self, path, progress, overwrite=overwrite, max_bytes=max_bytes)
 
     def _advance(self, event: lifecycle.Event) -> None:
         """The one way in which a job moves: table, own fields, keeper, result, listeners."""
@@ -319,8 +324,10 @@ class Job:
     def _detach(self) -> None:
         """The client leaves; the job goes on at the service, and its state here stays the last that was known."""
         if not self.done():
-            message = f"the client was closed; Client.attach({self.id!r}) watches this job on"
-            self._fail(JobDetachedError(message), charged=True)
+            is_unsent = self.state is JobState.WAITING
+            later = "Client.recover() lists it as unsent" if is_unsent else f"Client.attach({self.id!r}) watches it on"
+            when = "before this job was sent" if is_unsent else "while this job was running"
+            self._fail(JobDetachedError(f"the client was closed {when}; {later}"), charged=not is_unsent)
             self._tell()
 
     def _fail(self, error: ModelsLabError, *, charged: bool | None) -> None:

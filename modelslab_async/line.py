@@ -5,7 +5,7 @@ import logging
 import math
 import random
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
 from itertools import islice
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -48,7 +48,8 @@ class Line:
     def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> Awaitable[HttpReply]:
         """Post, once. Raises TransportError."""
         self.tally.requests[kind] += 1
-        return self.transport.post(self.base_url + path, body, timeout=finite(timeout))
+        is_paid = kind == "submit"
+        return self.transport.post(self.base_url + path, body, timeout=finite(timeout), own_connection=is_paid)
 
     def get(self, url: str, *, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Incoming]:
         """Get a file. No key goes along. Raises TransportError."""
@@ -106,11 +107,6 @@ class Line:
                 _log.warning("the service says something odd, told once: %s", note)
 
 
-def now() -> float:
-    """The event loop's time, seconds."""
-    return asyncio.get_running_loop().time()
-
-
 def finite(seconds: float | None) -> float | None:
     """None for never."""
     return None if seconds is None or math.isinf(seconds) else seconds
@@ -119,11 +115,3 @@ def finite(seconds: float | None) -> float | None:
 def wished(error: ModelsLabError) -> float:
     """Seconds for which the service wants to be left alone."""
     return error.retry_after or 0.0 if isinstance(error, APIError) else 0.0
-
-
-async def until(event: asyncio.Event, seconds: float) -> bool:
-    """Let so many seconds pass, or less if the event comes. Whether it came."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()

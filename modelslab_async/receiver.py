@@ -6,12 +6,12 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any
 
+from modelslab_async.aio import wait_for_event
 from modelslab_async.books import Books
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.errors import JournalError
 from modelslab_async.hearing import Hearing
 from modelslab_async.job import Job
-from modelslab_async.line import until
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.recovery import Recoverer
@@ -101,7 +101,7 @@ class Receiver:
             job.wake()
 
     async def _listen(self) -> None:
-        while not await until(self._closing, LISTEN_EVERY):
+        while not await wait_for_event(self._closing, LISTEN_EVERY):
             with suppress(JournalError):
                 for word in await self.recoverer.journal.delivered(self.books.account):
                     if not self._tell(*word):

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+import attrs
+
 from modelslab_async.books import Books, request_of
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.errors import ClientStateError
@@ -11,7 +13,7 @@ from modelslab_async.job import Job
 from modelslab_async.journal import Journal
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import refusal
+from modelslab_async.protocol.request import ImageToVideoUltra, refusal
 from modelslab_async.protocol.wire import Asset
 
 CANDIDATES = "see recover(search=True).candidates"
@@ -25,7 +27,7 @@ class Recovery(NamedTuple):
 
     jobs: those that are paid for: watched on, or READY and not saved yet. `job.save` and `await job` work as ever.
     uncertain: those whose reply was lost. `Client.resolve` takes a person's word on them.
-    unsent: those that never had their turn: nothing is charged.
+    unsent: those that never had their turn: nothing is charged. `Client.resubmit` sends them.
     elsewhere: those that another client, which is alive, looks after.
     candidates: with `search`, the account's recent videos that no row knows: one may be an uncertain job's.
     """
@@ -83,6 +85,18 @@ class Recoverer:
     async def find(self, ref: str) -> JobRecord | None:
         """The row with this ref, or this id of the service."""
         return await self.journal.find(self.books.account, ref=ref, job_id=ref)
+
+    async def unsent(self, record: JobRecord) -> ImageToVideoUltra:
+        """Return the request of a job that was never sent. Raises InvalidRequestError if it was, or may be yet."""
+        now = await self.find(record.ref)
+        if now is None or now.state is not JobState.WAITING:
+            rule = "no job with this ref is in the journal" if now is None else f"that job is {now.state.value}"
+            raise refusal("ref", record.ref, rule, "see Client.recover().unsent")
+        if self.journal.is_alive(now.owner):
+            raise refusal("ref", record.ref, "another client, which is alive, will send it", "leave it to that one")
+        request = request_of(now)
+        assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere, and is not WAITING
+        return attrs.evolve(request, track_id=now.ref)
 
     async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
         """Those of the account's videos that no row knows."""

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+DEFAULT_MAX_BYTES = 2**31
+"""The longest file that is saved: 2 GiB, far more than any clip. An endless one must not fill the disk."""
 Progress = Callable[[int, int | None], object]
 """Called as bytes arrive, with how many came, and of how many: None where the server does not tell."""
 

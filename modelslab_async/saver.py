@@ -4,12 +4,14 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 
+from modelslab_async.aio import now
 from modelslab_async.books import Books
 from modelslab_async.errors import InvalidVideoError
 from modelslab_async.job import Job
-from modelslab_async.line import Line, now
+from modelslab_async.line import Line
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.request import require
 from modelslab_async.saved import Progress, SavedVideo
 from modelslab_async.telemetry import Telemetry
 
@@ -28,9 +30,17 @@ class Saver:
         """Each is done when its download is."""
 
     async def save(
-        self, video: Video | str | Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
+        self,
+        video: Video | str | Job,
+        path: str | os.PathLike[str],
+        progress: Progress | None,
+        *,
+        overwrite: bool,
+        max_bytes: int,
     ) -> SavedVideo:
         """Put a video, a job's video once it is there, or what a URL gives, on disk."""
+        is_count = isinstance(max_bytes, int) and not isinstance(max_bytes, bool) and max_bytes > 0
+        require((is_count, "max_bytes", max_bytes, "must be an integer above 0", "omit it for 2 GiB"))
         over = asyncio.get_running_loop().create_future()
         self.saves.add(over)
         try:
@@ -40,7 +50,9 @@ class Saver:
             async def get(links: Sequence[str]) -> SavedVideo:
                 async with self.room:
                     at = now()
-                    saved = await download.save(self.line, links, path, progress=progress, overwrite=overwrite)
+                    saved = await download.save(
+                        self.line, links, path, progress=progress, overwrite=overwrite, max_bytes=max_bytes
+                    )
                 if isinstance(video, Video):
                     self.line.tell(Telemetry.downloaded, video, saved, now() - at)
                 return saved

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
-from urllib.request import getproxies
 
 import aiohttp
 
 from modelslab_async.account import Account, Common, make_account
-from modelslab_async.arguments import api_key_of, check_arguments
+from modelslab_async.aio import uninterrupted
+from modelslab_async.arguments import check_arguments, check_key, proxies_of, wrapped_key
 from modelslab_async.errors import ClientStateError
 from modelslab_async.journal import Journal
 from modelslab_async.protocol import wire
@@ -60,12 +60,16 @@ class Session:
         webhook: Webhook | None = None,
         telemetry: Telemetry | None = None,
         session: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
         rng: random.Random | None = None,
         transport: Transport | None = None,
     ) -> None:
+        key = wrapped_key(api_key)
+        del api_key  # a traceback from here on may be shown with local variables
         check_arguments(locals())
+        check_key(key, base_url)
+        proxies = proxies_of(proxy, base_url, is_session_passed_in=session is not None)
         timeouts = timeouts or Timeouts()
-        by_proxy = base_url.startswith("https:") and bool(getproxies())
         common = Common(
             base_url=base_url.rstrip("/"),
             endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
@@ -79,18 +83,18 @@ class Session:
             webhook=webhook,
             telemetry=telemetry,
             rng=rng or random.Random(),
-            transport=transport or AiohttpTransport(timeouts, session=session, trust_env=by_proxy),
+            transport=transport or AiohttpTransport(timeouts, session=session, proxies=proxies),
             max_in_flight=max_in_flight,
             saves=asyncio.Semaphore(MAX_SAVES),
         )
-        key = api_key_of(api_key)
         self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)
 
     def _begin(self, common: Common, own: Account, *, parent: Session | None) -> None:
         self._common, self._parent = common, parent
         self._line, self._books, self._saver, self._dispatcher, self._recoverer, self._receiver = own
         self._accounts: dict[str, Session] = {}
-        self._opening, self._left = asyncio.Lock(), asyncio.Event()
+        self._opening = asyncio.Lock()
+        self._ending: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing = self._closed = False
 
@@ -116,34 +120,47 @@ class Session:
         await self.aclose(drain=kind is None)
 
     async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Close. With `drain`, wait for all jobs first, for `timeout` seconds at most (None: for as long as it takes);
-        then, or without, let go of those that run at the service.
+        """Close the client, in one of three ways.
 
-        Jobs that are let go while they wait for their turn are cancelled, and replies to submits under way are waited
-        for: they say whether there is something to pay for.
+        - By default all jobs are waited for first, also those that still wait for their turn.
+        - With *timeout*, in seconds, no job is submitted any more; those that run are waited for, for so long at most.
+        - Without *drain*, no job is submitted any more, and none is waited for.
+
+        Replies to submits under way are always waited for, within `Timeouts.submit`, however often the caller is
+        cancelled: they say what is paid for. Then the client detaches from the jobs that run. With a journal, a job
+        that was not sent stays WAITING there: the next client finds it in `recover().unsent` and sends it by
+        `resubmit`. Without one it is cancelled.
         """
-        if self._closed:
-            await self._left.wait()
-            return
         self._closing = True
         try:
-            if drain:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(timeout):
-                        await asyncio.gather(*(each._dispatcher.drain() for each in (self, *self._accounts.values())))
+            if drain and self._ending is None:
+                await self._drain(timeout)
         finally:
-            async with AsyncExitStack() as stack:
-                stack.callback(self._leave)
-                if self._parent is None:
-                    stack.push_async_callback(self._common.transport.aclose)
-                for close in (self._books.close, self._dispatcher.let_go, self._receiver.close):  # the last one first
-                    stack.push_async_callback(close)
-                stack.callback(setattr, self, "_closed", True)
-                for account in self._accounts.values():
-                    stack.push_async_callback(account.aclose, drain=False)
+            if self._ending is None:
+                self._ending = asyncio.create_task(self._end(), name="modelslab_async close")
+            await uninterrupted(self._ending)
+
+    async def _drain(self, timeout: float | None) -> None:
+        dispatchers = [each._dispatcher for each in (self, *self._accounts.values())]
+        if timeout is not None:
+            for each in dispatchers:
+                each.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*(each.drain() for each in dispatchers))
+
+    async def _end(self) -> None:
+        async with AsyncExitStack() as stack:
+            stack.callback(self._leave)
+            if self._parent is None:
+                stack.push_async_callback(self._common.transport.aclose)
+            for close in (self._books.close, self._dispatcher.let_go, self._receiver.close):  # the last one first
+                stack.push_async_callback(close)
+            stack.callback(setattr, self, "_closed", True)
+            for account in self._accounts.values():
+                stack.push_async_callback(account.aclose, drain=False)
 
     def _leave(self) -> None:
-        self._left.set()
         if self._common.webhook:
             self._common.webhook._listeners.pop(self._receiver, None)
 

@@ -2,16 +2,23 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
 from modelslab_async import images
+from modelslab_async.aio import wait_for_event
 from modelslab_async.books import Books
 from modelslab_async.endings import closed_before, mistake, uncertain
-from modelslab_async.errors import JobFailedError, ModelsLabError, SubmitUncertainError, TransportError
+from modelslab_async.errors import (
+    JobFailedError,
+    MalformedReplyError,
+    ModelsLabError,
+    SubmitUncertainError,
+    TransportError,
+)
 from modelslab_async.job import Job
-from modelslab_async.line import Line, until, wished
+from modelslab_async.line import Line, wished
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.body import Refused
 from modelslab_async.telemetry import Telemetry
@@ -25,8 +32,8 @@ class Submitter:
     def __init__(self, line: Line, books: Books) -> None:
         self.line, self.books = line, books
 
-    async def submit(self, job: Job) -> None:
-        """From the job's turn to the service's answer."""
+    async def submit(self, job: Job, has_id: Callable[[str, Job], bool]) -> None:
+        """From the job's turn to the service's answer. *has_id* says whether another job here has an id."""
         try:
             body, picture = await self._encoded(job)
             await self.books.intend(job, picture)
@@ -35,7 +42,10 @@ class Submitter:
             return
         event = await self._post_submit(job, body)
         try:
-            await self.books.answered(job, event)
+            job_id = event.id if isinstance(event, wire.Accepted | wire.Ready) else None
+            is_taken = bool(job_id and has_id(job_id, job)) or not await self.books.answered(job, event)
+            if is_taken:
+                event = lifecycle.ReplyLost(_of_another_job(job_id), may_be_heard_of=job._is_called)
         finally:
             job._advance(event)
 
@@ -70,7 +80,7 @@ class Submitter:
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.line.tell(Telemetry.retried, job, error)
                     _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
-                    await until(self.line.closing, max(wait, wished(error)))
+                    await wait_for_event(self.line.closing, max(wait, wished(error)))
                 case retry.Verdict.PUT_BACK:
                     maximum = reply.maximum if isinstance(reply, Refused) else None
                     return lifecycle.PutBack(wished(error) or None, maximum)
@@ -81,7 +91,7 @@ class Submitter:
                     return wire.Accepted(id=job._heard_id)
                 case retry.Verdict.UNCERTAIN:
                     return lifecycle.ReplyLost(uncertain(error), may_be_heard_of=job._is_called)
-        return lifecycle.Rejected(closed_before())
+        return lifecycle.PutBack() if self.books.is_kept(job) else lifecycle.Rejected(closed_before())
 
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
         try:
@@ -93,3 +103,7 @@ class Submitter:
             job._advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
             raise
         return wire.decode_submit(reply, self.line.key)
+
+
+def _of_another_job(job_id: str | None) -> SubmitUncertainError:
+    return uncertain(MalformedReplyError(f"the service answered with the id {job_id}, which another job has"))

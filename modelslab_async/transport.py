@@ -1,35 +1,43 @@
-"""HTTP through aiohttp: one reply whole, or one file in chunks; foreign errors become ours."""
+"""HTTP through the public interface of `aiohttp.ClientSession`. Every wait is bounded, every foreign error translated.
 
-from collections.abc import AsyncGenerator, Awaitable, Mapping
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing
-from functools import lru_cache
-from typing import NamedTuple, Protocol
+aiohttp's own timers are not relied on: a reply whose chunks are broken after a pause has stopped them before.
+"""
+
+import asyncio
+import re
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, closing, suppress
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
 import attrs
 from aiohttp.abc import AbstractStreamWriter
+from yarl import URL
 
 from modelslab_async.errors import ClientStateError, ConnectError, ReplyLostError, TransportError
-from modelslab_async.exchange import FOREIGN, USER_AGENT, Exchange, at_most, in_words, plain
 from modelslab_async.protocol.body import HttpReply
+from modelslab_async.protocol.coding import decoded
 from modelslab_async.protocol.request import is_positive, require
+from modelslab_async.protocol.secret import SecretBytes
 from modelslab_async.protocol.watch import READY_GRACE
+from modelslab_async.proxies import Proxies, problem_of
 
-MAX_REPLY_BYTES = 4 * 2**20
-"""A reply is JSON of some kilobytes. What is longer is cut here, and then no JSON."""
+MAX_REPLY_BYTES = 2**20
+"""A reply is JSON of a few kilobytes. A longer one is cut here, and is then no JSON."""
+MAX_HEADER_BYTES = 2**16
+"""The longest status line or header field to read. aiohttp's default of 8 KiB is less than some proxies send."""
+MAX_HEADERS = 1000
 MAX_CONNECTIONS = 100
 """More than the jobs of an account, and the files that are saved, need."""
+USER_AGENT = "modelslab_async"
 _MAX_REDIRECTS = 5
-
-_NOTHING_SENT = (
-    aiohttp.ClientConnectorError,
-    aiohttp.ClientHttpProxyError,
-    aiohttp.ConnectionTimeoutError,
-    aiohttp.InvalidURL,
-    aiohttp.ServerFingerprintMismatch,
-)
-"""aiohttp's errors that come before the first byte of the request. Any other may come after it."""
-_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_PIECE_BYTES = 2**16
+_CLOSE_SECONDS = 5.0
+"""How long a session may take to close its connections."""
+_POST_HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
+_GET_HEADERS = {"Accept-Encoding": "identity"}
 
 
 @attrs.frozen(kw_only=True)
@@ -58,7 +66,10 @@ class Timeouts:
 
 
 class Incoming(NamedTuple):
-    """A file that arrives: HTTP code, headers with names in any case, body. That raises TransportError at a break."""
+    """A file that is arriving: HTTP status, headers with names in any case, and the body's chunks as they were sent.
+
+    Iterating over the chunks raises TransportError if the connection breaks.
+    """
 
     status: int
     headers: Mapping[str, str]
@@ -66,136 +77,259 @@ class Incoming(NamedTuple):
 
 
 class Transport(Protocol):
-    """What carries requests: aiohttp, or an emulator in the same process."""
+    """Sends the client's requests: over aiohttp, or to an emulator in the same process."""
 
-    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
-        """Post JSON, once, to just this URL. Raises ConnectError or ReplyLostError."""
+    async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
+        """Post JSON once, to exactly this URL, within *timeout* seconds. Raise ConnectError or ReplyLostError.
+
+        With *own_connection*, use a new connection for it if that can be promised, so that no reply to another request
+        can answer it. `HttpReply.is_on_own_connection` says whether it was.
+        """
         ...
 
     def get(
         self, url: str, *, headers: Mapping[str, str], timeout: float | None
     ) -> AbstractAsyncContextManager[Incoming]:
-        """Get a file; `timeout` is between two chunks. Raises TransportError."""
+        """Get a file. *timeout* bounds the wait for each chunk, seconds. Raise TransportError."""
         ...
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
-        """Get the first bytes of a file: about `length`, or all that there are. Raises TransportError."""
+        """Get the first *length* bytes of a file, or all if it is shorter. Raise TransportError."""
         ...
 
     async def aclose(self) -> None:
-        """Close what was opened here."""
+        """Close everything that was opened here."""
         ...
 
 
 class AiohttpTransport:
-    """One aiohttp session, opened at the first request inside the running loop.
+    """Send requests through sessions of aiohttp, opened at the first request inside the running loop.
 
-    A session that is passed in is used as it is and never closed. Proxies of the environment are respected, but for
-    plain http: that goes to loopback only, and the key with it. Without either, a reply takes the short way of
-    `Exchange`.
+    Submits go through a session of their own that never reuses a connection, everything else through one with a pool.
+    A session that is passed in carries both, by its own settings, and is never closed here.
     """
 
     def __init__(
-        self, timeouts: Timeouts, *, session: aiohttp.ClientSession | None = None, trust_env: bool = False
+        self, timeouts: Timeouts, *, session: aiohttp.ClientSession | None = None, proxies: Proxies | None = None
     ) -> None:
-        self._timeouts, self._session, self._trust_env = timeouts, session, trust_env
-        self._owned = session is None
-        self._exchange: Exchange | None = None
+        self._timeouts, self._passed_in, self._proxies = timeouts, session, proxies or Proxies()
+        self._pooled: aiohttp.ClientSession | None = None
+        self._single_use: aiohttp.ClientSession | None = None
         self._closed = False
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise ClientStateError("this Client is closed; `download(video, path)` of a new one still saves a video")
-        if self._session is not None and self._session.closed:
-            raise ConnectError("nothing was sent: the aiohttp session that was passed in is closed")
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MAX_CONNECTIONS),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"User-Agent": USER_AGENT},
-                trust_env=self._trust_env,
-            )
-            self._exchange = None if self._trust_env else Exchange(self._session)
-        return self._session
+    async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
+        """Post JSON once. No redirect is followed, so the key goes nowhere else."""
+        session = self._session(own_connection=own_connection)
+        connect = _least(self._timeouts.connect, timeout)
+        started = asyncio.get_running_loop().time()
+        payload = OneTimeBody(body)
+        try:
+            async with asyncio.timeout(connect) as deadline:
 
-    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
-        """Post JSON, once; no redirect is followed, so the key goes nowhere else."""
-        session, limits = self._open(), _limits(timeout, self._timeouts.connect)
-        if self._exchange and (address := plain(url)):
-            return await self._exchange.post(address, body, MAX_REPLY_BYTES, limits)
-        sent = _Body(body)
-        sent.is_begun = bool(getattr(session, "_middlewares", None))  # one may send another body
-        asking = session.post(
-            url, data=sent, headers=_JSON, timeout=limits, allow_redirects=False, raise_for_status=False
-        )
-        return await _reply(asking, MAX_REPLY_BYTES, sent)
+                def begun() -> None:
+                    deadline.reschedule(None if timeout is None else started + timeout)
+
+                payload.begun = begun
+                response = await self._response(
+                    session, "POST", url, data=payload, headers=_POST_HEADERS, middlewares=()
+                )
+                reply = await _read(response, MAX_REPLY_BYTES)
+        except Exception as error:  # noqa: BLE001 - whatever it is, money depends only on whether the body was begun
+            if payload.is_begun:
+                raise ReplyLostError(f"the reply was lost: {_described(error, timeout)}") from None
+            raise ConnectError(f"no connection: {_described(error, connect)}") from None
+        finally:
+            payload.forbid()
+        if not payload.is_begun:  # the rest of an earlier reply was waiting on a pooled connection
+            raise ConnectError("no connection: a reply came before anything was sent")
+        return reply._replace(is_on_own_connection=own_connection and self._passed_in is None)
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
-        """Get the first bytes of a file, through redirects: there is no key in it."""
-        session, limits = self._open(), _limits(timeout, self._timeouts.connect)
-        if self._exchange and (address := plain(url)):
-            reply = await self._exchange.head(address, length, limits)
-            if reply.status // 100 != 3:
-                return reply
-        headers = {"Range": f"bytes=0-{length - 1}", "Accept-Encoding": "identity"}
-        asking = session.get(url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False)
-        return await _reply(asking, length)
+        """Get the first bytes of a file, through redirects: the request holds no key."""
+        headers = {**_GET_HEADERS, "Range": f"bytes=0-{length - 1}"}
+        try:
+            async with asyncio.timeout(timeout):
+                response = await self._followed(url, headers)
+                return await _read(response, length)
+        except Exception as error:  # noqa: BLE001 - a link that does not read, whatever the reason
+            raise _unread(error, timeout) from None
 
     @asynccontextmanager
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
-        """Get a file, through redirects: there is no key in it."""
-        limits = aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect, sock_read=timeout)
+        """Get a file, through redirects: the request holds no key."""
+        connect = self._timeouts.connect
+        until_headers = None if connect is None or timeout is None else connect + timeout
         try:
-            response = await self._open().get(
-                url, headers=headers, timeout=limits, max_redirects=_MAX_REDIRECTS, raise_for_status=False
-            )
-        except (*FOREIGN, UnicodeError) as error:
-            raise _translated(error) from None
-        async with response, aclosing(_chunks(response)) as chunks:
-            yield Incoming(response.status, response.headers, chunks)
+            async with asyncio.timeout(until_headers):
+                response = await self._followed(url, {**_GET_HEADERS, **headers})
+        except Exception as error:  # noqa: BLE001 - a link that does not read, whatever the reason
+            raise _unread(error, until_headers) from None
+        with closing(response):
+            async with aclosing(_chunks(response, timeout)) as chunks:
+                yield Incoming(response.status, response.headers, chunks)
 
     async def aclose(self) -> None:
-        """Close the session, if it was opened here; later requests are refused."""
+        """Close the sessions that were opened here; refuse later requests."""
         self._closed = True
-        if self._owned and self._session is not None:
-            await self._session.close()
+        for session in (self._pooled, self._single_use):
+            if session is not None:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_CLOSE_SECONDS):
+                        await session.close()
+
+    def _session(self, *, own_connection: bool) -> aiohttp.ClientSession:
+        if self._closed:
+            raise ClientStateError("this Client is closed; `download(video, path)` of a new one still saves a video")
+        if self._passed_in is not None:
+            if self._passed_in.closed:
+                raise ConnectError("nothing was sent: the aiohttp session that was passed in is closed")
+            return self._passed_in
+        if own_connection:
+            self._single_use = self._single_use or _opened(aiohttp.TCPConnector(force_close=True))
+            return self._single_use
+        self._pooled = self._pooled or _opened(aiohttp.TCPConnector(limit=MAX_CONNECTIONS))
+        return self._pooled
+
+    async def _response(
+        self, session: aiohttp.ClientSession, method: str, url: str, **options: Any
+    ) -> aiohttp.ClientResponse:
+        """Send one request and wait for the reply's headers."""
+        return await session.request(
+            method,
+            as_sent(url),
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._timeouts.connect),
+            proxy=self._proxy(url),
+            allow_redirects=False,
+            raise_for_status=False,
+            auto_decompress=False,
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            **options,
+        )
+
+    async def _followed(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Get a URL through redirects, each as the server wrote it.
+
+        aiohttp's own way rewrites escapes, which breaks signed links.
+        """
+        session = self._session(own_connection=False)
+        for _ in range(_MAX_REDIRECTS + 1):
+            response = await self._response(session, "GET", url, headers=headers)
+            target = response.headers.get("Location", "")
+            if response.status not in _REDIRECTS or not target:
+                return response
+            response.close()
+            url = target if urlsplit(target).scheme else urljoin(url, target)
+        raise TransportError(f"more than {_MAX_REDIRECTS} redirects")
+
+    def _proxy(self, url: str) -> str | None:
+        """A session that was passed in has proxies by its own settings."""
+        proxy = None if self._passed_in else self._proxies.for_url(url)
+        if proxy and (wrong := problem_of(proxy)):
+            raise ConnectError(f"the proxy for {urlsplit(url).scheme} cannot be used: it {wrong[0]} (hint: {wrong[1]})")
+        return proxy
 
 
-class _Body(aiohttp.BytesPayload):
-    """Knows whether it was begun: then no error, be it of a session's own hook, means that nothing was sent."""
+class OneTimeBody(aiohttp.Payload):
+    """A request's body that knows whether it was begun, and is never sent a second time.
 
-    is_begun = False
+    Before it is begun nothing of the request has left: aiohttp sends the headers with the body's first bytes. Pieces of
+    it stay hidden, because aiohttp's frames may be shown with their local variables.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(None, content_type="application/json")
+        self._body = body
+        self.is_begun = self._is_forbidden = False
+        self.begun: Callable[[], None] = lambda: None
+
+    @property
+    def size(self) -> int:
+        """Length in bytes."""
+        return len(self._body)
+
+    def forbid(self) -> None:
+        """Send nothing from now on: the caller has given up, or has its reply."""
+        self._is_forbidden = True
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write all of it."""
+        await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        """Write all of it; *content_length* is always its size."""
+        del content_length
+        if self.is_begun or self._is_forbidden:
+            raise ConnectError("this request is not sent a second time")
+        self.begun()
         self.is_begun = True
-        await super().write_with_length(writer, content_length)
+        for start in range(0, self.size, _PIECE_BYTES):
+            await writer.write(SecretBytes(self._body[start : start + _PIECE_BYTES]))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Show that there is a body, and not what is in it."""
+        del encoding, errors
+        return repr(SecretBytes(self._body))
 
 
-async def _chunks(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
-    try:
-        async for chunk in response.content.iter_any():
-            yield chunk
-    except FOREIGN as error:
-        raise _translated(error) from None
+def _opened(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+    headers = {"User-Agent": USER_AGENT}
+    return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=headers)
 
 
-@lru_cache(64)
-def _limits(total: float | None, connect: float | None) -> aiohttp.ClientTimeout:
-    """Connecting is bounded by both; None for no bound."""
-    return aiohttp.ClientTimeout(total=total, connect=min(filter(None, (total, connect)), default=None))
+def as_sent(url: str) -> URL:
+    """Return *url* so that it goes out byte for byte; only what no URL may hold is percent-encoded."""
+    parts = urlsplit(url)
+    if not parts.netloc.isascii():
+        url = parts._replace(netloc=URL(f"http://{parts.netloc}").raw_authority).geturl()
+    return URL(re.sub(r"[^!-~]+", lambda odd: quote(odd[0].encode(errors="surrogateescape")), url), encoded=True)
 
 
-def _translated(error: Exception, body: _Body | None = None) -> TransportError:
-    """A foreign error as ours: nothing sent, or lost. A host that can be none fails in the codec of host names."""
-    if not (body and body.is_begun) and isinstance(error, (*_NOTHING_SENT, UnicodeError)):
-        return ConnectError(f"no connection: {in_words(error)}")
-    return ReplyLostError(f"the reply was lost: {in_words(error)}")
+async def _read(response: aiohttp.ClientResponse, limit: int) -> HttpReply:
+    """Read at most *limit* bytes of a reply, without its Content-Encoding. Close the connection if more would come."""
+    with closing(response):
+        body = bytearray()
+        while len(body) < limit and (chunk := await response.content.read(limit - len(body))):
+            body += chunk
+        coding = response.headers.get("Content-Encoding", "")
+        return HttpReply(response.status, decoded(bytes(body), coding, limit), response.headers.get("Retry-After"))
 
 
-async def _reply(asking: Awaitable[aiohttp.ClientResponse], most: int, sent: _Body | None = None) -> HttpReply:
-    try:
-        with closing(await asking) as response:  # what is left of a connection that gave all goes back to the pool
-            body = await at_most(most, response.content)
-            return HttpReply(response.status, body, response.headers.get("Retry-After"))
-    except (*FOREIGN, UnicodeError) as error:
-        raise _translated(error, sent) from None
+async def _chunks(response: aiohttp.ClientResponse, timeout: float | None) -> AsyncGenerator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(timeout):
+                chunk = await response.content.readany()
+        except Exception as error:  # noqa: BLE001 - the file broke off, whatever aiohttp calls it
+            raise _unread(error, timeout) from None
+        if not chunk:
+            return
+        yield chunk
+
+
+def _least(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)
+
+
+def _unread(error: Exception, timeout: float | None) -> TransportError:
+    return error if isinstance(error, TransportError) else TransportError(f"no file: {_described(error, timeout)}")
+
+
+def _described(error: Exception, timeout: float | None) -> str:
+    """Describe a foreign error without any part of a reply: a parser quotes what it cannot read, which may be the key.
+
+    Errors of the system are quoted whole, a parser's complaint only up to its first sign that is no letter.
+    """
+    if isinstance(error, TransportError):
+        return str(error.args[0])
+    if isinstance(error, TimeoutError):
+        return "the connection timed out" if timeout is None else f"nothing within {timeout:g} s"
+    kind = type(error).__name__
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"{kind}: the proxy answered HTTP {error.status}"
+    if isinstance(error, OSError):
+        return f"{kind}: {error}"
+    complaint = getattr(error, "message", None) or str(error)
+    words = re.match(r"(?:\d{3}, message[=:]['\"\s]*)?([A-Za-z][A-Za-z -]{2,79})", str(complaint).strip())
+    return f"{kind}: {words[1].strip()}" if words else kind

@@ -16,7 +16,6 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from modelslab_async.exchange import at_most
 from modelslab_async.protocol.body import Body
 from modelslab_async.protocol.request import is_http_url, require
 
@@ -106,7 +105,7 @@ class Webhook:
         """As a handler of aiohttp.web: `app.router.add_post("/hooks/modelslab/{name}", webhook.aiohttp)`."""
         from aiohttp import web  # noqa: PLC0415 - only for those who serve with it
 
-        status, answer = await self.handle(request.path, await at_most(MAX_BODY_BYTES + 1, request.content))
+        status, answer = await self.handle(request.path, await request.content.read(MAX_BODY_BYTES + 1))
         return web.Response(status=status, body=answer, content_type="text/plain")
 
     def _token(self, name: str) -> str:

@@ -15,9 +15,9 @@ import modelslab_async.errors
 
 PACKAGE = Path(modelslab_async.__file__).parent
 LAYERS = [
-    {"errors"},
+    {"errors", "aio"},
     {"protocol"},
-    {"exchange"},
+    {"proxies"},
     {"transport", "slots", "images", "arguments", "tally", "presence", "database", "saved"},
     {"journal"},
     {"sqlite"},

@@ -174,10 +174,10 @@ async def test_what_another_client_is_submitting_is_not_held(world: MakeWorld, t
 class FailsAtOnce(InProcess):
     """Takes submits only to fail them in its reply."""
 
-    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+    async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
         if url.endswith("/img2video_ultra"):
             return HttpReply(200, b'{"status": "failed", "id": 5, "message": "not safe"}')
-        return await super().post(url, body, timeout=timeout)
+        return await super().post(url, body, timeout=timeout, own_connection=own_connection)
 
 
 @pytest.mark.looptime

@@ -276,9 +276,9 @@ async def test_leaving_while_a_submit_is_under_way_hears_its_reply(world: MakeWo
 class Far(InProcess):
     """An emulator at the end of a slow line."""
 
-    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+    async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
         await asyncio.sleep(5.0)
-        return await super().post(url, body, timeout=timeout)
+        return await super().post(url, body, timeout=timeout, own_connection=own_connection)
 
 
 async def test_leaving_while_a_submit_is_being_refused_withdraws_the_job(world: MakeWorld) -> None:
@@ -327,7 +327,9 @@ def test_a_loop_that_stops_under_a_submit_leaves_it_uncertain(world: MakeWorld) 
     jobs: list[Job] = []
 
     class Silent(InProcess):
-        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        async def post(
+            self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
+        ) -> HttpReply:
             self._heard(url)
             begun.set()
             await asyncio.Event().wait()
@@ -610,7 +612,9 @@ async def test_a_service_that_is_down_for_an_hour_is_told_at_once(world: MakeWor
     """It was not taken: a job that holds its place until then would hold up all others."""
 
     class Down(InProcess):
-        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        async def post(
+            self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
+        ) -> HttpReply:
             self._heard(url)
             return HttpReply(503, b'{"status": "error", "message": "maintenance"}', "3600")
 
@@ -628,9 +632,11 @@ async def test_a_wait_that_the_service_asks_for_is_kept(world: MakeWorld, code: 
     """Retry-After counts where it is longer than the wait that would be chosen."""
 
     class Busy(InProcess):
-        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+        async def post(
+            self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
+        ) -> HttpReply:
             if self.requests:
-                return await super().post(url, body, timeout=timeout)
+                return await super().post(url, body, timeout=timeout, own_connection=own_connection)
             self._heard(url)
             return HttpReply(code, b'{"status": "error", "message": "busy"}', "25")
 
@@ -645,8 +651,10 @@ async def test_an_oddity_is_told_once(world: MakeWorld, caplog: pytest.LogCaptur
     """A status that is not documented, at each look at two jobs: one warning, and the jobs go on."""
 
     class Odd(InProcess):
-        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
-            reply = await super().post(url, body, timeout=timeout)
+        async def post(
+            self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
+        ) -> HttpReply:
+            reply = await super().post(url, body, timeout=timeout, own_connection=own_connection)
             return reply._replace(body=reply.body.replace(b'"processing"', b'"polishing"'))
 
     here = world()
@@ -670,8 +678,10 @@ async def test_the_seed_is_the_services_where_it_names_one(world: MakeWorld, nam
     """Else the one that was asked for; and the time is the service's own figure."""
 
     class AtOnce(InProcess):
-        async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
-            await super().post(url, body, timeout=timeout)
+        async def post(
+            self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
+        ) -> HttpReply:
+            await super().post(url, body, timeout=timeout, own_connection=own_connection)
             (order,) = self.service.orders.values()
             order.file_at = 0.0
             told = {"status": "success", "id": order.id, "output": [order.link(self.service.origin)]}

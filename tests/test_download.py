@@ -303,7 +303,7 @@ async def test_a_disk_that_is_slower_than_the_network_holds_it_up() -> None:
     """Two blocks are on the way to the disk at most; all arrive, in their order, in the digest as in the file."""
     disk, blocks = _StuckDisk(), [bytes([number]) * 2**20 for number in range(5)]
     with ThreadPoolExecutor(1) as thread:
-        arriving = _Arriving(disk, thread, None)
+        arriving = _Arriving(disk, thread, None, 2**31)
         await arriving.take(blocks[0])
         taking = asyncio.create_task(arriving.take(blocks[1]))
         for _ in range(50):
@@ -334,7 +334,7 @@ class _TornDisk(io.BytesIO):
 async def test_no_failure_to_write_is_passed_over() -> None:
     """A block that is lost for whatever reason ends the download, though the next ones could be written."""
     with ThreadPoolExecutor(1) as thread:
-        arriving = _Arriving(_TornDisk(), thread, None)
+        arriving = _Arriving(_TornDisk(), thread, None, 2**31)
         with pytest.raises(MemoryError):
             for _ in range(3):
                 await arriving.take(bytes(2**20))

@@ -88,7 +88,7 @@ class Kept:
         self.ends += 1
 
     async def save(
-        self, job: Job, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool
+        self, job: Job, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool, max_bytes: int
     ) -> SavedVideo:
         raise NotImplementedError
 

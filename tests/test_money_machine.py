@@ -121,12 +121,12 @@ class Wire:
     disk: Disk
     cut: bool = False
 
-    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+    async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
         if self.cut:
             raise ReplyLostError("the process is gone")
         charged = len(self.inner.service.ledger.charges)
         try:
-            return await self.inner.post(url, body, timeout=timeout)
+            return await self.inner.post(url, body, timeout=timeout, own_connection=own_connection)
         finally:
             self.disk.history += [str(ref) for ref in self.inner.service.ledger.track_ids()[charged:]]
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import os
 import random
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 
 import aiohttp
+import aiohttp.http_exceptions
 import pytest
 import trustme
-from aiohttp.client_proto import ResponseHandler
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.client_reqrep import ConnectionKey
 from conftest import KEY, a_request
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
 
 from modelslab_async import (
     AuthenticationError,
@@ -33,9 +37,9 @@ from modelslab_async import (
     Timeouts,
     TransportError,
 )
-from modelslab_async.exchange import Address, Exchange
 from modelslab_async.protocol import retry
-from modelslab_async.transport import MAX_REPLY_BYTES, AiohttpTransport
+from modelslab_async.proxies import from_environment
+from modelslab_async.transport import MAX_REPLY_BYTES, AiohttpTransport, OneTimeBody, as_sent
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CONNECTION = ConnectionKey(
@@ -295,48 +299,34 @@ async def test_a_host_that_can_be_none_is_a_link_that_does_not_read(link: str) -
     await transport.aclose()
 
 
-async def test_nothing_is_opened_before_the_first_request() -> None:
-    """A Client opens its session lazily, and closes what it opened."""
+def test_a_transport_is_made_outside_a_loop() -> None:
+    """A session is opened inside the running loop, at the first request, and closed; then requests are refused."""
     transport = AiohttpTransport(QUICK)
-    sessions = [transport._session]
-    async with listening(http("200 OK", b"{}")) as (url, *_):
-        await transport.post(f"{url}/", b"{}", timeout=1)
-    sessions.append(transport._session)
-    await transport.aclose()
-    assert [session and session.closed for session in sessions] == [None, True]
-    with pytest.raises(ClientStateError, match="closed"):
-        await transport.post("http://127.0.0.1:9", b"{}", timeout=1)
+    gone = asyncio.Event()
 
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(WAYS["in one piece"])
+        assert await reader.read() == b""
+        gone.set()
 
-class LostAtOnce(aiohttp.TCPConnector):
-    """Its connections are being closed, or are gone, before anybody writes to them."""
+    async def use() -> None:
+        async with listening(serve) as (url, *_):
+            await transport.post(f"{url}/", b"{}", timeout=1)
+            await transport.aclose()
+            await gone.wait()
+        with pytest.raises(ClientStateError, match="closed"):
+            await transport.post("http://127.0.0.1:9", b"{}", timeout=1)
 
-    def __init__(self, turns: int) -> None:
-        super().__init__()
-        self.turns = turns
-
-    async def connect(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
-        connection = await super().connect(*args, **options)
-        assert connection.transport is not None
-        connection.transport.abort()
-        for _ in range(self.turns):
-            await asyncio.sleep(0)
-        return connection
-
-
-@pytest.mark.parametrize("turns", [0, 1], ids=["being closed", "gone"])
-async def test_a_connection_that_is_lost_before_a_byte_means_that_nothing_was_sent(turns: int) -> None:
-    """Nothing sent, nothing charged: it may be sent again."""
-    async with listening(never) as (url, *_), aiohttp.ClientSession(connector=LostAtOnce(turns)) as session:
-        with pytest.raises(ConnectError, match="before anything was sent"):
-            await Exchange(session).post(Address(url, "x", "/"), b"{}", 99, aiohttp.ClientTimeout(total=1))
+    asyncio.run(use())
+    assert gone.is_set()
 
 
 async def test_a_reply_that_does_not_come_is_told_with_the_time_waited() -> None:
     """Who reads the error knows which timeout to raise."""
     transport = AiohttpTransport(QUICK)
     async with listening(never) as (url, *_):
-        with pytest.raises(ReplyLostError, match=r"none within 0\.05 s"):
+        with pytest.raises(ReplyLostError, match=r"nothing within 0\.05 s"):
             await transport.post(f"{url}/", b"{}", timeout=0.05)
     await transport.aclose()
 
@@ -445,12 +435,13 @@ async def test_a_server_that_sends_more_than_was_asked_for_is_cut_off() -> None:
 
 async def test_a_request_that_is_cancelled_gives_its_connection_up() -> None:
     """A reply that comes later must never be taken for that of the next request."""
-    asked = asyncio.Event()
+    asked, gone = asyncio.Event(), asyncio.Event()
 
     async def answer_late(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
         await request_of(reader)
         asked.set()
         assert await reader.read() == b""
+        gone.set()
 
     async with listening(answer_late) as (url, *_):
         transport = AiohttpTransport(QUICK)
@@ -459,10 +450,7 @@ async def test_a_request_that_is_cancelled_gives_its_connection_up() -> None:
         posting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await posting
-        assert transport._session
-        assert transport._session.connector
-        assert not transport._session.connector._acquired
-        assert not transport._session.connector._conns
+        await gone.wait()
         await transport.aclose()
 
 
@@ -540,68 +528,345 @@ async def test_a_base_url_with_a_user_keeps_it() -> None:
     assert f"Authorization: Basic {base64.b64encode(b'me:pass').decode()}\r\n".encode() in requests[0]
 
 
-async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where requests must go through a proxy, they do."""
-    requests: list[bytes] = []
-    refusal = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"
-    async with listening(lambda reader, writer: served(reader, writer, requests, refusal)) as (url, *_):
-        monkeypatch.setenv("https_proxy", url)
-        client = Client(api_key=KEY, base_url="https://service.invalid", timeouts=QUICK)
-        with pytest.raises(ConnectError):
-            await client._common.transport.post("https://service.invalid/", b"{}", timeout=5)
-        await client.aclose()
-    assert requests[0].startswith(b"CONNECT service.invalid:443 ")
-
-
-async def test_a_proxy_is_no_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain http goes to loopback only, and the key with it: a proxy of the environment does not see it."""
-    by_proxy: list[bytes] = []
-    asked: list[bytes] = []
-    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BALANCE)}\r\n\r\n".encode()
-    async with (
-        listening(lambda reader, writer: served(reader, writer, by_proxy, head + BALANCE)) as (proxy, *_),
-        listening(lambda reader, writer: served(reader, writer, asked, head + BALANCE)) as (url, *_),
-    ):
-        monkeypatch.setenv("http_proxy", proxy)
-        async with Client(api_key=KEY, base_url=url, timeouts=QUICK) as client:
-            await client.balance()
-    assert (len(by_proxy), len(asked)) == (0, 1)
-
-
 BALANCE = b'{"status": "success", "data": {"balance": 5, "currency": "USD"}}'
 
 
-async def test_a_reply_that_nobody_asked_for_answers_no_submit() -> None:
-    """What comes on a connection that waits in the pool is not taken for the answer to the next, paid request."""
-    asked: list[bytes] = []
-    heard = asyncio.Event()
+def one_behind(asked: list[bytes]) -> Behaviour:
+    """Answer the first request of each connection; then the second with a page, as a reply that was left over."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
+        for left_over in (False, True):
             asked.append((await request_of(reader)).split()[1])
-            if b"wallet" not in asked[-1]:
-                writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 34\r\n\r\n{"status":"processing","id":"j-7"}')
-                continue
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(BALANCE), BALANCE))
-            await heard.wait()
-            writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+            body = BALANCE if b"wallet" in asked[-1] else b'{"status":"processing","id":"j-7"}'
+            body, status = (b"<html>", b"404 Not Found") if left_over else (body, b"200 OK")
+            writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body))
 
-    async with listening(answer) as (url, connections, _), Client(api_key=KEY, base_url=url) as client:
+    return answer
+
+
+async def test_a_reply_that_nobody_asked_for_answers_no_submit() -> None:
+    """A submit has a connection of its own, so a reply left on another connection is never taken for its answer."""
+    asked: list[bytes] = []
+    async with listening(one_behind(asked)) as (url, connections, _), Client(api_key=KEY, base_url=url) as client:
         await client.balance()
-        heard.set()
-        pool = client._common.transport
-        assert isinstance(pool, AiohttpTransport)
-        (waiting,) = _pooled(pool)
-        for _ in range(1000):
-            await asyncio.sleep(0)  # until it has arrived
-        assert waiting.should_close
         assert await client.submit(a_request()).submitted() == "j-7"
         await client.aclose(drain=False)
     assert [path.endswith(b"img2video_ultra") for path in asked[:2]] == [False, True]
     assert len(connections) == 2
 
 
-def _pooled(transport: AiohttpTransport) -> list[ResponseHandler]:
-    assert transport._session is not None
-    assert transport._session.connector is not None
-    return [handler for waiting in transport._session.connector._conns.values() for handler, _ in waiting]
+async def test_a_foreign_refusal_in_a_passed_session_is_uncertain() -> None:
+    """A session that was passed in may reuse a connection: only the service's own JSON says that a job was refused."""
+    asked: list[bytes] = []
+    async with (
+        aiohttp.ClientSession() as session,
+        listening(one_behind(asked)) as (url, connections, _),
+        Client(api_key=KEY, base_url=url, session=session) as client,
+    ):
+        await client.balance()
+        job = client.submit(a_request())
+        error = await _error(job)
+    assert (job.state, error.charged, len(connections)) == (JobState.UNCERTAIN, None, 1)
+
+
+async def repeats(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """A middleware that tries again, as many applications have."""
+    response = await send(request)
+    return response if response.ok else await send(request)
+
+
+async def test_a_retrying_middleware_sends_no_submit_twice() -> None:
+    """Middlewares of a session that was passed in do not see paid requests: one that retries would pay twice."""
+    async with (
+        aiohttp.ClientSession(middlewares=(repeats,)) as session,
+        listening(http("502 Bad Gateway", b"<html>")) as (url, connections, _),
+        Client(api_key=KEY, base_url=url, session=session) as client,
+    ):
+        job = client.submit(a_request())
+        error = await _error(job)
+    assert (job.state, error.charged, len(connections)) == (JobState.UNCERTAIN, None, 1)
+
+
+class Written(AbstractStreamWriter):
+    """Keeps what is written."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        self.pieces.append(bytes(chunk))
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        raise NotImplementedError
+
+    async def drain(self) -> None:
+        raise NotImplementedError
+
+    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
+        raise NotImplementedError
+
+    def enable_chunking(self) -> None:
+        raise NotImplementedError
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        raise NotImplementedError
+
+
+async def test_a_body_leaves_once() -> None:
+    """Whatever a session does with a request, its body is never begun a second time, nor after it was given up."""
+    sent, unsent, written = OneTimeBody(b"abc"), OneTimeBody(b"abc"), Written()
+    await sent.write_with_length(written, 3)
+    with pytest.raises(ConnectError):
+        await sent.write(written)
+    unsent.forbid()
+    with pytest.raises(ConnectError):
+        await unsent.write(written)
+    assert (written.pieces, sent.is_begun, unsent.is_begun) == ([b"abc"], True, False)
+
+
+def an_error(kind: type[Exception]) -> Exception:
+    """An instance of an exception, however its class wants to be called."""
+    url = URL("https://service.invalid/")
+    info = aiohttp.RequestInfo(url, "POST", CIMultiDictProxy(CIMultiDict()), url)
+    for arguments in (
+        (),
+        ("words",),
+        (CONNECTION, OSError("down")),
+        (info, ()),
+        (b"words",),
+        ("one", "two"),
+        (b"", b"", b"", 1),
+    ):
+        with suppress(TypeError):
+            error = kind(*arguments)
+            str(error)
+            return error
+    raise AssertionError(f"how is {kind} made?")
+
+
+BUILT_IN = (OSError, ConnectionResetError, TimeoutError, RuntimeError, ValueError, UnicodeError, AssertionError)
+KINDS = {
+    kind.__name__: kind
+    for kind in (*vars(aiohttp).values(), *vars(aiohttp.http_exceptions).values(), *BUILT_IN)
+    if isinstance(kind, type) and issubclass(kind, Exception)
+}
+PHASES = {
+    "connecting": ("on_connection_create_start", ConnectError),
+    "sending": ("on_request_chunk_sent", ReplyLostError),
+    "receiving": ("on_request_end", ReplyLostError),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+@pytest.mark.parametrize(("hook", "meaning"), PHASES.values(), ids=PHASES.keys())
+async def test_only_the_body_says_whether_anything_was_sent(
+    kind: type[Exception], hook: str, meaning: type[TransportError]
+) -> None:
+    """Whatever an error is called: before the body is begun nothing was sent, after it the outcome is unknown."""
+
+    async def fail(*_: object) -> None:
+        raise an_error(kind)
+
+    hooks = aiohttp.TraceConfig()
+    getattr(hooks, hook).append(fail)
+    async with (
+        aiohttp.ClientSession(trace_configs=[hooks]) as session,
+        listening(http("200 OK", b"{}")) as (url, *_),
+    ):
+        transport = AiohttpTransport(QUICK, session=session)
+        with pytest.raises(TransportError) as caught:
+            await transport.post(f"{url}/", b"{}", timeout=1)
+    assert type(caught.value) is meaning
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
+async def test_no_foreign_error_leaves_a_download(kind: type[Exception]) -> None:
+    """A link that does not read is told as that, whatever aiohttp calls the reason, so that the next link is tried."""
+
+    async def fail(*_: object) -> None:
+        raise an_error(kind)
+
+    hooks = aiohttp.TraceConfig()
+    hooks.on_request_end.append(fail)
+    async with (
+        aiohttp.ClientSession(trace_configs=[hooks]) as session,
+        listening(http("200 OK", b"{}")) as (url, *_),
+    ):
+        transport = AiohttpTransport(QUICK, session=session)
+        with pytest.raises(TransportError):
+            await transport.head(f"{url}/", length=4, timeout=1)
+        with pytest.raises(TransportError):
+            async with transport.get(f"{url}/", headers={}, timeout=1):
+                pytest.fail("there is no reply")
+
+
+@pytest.mark.parametrize("ending", [b"XX", b"\r\nZZZ\r\n", b"\r\n-5\r\n", b"\r\n7FFFFFFFFFFFFFFFF\r\n"])
+@pytest.mark.parametrize("how", ["post", "head", "get"])
+async def test_a_reply_that_breaks_its_framing_ends_in_time(how: str, ending: bytes) -> None:
+    """Chunks that are broken after a pause stop the timers of aiohttp: each wait has a bound of our own."""
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8\r\nabcd")
+        await writer.drain()
+        await paused.wait()
+        writer.write(b"efgh" + ending)
+        await writer.drain()
+        await reader.read()
+
+    paused = asyncio.Event()
+    async with listening(break_off) as (url, *_), asyncio.timeout(5):
+        transport = AiohttpTransport(QUICK)
+        asyncio.get_running_loop().call_later(0.05, paused.set)
+        with pytest.raises(TransportError):
+            match how:
+                case "post":
+                    await transport.post(f"{url}/", b"{}", timeout=0.3)
+                case "head":
+                    await transport.head(f"{url}/", length=99, timeout=0.3)
+                case _:
+                    async with transport.get(f"{url}/", headers={}, timeout=0.3) as incoming:
+                        assert b"".join([chunk async for chunk in incoming.chunks]) == b""
+        await transport.aclose()
+
+
+ODD_HEADS = {
+    "a field of 60 KiB": b"HTTP/1.1 200 OK\r\nContent-Security-Policy: " + b"x" * 60_000,
+    "500 fields": b"HTTP/1.1 200 OK" + b"".join(b"\r\nX-%d: y" % number for number in range(500)),
+    "a long reason": b"HTTP/1.1 200 " + b"fine " * 3000,
+    "no reason": b"HTTP/1.1 200 ",
+    "a cookie of 30 KiB": b"HTTP/1.1 200 OK\r\nSet-Cookie: a=" + b"x" * 30_000,
+}
+
+
+@pytest.mark.parametrize("is_passed_in", [False, True], ids=["own session", "session passed in"])
+@pytest.mark.parametrize("head", ODD_HEADS.values(), ids=ODD_HEADS.keys())
+async def test_a_reply_with_an_odd_head_is_read(head: bytes, is_passed_in: bool) -> None:
+    """Proxies and gateways add a lot: what was paid for is not lost for a long header."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(head + b"\r\nContent-Length: %d\r\n\r\n%s" % (len(SAID), SAID))
+        await writer.drain()
+
+    async with listening(say) as (url, *_), aiohttp.ClientSession() as theirs:
+        transport = AiohttpTransport(QUICK, session=theirs if is_passed_in else None)
+        reply = await transport.post(f"{url}/", b"{}", timeout=5)
+        first = await transport.head(f"{url}/", length=4, timeout=5)
+        await transport.aclose()
+    assert (reply.status, reply.body, first.body) == (200, SAID, SAID[:4])
+
+
+@pytest.mark.parametrize("is_passed_in", [False, True], ids=["own session", "session passed in"])
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "gzip, identity", "aws-chunked", "utf-8"])
+async def test_a_coding_that_the_body_does_not_have_is_seen_through(coding: str, is_passed_in: bool) -> None:
+    """A header that names a coding over a plain body does not cost the reply."""
+    async with (
+        listening(http("200 OK", SAID, f"Content-Encoding: {coding}")) as (url, *_),
+        aiohttp.ClientSession() as theirs,
+    ):
+        transport = AiohttpTransport(QUICK, session=theirs if is_passed_in else None)
+        reply = await transport.post(f"{url}/", b"{}", timeout=5)
+        await transport.aclose()
+    assert reply.body == SAID
+
+
+ESCAPES = (
+    "/foo%27bar.mp4", "/a%28b%29.mp4", "/v.mp4?sig=a%2Fb", "/v.mp4?Policy=x%7E1", "/v%3A1.mp4", "/v.mp4?a=b+c&d",
+    "/a%2fb/%e4", "/v?x='(~)'",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("is_passed_in", [False, True], ids=["own session", "session passed in"])
+@pytest.mark.parametrize("link", ESCAPES)
+async def test_a_link_goes_out_byte_for_byte(link: str, is_passed_in: bool) -> None:
+    """A signature covers the link as it was written: no escape is rewritten, also not through a redirect."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await request_of(reader)).split()[1])
+        head = f"302 Found\r\nLocation: {link}" if asked[-1] == b"/redirected" else "200 OK"
+        writer.write(f"HTTP/1.1 {head}\r\nContent-Length: 4\r\nConnection: close\r\n\r\nftyp".encode())
+
+    async with listening(answer) as (url, *_), aiohttp.ClientSession() as theirs:
+        transport = AiohttpTransport(QUICK, session=theirs if is_passed_in else None)
+        await transport.head(url + link, length=4, timeout=5)
+        await transport.head(f"{url}/redirected", length=4, timeout=5)
+        await transport.aclose()
+    assert asked == [link.encode(), b"/redirected", link.encode()]
+
+
+@pytest.mark.parametrize(
+    ("link", "sent"),
+    [
+        ("http://h/my video.mp4", "http://h/my%20video.mp4"),
+        ("http://h/é.mp4?ü#x", "http://h/%C3%A9.mp4?%C3%BC#x"),
+        ("http://bücher.example/a", "http://xn--bcher-kva.example/a"),
+        ("http://h/%zz%", "http://h/%zz%"),
+        ("http://h/a\r\nX: y", "http://h/a%0D%0AX:%20y"),
+    ],
+)
+def test_what_no_url_may_hold_is_escaped(link: str, sent: str) -> None:
+    """Blanks and letters of the world are percent-encoded, and nothing else is."""
+    assert str(as_sent(link)) == sent
+
+
+async def test_a_password_of_netrc_goes_nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A catch-all entry of ~/.netrc is not sent to the service or the CDN, whatever the environment says of proxies."""
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login someone password hush\n")
+    netrc.chmod(0o600)
+    for name, value in {"NETRC": str(netrc), "NO_PROXY": "localhost", "HTTPS_PROXY": "http://127.0.0.1:9"}.items():
+        monkeypatch.setenv(name, value)
+    requests: list[bytes] = []
+    reply = WAYS["in one piece"]
+    async with listening(lambda reader, writer: served(reader, writer, requests, reply, reply)) as (url, *_):
+        transport = AiohttpTransport(QUICK, proxies=from_environment(dict(os.environ)))
+        await transport.post(f"{url}/", b"{}", timeout=5)
+        await transport.head(f"{url}/", length=4, timeout=5)
+        await transport.aclose()
+    assert len(requests) == 2
+    assert not any(b"authorization" in request.lower() for request in requests)
+
+
+COMPLAINTS = {
+    b"HTTP/1.1 secret words\r\n\r\n": "secret",
+    b"HTTP/1.1 200 OK\r\nsecret words\r\n\r\n": "secret",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nsecret\r\n": "secret",
+    b"secret secret secret\r\n\r\n": "secret",
+}
+
+
+@pytest.mark.parametrize(("said", "secret"), COMPLAINTS.items(), ids=range(len(COMPLAINTS)))
+async def test_a_parsers_complaint_quotes_no_reply(said: bytes, secret: str) -> None:
+    """What cannot be parsed is told in the parser's plain words, without any part of the reply: it may hold the key."""
+
+    async def say(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request_of(reader)
+        writer.write(said)
+        await writer.drain()
+
+    async with listening(say) as (url, *_):
+        transport = AiohttpTransport(QUICK)
+        with pytest.raises(ReplyLostError, match=r"the reply was lost: [A-Z]") as caught:
+            await transport.post(f"{url}/", b"{}", timeout=1)
+        await transport.aclose()
+    assert secret not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 3_000_000])
+async def test_a_large_body_is_sent_whole(size: int) -> None:
+    """A picture of any size arrives as it is, and without a warning of aiohttp."""
+    bodies: list[bytes] = []
+
+    async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        bodies.append((await request_of(reader)).partition(b"\r\n\r\n")[2])
+        writer.write(WAYS["in one piece"])
+
+    body = random.Random(size).randbytes(size)
+    async with listening(keep) as (url, *_):
+        transport = AiohttpTransport(Timeouts())
+        await transport.post(f"{url}/", body, timeout=20, own_connection=True)
+        await transport.aclose()
+    assert bodies == [body]

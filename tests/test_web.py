@@ -33,6 +33,7 @@ from modelslab_async import (
     Client,
     ClientStateError,
     InvalidRequestError,
+    JobDetachedError,
     JobState,
 )
 from modelslab_async.emulator import Emulator, Fault, Rule
@@ -52,15 +53,20 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
 @pytest.mark.looptime
 async def test_closing_waits_for_a_given_time(world: MakeWorld, tmp_path: Path) -> None:
-    """Jobs that end within it are waited for; the others are left to the service, and found again."""
+    """Jobs that run are waited for within it, and left to the service after it; no other is begun, and none is lost."""
     here = world(queue_limit=5)
-    async with here.client(journal=tmp_path / "jobs.db", max_in_flight=1) as client:
-        first, second, third = (client.submit(a_request(seed=seed)) for seed in range(3))
+    async with here.client(journal=tmp_path / "jobs.db", max_in_flight=2) as client:
+        first, slow, third = (client.submit(a_request(seed=1, num_frames=frames)) for frames in (81, 300, 81))
+        await asyncio.sleep(1)
         await client.aclose(timeout=60)
-        assert asyncio.get_running_loop().time() == pytest.approx(60, abs=1)
-    assert (first.state, second.state, third.state) == (S.READY, S.PROCESSING, S.CANCELLED)
+        assert asyncio.get_running_loop().time() == pytest.approx(61, abs=1)
+    assert (first.state, slow.state, third.state) == (S.READY, S.PROCESSING, S.WAITING)
+    assert [type(job.exception()) for job in (first, slow, third)] == [type(None), JobDetachedError, JobDetachedError]
+    assert len(here.service.ledger.charges) == 2
     async with here.client(journal=tmp_path / "jobs.db") as client:
-        assert {job.ref for job in (await client.recover()).jobs} == {first.ref, second.ref}
+        found = await client.recover()
+        assert {job.ref for job in found.jobs} == {first.ref, slow.ref}
+        assert [record.ref for record in found.unsent] == [third.ref]
         await client.aclose(drain=False)
 
 

@@ -33,7 +33,9 @@ PAGE_SAMPLE = """{"status": "success", "generationTime": 4.49, "id": 147, "outpu
 
 
 def reply(body: Any, status: int = 200, retry_after: str | None = None) -> HttpReply:
-    return HttpReply(status, body if isinstance(body, bytes) else json.dumps(body).encode(), retry_after)
+    return HttpReply(
+        status, body if isinstance(body, bytes) else json.dumps(body).encode(), retry_after, is_on_own_connection=True
+    )
 
 
 def submitted(body: Any, status: int = 200, retry_after: str | None = None) -> wire.SubmitReply:
@@ -146,6 +148,14 @@ def test_refusals(body: Any, status: int, kind: type[errors.APIError]) -> None:
         assert isinstance(answer, Refused)
         assert (answer.kind, answer.http_status) == (kind, status)
         assert isinstance(wire.error_of(answer), kind)
+
+
+@pytest.mark.parametrize("status", [308, 400, 401, 403, 404, 429])
+@pytest.mark.parametrize("body", [b"", b"<html>no</html>", b'{"message": "no"}'])
+def test_a_refusal_on_a_shared_connection(status: int, body: bytes) -> None:
+    """It may be the reply to another request: unless it is the service's own JSON, the outcome is unknown."""
+    assert isinstance(wire.decode_submit(HttpReply(status, body), A_KEY), Malformed)
+    assert isinstance(wire.decode_submit(HttpReply(status, b'{"status": "error"}'), A_KEY), Refused)
 
 
 @pytest.mark.parametrize("job_id", ["..", ".", "a/b", "a\nb", "x" * 200, "\ud800", "", True, 1.5, [1]])

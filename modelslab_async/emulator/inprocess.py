@@ -37,7 +37,14 @@ class InProcess:
     """The path of each request so far."""
     _deaf_until: float = 0.0
 
-    async def post(self, url: str, body: bytes, *, timeout: float | None) -> HttpReply:
+    async def post(
+        self,
+        url: str,
+        body: bytes,
+        *,
+        timeout: float | None,
+        own_connection: bool = False,
+    ) -> HttpReply:
         """As over HTTP, faults included."""
         path = urlsplit(url).path
         now = self._heard(path)
@@ -54,7 +61,7 @@ class InProcess:
             await asyncio.sleep(timeout)
             raise ReplyLostError("the reply was lost: timed out")
         await asyncio.sleep(wait)
-        return HttpReply(answer.status, answer.body)
+        return HttpReply(answer.status, answer.body, is_on_own_connection=own_connection)
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """The first bytes of a file of the emulator."""

@@ -15,6 +15,7 @@ import aiohttp
 import attrs
 from aiohttp import web
 
+from modelslab_async.aio import wait_for_event
 from modelslab_async.emulator.faults import Rule
 from modelslab_async.emulator.files import served
 from modelslab_async.emulator.options import Profile
@@ -24,7 +25,6 @@ from modelslab_async.emulator.render import UnreadablePictureError, render
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, failed
 from modelslab_async.emulator.service import Service
 from modelslab_async.images import MAX_IMAGE_BYTES
-from modelslab_async.line import until
 
 NOTICE = "modelslab_async emulator on this machine; not ModelsLab"
 _MAX_BODY_BYTES = 16 * 2**20
@@ -170,7 +170,7 @@ class Emulator:
                     answer = failed(answer.order) if answer.order.failed else answer
                 return web.Response(body=answer.body, status=answer.status, content_type=answer.content_type)
             case Deed.STALL:
-                while request.transport and not await until(self._closing, _STALLED):
+                while request.transport and not await wait_for_event(self._closing, _STALLED):
                     pass  # the sender is still there
             case Deed.REFUSE:
                 await self._stop_listening(answer.delay)

@@ -31,11 +31,18 @@ _AN_ID = re.compile(r"(?!\.+$)[\w.:-]{1,128}", re.ASCII)
 
 
 class HttpReply(NamedTuple):
-    """An HTTP answer: the code, the whole body, and the value of its Retry-After header, if any."""
+    """An HTTP reply: the status, the whole body, and the value of its Retry-After header, if any.
+
+    is_on_own_connection: whether the connection carried no other request, so that this reply answers no other one.
+    """
 
     status: int
     body: bytes
     retry_after: str | None = None
+    is_on_own_connection: bool = False
+
+    def __repr__(self) -> str:
+        return f"<HTTP {self.status}, {len(self.body)} bytes>"
 
 
 class Body:

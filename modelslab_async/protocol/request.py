@@ -149,3 +149,8 @@ def is_http_url(value: object) -> bool:
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether *host* is this machine's loopback, by its name or number."""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host or "") is not None

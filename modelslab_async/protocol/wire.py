@@ -15,8 +15,16 @@ from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
 from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused
-from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, shown, wrong
-from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.request import (
+    PARAMETERS,
+    Endpoint,
+    ImageToVideoUltra,
+    is_http_url,
+    is_loopback,
+    shown,
+    wrong,
+)
+from modelslab_async.protocol.secret import ApiKey, SecretBytes
 
 DEFAULT_BASE_URL = "https://modelslab.com"
 BALANCE_PATH = "/api/wallet_balance"
@@ -75,16 +83,18 @@ def encode_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
 
 
 def encode_body(params: Mapping[str, Any], key: ApiKey, *, picture: str | bytes | None = None) -> bytes:
-    """A JSON body with the key in it. A picture is a URL, or bytes that travel as base64.
+    """Return a JSON body with the key in it. *picture* is a URL, or bytes, which travel as base64.
 
-    base64 needs no escaping, so it is spliced in: dumping megabytes of it would block the event loop.
+    Key and base64 need no escaping again, so they are spliced in: the key is in no variable that a traceback may show,
+    and dumping megabytes of base64 would block the event loop.
     """
     if isinstance(picture, str):
         params = {**params, "init_image": picture}
-    body = json.dumps({"key": key.reveal(), **params}).encode()
-    if not isinstance(picture, bytes):
-        return body
-    return b"".join((body[:-1], b', "base64": true, "init_image": "', base64.b64encode(picture), b'"}'))
+    rest = json.dumps({**params, "base64": True} if isinstance(picture, bytes) else dict(params)).encode()[1:-1]
+    parts = [b'{"key": ', key.as_json(), b", " if rest else b"", rest]
+    if isinstance(picture, bytes):
+        parts += [b', "init_image": "', base64.b64encode(picture), b'"']
+    return SecretBytes(b"".join([*parts, b"}"]))
 
 
 def encode_upload(picture: bytes, mime_type: str, key: ApiKey) -> bytes:
@@ -174,8 +184,14 @@ FetchReply = NotReady | Ready | Refused | Failed | UnknownId | Malformed
 
 
 def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
-    """What a submit was answered."""
+    """Decode the reply to a submit.
+
+    A refusal by the HTTP status alone counts only on a connection of the submit's own: a page that is left on a pooled
+    connection may be the reply to another request.
+    """
     body = read(reply, key)
+    if isinstance(body, Refused) and not reply.is_on_own_connection:
+        return Malformed(f"not the service's own refusal: {body.message}", reply.status)
     if not isinstance(body, Body):
         return body
     match body.status:
@@ -285,6 +301,5 @@ def is_safe_base_url(url: str) -> bool:
     if not is_http_url(url):
         return False
     parts = urlsplit(url)
-    host = parts.hostname or ""
-    loopback = host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
-    return (parts.scheme == "https" or loopback) and not parts.query and not parts.fragment and "@" not in parts.netloc
+    is_safe = parts.scheme == "https" or is_loopback(parts.hostname)
+    return is_safe and not parts.query and not parts.fragment and "@" not in parts.netloc
