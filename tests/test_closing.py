@@ -8,7 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from conftest import KEY, World, a_request
+from conftest import KEY, PNG, World, a_request
 
 from modelslab_async import Client, Job, JobDetachedError, JobState, SubmitUncertainError, Timeouts
 from modelslab_async.emulator import Emulator, Fault, Rule
@@ -104,11 +104,11 @@ async def test_every_task_is_cancelled_under_a_submit(world: MakeWorld, tmp_path
 
 
 async def test_a_scope_of_anyio_loses_no_reply(tmp_path: Path) -> None:
-    """anyio cancels every await again until the task ends: the reply is waited for, and its id is kept."""
+    """Anyio cancels every await again until the task ends: the reply is waited for, and its id is kept."""
     async with Emulator(speed=100, faults=[Rule(Fault.SLOW, seconds=30.0)]) as emulator:
         before, journal = others(), tmp_path / "jobs.db"
         async with anyio.create_task_group() as group, Client(KEY, base_url=emulator.url, journal=journal) as client:
-            job = client.submit(a_request())
+            job = client.submit(a_request(init_image=PNG))
             while not emulator.ledger.charges:  # noqa: ASYNC110 - the emulator gives no event for it
                 await asyncio.sleep(0.01)
             group.cancel_scope.cancel()
