@@ -25,14 +25,18 @@ def wrapped_key(argument: object) -> ApiKey:
     return ApiKey(key.strip() if isinstance(key, str) else "")
 
 
-def check_key(key: ApiKey, base_url: str) -> None:
-    """Raise AuthenticationError if this can be no key. An emulator on loopback takes any text."""
+def require_key(key: ApiKey) -> None:
+    """Raise AuthenticationError if there is no key."""
     if key.is_empty:
         raise AuthenticationError(
             f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
             "async with modelslab_async.emulator.Emulator() as emulator: "
             'Client(api_key="any", base_url=emulator.url)'
         )
+
+
+def check_key(key: ApiKey, base_url: str) -> None:
+    """Raise AuthenticationError if the service can have given no such key. An emulator on loopback takes any text."""
     if problem := key.problem(is_any_length=is_loopback(urlsplit(base_url).hostname)):
         raise AuthenticationError(f"the API key is not usable: {problem}")
 

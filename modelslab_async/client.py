@@ -13,7 +13,7 @@ import attrs
 
 from modelslab_async import images
 from modelslab_async.account import make_account
-from modelslab_async.arguments import AnyRequest, check_arguments, check_key, request_of, wrapped_key
+from modelslab_async.arguments import AnyRequest, check_arguments, check_key, request_of, require_key, wrapped_key
 from modelslab_async.books import account_of
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.feed import Feed
@@ -86,6 +86,7 @@ class Client(Session):
         common = self._common
         places = common.max_in_flight if max_in_flight is None else max_in_flight
         check_arguments({"max_in_flight": places, "budget": budget})
+        require_key(key)
         check_key(key, common.base_url)
         name = account_of(key, common.base_url)
         if name == self._books.account:

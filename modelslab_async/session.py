@@ -14,7 +14,7 @@ import aiohttp
 
 from modelslab_async.account import Account, Common, make_account
 from modelslab_async.aio import uninterrupted
-from modelslab_async.arguments import check_arguments, check_key, proxies_of, wrapped_key
+from modelslab_async.arguments import check_arguments, check_key, proxies_of, require_key, wrapped_key
 from modelslab_async.errors import ClientStateError
 from modelslab_async.journal import Journal
 from modelslab_async.protocol import wire
@@ -67,7 +67,7 @@ class Session:
         key = wrapped_key(api_key)
         del api_key  # a traceback from here on may be shown with local variables
         check_arguments(locals())
-        check_key(key, base_url)
+        require_key(key)
         proxies = proxies_of(proxy, base_url, is_session_passed_in=session is not None)
         timeouts = timeouts or Timeouts()
         common = Common(
@@ -203,6 +203,7 @@ class Session:
         if self._books.journal and not (self._books.is_open or opening or closing_too):
             raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
         if self._loop is None:
+            check_key(self._line.key, self.base_url)
             self._loop = loop
             if self._common.webhook:
                 self._common.webhook._listeners[self._receiver] = self._books.account
