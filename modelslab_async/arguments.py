@@ -26,12 +26,16 @@ def wrapped_key(argument: object) -> ApiKey:
 
 
 def require_key(key: ApiKey) -> None:
-    """Raise AuthenticationError if there is no key."""
+    """Raise AuthenticationError if there is no key, or one that cannot be any."""
     if key.is_empty:
         raise AuthenticationError(
             f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
             "async with modelslab_async.emulator.Emulator() as emulator: "
             'Client(api_key="any", base_url=emulator.url)'
+        )
+    if not key.is_printable:
+        raise AuthenticationError(
+            "the API key holds a character that no key has, such as a line break: pass just the key"
         )
 
 

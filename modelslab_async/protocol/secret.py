@@ -51,14 +51,17 @@ class ApiKey:
         return not self._value
 
     @property
+    def is_printable(self) -> bool:
+        """Whether it holds no character that no key has, such as a line break."""
+        return self._value.isprintable()
+
+    @property
     def is_short(self) -> bool:
         """Whether it is shorter than any key of the service. A word such as "any" serves an emulator: no secret."""
         return len(self._value) < _SHORTEST_SECRET
 
     def problem(self, *, is_any_length: bool) -> str | None:
         """Return what makes this no usable key, without showing it; None if it may be one."""
-        if not self._value.isprintable():
-            return "it holds a character that no key has, such as a line break (hint: pass just the key)"
         if is_any_length:
             return None
         if self._value[:1] in "\"'" or self._value[-1:] in "\"'":
