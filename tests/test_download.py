@@ -10,13 +10,14 @@ import random
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 from aiohttp import web
+from conftest import KEY
 
 from modelslab_async import Client, InvalidRequestError, InvalidVideoError, Timeouts
 from modelslab_async.download import _Arriving
@@ -377,6 +378,61 @@ async def test_lengths_of_a_coded_body_are_not_the_files(tmp_path: Path) -> None
     async with answering(answer) as (client, url):
         saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
     assert saved.path.read_bytes() == MOVIE
+
+
+@pytest.mark.parametrize("coding", ["", "gzip", "br"])
+async def test_a_body_that_is_gzip_is_decoded_whatever_its_headers_say(tmp_path: Path, coding: str) -> None:
+    """Object storage serves what was uploaded; its metadata may lack the coding, or name another."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        named = {"Content-Encoding": coding} if coding else {}
+        return web.Response(body=gzip.compress(MOVIE), headers={**named, "ETag": '"one"'})
+
+    async with answering(answer) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert saved.path.read_bytes() == MOVIE
+
+
+async def test_a_plain_file_under_the_name_of_a_coding_is_saved(tmp_path: Path) -> None:
+    """The metadata of a file says gzip, and the file is a plain mp4."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=MOVIE, headers={"Content-Encoding": "gzip"})
+
+    async with answering(answer) as (client, url):
+        saved = await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert saved.path.read_bytes() == MOVIE
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+async def test_a_file_that_is_too_long_is_not_saved(tmp_path: Path, is_announced: bool) -> None:
+    """An endless file must not fill the disk: it ends at `max_bytes`, and nothing is left of it."""
+    sent = 0
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent
+        response = web.StreamResponse(headers={"Content-Length": str(10**12)} if is_announced else {})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            await response.write(MOVIE[:-9])
+            while sent < 10**8:
+                sent += 2**16
+                await response.write(bytes(2**16))
+        return response
+
+    async with answering(answer) as (client, url):
+        with pytest.raises(InvalidVideoError, match="max_bytes"):
+            await client.download(f"{url}/a", tmp_path / "a.mp4", max_bytes=len(MOVIE))
+    assert list(tmp_path.iterdir()) == []
+    assert sent < 10**8
+
+
+@pytest.mark.parametrize("max_bytes", [0, -1, 1.5, True, "1"])
+async def test_a_limit_that_is_none_is_refused(tmp_path: Path, max_bytes: Any) -> None:
+    """It is told at once, before any network."""
+    async with Client(KEY) as client:
+        with pytest.raises(InvalidRequestError, match="max_bytes"):
+            await client.download("https://a.invalid/x", tmp_path / "a.mp4", max_bytes=max_bytes)
 
 
 async def test_a_file_that_became_shorter_is_begun_anew(tmp_path: Path) -> None:
