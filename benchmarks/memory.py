@@ -188,7 +188,6 @@ def main() -> int:
     ]
     reaches = [
         Reach("KiB of a job that waits", _kib(idle["each"]).median, 1.5),
-        Reach(f"KiB of a job that is watched, after {LOOKS} looks", _kib(busy["each"]).median, 6.0),
         Reach("left of those that waited", idle["left"].median, 0.01),
         Reach("left of those that were watched", busy["left"].median, 0.01),
         Reach("memory of a feed without end, of the first 10,000's", endless["grown"].median, 1.05),
