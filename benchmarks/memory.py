@@ -180,7 +180,7 @@ def main() -> int:
     figures = [
         Figure(f"memory of each of {WAITING:,} that wait", "KiB", {task: _kib(many), job: _kib(idle["each"])}, 1.5, 2),
         Figure(
-            f"memory of each of {WATCHED:,} watched", "KiB", {name: _kib(seen) for name, seen in runs.items()}, 6.0, 2
+            f"memory of each of {WATCHED:,} watched", "KiB", {name: _kib(seen) for name, seen in runs.items()}, digits=2
         ),
         Figure("left when they ended", "of it", {"waiting": idle["left"], "watched": busy["left"]}, None, 4),
         Figure(f"map over {FEED:,} requests", "of the first 10,000's", {job: endless["grown"]}, 1.05, 3),
