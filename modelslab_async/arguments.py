@@ -66,7 +66,7 @@ def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) 
     return proxies
 
 
-def request_of(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
+def normalize_request(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
     """One request of what `submit` was given."""
     if isinstance(request, ImageToVideoUltra):
         if not params:

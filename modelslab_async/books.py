@@ -188,7 +188,7 @@ def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> Non
             budget.hold(job._key)
 
 
-def request_of(record: JobRecord) -> ImageToVideoUltra | None:
+def request_from_record(record: JobRecord) -> ImageToVideoUltra | None:
     """What was asked for; its picture as where it came from."""
     if record.request is None:
         return None

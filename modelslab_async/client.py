@@ -13,8 +13,15 @@ import attrs
 
 from modelslab_async import images
 from modelslab_async.account import make_account
-from modelslab_async.arguments import AnyRequest, check_arguments, check_key, request_of, require_key, wrapped_key
-from modelslab_async.books import account_of
+from modelslab_async.arguments import (
+    AnyRequest,
+    check_arguments,
+    check_key,
+    normalize_request,
+    require_key,
+    wrapped_key,
+)
+from modelslab_async.books import account_of, request_from_record
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.feed import Feed
 from modelslab_async.job import Job
@@ -114,7 +121,7 @@ class Client(Session):
         ClientStateError for a closed client or a foreign loop.
         """
         self._enter()
-        wanted = request_of(request, params)
+        wanted = normalize_request(request, params)
         image = self._checked(wanted)
         ref = wanted.track_id or _new_ref()
         is_called = False
@@ -128,7 +135,7 @@ class Client(Session):
     def check(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> None:
         """What `submit` would check. Nothing is sent or reserved. Raises InvalidRequestError with all that is wrong."""
         self._enter()
-        self._checked(request_of(request, params))
+        self._checked(normalize_request(request, params))
 
     async def generate(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Video:
         """`submit`, and await the video."""
@@ -187,7 +194,15 @@ class Client(Session):
         """
         self._enter()
         unsent = [await self._recoverer.unsent(record) for record in records]
-        return tuple([self._submit_or_refuse(self._without_own_webhook(request)) for request in unsent])
+        return tuple([self._resubmit(record) for record in unsent])
+
+    def _resubmit(self, record: JobRecord) -> Job:
+        request = request_from_record(record)
+        if request is None or not (record.picture or {}).get("where"):
+            hint = "submit it anew, with its picture"
+            lost = refusal("init_image", b"", "was passed as bytes, which the journal does not keep", hint)
+            return self._refused(request, record.ref, lost)
+        return self._submit_or_refuse(self._without_own_webhook(attrs.evolve(request, track_id=record.ref)))
 
     def _without_own_webhook(self, request: ImageToVideoUltra) -> ImageToVideoUltra:
         """The URL that the earlier client had its webhook make is made anew."""
@@ -305,9 +320,15 @@ class Client(Session):
         try:
             return self.submit(request)
         except InvalidRequestError as error:
-            job = Job(self._dispatcher, request if isinstance(request, ImageToVideoUltra) else None, _new_ref())
-            job._advance(lifecycle.Rejected(error))
-            return job
+            refused = request if isinstance(request, ImageToVideoUltra) else None
+            ref = refused.track_id if refused and isinstance(refused.track_id, str) else None
+            return self._refused(refused, ref or _new_ref(), error)
+
+    def _refused(self, request: ImageToVideoUltra | None, ref: str, error: InvalidRequestError) -> Job:
+        """Return a job that ended before it was sent."""
+        job = Job(self._dispatcher, request, ref)
+        job._advance(lifecycle.Rejected(error))
+        return job
 
 
 def _new_ref() -> str:

@@ -140,7 +140,8 @@ class Dispatcher:
 
     def ended(self, job: Job) -> None:
         """The job has a result."""
-        self.jobs.pop(job.ref, None)
+        if self.jobs.get(job.ref) is job:  # one that was refused may share the ref of an open job
+            del self.jobs[job.ref]
         self.past.append(job.id)
         self._line.tally.ended[job.state] += 1
         self._line.tell(Telemetry.ended, job)

@@ -4,16 +4,14 @@ import asyncio
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-import attrs
-
-from modelslab_async.books import Books, request_of
+from modelslab_async.books import Books, request_from_record
 from modelslab_async.dispatch import Dispatcher
 from modelslab_async.errors import ClientStateError
 from modelslab_async.job import Job
 from modelslab_async.journal import Journal
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import ImageToVideoUltra, refusal
+from modelslab_async.protocol.request import refusal
 from modelslab_async.protocol.wire import Asset
 
 CANDIDATES = "see recover(search=True).candidates"
@@ -86,17 +84,15 @@ class Recoverer:
         """The row with this ref, or this id of the service."""
         return await self.journal.find(self.books.account, ref=ref, job_id=ref)
 
-    async def unsent(self, record: JobRecord) -> ImageToVideoUltra:
-        """Return the request of a job that was never sent. Raises InvalidRequestError if it was, or may be yet."""
+    async def unsent(self, record: JobRecord) -> JobRecord:
+        """Return the present row of a job that was never sent. Raises InvalidRequestError if it was, or may be yet."""
         now = await self.find(record.ref)
         if now is None or now.state is not JobState.WAITING:
             rule = "no job with this ref is in the journal" if now is None else f"that job is {now.state.value}"
             raise refusal("ref", record.ref, rule, "see Client.recover().unsent")
         if self.journal.is_alive(now.owner):
             raise refusal("ref", record.ref, "another client, which is alive, will send it", "leave it to that one")
-        request = request_of(now)
-        assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere, and is not WAITING
-        return attrs.evolve(request, track_id=now.ref)
+        return now
 
     async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
         """Those of the account's videos that no row knows."""
@@ -181,7 +177,7 @@ class Recoverer:
         self.books.left.pop(mine.ref, None)
         since = mine.accepted_at or mine.submitted_at or mine.created_at
         age = max(self.books.clock() - since, 0.0)
-        job = Job.restored(self.dispatcher, mine, request_of(mine), age=age)
+        job = Job.restored(self.dispatcher, mine, request_from_record(mine), age=age)
         if not job.done():
             self.dispatcher.adopt(job)
         return job

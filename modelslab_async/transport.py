@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 2**16
 """The longest status line or header field to read. aiohttp's default of 8 KiB is less than some proxies send."""
 MAX_HEADERS = 1000
 MAX_CONNECTIONS = 100
-"""More than the jobs of an account, and the files that are saved, need."""
+"""Of the session with a pool: more than polls and downloads need. Submits are limited by `max_in_flight` alone."""
 USER_AGENT = "modelslab_async"
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
@@ -185,7 +185,7 @@ class AiohttpTransport:
                 raise ConnectError("nothing was sent: the aiohttp session that was passed in is closed")
             return self._passed_in
         if own_connection:
-            self._single_use = self._single_use or _opened(aiohttp.TCPConnector(force_close=True))
+            self._single_use = self._single_use or _opened(aiohttp.TCPConnector(limit=0, force_close=True))
             return self._single_use
         self._pooled = self._pooled or _opened(aiohttp.TCPConnector(limit=MAX_CONNECTIONS))
         return self._pooled

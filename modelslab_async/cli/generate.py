@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from modelslab_async.arguments import request_of
+from modelslab_async.arguments import normalize_request
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
 from modelslab_async.batch.results import usd
@@ -81,7 +81,7 @@ async def _check_unpaid(client: Client, wanted: Mapping[str, Any]) -> None:
     """What an earlier run asked for, paid or may have paid for, and never saved is not paid for again."""
     if "track_id" in wanted:
         return  # a name of its own: another video is meant
-    told = wire.encode_request(request_of(wanted, {}), ref="")
+    told = wire.encode_request(normalize_request(wanted, {}), ref="")
     picture = str(wanted["init_image"])
     place = _place(picture)
     journal = client._recoverer.journal
