@@ -18,7 +18,7 @@ LAYERS = [
     {"errors"},
     {"protocol"},
     {"exchange"},
-    {"transport", "slots", "images", "arguments", "tally", "presence", "database", "saved"},
+    {"transport", "slots", "images", "arguments", "tally", "presence", "database", "saved", "disk"},
     {"journal"},
     {"sqlite"},
     {"job"},
