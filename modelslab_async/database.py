@@ -148,12 +148,10 @@ class Database:
 
     def charges(self, account: str) -> list[Charge]:
         """The jobs that the service took, or may have."""
-        columns = "ref, created_at, coalesce(accepted_at, submitted_at, created_at), price, accepted_at IS NOT NULL"
+        when = "coalesce(accepted_at, submitted_at, created_at)"
+        columns = f"account, ref, created_at, {when}, price, accepted_at IS NOT NULL"
         rows = self._rows(f"SELECT {columns} FROM jobs WHERE account = ? AND charged IS NOT 0", account)  # noqa: S608
-        return [
-            Charge(key_of(ref, created_at), at, Decimal(price), bool(is_certain))
-            for ref, created_at, at, price, is_certain in rows
-        ]
+        return [Charge(key_of(*job), at, Decimal(price), bool(is_certain)) for *job, at, price, is_certain in rows]
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         return self._opened.execute(sql, values).fetchall()

@@ -44,7 +44,7 @@ class SqliteJournal:
         self._database = Database(self.path)
         self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
         self._pending: list[_Waiting] = []
-        self._unwritten: dict[tuple[str, str], _Waiting] = {}
+        self._unwritten: dict[str, _Waiting] = {}
         self._writer: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
         self._began = -math.inf
@@ -170,10 +170,10 @@ class _Waiting:
     written: asyncio.Future[bool] | None
 
     @property
-    def key(self) -> tuple[str, str]:
-        """One job: a ref may be used again, once it surely was not sent."""
+    def key(self) -> str:
+        """Return a name for the job."""
         record = self.write.record
-        return record.account, key_of(record.ref, record.created_at)
+        return key_of(record.account, record.ref, record.created_at)
 
     def end(self, outcome: bool | JournalError) -> None:
         if self.written is None or self.written.done():
