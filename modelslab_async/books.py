@@ -8,6 +8,7 @@ from typing import Any
 
 import attrs
 
+from modelslab_async import images
 from modelslab_async.errors import JournalError
 from modelslab_async.job import Job
 from modelslab_async.journal import Journal
@@ -70,7 +71,8 @@ class Books:
     def _under_way(self, journal: Journal) -> set[str]:
         """Keys of what other clients are submitting: they will know whether it is charged, and this one will not."""
         is_alive, rows = journal.is_alive, self.left.values()
-        return {key_of(r.ref, r.created_at) for r in rows if r.state is JobState.SUBMITTING and is_alive(r.owner)}
+        submitting = [row for row in rows if row.state is JobState.SUBMITTING and is_alive(row.owner)]
+        return {key_of(row.account, row.ref, row.created_at) for row in submitting}
 
     async def check_balance(self, balance: Callable[[], Awaitable[wire.Balance]]) -> None:
         """Where the budget asks for it: that the wallet can pay for it. Raises BudgetExceededError."""
@@ -89,11 +91,12 @@ class Books:
         if not (self.budget or self.journal):
             return
         created_at = self.clock()
-        job._key = key_of(job.ref, created_at)
+        job._key = key_of(self.account, job.ref, created_at)
         if self.budget:
             self.budget.reserve(job._key, self.prices, created_at)
         if self.journal:
             assert job.request is not None  # noqa: S101 - it is to be submitted
+            assert job._image is not None  # noqa: S101 - so it has a picture
             request = self.key.redact(wire.encode_request(job.request, ref=job.ref))
             job._record = JobRecord(
                 account=self.account,
@@ -101,6 +104,7 @@ class Books:
                 owner=self.journal.owner,
                 created_at=created_at,
                 request=request,
+                picture=self.key.redact(images.origin(job._image)),
                 price=self.prices.usd,
             )
             self.journal.note(job._record)
@@ -157,7 +161,7 @@ class Books:
 
     def resolved(self, record: JobRecord, *, taken: bool) -> None:
         """A person knows what became of an uncertain job."""
-        key = key_of(record.ref, record.created_at)
+        key = key_of(record.account, record.ref, record.created_at)
         if self.budget and taken:
             self.budget.settle(key, record.submitted_at or self.clock())
         elif self.budget:

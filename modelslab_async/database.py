@@ -46,6 +46,16 @@ MIGRATIONS: Sequence[str] = (
 """What makes a file of version n into one of version n + 1; `user_version` says which it is."""
 
 
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+"""SQLite's codes for a full disk, and for a quota that is used up."""
+_inherited: list[sqlite3.Connection] = []
+"""Connections of the parent process, in a forked child."""
+
+
+class UnwritableError(JournalError):
+    """The values of one row cannot be written, and trying again cannot help."""
+
+
 class Write(NamedTuple):
     """A job as it now is; `take_over` is the owner it may be taken from."""
 
@@ -87,9 +97,14 @@ class Database:
     def open(self) -> None:
         """Make it ours, or say why that cannot be.
 
+        In a forked child the parent's connections are closed first: while SQLite knows of one, it takes no locks for
+        another to the same file, and rows are lost. See "fork" in https://www.sqlite.org/howtocorrupt.html.
+
         Where another process is about to do the same, or mends what a third left when it died, SQLite says "locked" at
         once, whatever its timeout is: that passes.
         """
+        while _inherited:
+            _inherited.pop().close()
         patience = time.monotonic() + BUSY_SECONDS
         while True:
             connection = sqlite3.connect(
@@ -113,10 +128,26 @@ class Database:
             self._connection.close()
             self._connection = None
 
+    def leave_to_parent(self) -> None:
+        """Forget the connection in a forked child: using it there could harm the parent's transactions."""
+        if self._connection:
+            _inherited.append(self._connection)
+            self._connection = None
+
     def write(self, batch: Sequence[Write]) -> list[bool | JournalError]:
-        """One transaction; for each whether it was applied, or why it alone cannot be written."""
-        with self._transaction() as connection:
-            return [self._written(connection, write) for write in batch]
+        """Write a batch in one transaction. Return for each whether it was applied, or why it cannot be written.
+
+        If the disk has no room for the transaction, each write gets one of its own, because a small one may fit. The
+        log is emptied into the file first, so that they may use its pages again.
+        """
+        try:
+            return self._together(batch)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _NO_ROOM:
+                raise
+        with suppress(sqlite3.Error):
+            self._opened.execute("PRAGMA wal_checkpoint")
+        return [self._alone(write) for write in batch]
 
     def unfinished(self, account: str, ready: bool) -> list[JobRecord]:
         """Those that are, or may be, at the service, or wait for it; and, with `ready`, videos that were not saved."""
@@ -148,12 +179,10 @@ class Database:
 
     def charges(self, account: str) -> list[Charge]:
         """The jobs that the service took, or may have."""
-        columns = "ref, created_at, coalesce(accepted_at, submitted_at, created_at), price, accepted_at IS NOT NULL"
+        when = "coalesce(accepted_at, submitted_at, created_at)"
+        columns = f"account, ref, created_at, {when}, price, accepted_at IS NOT NULL"
         rows = self._rows(f"SELECT {columns} FROM jobs WHERE account = ? AND charged IS NOT 0", account)  # noqa: S608
-        return [
-            Charge(key_of(ref, created_at), at, Decimal(price), bool(is_certain))
-            for ref, created_at, at, price, is_certain in rows
-        ]
+        return [Charge(key_of(*job), at, Decimal(price), bool(is_certain)) for *job, at, price, is_certain in rows]
 
     def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         return self._opened.execute(sql, values).fetchall()
@@ -164,11 +193,27 @@ class Database:
             raise JournalError(f"journal {self._path}: it is not open")
         return self._connection
 
-    def _written(self, connection: sqlite3.Connection, write: Write) -> bool | JournalError:
+    def _together(self, batch: Sequence[Write]) -> list[bool | JournalError]:
+        with self._transaction() as connection:
+            return [self._written(connection, write) for write in batch]
+
+    def _alone(self, write: Write) -> bool | JournalError:
         try:
-            return connection.execute(_APPEND, (*_row(write.record), write.take_over)).rowcount > 0
+            with told(self._path):
+                return self._together([write])[0]
+        except JournalError as error:
+            return error
+
+    def _written(self, connection: sqlite3.Connection, write: Write) -> bool | JournalError:
+        record, take_over = write
+        try:
+            if record.job_id is not None:
+                holders = [ref for (ref,) in connection.execute(_HOLDERS, (record.account, record.job_id))]
+                if holders and record.ref not in holders:
+                    return False
+            return connection.execute(_APPEND, (*_row(record), take_over)).rowcount > 0
         except _UNWRITABLE as error:
-            return JournalError(f"journal {self._path}: this job cannot be written: {error}")
+            return UnwritableError(f"journal {self._path}: this job cannot be written: {error}")
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -221,18 +266,26 @@ def _marks(values: Sequence[str]) -> str:
 
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608 - names of ours
 _SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
+_IN_DOUBT = f"{JobState.SUBMITTING.value!r}, {JobState.UNCERTAIN.value!r}"
 _APPEND = f"""
     INSERT INTO jobs ({", ".join(_COLUMNS)}) VALUES ({_marks(_COLUMNS)})
     ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
     WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR state NOT IN ({_SENT})
-       OR (owner = ? AND ifnull(ended_at, 0) IN (0, excluded.ended_at))
+       OR (owner = ? AND ifnull(ended_at, 0) IN (0, excluded.ended_at)
+           AND (job_id IS NULL OR job_id IS excluded.job_id))
+       OR (created_at = excluded.created_at AND state IN ({_IN_DOUBT}) AND job_id IS NULL
+           AND coalesce(excluded.job_id, excluded.accepted_at) IS NOT NULL)
 """  # noqa: S608 - names of ours
+_HOLDERS = "SELECT ref FROM jobs WHERE account = ? AND job_id = ?"
 
 
 _DELIVER = """
     INSERT INTO deliveries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET job_id = ifnull(excluded.job_id, job_id)
 """
-_UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, sqlite3.ProgrammingError, sqlite3.InterfaceError)
+_UNWRITABLE = (
+    TypeError, ValueError, OverflowError, RecursionError,
+    sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError,
+)  # fmt: skip
 """What the values of one row raise, and no other row can help."""
 
 

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from modelslab_async.disk import flush_folder
 from modelslab_async.errors import InvalidVideoError, TransportError
 from modelslab_async.line import Line
 from modelslab_async.protocol import mp4
@@ -127,7 +128,7 @@ def _clear(file: BinaryIO, part: Path) -> None:
 
 
 def _place(file: BinaryIO, part: Path, target: Path, overwrite: bool) -> None:
-    """On disk, then at its name: after a crash there is the old file or the whole new one."""
+    """Flush the file to the disk, then give it its name: after a crash there is the old file or the whole new one."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
@@ -135,12 +136,7 @@ def _place(file: BinaryIO, part: Path, target: Path, overwrite: bool) -> None:
         part.replace(target)
     else:
         _place_anew(part, target)
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(target.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    flush_folder(target.parent)
 
 
 def _place_anew(part: Path, target: Path) -> None:

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -101,14 +100,22 @@ def load(image: Image) -> str | bytes:
     return data
 
 
-def facts(image: Image, loaded: str | bytes) -> Mapping[str, str | int]:
-    """What is kept of a picture: where it came from, and of its bytes only length and digest."""
+def origin(image: Image) -> dict[str, str | int]:
+    """Return where a picture comes from: its source ("url", "path" or "bytes"), and the URL or the absolute path."""
+    match image:
+        case ImageUrl(url=url):
+            return {"source": "url", "where": url}
+        case ImageFile(path=path):
+            return {"source": "path", "where": str(path.absolute())}
+        case ImageBytes():
+            return {"source": "bytes"}
+
+
+def facts(image: Image, loaded: str | bytes) -> dict[str, str | int]:
+    """Return what is kept of a picture: its origin, and of its bytes only length and digest."""
     if isinstance(loaded, str):
-        return {"source": "url", "where": loaded}
-    whence = (
-        {"source": "path", "where": str(image.path.absolute())} if isinstance(image, ImageFile) else {"source": "bytes"}
-    )
-    return {**whence, "length_bytes": len(loaded), "sha256": hashlib.sha256(loaded).hexdigest()}
+        return origin(image)
+    return {**origin(image), "length_bytes": len(loaded), "sha256": hashlib.sha256(loaded).hexdigest()}
 
 
 def _recognise(source: object, *, is_base64: bool) -> Image:

@@ -9,8 +9,10 @@ from modelslab_async.protocol.record import Charge, JobRecord
 class Journal(Protocol):
     """Where jobs are written down. All errors are JournalError."""
 
-    owner: str
-    """The name of the client that writes; no two that live have the same."""
+    @property
+    def owner(self) -> str:
+        """Return the name of the client that writes, which `open` draws; no two that live have the same."""
+        ...
 
     async def open(self) -> None:
         """Make ready, or say why that cannot be."""
@@ -19,8 +21,13 @@ class Journal(Protocol):
     def append(self, record: JobRecord, *, take_over: str | None = None) -> Awaitable[bool]:
         """Write a job as it now is; durable once awaited.
 
-        False, and nothing is written, where the ref belongs to another job that was or may have been sent: one of
-        another owner (but for `take_over`), or made at another time.
+        Return False, and write nothing, in two cases:
+
+        - The row of this ref was or may have been sent, and another client owns it, or it was made at another time.
+          `take_over` names an owner from which the row is taken, unless it ended meanwhile or would lose its id.
+          An acceptance (`job_id` or `accepted_at`) is taken whoever owns the row, and the writer owns it then. That
+          needs the same `created_at`, and a row that is SUBMITTING or UNCERTAIN and has no id.
+        - The id is new to this row, and another row of the account has it: no two paid jobs share an id.
         """
         ...
 

@@ -1,16 +1,24 @@
 """Which clients are alive, across processes: each holds a lock on a file of its own, which ends with its process."""
 
+import os
 import sys
 import uuid
+import weakref
 from pathlib import Path
 from typing import IO
 
 if sys.platform != "win32":
     import fcntl
 
+_locked = weakref.WeakSet[IO[bytes]]()
+
 
 def locks(file: IO[bytes]) -> bool:
-    """Take the lock; whether it was free. On Windows an open file cannot be deleted, which is lock enough."""
+    """Take the lock, and return whether it was free. It ends with this process: a forked child closes its copy.
+
+    On Windows an open file cannot be deleted, which is lock enough.
+    """
+    _locked.add(file)
     if sys.platform != "win32":
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -19,28 +27,44 @@ def locks(file: IO[bytes]) -> bool:
     return True
 
 
+def _close_inherited() -> None:
+    """Close a forked child's copies. LOCK_UN would take the lock from the parent too, as flock(2) says.
+
+    A buffer is not flushed, because the parent flushes the same bytes.
+    """
+    for file in list(_locked):
+        getattr(file, "raw", file).close()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_close_inherited)
+
+
 class Presence:
     """A client's own lock, beside the file that clients share; and a look at the others'."""
 
     def __init__(self, beside: Path) -> None:
         self._beside = beside
         self._file: IO[bytes] | None = None
-        self.owner = uuid.uuid4().hex[:16]
+        self.owner = ""
+        """Drawn by `enter`, so that processes that were forked before have names of their own."""
 
     def enter(self) -> None:
-        """Be alive, until `leave` or the end of the process, however it ends. Raises OSError."""
+        """Be alive under a new name, until `leave` or the end of the process, however it ends. Raises OSError."""
+        self._beside = Path(os.path.realpath(self._beside))
+        self.owner = uuid.uuid4().hex[:16]
         self._file = self._path(self.owner).open("xb")
         locks(self._file)
 
     def leave(self) -> None:
-        """Be gone."""
-        if self._file:
+        """Be gone. A forked child, whose copy of the file is closed, leaves the parent's file where it is."""
+        if self._file and not self._file.closed:
             self._file.close()
-            self._file = None
             self._path(self.owner).unlink(missing_ok=True)
+        self._file = None
 
     def is_alive(self, owner: str) -> bool:
-        """Whether it still drives its jobs, or nobody can tell. A dead one's lock is removed."""
+        """Return whether an owner drives its jobs; True if that is unknown. A dead owner's file is removed."""
         if owner == self.owner:
             return True
         path = self._path(owner)

@@ -2,7 +2,8 @@
 
 Writes of many jobs share a transaction (group commit): while one is being written, the next gather, and a few that come
 soon after it wait a moment for company. All of it happens in one thread of its own, off the event loop. Several
-processes may share the file. Imported with the first journal.
+processes may share the file. A journal that was open when its process was forked is not open in the child, which may
+open it, or another to the same file, for itself. Imported with the first journal.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import sys
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,7 +22,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from modelslab_async.database import Database, Write, told
+from modelslab_async.database import BUSY_SECONDS, Database, UnwritableError, Write, told
 from modelslab_async.errors import JournalError
 from modelslab_async.presence import Presence
 from modelslab_async.protocol.lifecycle import JobState
@@ -30,6 +34,10 @@ _APART = 0.02
 """Seconds from one transaction to the next, unless `_MANY` writes wait: each costs a flush to the disk and two changes
 of thread. Who writes seldom does not wait."""
 _MANY = 16
+_NOT_SENT = (JobState.WAITING, JobState.SUBMITTING)
+_at_work = threading.Lock()
+"""Held while a file is in use. A fork waits for it, so that no child inherits half a transaction."""
+_forking = threading.local()
 
 _T = TypeVar("_T")
 
@@ -39,22 +47,43 @@ class SqliteJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._presence = Presence(Path(os.path.realpath(path)))
-        self.owner = self._presence.owner
-        self._database = Database(self.path)
-        self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
+        self._presence = Presence(path)
+        self._database = Database(path)
+        self._clear()
+
+    def _clear(self) -> None:
+        """Have nothing to write, and no thread that writes."""
+        self._thread: ThreadPoolExecutor | None = None
         self._pending: list[_Waiting] = []
-        self._unwritten: dict[tuple[str, str], _Waiting] = {}
+        self._unwritten: dict[str, _Waiting] = {}
         self._writer: asyncio.Task[None] | None = None
         self._later: asyncio.TimerHandle | None = None
         self._began = -math.inf
         """When the last transaction did."""
 
+    def leave_to_parent(self) -> None:
+        """Be closed in a forked child: the parent writes its rows, and the thread did not come along."""
+        self._clear()
+        self._database.leave_to_parent()
+
+    @property
+    def owner(self) -> str:
+        """As in `Journal`."""
+        return self._presence.owner
+
     async def open(self) -> None:
         """As in `Journal`."""
-        await self._in_thread(self._database.open)
-        with told(self.path):
-            self._presence.enter()
+        if self._thread:
+            raise JournalError(f"journal {self.path}: it is open already (hint: make a journal for each client)")
+        self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
+        _opened.add(self)
+        try:
+            await self._in_thread(self._database.open)
+            with told(self.path):
+                self._presence.enter()
+        except BaseException:
+            await self.close()
+            raise
 
     def append(self, record: JobRecord, *, take_over: str | None = None) -> asyncio.Future[bool]:
         """As in `Journal`."""
@@ -107,7 +136,9 @@ class SqliteJournal:
             with suppress(JournalError):
                 await self._in_thread(self._database.close)
         finally:
-            self._thread.shutdown()
+            if self._thread:
+                self._thread.shutdown()
+                self._thread = None
             self._presence.leave()
 
     def _start(self) -> None:
@@ -118,20 +149,33 @@ class SqliteJournal:
             self._writer = asyncio.create_task(self._write(), name="modelslab_async journal")
 
     async def _write(self) -> None:
+        """Write what gathered; then, apart from it, what could not be written before and may fail again."""
         await self._gather_company()
-        batch, self._pending = _latest([*self._unwritten.values(), *self._pending]), []
-        self._unwritten.clear()
+        batch, self._pending = _latest(self._pending), []
+        batch = [waiting.after(self._unwritten.get(waiting.key)) for waiting in batch]
+        overtaken = {waiting.key for waiting in batch}
+        backlog = [waiting for key, waiting in self._unwritten.items() if key not in overtaken]
         try:
-            results = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
-        except JournalError as error:
-            self._keep(batch, error)
+            is_usable = await self._commit(batch)
         except BaseException:
             self._pending[:0] = batch
             raise
-        else:
-            for waiting, result in zip(batch, results, strict=True):
-                waiting.end(result)
+        if is_usable and backlog:
+            await self._commit(backlog)
         asyncio.get_running_loop().call_soon(self._start)  # what came meanwhile
+
+    async def _commit(self, batch: Sequence[_Waiting]) -> bool:
+        """Write a batch, and keep what may be written later. Return whether the file could be used at all."""
+        outcomes: Sequence[bool | JournalError]
+        is_usable = True
+        try:
+            outcomes = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
+        except JournalError as error:
+            is_usable, outcomes = False, [error] * len(batch)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            self._keep(waiting, outcome)
+            waiting.end(outcome)
+        return is_usable
 
     async def _gather_company(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -139,12 +183,12 @@ class SqliteJournal:
             await asyncio.sleep(max(0.0, self._began + _APART - clock()))
         self._began = clock()
 
-    def _keep(self, batch: Sequence[_Waiting], error: JournalError) -> None:
-        """What could not be written is tried again with the next write; an intent is not, for it is not sent."""
-        for waiting in batch:
-            if waiting.write.record.state not in (JobState.WAITING, JobState.SUBMITTING):
-                self._unwritten[waiting.key] = waiting
-            waiting.end(error)
+    def _keep(self, waiting: _Waiting, outcome: bool | JournalError) -> None:
+        """Keep what could not be written for the next time; but not an intent, because its job is not sent."""
+        if not isinstance(outcome, JournalError) or isinstance(outcome, UnwritableError):
+            self._unwritten.pop(waiting.key, None)
+        elif waiting.write.record.state not in _NOT_SENT:
+            self._unwritten[waiting.key] = waiting.after(self._unwritten.get(waiting.key))
 
     async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
         await self._settled()
@@ -158,8 +202,41 @@ class SqliteJournal:
                 await asyncio.wait([self._writer])
 
     async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
+        if self._thread is None:
+            raise JournalError(f"journal {self.path}: it is not open")
         with told(self.path):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, _undisturbed, work, *arguments)
+
+
+_opened = weakref.WeakSet[SqliteJournal]()
+
+
+def _undisturbed(work: Callable[..., _T], *arguments: Any) -> _T:
+    """Call *work* while no fork can happen."""
+    with _at_work:
+        return work(*arguments)
+
+
+def _pause() -> None:
+    """Wait until no file is in use, but not for ever, because a disk may hang."""
+    _forking.is_paused = _at_work.acquire(timeout=BUSY_SECONDS)
+
+
+def _go_on() -> None:
+    if _forking.is_paused:
+        _at_work.release()
+
+
+def _leave_to_parent() -> None:
+    """Have nothing open, and nothing in use, in a forked child."""
+    for journal in list(_opened):
+        journal.leave_to_parent()
+    if _at_work.locked():
+        _at_work.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_leave_to_parent)
 
 
 @attrs.frozen
@@ -170,10 +247,16 @@ class _Waiting:
     written: asyncio.Future[bool] | None
 
     @property
-    def key(self) -> tuple[str, str]:
-        """One job: a ref may be used again, once it surely was not sent."""
+    def key(self) -> str:
+        """Return a name for the job."""
         record = self.write.record
-        return record.account, key_of(record.ref, record.created_at)
+        return key_of(record.account, record.ref, record.created_at)
+
+    def after(self, failed: _Waiting | None) -> _Waiting:
+        """Return this write, with leave to take the row over if a write of the same job that *failed* had it."""
+        if failed is None or self.write.take_over:
+            return self
+        return attrs.evolve(self, write=self.write._replace(take_over=failed.write.take_over))
 
     def end(self, outcome: bool | JournalError) -> None:
         if self.written is None or self.written.done():

@@ -18,7 +18,7 @@ LAYERS = [
     {"errors", "aio"},
     {"protocol"},
     {"proxies"},
-    {"transport", "slots", "images", "arguments", "tally", "presence", "database", "saved"},
+    {"transport", "slots", "images", "arguments", "tally", "disk", "presence", "database", "saved"},
     {"journal"},
     {"sqlite"},
     {"job"},

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
-from conftest import World, a_request
+from conftest import KEY, World, a_request
 
 from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, JobFailedError, Plan, PriceList
 from modelslab_async.emulator import Fault, Rule
@@ -78,6 +78,27 @@ async def test_a_client_keeps_to_its_budget(world: MakeWorld) -> None:
     assert budget.reserved == budget.held == 0
     assert len(here.service.ledger.charges) == 3
     assert budget.remaining(0.0) == 0
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("kept", [False, True], ids=["no journal", "a journal"])
+async def test_two_accounts_with_the_same_ref_are_two_charges(world: MakeWorld, tmp_path: Path, kept: bool) -> None:
+    """Of a budget that they share, though both submit in one instant; and in the next run, if a journal knows."""
+    here = world(keys=[KEY, "key-of-another-user"])
+    journal, budget = (tmp_path / "jobs.db" if kept else None), Budget(jobs=2, per="ever")
+    async with at_noon(here.client(journal=journal, budget=budget)) as one:
+        other = at_noon(await one.account("key-of-another-user", budget=budget))
+        jobs = [client.submit(a_request(track_id="mine")) for client in (one, other)]
+        assert budget.jobs_left(PRICES, NOON) == 0
+        with pytest.raises(BudgetExceededError):
+            one.submit(a_request())
+        for job in jobs:
+            await job
+        assert budget.spent(NOON) == 2 * PRICES.usd == PRICES.usd * len(here.service.ledger.charges)
+    later = Budget(jobs=2, per="ever")
+    async with at_noon(here.client(journal=journal, budget=later)) as one:
+        await one.account("key-of-another-user", budget=later)
+        assert later.jobs_left(PRICES, NOON) == (0 if kept else 2)
 
 
 @pytest.mark.looptime

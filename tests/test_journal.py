@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import closing
@@ -23,7 +25,7 @@ from modelslab_async import (
     JournalError,
     ReplyLostError,
 )
-from modelslab_async.database import APPLICATION_ID, MIGRATIONS, Database, Write
+from modelslab_async.database import _HOLDERS, APPLICATION_ID, MIGRATIONS, Database, Write
 from modelslab_async.presence import Presence
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, after, key_of
@@ -185,6 +187,116 @@ async def test_a_row_is_taken_over_once(journal: SqliteJournal) -> None:
     assert results == [True, False]
 
 
+LATE: dict[str, Any] = {"state": S.PROCESSING, "job_id": "77", "accepted_at": 5.0}
+"""What the owner writes once the service's reply came."""
+LATE_EVENTS: dict[str, dict[str, Any]] = {
+    "accepted": LATE,
+    "ready at once, without an id": {"state": S.READY, "accepted_at": 5.0, "links": ("https://files.invalid/a.mp4",)},
+    "failed at once": {"state": S.FAILED, "job_id": "77", "accepted_at": 5.0, "ended_at": 5.0},
+    "an id is enough": {"state": S.PROCESSING, "job_id": "77"},
+}
+
+
+@pytest.mark.parametrize("late", LATE_EVENTS)
+@pytest.mark.parametrize("doubted", [S.SUBMITTING, S.UNCERTAIN], ids=str)
+async def test_an_acceptance_is_written_though_another_client_took_the_row(
+    journal: SqliteJournal, doubted: JobState, late: str
+) -> None:
+    """Its owner was taken for dead while its submit was under way. The reply counts, and the row is the owner's again:
+    what the other client writes of a lost reply counts no more.
+    """
+    sent = a_record(journal, state=S.SUBMITTING, submitted_at=2.0)
+    taken = sent._replace(owner="other", state=doubted)
+    accepted = sent._replace(**LATE_EVENTS[late])
+    assert await journal.append(sent)
+    assert await journal.append(taken, take_over=sent.owner)
+    assert await journal.append(accepted)
+    assert await journal.find("a", ref="r1") == accepted
+    assert not await journal.append(taken._replace(state=S.REFUSED, ended_at=9.0), take_over="other")
+    assert await journal.find("a", ref="r1") == accepted
+    assert await journal.append(accepted._replace(error="a later note"))
+
+
+async def test_an_acceptance_is_not_lost_to_a_take_over_that_comes_after_it(journal: SqliteJournal) -> None:
+    """The other client read the row before the reply came, and writes after it."""
+    sent = a_record(journal, state=S.SUBMITTING, submitted_at=2.0)
+    accepted = sent._replace(**LATE)
+    for record in (sent, accepted):
+        assert await journal.append(record)
+    assert not await journal.append(sent._replace(owner="other", state=S.UNCERTAIN), take_over=sent.owner)
+    assert await journal.find("a", ref="r1") == accepted
+    assert await journal.append(accepted._replace(owner="other"), take_over=sent.owner)
+
+
+@pytest.mark.parametrize(
+    ("changes", "there"),
+    [
+        ({"created_at": 7.0}, {}),
+        ({"job_id": "78"}, {"state": S.PROCESSING, "job_id": "77"}),
+        ({"job_id": "77"}, {"state": S.TIMED_OUT}),
+        ({"job_id": None, "accepted_at": None}, {}),
+    ],
+    ids=["another job", "the row has an id", "the row ended", "no acceptance"],
+)
+async def test_only_an_acceptance_of_this_job_is_written_over_the_row_of_another_client(
+    journal: SqliteJournal, changes: dict[str, Any], there: dict[str, Any]
+) -> None:
+    """Else a row belongs to its owner."""
+    row = a_record(journal, owner="other", state=S.UNCERTAIN)._replace(**there)
+    assert await journal.append(row)
+    assert not await journal.append(a_record(journal)._replace(**{**LATE, **changes}))
+    assert await journal.find("a", ref="r1") == row
+
+
+@pytest.mark.parametrize("state", [None, S.WAITING, S.SUBMITTING, S.UNCERTAIN, S.PROCESSING], ids=str)
+@pytest.mark.parametrize("take_over", [None, "dead"])
+async def test_two_jobs_of_an_account_never_share_an_id(
+    journal: SqliteJournal, state: JobState | None, take_over: str | None
+) -> None:
+    """An id that another row has is not written, be the row new or known, owned or taken over."""
+    first = a_record(journal, "first", S.PROCESSING, job_id="77")
+    assert await journal.append(first)
+    before = state and a_record(journal, "second", state, owner=take_over or journal.owner)
+    if before:
+        assert await journal.append(before)
+    second = a_record(journal, "second", S.PROCESSING, job_id="77")
+    assert not await journal.append(second, take_over=take_over)
+    assert await journal.find("a", ref="second") == before
+    assert await journal.find("a", job_id="77") == first
+    assert await journal.append(second._replace(job_id="78"), take_over=take_over)
+
+
+async def test_an_id_is_shared_neither_within_a_transaction(journal: SqliteJournal) -> None:
+    """Of two acceptances with one id, in whatever order they are written, one counts."""
+    both = [a_record(journal, ref, S.PROCESSING, job_id="77") for ref in ("one", "two")]
+    assert sorted(await asyncio.gather(*map(journal.append, both))) == [False, True]
+
+
+async def test_an_id_belongs_to_its_row_and_its_account(journal: SqliteJournal) -> None:
+    """A row goes on with its id, other accounts have ids of their own, and no id is no id."""
+    for state in (S.PROCESSING, S.READY):
+        assert await journal.append(a_record(journal, state=state, job_id="77"))
+    assert await journal.append(a_record(journal, state=S.PROCESSING, job_id="77")._replace(account="b"))
+    assert all([await journal.append(a_record(journal, f"none {number}", S.UNCERTAIN)) for number in range(2)])
+
+
+async def test_rows_that_shared_an_id_before_go_on(journal: SqliteJournal) -> None:
+    """A file of an earlier version may hold such rows: each is still written by its owner."""
+    for number in range(2):
+        assert await journal.append(a_record(journal, f"r{number}", S.PROCESSING))
+    assert journal._database._connection is not None
+    journal._database._connection.execute("UPDATE jobs SET job_id = '77'")
+    for number in range(2):
+        assert await journal.append(a_record(journal, f"r{number}", S.READY, job_id="77"))
+
+
+async def test_the_search_for_an_id_uses_the_index(journal: SqliteJournal) -> None:
+    """A write costs the same with a million rows."""
+    assert journal._database._connection is not None
+    plan = journal._database._connection.execute(f"EXPLAIN QUERY PLAN {_HOLDERS}", ("a", "77")).fetchall()
+    assert [step for *_, step in plan] == ["SEARCH jobs USING COVERING INDEX jobs_by_id (account=? AND job_id=?)"]
+
+
 async def test_charges_are_what_was_or_may_have_been_paid(journal: SqliteJournal) -> None:
     """Accepted and uncertain jobs with their price, not what was refused or never sent."""
     rows = [
@@ -195,8 +307,8 @@ async def test_charges_are_what_was_or_may_have_been_paid(journal: SqliteJournal
     ]
     await asyncio.gather(*map(journal.append, rows))
     doubt, taken = sorted(await journal.charges("a"), key=lambda charge: charge.key)
-    assert doubt == Charge(key_of("doubt", 1.0), 110.0, Decimal("0.2"), is_certain=False)
-    assert taken == Charge(key_of("taken", 1.0), 100.0, Decimal("0.3"), is_certain=True)
+    assert doubt == Charge(key_of("a", "doubt", 1.0), 110.0, Decimal("0.2"), is_certain=False)
+    assert taken == Charge(key_of("a", "taken", 1.0), 100.0, Decimal("0.3"), is_certain=True)
 
 
 async def test_many_writes_share_a_transaction(journal: SqliteJournal, tmp_path: Path) -> None:
@@ -329,6 +441,136 @@ async def test_a_full_disk(journal: SqliteJournal) -> None:
     assert [await journal.find("a", ref=ref) is None for ref in ("intent", "taken", "next")] == [True, False, False]
 
 
+def leave_no_room(journal: SqliteJournal, pages: int = 0) -> sqlite3.Connection:
+    """Let the file have so many pages more."""
+    connection = journal._database._connection
+    assert connection is not None
+    there = connection.execute("PRAGMA page_count").fetchone()[0]
+    connection.execute(f"PRAGMA max_page_count = {there + pages}")
+    return connection
+
+
+BIG = {"prompt": "x" * 9000}
+
+
+async def test_an_intent_that_fits_is_written_though_the_backlog_does_not(journal: SqliteJournal) -> None:
+    """On a full disk an acceptance waits for room; small rows go on meanwhile, and it is written once there is room."""
+    connection = leave_no_room(journal)
+    taken = a_record(journal, "taken", S.PROCESSING, request=BIG, job_id="77")
+    with pytest.raises(JournalError, match="make room"):
+        await journal.append(taken)
+    for number in range(3):
+        small = a_record(journal, f"small {number}", S.SUBMITTING)
+        assert await journal.append(small)
+        assert await journal.find("a", ref=small.ref) == small
+        assert await journal.find("a", ref="taken") is None
+    connection.execute("PRAGMA max_page_count = 100000")
+    assert await journal.append(a_record(journal, "next", S.SUBMITTING))
+    assert await journal.find("a", ref="taken") == taken
+
+
+async def test_a_row_that_does_not_fit_fails_alone(journal: SqliteJournal) -> None:
+    """Of what shares a transaction, and of what waits for room, each is written that fits."""
+    leave_no_room(journal)
+    big = [a_record(journal, f"big {number}", S.PROCESSING, request=BIG) for number in range(2)]
+    small = [a_record(journal, f"small {number}", S.PROCESSING) for number in range(2)]
+    noted = a_record(journal, "noted", S.PROCESSING)
+    journal.note(big[0]._replace(ref="big note"))
+    journal.note(noted)
+    written = await asyncio.gather(*map(journal.append, [big[0], *small, big[1]]), return_exceptions=True)
+    assert [isinstance(each, JournalError) for each in written] == [True, False, False, True]
+    assert {record.ref for record in await journal.unfinished("a")} == {"small 0", "small 1", "noted"}
+
+
+async def test_a_backlog_that_fits_in_parts_is_written_in_parts(journal: SqliteJournal) -> None:
+    """One row that is too big keeps no other from the disk."""
+    connection = leave_no_room(journal)
+    connection.execute("PRAGMA query_only = 1")
+    for name, request in (("big", BIG), ("small", {})):
+        with pytest.raises(JournalError):
+            await journal.append(a_record(journal, name, S.PROCESSING, request=request))
+    connection.execute("PRAGMA query_only = 0")
+    assert await journal.append(a_record(journal, "next", S.SUBMITTING))
+    assert {record.ref for record in await journal.unfinished("a")} == {"small", "next"}
+
+
+async def test_a_quota_that_is_used_up_is_a_full_disk(journal: SqliteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite calls it an I/O error, of the whole transaction: small rows go on."""
+    write, error = Database._written, sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_WRITE
+
+    def with_quota(database: Database, connection: sqlite3.Connection, each: Write) -> bool | JournalError:
+        if each.record.request:
+            raise error
+        return write(database, connection, each)
+
+    monkeypatch.setattr(Database, "_written", with_quota)
+    rows = [a_record(journal, "big", S.SUBMITTING, request=BIG), a_record(journal, "small", S.SUBMITTING)]
+    big, small = await asyncio.gather(*map(journal.append, rows), return_exceptions=True)
+    assert isinstance(big, JournalError)
+    assert "I/O" in str(big)
+    assert small is True
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows limits no file's size")
+def test_a_log_that_cannot_grow_is_used_again(tmp_path: Path) -> None:
+    """The disk became full while the log was far larger than the file: rows find room in the log's own pages."""
+    script = """
+import asyncio, resource, sys
+from pathlib import Path
+from modelslab_async import JobRecord
+from modelslab_async.sqlite import SqliteJournal
+
+async def main(path):
+    journal = SqliteJournal(path)
+    await journal.open()
+    for number in range(50):
+        record = JobRecord("a", f"early {number}", journal.owner, 1.0, request={"prompt": "x" * 2000})
+        assert await journal.append(record)
+    limit = path.with_name(path.name + "-wal").stat().st_size
+    assert limit > 5 * path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    for number in range(50):
+        assert await journal.append(JobRecord("a", f"late {number}", journal.owner, 1.0))
+    await journal.close()
+
+asyncio.run(main(Path(sys.argv[1])))
+"""
+    root = Path(__file__).resolve().parents[1]
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "jobs.db")], cwd=root, check=True)
+    with closing(sqlite3.connect(tmp_path / "jobs.db")) as file:
+        assert file.execute("SELECT count(*) FROM jobs").fetchone() == (100,)
+
+
+async def test_a_backlog_puts_no_older_state_over_a_newer_one(journal: SqliteJournal) -> None:
+    """What a later write of the job overtook is not written; and what it was to take over is taken over by that."""
+    assert await journal.append(a_record(journal, state=S.PROCESSING, owner="dead"))
+    connection = leave_no_room(journal)
+    with pytest.raises(JournalError):
+        await journal.append(a_record(journal, state=S.PROCESSING, request=BIG), take_over="dead")
+    with pytest.raises(JournalError):
+        await journal.append(a_record(journal, state=S.READY, request=BIG))
+    journal.note(a_record(journal, state=S.READY, links=("https://files.invalid/a.mp4",)))
+    connection.execute("PRAGMA max_page_count = 100000")
+    for _ in range(2):
+        assert await journal.append(a_record(journal, "next", S.SUBMITTING))
+        found = await journal.find("a", ref="r1")
+        assert found is not None
+        assert (found.state, found.owner, len(found.links)) == (S.READY, journal.owner, 1)
+
+
+async def test_a_backlog_that_no_file_can_hold_fails_no_other(journal: SqliteJournal) -> None:
+    """It is given up once that is known."""
+    connection = leave_no_room(journal)
+    connection.execute("PRAGMA query_only = 1")
+    with pytest.raises(JournalError):
+        await journal.append(a_record(journal, "odd", S.PROCESSING, created_at=float("nan")))
+    connection.execute("PRAGMA query_only = 0")
+    assert await journal.append(a_record(journal, "next", S.SUBMITTING))
+    assert await journal.find("a", ref="odd") is None
+    assert journal._unwritten == {}
+
+
 async def test_a_new_file_is_marked(tmp_path: Path, journal: SqliteJournal) -> None:
     """Whose it is, and of which version, is told by the file itself."""
     assert journal.is_alive(journal.owner)
@@ -349,6 +591,37 @@ def test_presence_ends_with_its_holder(tmp_path: Path) -> None:
     assert not other.is_alive("0" * 16)
     assert not list(tmp_path.glob("*.alive"))
     assert json.dumps(other.owner) != json.dumps(one.owner)
+
+
+async def test_a_journal_is_open_once_and_may_be_opened_again(tmp_path: Path, journal: SqliteJournal) -> None:
+    """Its owner lives until it is closed, and is another one when it is opened again."""
+    before, other = journal.owner, Presence(journal.path)
+    with pytest.raises(JournalError, match="open already"):
+        await journal.open()
+    assert journal.owner == before
+    assert await journal.append(a_record(journal, "before", S.PROCESSING))
+    await journal.close()
+    assert not other.is_alive(before)
+    with pytest.raises(JournalError, match="not open"):
+        await journal.append(a_record(journal, "closed"))
+    await journal.open()
+    assert journal.owner != before
+    assert other.is_alive(journal.owner)
+    assert await journal.append(a_record(journal, "after", S.PROCESSING))
+    assert {r.ref: r.owner == before for r in await journal.unfinished("a")} == {"before": True, "after": False}
+
+
+async def test_a_journal_that_could_not_be_opened_may_be_opened_later(tmp_path: Path) -> None:
+    """Nothing of the attempt is left."""
+    path = tmp_path / "later" / "jobs.db"
+    journal = SqliteJournal(path)
+    with pytest.raises(JournalError, match="folder"):
+        await journal.open()
+    path.parent.mkdir()
+    await journal.open()
+    assert await journal.append(a_record(journal))
+    await journal.close()
+    assert not list(tmp_path.rglob("*.alive"))
 
 
 async def test_many_may_make_the_file_at_once(tmp_path: Path) -> None:
@@ -397,6 +670,7 @@ async def test_a_cancelled_writer_loses_nothing(tmp_path: Path) -> None:
         busy.set()
         goes_on.wait()
 
+    assert journal._thread is not None
     journal._thread.submit(work)
     busy.wait()
     journal.append(a_record(journal, "taken", S.PROCESSING))

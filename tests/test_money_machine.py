@@ -86,7 +86,10 @@ class MemoryJournal:
     async def charges(self, account: str) -> Sequence[Charge]:
         rows = [record for record in self.disk.rows.values() if record.account == account]
         paid = [record for record in rows if record.charged is not False]
-        return [Charge(key_of(r.ref, r.created_at), r.created_at, r.price, r.accepted_at is not None) for r in paid]
+        keys = (key_of(r.account, r.ref, r.created_at) for r in paid)
+        return [
+            Charge(key, r.created_at, r.price, r.accepted_at is not None) for key, r in zip(keys, paid, strict=True)
+        ]
 
     def is_alive(self, owner: str) -> bool:
         return owner in self.disk.alive

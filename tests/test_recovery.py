@@ -79,6 +79,63 @@ async def test_a_row_tells_all_that_is_needed_later(world: MakeWorld, tmp_path: 
     assert b"pixels that stay out of it" not in written
 
 
+@pytest.mark.parametrize("source", ["path", "url", "bytes"])
+async def test_a_row_that_waits_tells_where_its_picture_is(
+    world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """So a later process can send it, from whatever folder: the absolute path, or the URL without the key. Bytes are
+    not kept. Once the job is sent, length and digest are known too.
+    """
+    monkeypatch.chdir(tmp_path)
+    Path("a.png").write_bytes(PNG)
+    pictures: dict[str, tuple[Any, dict[str, Any]]] = {
+        "path": ("a.png", {"source": "path", "where": str(tmp_path / "a.png")}),
+        "url": (f"https://x.invalid/{KEY}/a", {"source": "url", "where": "https://x.invalid/***/a"}),
+        "bytes": (PNG, {"source": "bytes"}),
+    }
+    picture, kept = pictures[source]
+    async with world().client(journal=tmp_path / "jobs.db", max_in_flight=1) as client:
+        running, waiting = (client.submit(a_request(init_image=picture)) for _ in range(2))
+        await running.submitted()
+        record = await row(client, waiting.ref)
+        assert (record.state, record.picture) == (S.WAITING, kept)
+        sent = (await row(client, running.ref)).picture or {}
+        assert sent.items() >= kept.items()
+        assert ("sha256" in sent) == (source != "url")
+        await client.aclose(drain=False)
+    written = b"".join(path.read_bytes() for path in tmp_path.glob("jobs.db*"))
+    assert KEY.encode() not in written
+
+
+async def test_a_reply_counts_though_its_client_was_taken_for_dead(world: MakeWorld, tmp_path: Path) -> None:
+    """Another client lists the job as uncertain, and then its reply comes: the id is kept, the job goes on to its
+    video, and it cannot be said to be lost.
+    """
+    here = world(faults=[Rule(Fault.SLOW, times=1, seconds=20)])
+    async with here.client(journal=tmp_path / "jobs.db") as owner:
+        job = owner.submit(a_request(track_id="mine"))
+        await asyncio.sleep(5)
+        journal = _TakesAllForDead(tmp_path / "jobs.db")
+        async with here.client(journal=journal) as other:
+            (doubted,) = (await other.recover()).uncertain
+            assert (doubted.ref, doubted.owner) == ("mine", journal.owner)
+            assert (await row(other, "mine")).state is S.UNCERTAIN
+            await job.submitted()
+            accepted = await row(other, "mine")
+            assert (accepted.job_id, accepted.state) == (job.id, S.PROCESSING)
+            with pytest.raises(InvalidRequestError, match="processing"):
+                await other.resolve("mine", lost=True)
+            await job.save(tmp_path / "a.mp4")
+        assert (await row(owner, "mine")).saved_path == str(tmp_path / "a.mp4")
+
+
+class _TakesAllForDead(SqliteJournal):
+    """Sees no lock of another client, as on a share that keeps none."""
+
+    def is_alive(self, owner: str) -> bool:
+        return owner == self.owner
+
+
 async def test_a_new_client_collects_what_an_old_one_paid_for(world: MakeWorld, tmp_path: Path) -> None:
     """Jobs that ran when their client went away are watched on by the next, and are not paid for again."""
     here = world()

@@ -16,6 +16,7 @@ import attrs
 from modelslab_async import presence
 from modelslab_async.batch.files import examine
 from modelslab_async.batch.results import RESULTS_FILE, Result, from_json, read_results, to_json
+from modelslab_async.disk import flush_folder
 from modelslab_async.errors import InvalidRequestError, Problem
 
 BATCH_FILE = "batch.json"
@@ -103,6 +104,7 @@ def _identified(path: Path, file: IO[bytes], owner: Owner) -> str:
         file.write(json.dumps({"batch": batch, **attrs.asdict(owner)}).encode())
         file.flush()
         os.fsync(file.fileno())
+        flush_folder(path)  # without this file a later run would not know what was paid for
         return batch
     try:
         known = json.loads(told)

@@ -62,9 +62,9 @@ class JobRecord(NamedTuple):
         return self.state in _FILLING and abs(now - (since or 0.0)) < PLACE_HOLD
 
 
-def key_of(ref: str, created_at: float) -> str:
-    """A name for one job: its ref may be used again, once it surely was not sent."""
-    return f"{ref}@{created_at!r}"
+def key_of(account: str, ref: str, created_at: float) -> str:
+    """Return a name for one job. Accounts may use the same ref, and an account may reuse one that was not sent."""
+    return f"{account}/{ref}@{created_at!r}"
 
 
 class Charge(NamedTuple):
