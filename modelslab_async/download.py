@@ -121,9 +121,10 @@ def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:
 
 
 def _clear(file: BinaryIO, part: Path) -> None:
-    try:
+    """Remove the partial file. A file system that does not let it go costs a leftover, not the result."""
+    with suppress(OSError):
         file.close()
-    finally:
+    with suppress(OSError):
         part.unlink(missing_ok=True)
 
 
