@@ -182,7 +182,8 @@ class _Seen:
     """Videos whose file has another content."""
     open: dict[str, str] = attrs.field(factory=dict[str, str])
     """What has no end yet, by ref."""
-    late: list[str] = attrs.field(factory=list[str])
+    late: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
+    """Bounds that were outstayed: the ref, and what took too long."""
     foreign: list[str] = attrs.field(factory=list[str])
     early_bytes: int = 0
     late_bytes: int = 0
@@ -191,13 +192,13 @@ class _Seen:
         """Run all jobs, and break the run off at the limit."""
         work = asyncio.create_task(self._all(url))
         await asyncio.wait([work], timeout=limit)
+        self.late += [(ref, f"no end of {what}") for ref, what in self.open.items()]
         if not work.done():
-            self.late.append(f"the run has no end within {limit} s")
-            self.late += [f"{ref}: no end of {what}" for ref, what in self.open.items()]
+            self.late.append(("", f"the run has no end within {limit} s"))
             work.cancel()
             await asyncio.wait([work], timeout=_LONGEST_CLOSE)
         if not work.done():
-            self.late.append(f"aclose(drain=False) has no end within {_LONGEST_CLOSE} s")
+            self.late.append(("", f"aclose(drain=False) has no end within {_LONGEST_CLOSE} s"))
         elif not work.cancelled() and (error := work.exception()):
             self.note_foreign("the run or the close", error)
         self.late_bytes = _resident_bytes()
@@ -244,7 +245,7 @@ class _Seen:
             if after is None or after.state is not before.state:
                 until = (after or before).elapsed
                 if until - since > _LONGEST_STAY.get(before.state, float("inf")):
-                    self.late.append(f"{job.ref} was {before.state.value} for {until - since:.1f} s")
+                    self.late.append((job.ref, f"was {before.state.value} for {until - since:.1f} s"))
                 since = until
 
     async def _save(self, job: Job) -> None:
@@ -262,7 +263,7 @@ class _Seen:
             path.unlink()
         del self.open[job.ref]
         if (took := time.monotonic() - begun) >= _LONGEST_SAVE:
-            self.late.append(f"{job.ref}.save had no end for {took:.1f} s")
+            self.late.append((job.ref, f"no end of the download for {took:.1f} s"))
 
     def _check_error(self, where: str, error: Exception) -> None:
         """Note an error that users must not get: a bare JobError reports a mistake in the library."""
@@ -302,8 +303,9 @@ class _Seen:
         wrong = self.wrong.keys() - changed
         notes = [f"charged twice: {ref}" for ref in twice]
         notes += [f"charged and lost: {ref} is {self.states.get(ref)}" for ref in lost]
-        notes += [*differ, *self.late, *self.foreign, *(f"{ref} has a wrong file" for ref in wrong)]
-        for ref in (*twice, *lost, *self.open, *wrong):
+        notes += [*differ, *self.foreign, *(f"{ref} has a wrong file" for ref in wrong)]
+        notes += [f"{ref}: {words}".removeprefix(": ") for ref, words in self.late]
+        for ref in dict.fromkeys((*twice, *lost, *wrong, *(ref for ref, _ in self.late))):
             notes += [f"{ref}: {entry['text']}" for entry in log if _is_about(entry, ref, rows.get(ref))]
         return Account(
             ends=dict(Counter(state.value for state in self.states.values())),
