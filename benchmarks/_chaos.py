@@ -305,7 +305,7 @@ class _Seen:
         notes += [f"charged and lost: {ref} is {self.states.get(ref)}" for ref in lost]
         notes += [*differ, *self.foreign, *(f"{ref} has a wrong file" for ref in wrong)]
         notes += [f"{ref}: {words}".removeprefix(": ") for ref, words in self.late]
-        for ref in dict.fromkeys((*twice, *lost, *wrong, *(ref for ref, _ in self.late))):
+        for ref in dict.fromkeys((*twice, *lost, *wrong, *(ref for ref, _ in self.late if ref))):
             notes += [f"{ref}: {entry['text']}" for entry in log if _is_about(entry, ref, rows.get(ref))]
         return Account(
             ends=dict(Counter(state.value for state in self.states.values())),
