@@ -14,10 +14,14 @@ JOBS = 60
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
 def test_the_account_is_right_when_everything_goes_wrong() -> None:
-    """Each job ends; what was charged is what was accepted or is uncertain; nothing twice, lost or left open."""
+    """Each job ends; what was charged is what was accepted or is uncertain; nothing twice, lost or left open.
+
+    The journal agrees, nothing foreign is raised, and each saved file is the job's own.
+    """
     account = asyncio.run(_chaos.run(JOBS, lambda _: None))
     assert sum(account.ends.values()) == JOBS
     assert set(account.ends) <= {"ready", "failed", "uncertain", "refused", "timed_out"}
     assert account.charges == account.accepted > 0
-    assert (account.charged_twice, account.lost) == (0, 0)
+    assert (account.charged_twice, account.lost, account.disagreements) == (0, 0, 0), account.notes
+    assert (account.late, account.foreign, account.wrong_files) == (0, 0, 0), account.notes
     assert (account.leaked_tasks, account.leaked_files) == (0, 0)

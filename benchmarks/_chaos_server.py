@@ -1,0 +1,89 @@
+"""The emulator of `benchmarks.chaos`, in a process of its own: its files are longer, and half of its replies chunked.
+
+`python -m benchmarks._chaos_server SPEED ETAS FAULTS LIMIT SEED DAMAGES LOG` is that process. It is as
+`python -m benchmarks._common`, except that with DAMAGES all requests, of files too, pass a proxy that damages them. At
+its end it writes the log of the damage to the file LOG, a JSON object a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from benchmarks._common import Server, _Counting, asked, tell_whenever_asked
+from benchmarks._damage import Damages, Proxy
+from modelslab_async.emulator import Rule, skeleton
+from modelslab_async.emulator.order import DEFAULT_ETA, Work
+
+_LONGEST_FILE_BYTES = 100_000
+
+
+def video(prompt: str, seed: int) -> bytes:
+    """Return the file of a job: a bare mp4 of up to 100 KB, which no other prompt and seed give."""
+    rng = random.Random(f"{seed} {prompt}")
+    content = rng.randbytes(int(_LONGEST_FILE_BYTES ** rng.random()) // 2).hex()
+    return skeleton(Work(picture=b"", prompt=content, seed=seed, width=0, height=0, frames=0, fps=0))
+
+
+class ChaosServer(Server):
+    """Start the emulator of a chaos run, behind a damaging proxy if there are `damages`."""
+
+    def __init__(self, speed: float, faults: Sequence[Rule], damages: Damages | None, log: Path) -> None:
+        super().__init__(speed, DEFAULT_ETA, faults, module="benchmarks._chaos_server")
+        drawn = damages and {"seed": damages.seed, "rate": damages.rate}
+        self._arguments += [json.dumps(drawn), str(log)]
+
+
+class _Emulator(_Counting):
+    """Reach it at `seen_at`, if that is set: links lead there."""
+
+    seen_at = ""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(render=lambda work: video(work.prompt, work.seed), port=0, **options)
+        self._is_chunked = cycle((True, False))
+
+    async def _listen(self) -> None:
+        await super()._listen()
+        self.service.origin = self.seen_at or self.service.origin
+
+    async def _post(self, request: web.Request) -> web.StreamResponse:
+        return self._framed(await super()._post(request))
+
+    async def _file(self, request: web.Request) -> web.StreamResponse:
+        return self._framed(await super()._file(request))
+
+    def _framed(self, response: web.StreamResponse) -> web.StreamResponse:
+        """Chunk every second reply: broken chunks are another kind of damage than a length that is not reached."""
+        if next(self._is_chunked) and not response.prepared:
+            response.headers.pop("Content-Length", None)
+            response.enable_chunked_encoding()
+        return response
+
+
+async def _serve(options: Mapping[str, Any], damages: Damages | None, log: Path) -> None:
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(_Emulator(**options))
+        if damages:
+            port = int(server.url.rpartition(":")[2])
+            proxy = await stack.enter_async_context(Proxy(port, damages.plan))
+            server.seen_at = server.service.origin = proxy.url
+            stack.callback(lambda: log.write_text("".join(json.dumps(e.as_dict()) + "\n" for e in proxy.log)))
+        await tell_whenever_asked(server)
+
+
+if __name__ == "__main__":
+    *_arguments, _damages, _log = sys.argv
+    _drawn = json.loads(_damages)
+    logging.disable()  # requests that cannot be parsed, as ordered
+    asyncio.run(_serve(asked(_arguments), Damages(**_drawn) if _drawn else None, Path(_log)))
