@@ -49,7 +49,7 @@ class Webhook:
     """`Client(webhook=Webhook(public_url=..., secret=...))`, and mounted where `public_url` leads.
 
     public_url: where the service reaches this application, such as "https://example.com/hooks/modelslab".
-    secret: at least 16 bytes that nobody else knows; the same in all processes that share the URL.
+    secret: at least 16 bytes, kept like a password; the same in all processes that share the URL.
 
     A webhook is an ASGI application (mount it in Starlette, FastAPI or any other). `webhook.aiohttp` is a handler of
     aiohttp.web, and `await webhook.handle(path, body)` serves any other framework. The answer to a delivery is 200, or
@@ -99,20 +99,19 @@ class Webhook:
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
         """Answer as an ASGI application."""
-        if scope["type"] == "websocket":
-            await send({"type": "websocket.close"})
-        if scope["type"] != "http":
-            return
         with suppress(OSError):  # the sender went away
-            answer: _Answer | None = (405, b"post only")
-            if scope["method"] == "POST":
-                answer = await self._take(scope["path"], partial(_asgi_body, receive))
-            if answer is None:
-                return
-            status, text = answer
-            headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": text})
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close"})
+            elif scope["type"] == "http" and (answer := await self._answer(scope, receive)):
+                status, text = answer
+                headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
+                await send({"type": "http.response.start", "status": status, "headers": headers})
+                await send({"type": "http.response.body", "body": text})
+
+    async def _answer(self, scope: _Scope, receive: _Receive) -> _Answer | None:
+        if scope["method"] != "POST":
+            return 405, b"post only"
+        return await self._take(scope["path"], partial(_asgi_body, receive))
 
     async def aiohttp(self, request: web.Request) -> web.Response:
         """Answer as a handler of aiohttp.web: `app.router.add_post("/hooks/modelslab/{name:.+}", webhook.aiohttp)`."""

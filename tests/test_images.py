@@ -49,7 +49,7 @@ def test_content_tells_the_kind_not_the_name(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"<html>", b"\0\0\0\x18ftypisom\0\0\0\0mp41", b"%PDF-1.7", b"x"])
 def test_other_content_is_no_picture(content: bytes, tmp_path: Path) -> None:
-    """A page, a video, a document: refused, in a file and in memory."""
+    """A page, a video or a document is refused, in a file and in memory."""
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     for source in (path, content):
@@ -78,7 +78,7 @@ def test_the_limit_is_exact() -> None:
 
 
 def test_ways_to_give_a_picture(tmp_path: Path) -> None:
-    """URL, path, bytes, data URI and raw base64 are told apart."""
+    """A URL, a path, bytes, a data URI and raw base64 are each recognised."""
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     text = base64.b64encode(PNG).decode()
@@ -126,7 +126,7 @@ def test_base64_as_tools_write_it(writer: str, more: bytes, head: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_base64_that_lost_its_plus_signs_is_refused(count: int) -> None:
-    """A form turns + into blanks: without them it would be another picture, and be paid for."""
+    """A form turns + into blanks: without them, another picture would be paid for."""
     text = base64.b64encode(PNG + b"\0" + b"\xfb\xef\xbe" + bytes(3)).decode()
     assert text.endswith("++++AAAA")
     problem = examined("data:image/png;base64," + text.replace("+", " ", count))
@@ -136,7 +136,7 @@ def test_base64_that_lost_its_plus_signs_is_refused(count: int) -> None:
 
 @given(st.text(max_size=60), st.sampled_from(["", "data:", *HEADS_OF_URIS]))
 def test_any_text_is_a_picture_or_a_problem(text: str, head: str) -> None:
-    """Whatever stands in place of base64, examining it raises nothing else."""
+    """Any text in place of base64 is a picture or one problem; nothing else is raised."""
     assert isinstance(examined(head + text, base64=True), Problem | ImageBytes)
 
 
@@ -176,7 +176,7 @@ def test_an_enterprise_server_takes_only_urls() -> None:
 
 
 def test_a_file_that_changed_since(tmp_path: Path) -> None:
-    """It is looked at again when it is read."""
+    """A file is checked again when it is read."""
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     image = examined(path)
@@ -189,6 +189,6 @@ def test_a_file_that_changed_since(tmp_path: Path) -> None:
 
 
 def test_a_picture_in_memory_is_not_shown() -> None:
-    """Its bytes appear in no repr."""
+    """The bytes of a picture appear in no repr."""
     assert "PNG" not in repr(a_request(init_image=PNG))
     assert "PNG" not in repr(examined(PNG))

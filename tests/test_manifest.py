@@ -34,7 +34,7 @@ def asked(entry: Entry) -> Any:
 
 
 def test_json_lines(tmp_path: Path) -> None:
-    """An object a line; empty lines count and give nothing; a relative picture is meant from the manifest's folder."""
+    """A line is an object; an empty line counts and gives nothing; a relative path starts at the manifest's folder."""
     text = (
         lines({"prompt": "a", "init_image": "a.png"}) + "\n" + lines({"prompt": "b", "init_image": "https://x.org/b"})
     )
@@ -44,7 +44,7 @@ def test_json_lines(tmp_path: Path) -> None:
 
 
 def test_a_table(tmp_path: Path) -> None:
-    """The head names the parameters; cells become what the parameter is; an empty cell is not given."""
+    """The first row names the parameters; a cell is read by its parameter's kind; an empty cell is not given."""
     text = 'prompt,init_image,seed,guidance_scale,portrait,fps\n"a, b",a.png,7,1.5,yes,\n'
     [entry] = read(tmp_path / "shots.CSV", text)
     request = asked(entry)
@@ -53,7 +53,7 @@ def test_a_table(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
-    """Each picture by name or content, in the order of names; other and hidden files are passed over."""
+    """Each picture, by its name or its content, is an entry, in the order of names; hidden files are left out."""
     for name, content in {"b.png": PNG, "a": PNG, "fake.jpg": b"text", "notes.txt": b"text", ".c.png": PNG}.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.png").mkdir()
@@ -63,13 +63,13 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
 
 
 def test_defaults_are_overruled(tmp_path: Path) -> None:
-    """What a line says wins."""
+    """A default holds only for a line that does not have the parameter."""
     text = lines({"init_image": "a.png"}, {"init_image": "b.png", "fps": 8})
     assert [asked(entry).fps for entry in read(tmp_path / "m", text, prompt="p", fps=12)] == [12, 8]
 
 
 def test_an_item_has_the_same_name_in_each_run(tmp_path: Path) -> None:
-    """Whatever the order of its parameters and wherever the folder was moved; another one if anything differs."""
+    """The order of parameters and the place of the folder do not change a name; another value does."""
     (tmp_path / "moved").mkdir()
     before = read(tmp_path / "m", lines({"prompt": "a", "init_image": "a.png"}, {"prompt": "b", "init_image": "a.png"}))
     after = read(tmp_path / "moved" / "m", lines({"init_image": "a.png", "prompt": "a", "seed": None}))
@@ -199,7 +199,7 @@ def test_a_table_without_rows_has_no_entries(tmp_path: Path, text: str) -> None:
 
 
 def test_rows_are_counted_by_the_line_in_which_they_begin(tmp_path: Path) -> None:
-    """Lines that are no rows count, and so do the lines inside a quoted cell."""
+    """Every line counts, also one that is no row, or is inside a quoted cell."""
     text = 'sep=,\n\nprompt,init_image\n"a\nb\r\nc",a.png\n,\nd,d.png\n'
     found = read(tmp_path / "m.csv", text)
     assert [(entry.line, asked(entry).prompt) for entry in found] == [(4, "a\nb\r\nc"), (8, "d")]
@@ -214,7 +214,7 @@ CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0")).map(str.st
 def test_any_cell_of_a_quoted_table_is_read_as_it_is(
     tmp_path_factory: pytest.TempPathFactory, prompt: str, negative: str, separator: str, blank: str
 ) -> None:
-    """Whatever stands in quotes is the value, without the blanks around it; so is what stands around the quotes."""
+    """The value of a quoted cell is any text in its quotes, without the blanks around it or around the quotes."""
     cells = [f'{blank}"{text.replace(chr(34), chr(34) * 2)}"{blank}' for text in (prompt, negative, "a.png")]
     head = separator.join(["prompt", "negative_prompt", "init_image"])
     path = tmp_path_factory.getbasetemp() / "quoted.csv"
@@ -224,7 +224,7 @@ def test_any_cell_of_a_quoted_table_is_read_as_it_is(
 
 @given(st.binary(max_size=200), st.sampled_from(["m.csv", "m.jsonl"]))
 def test_any_file_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: bytes, name: str) -> None:
-    """Whatever a file holds: entries with a request or with problems, or one InvalidRequestError."""
+    """Any file gives entries, each with a request or with problems, or one InvalidRequestError."""
     path = tmp_path_factory.getbasetemp() / name
     for text in (content, b"prompt,init_image\n" + content, b'{"prompt":' + content + b"}", b"\xff\xfe" + content):
         try:
@@ -283,7 +283,7 @@ def test_base64_in_a_manifest_is_no_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "gone.csv", "binary.csv"])
 def test_a_manifest_that_cannot_be_read(tmp_path: Path, name: str) -> None:
-    """One error, with the path."""
+    """The error names the path."""
     (tmp_path / "binary.csv").write_bytes(b"prompt\n\xff\xfe")
     with pytest.raises(InvalidRequestError, match=name):
         list(read_manifest(tmp_path / name))

@@ -20,7 +20,7 @@ is_reserved: Callable[[str], bool] = getattr(
 
 
 def named(pattern: str, **values: str | int) -> str:
-    """The best name for a pattern."""
+    """Return the best name for a pattern."""
     return next(names(pattern, values))
 
 
@@ -91,7 +91,7 @@ def test_an_ordinary_name_is_left_as_it_is() -> None:
 
 
 def test_parts_lose_the_dots_and_blanks_at_their_end() -> None:
-    """Windows drops them when it makes a file, which would then be looked for in vain."""
+    """Windows drops dots and blanks at the end of a part, so a file would not be found under its name."""
     assert named("shots. /day 1 ./{stem}. .mp4", stem="a") == "shots/day 1/a.mp4"
 
 

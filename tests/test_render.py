@@ -79,7 +79,7 @@ def boxes(content: bytes) -> list[str]:
     [((160, 96), 17, 16), ((96, 160), 8, 8), ((112, 64), 1, 1), ((16, 16), 5, 12), ((64, 64), 30, 60)],
 )
 def test_exactly_what_was_asked_for(size: tuple[int, int], frames: int, fps: int) -> None:
-    """Exactly so many frames, at this rate, of this size: a clip of frames / fps seconds, in H.264 and yuv420p."""
+    """A clip has exactly the request's frames, rate and size, and lasts frames / fps seconds, in H.264 and yuv420p."""
     video = seen(render(a_work(width=size[0], height=size[1], frames=frames, fps=fps)))
     assert (video.codec, video.pixels, video.size) == ("h264", "yuv420p", size)
     assert len(video.frames) == frames
@@ -90,20 +90,20 @@ def test_exactly_what_was_asked_for(size: tuple[int, int], frames: int, fps: int
 @pytest.mark.parametrize("portrait", [True, False])
 @pytest.mark.parametrize("resolution", [64, 100, "1:1", "21:9", "9:16"])
 def test_any_size_of_a_request_can_be_rendered(resolution: int | str, portrait: bool) -> None:
-    """Whatever resolution, ratio and orientation come to, the video has that size."""
+    """The video has the size that resolution, ratio and orientation give."""
     size = size_of(resolution, portrait=portrait)
     assert seen(render(a_work(width=size[0], height=size[1], frames=2))).size == size
 
 
 def test_it_starts_at_once_in_a_browser() -> None:
-    """Fast start: what tells a player how to play stands before the pictures."""
+    """What a player needs first stands before the pictures (fast start)."""
     names = boxes(render(a_work()))
     assert names[0] == "ftyp"
     assert names.index("moov") < names.index("mdat")
 
 
 def test_equal_work_gives_equal_bytes() -> None:
-    """The same work: the same bytes; another seed, prompt or picture: others."""
+    """The same work gives the same bytes; another seed, prompt or picture gives others."""
     usual = render(a_work())
     assert render(a_work()) == usual
     others = [render(a_work(seed=2)), render(a_work(prompt="zoom out")), render(a_work(picture=a_picture("PNG")))]
@@ -185,7 +185,7 @@ FULL: Callable[[int], int] = lambda _: 65535  # noqa: E731
 GRADIENTS = {
     "8 bits": saved(a_gradient("L", lambda share: round(share * 255)), "PNG"),
     "grey of 16 bits": a_png(0, BRIGHTER),
-    "grey of 16 bits, half of them used": a_png(0, lambda x: BRIGHTER(x) // 16),
+    "grey of 16 bits, 12 of them used": a_png(0, lambda x: BRIGHTER(x) // 16),
     "grey of 16 bits, 8 of them used": a_png(0, lambda x: x * 255 // 63),
     "grey of 16 bits with transparency": a_png(4, BRIGHTER, FULL),
     "colours of 16 bits": a_png(2, BRIGHTER, BRIGHTER, BRIGHTER),
@@ -201,7 +201,7 @@ GRADIENTS = {
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_a_picture_of_any_depth_keeps_its_contrast(name: str) -> None:
-    """A gradient from black to white is one, whatever the number of bits a sample."""
+    """A gradient from black to white stays one, whatever the number of bits a sample."""
     frame = seen(render(a_work(picture=GRADIENTS[name], prompt="zoom in", frames=1, width=128, height=96))).frames[0]
     plain = seen(render(a_work(picture=GRADIENTS["8 bits"], prompt="zoom in", frames=1, width=128, height=96))).frames[
         0
@@ -235,7 +235,7 @@ def test_a_picture_is_shown_upright(mode: str) -> None:
     ids=["empty", "text", "head", "half", "signature"],
 )
 def test_a_picture_that_cannot_be_decoded(picture: bytes) -> None:
-    """What starts like a picture and is none is told as such."""
+    """Content that begins like a picture and cannot be decoded raises UnreadablePictureError."""
     with pytest.raises(UnreadablePictureError, match=r"."):
         render(a_work(picture=picture))
 
@@ -250,5 +250,5 @@ def test_a_picture_that_would_fill_the_memory() -> None:
 
 @pytest.mark.parametrize("prompt", ["\ud800", "", "\x00", "zoom " * 10_000, "左"], ids=ascii)
 def test_any_prompt_can_be_rendered(prompt: str) -> None:
-    """JSON can bring any text, half of a surrogate pair too."""
+    """Any text that JSON can hold is rendered, also half of a surrogate pair."""
     assert boxes(render(a_work(prompt=prompt[:20], frames=2)))[0] == "ftyp"

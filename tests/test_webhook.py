@@ -232,7 +232,7 @@ def a_part(content: bytes, *, more: bool = False) -> Message:
 async def answered(
     app: Callable[..., Awaitable[None]], path: str, receive: Callable[[], Awaitable[Message]], **scope: Any
 ) -> list[Message]:
-    """What an ASGI application sends."""
+    """Return what an ASGI application sends."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
@@ -246,7 +246,7 @@ async def answered(
 async def status_of(
     app: Callable[..., Awaitable[None]], path: str, receive: Callable[[], Awaitable[Message]], **scope: Any
 ) -> int:
-    """The status of an answer that is whole."""
+    """Return the status of an answer, which must be whole."""
     start, end = await answered(app, path, receive, **scope)
     assert (start["type"], end["type"], end.get("more_body", False)) == (
         "http.response.start",
@@ -258,7 +258,7 @@ async def status_of(
 
 
 def sender(*parts: Message) -> Callable[[], Awaitable[Message]]:
-    """Sends these messages, and then nothing more."""
+    """Return a `receive` that gives these messages, and then waits for ever."""
     left = list(parts)
 
     async def receive() -> Message:
@@ -305,7 +305,7 @@ async def test_a_body_that_does_not_end_is_answered_in_time(parts: int) -> None:
 
 
 async def test_empty_parts_without_a_pause_are_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that never lets the event loop take its turn does not stop it."""
+    """A server whose messages come without a pause does not stop the event loop."""
     monkeypatch.setattr("modelslab_async.webhook.MAX_BODY_SECONDS", 0.01)
 
     async def hasty() -> Message:
@@ -364,7 +364,7 @@ async def test_a_websocket_is_closed() -> None:
 @pytest.mark.parametrize("root", ["", "/app", "/app/"])
 @pytest.mark.parametrize("after", ["", "/", "//"])
 async def test_a_mounted_application_finds_its_path(root: str, after: str) -> None:
-    """With the application's own prefix in the path or without, and with slashes at the end."""
+    """The path may have the prefixes of applications or not, and slashes at its end."""
     webhook = a_webhook()
     app = Starlette(routes=[Mount("/modelslab", webhook)])
     path = root.rstrip("/") + path_of(webhook) + after
@@ -375,7 +375,7 @@ async def test_a_mounted_application_finds_its_path(root: str, after: str) -> No
 
 @given(st.text() | st.just(""), st.binary(max_size=300), st.lists(st.binary(max_size=50), max_size=5))
 def test_any_bytes_are_answered(path: str, content: bytes, parts: list[bytes]) -> None:
-    """Whatever arrives is answered, and nothing is raised."""
+    """Any path and any body are answered, and nothing is raised."""
     webhook = a_webhook()
     webhook._listeners[Ear()] = ""
 
@@ -393,14 +393,14 @@ def test_any_bytes_are_answered(path: str, content: bytes, parts: list[bytes]) -
 
 @attrs.frozen
 class Served:
-    """A webhook behind aiohttp, and what it hears."""
+    """A webhook behind aiohttp, and what its listener heard."""
 
     port: int
     webhook: Webhook
     heard: list[tuple[str, str | None]]
 
     async def sent(self, *packets: bytes, leaves: bool = False) -> bytes:
-        """The first line of the answer to these bytes, b"" for none; a sender that leaves waits for none."""
+        """Return the first line of the answer to these bytes; b"" if there is none, or the sender leaves."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         for packet in packets:
             writer.write(packet)
@@ -414,7 +414,7 @@ class Served:
 
 @pytest.fixture
 async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
-    """A server on loopback, in real time: a body may take 0.2 s."""
+    """Serve a webhook on loopback, in real time: a body may take 0.2 s."""
     monkeypatch.setattr("modelslab_async.webhook.MAX_BODY_SECONDS", 0.2)
     webhook, ear, app = a_webhook(), Ear(), web.Application()
     webhook._listeners[ear] = ""
