@@ -1,6 +1,6 @@
-"""A path, bytes, a data URI or a URL as `init_image`: what it is, whether it can be sent, and its bytes.
+"""Recognise a path, bytes, a data URI or a URL as `init_image`, check that it can be sent, and load its bytes.
 
-A picture is told by its content, never by its name.
+The content decides what a picture is, never its name.
 """
 
 import base64
@@ -9,31 +9,33 @@ import os
 import stat
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.protocol.request import Endpoint, ImageToVideoUltra, is_http_url, refusal, shown
 
 MAX_IMAGE_BYTES = 5_000_000
-"""The service documents 5 MB for uploads; for pictures inside a request it documents nothing."""
+"""The service documents 5 MB for uploads, and no limit for pictures inside a request."""
 _HEAD_BYTES = 64
+_URL_SAFE = str.maketrans("-_", "+/")
 _KINDS = "PNG, JPEG, WebP, GIF, AVIF or HEIC"
 _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"}
 
 
 class ImageUrl(NamedTuple):
-    """The service fetches it itself."""
+    """A picture that the service fetches."""
 
     url: str
 
 
 class ImageFile(NamedTuple):
-    """Read when the job's turn comes, so that a thousand waiting jobs hold no pictures in memory."""
+    """A picture that is read when its job is submitted, so that a thousand waiting jobs hold none in memory."""
 
     path: Path
 
 
 class ImageBytes(NamedTuple):
-    """In memory already."""
+    """A picture in memory."""
 
     data: bytes
 
@@ -45,7 +47,7 @@ Image = ImageUrl | ImageFile | ImageBytes
 
 
 def sniff(head: bytes) -> str | None:
-    """The MIME type of a picture that starts so, or None."""
+    """Return the MIME type of a picture that starts with *head*, or None."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -58,7 +60,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def _sniff_boxes(head: bytes) -> str | None:
-    """AVIF and HEIC share a container: the brands tell them apart."""
+    """Return the MIME type by the brands of the container that AVIF and HEIC share."""
     end = min(int.from_bytes(head[:4]), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
     if brands & {b"avif", b"avis"}:
@@ -67,25 +69,28 @@ def _sniff_boxes(head: bytes) -> str | None:
 
 
 def examine(request: ImageToVideoUltra, endpoint: Endpoint) -> Image:
-    """The request's picture. Of a file, only the head is read. Raises InvalidRequestError for what cannot be sent."""
+    """Return the request's picture, and read only the head of a file.
+
+    Raises InvalidRequestError if the picture cannot be sent.
+    """
     image = _recognise(request.init_image, is_base64=request.base64 is True)
     if isinstance(image, ImageUrl):
         if request.base64:
-            raise _refusal(request.init_image, "a URL is not base64", "leave base64 out")
+            raise _refusal(request.init_image, "must be base64, not a URL", "omit base64")
         return image
     if request.base64 is False:
-        raise refusal("base64", False, "a local picture travels as base64", "leave base64 out, or pass a URL")
+        raise refusal("base64", False, "must be True for a local picture", "omit base64, or pass a URL")
     if endpoint is Endpoint.ENTERPRISE:
-        way_out = "pass the URL of `await client.upload(picture)` of a client for the public API"
-        raise _refusal(request.init_image, "an enterprise server takes only URLs", way_out)
+        hint = "pass the URL of `await client.upload(picture)` of a client for the public API"
+        raise _refusal(request.init_image, "must be a URL for an enterprise server", hint)
     _check(image, *_head(image))
     return image
 
 
 def load(image: Image) -> str | bytes:
-    """The URL, or the bytes. Reads a file whole: call it in a thread.
+    """Return the URL, or the bytes. A file is read whole: call this in a thread.
 
-    Raises InvalidRequestError where the file is gone or has changed into something that cannot be sent.
+    Raises InvalidRequestError if the file is gone, or has changed into something that cannot be sent.
     """
     if isinstance(image, ImageUrl):
         return image.url
@@ -112,7 +117,7 @@ def origin(image: Image) -> dict[str, str | int]:
 
 
 def facts(image: Image, loaded: str | bytes) -> dict[str, str | int]:
-    """Return what is kept of a picture: its origin, and of its bytes only length and digest."""
+    """Return what the journal keeps of a picture: its origin, and the length and digest of its bytes."""
     if isinstance(loaded, str):
         return origin(image)
     return {**origin(image), "length_bytes": len(loaded), "sha256": hashlib.sha256(loaded).hexdigest()}
@@ -120,33 +125,49 @@ def facts(image: Image, loaded: str | bytes) -> dict[str, str | int]:
 
 def _recognise(source: object, *, is_base64: bool) -> Image:
     match source:
-        case str() if is_base64 or source[:5].lower() == "data:":
+        case str() if is_base64 or is_data_uri(source):
             return _decode(source)
         case str() if is_http_url(source):
             return ImageUrl(source)
         case str() if "://" in source:
-            raise _refusal(source, "not a URL that the service can fetch", "pass an http(s) URL, a path or bytes")
+            raise _refusal(source, "must be a URL that the service can fetch", "pass an http(s) URL, a path or bytes")
         case str() | os.PathLike() if str(source).strip():
             return ImageFile(Path(source))
         case bytes() | bytearray() | memoryview():
             return ImageBytes(bytes(source))
         case _:
-            raise _refusal(source, "not a picture", "pass an http(s) URL, a path, bytes or a data URI")
+            raise _refusal(source, "must be a picture", "pass an http(s) URL, a path, bytes or a data URI")
+
+
+def is_data_uri(text: str) -> bool:
+    """Return whether a text is a data URI, perhaps after blanks."""
+    return text.lstrip()[:5].lower() == "data:"
 
 
 def _decode(text: str) -> Image:
-    head, comma, data = text.partition(",")
-    is_uri = head[:5].lower() == "data:"
-    if is_uri and not (comma and head.lower().endswith(";base64")):
-        raise _refusal(text, "a data URI without base64", "pass data:image/...;base64,... or the bytes themselves")
+    """Decode a data URI, or raw base64, as tools write it.
+
+    Lines may be broken, letters may be those of URLs or escaped with %, and the padding may be missing.
+    """
+    data = text
+    if is_data_uri(text):
+        head, _, data = text.partition(",")
+        if "base64" not in [parameter.strip().lower() for parameter in head.split(";")[1:]]:
+            hint = "pass data:image/...;base64,... or the bytes themselves"
+            raise _refusal(text, "must be a data URI in base64", hint)
+    data = unquote(data).strip()
+    letters = "".join(data.split())
+    if " " in data and len(letters) % 4:
+        raise _refusal(text, "must be whole base64", "a form may have turned + into blanks; pass the bytes themselves")
+    letters = letters.translate(_URL_SAFE).rstrip("=")
     try:
-        return ImageBytes(base64.b64decode(data if is_uri else text, validate=True))
+        return ImageBytes(base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True))
     except ValueError:
-        raise _refusal(text, "not base64", "pass the bytes themselves") from None
+        raise _refusal(text, "must be base64", "pass the bytes themselves") from None
 
 
 def _head(image: ImageFile | ImageBytes) -> tuple[bytes, int]:
-    """The first bytes, and the size."""
+    """Return the first bytes, and the size."""
     if isinstance(image, ImageBytes):
         return image.data[:_HEAD_BYTES], len(image.data)
     try:
@@ -156,17 +177,17 @@ def _head(image: ImageFile | ImageBytes) -> tuple[bytes, int]:
                 return file.read(_HEAD_BYTES), status.st_size
     except (OSError, ValueError) as error:
         raise _unreadable(image.path, error) from error
-    raise _refusal(image.path, "not a file", "pass the path of a picture")
+    raise _refusal(image.path, "must be a file", "pass the path of a picture")
 
 
 def _check(image: ImageFile | ImageBytes, head: bytes, size_bytes: int) -> None:
     source = image.path if isinstance(image, ImageFile) else image.data
     if not size_bytes:
-        raise _refusal(source, "empty", f"pass a {_KINDS} picture")
+        raise _refusal(source, "cannot be empty", f"pass a {_KINDS} picture")
     if size_bytes > MAX_IMAGE_BYTES:
-        raise _refusal(source, f"more than {MAX_IMAGE_BYTES} bytes", "make it smaller, or pass the URL of one")
+        raise _refusal(source, f"cannot have more than {MAX_IMAGE_BYTES} bytes", "make it smaller, or pass its URL")
     if sniff(head) is None:
-        raise _refusal(source, "not a picture", f"pass a {_KINDS} picture")
+        raise _refusal(source, "cannot be sent: not a picture", f"pass a {_KINDS} picture")
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidRequestError:
@@ -174,5 +195,5 @@ def _unreadable(path: Path, error: OSError | ValueError) -> InvalidRequestError:
     return _refusal(path, f"cannot be read: {reason}", "check the path and its permissions")
 
 
-def _refusal(source: object, rule: str, way_out: str) -> InvalidRequestError:
-    return refusal("init_image", str(source) if isinstance(source, os.PathLike) else source, rule, way_out)
+def _refusal(source: object, rule: str, hint: str) -> InvalidRequestError:
+    return refusal("init_image", str(source) if isinstance(source, os.PathLike) else source, rule, hint)

@@ -171,7 +171,7 @@ async def test_a_ref_may_be_told_by_its_beginning(tmp_path: Path) -> None:
         (["genrate", "a.png"], "Did you mean generate?"),
         (["batch", "empty.jsonl", "-o", "out", "--yes"], "no lines in it"),
         (["cost", "empty.jsonl"], "no lines in it"),
-        (["collect", "--name", "{foo}.mp4"], "{foo} is not known so"),
+        (["collect", "--name", "{foo}.mp4"], "cannot have {foo}"),
         (["cost", "odd.jsonl"], """pass it as "extra": {'colour': ...} to send""".replace("'", '"')),
         (["batch", "empty", "-p", "zoom", "-o", "out", "--yes"], "no pictures in it"),
     ],

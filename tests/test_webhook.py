@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from aiohttp import web
 from conftest import KEY, World, a_request
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, JobState, SubmitUncertainError, Timeouts
 from modelslab_async.emulator import Fault, Rule
@@ -22,7 +26,7 @@ from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.replies import Delivery
 from modelslab_async.receiver import Receiver
 from modelslab_async.sqlite import SqliteJournal
-from modelslab_async.webhook import MAX_BODY_BYTES, MAX_FORGED_PER_SECOND, Webhook
+from modelslab_async.webhook import MAX_BODY_BYTES, MAX_BODY_SECONDS, MAX_FORGED_PER_SECOND, Webhook
 
 MakeWorld = Callable[..., World]
 S = JobState
@@ -111,6 +115,28 @@ def test_what_was_not_made_with_the_secret_is_not_found(name: str) -> None:
     assert ear.heard == []
 
 
+BEFORE = ["", "/", "//", "/hooks/", "//hooks//", "/a%20b/", "https://hooks.invalid/modelslab/"]
+AFTER = ["", "/", "///", "?", "/?", "?a=/b.c", "/?a=b/", "#", "/#c?d", "%2F", "%3F", "%20", "/%20/"]
+QUOTINGS: Sequence[Callable[[str], str]] = (
+    lambda path: path,
+    lambda path: path.replace(".", "%2E").replace("-", "%2d").replace("_", "%5F"),
+    lambda path: "".join(f"%{ord(letter):02x}" for letter in path),
+)
+
+
+@given(st.sampled_from(BEFORE), st.sampled_from(AFTER), st.sampled_from(QUOTINGS), st.text(ANY, min_size=1))
+def test_a_path_as_frameworks_and_proxies_write_it(
+    before: str, after: str, quoted: Callable[[str], str], ref: str
+) -> None:
+    """A prefix, slashes, a query, a fragment and quoting make no difference: neither to a token nor to a wrong one."""
+    webhook, ear = a_webhook(), Ear()
+    webhook._listeners[ear] = ""
+    name = webhook.url(ref, "").rpartition("/")[2]
+    assert asyncio.run(webhook.handle(before + quoted(name) + after, body(id=7))) == (200, b"ok")
+    assert asyncio.run(webhook.handle(before + quoted(name[:-1]) + after, body(id=7))) == (404, b"not found")
+    assert ear.heard == [(ref, "7")]
+
+
 @virtual
 async def test_the_look_leaves_before_the_answer(world: MakeWorld) -> None:
     """A delivery is answered once the request that it leads to is on its way: nobody waits for an answer's making."""
@@ -176,17 +202,282 @@ async def test_whatever_a_delivery_says(content: bytes, told: list[Any]) -> None
 @pytest.mark.parametrize(
     ("arguments", "field"),
     [
-        ({"public_url": "example.com/hooks", "secret": SECRET}, "public_url"),
+        ({"public_url": "example.com/hooks", "secret": SECRET}, "public_url=.*must be an http"),
+        ({"public_url": None, "secret": SECRET}, "public_url=.*must be an http"),
+        ({"public_url": f"{HOOKS}?tenant=1", "secret": SECRET}, "public_url=.*cannot have a query"),
+        ({"public_url": f"{HOOKS}?", "secret": SECRET}, "public_url=.*cannot have a query"),
+        ({"public_url": f"{HOOKS}#part", "secret": SECRET}, "public_url=.*a fragment"),
         ({"public_url": HOOKS, "secret": "short"}, "secret"),
         ({"public_url": HOOKS, "secret": 7}, "secret"),
     ],
 )
 def test_arguments_that_cannot_be_right(arguments: Any, field: str) -> None:
-    """Refused, and the secret is not shown."""
+    """They are refused by one problem, and the secret is not shown."""
     with pytest.raises(InvalidRequestError, match=field) as caught:
         Webhook(**arguments)
     assert "short" not in str(caught.value)
     assert SECRET not in repr(a_webhook())
+
+
+# --- as an ASGI application ---
+
+
+Message = MutableMapping[str, Any]
+
+
+def a_part(content: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.request", "body": content, "more_body": more}
+
+
+async def answered(
+    app: Callable[..., Awaitable[None]], path: str, receive: Callable[[], Awaitable[Message]], **scope: Any
+) -> list[Message]:
+    """Return what an ASGI application sends."""
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    usual = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b"", "root_path": ""}
+    await app({**usual, **scope}, receive, send)
+    return sent
+
+
+async def status_of(
+    app: Callable[..., Awaitable[None]], path: str, receive: Callable[[], Awaitable[Message]], **scope: Any
+) -> int:
+    """Return the status of an answer, which must be whole."""
+    start, end = await answered(app, path, receive, **scope)
+    assert (start["type"], end["type"], end.get("more_body", False)) == (
+        "http.response.start",
+        "http.response.body",
+        False,
+    )
+    assert dict(start["headers"])[b"content-length"] == str(len(end["body"])).encode()
+    return int(start["status"])
+
+
+def sender(*parts: Message) -> Callable[[], Awaitable[Message]]:
+    """Return a `receive` that gives these messages, and then waits for ever."""
+    left = list(parts)
+
+    async def receive() -> Message:
+        if not left:
+            await asyncio.Event().wait()
+        return left.pop(0)
+
+    return receive
+
+
+async def unread() -> Message:
+    raise AssertionError("the body was read")
+
+
+def path_of(webhook: Webhook, ref: str = "a") -> str:
+    return webhook.url(ref, "").removeprefix("https://hooks.invalid")
+
+
+@pytest.mark.parametrize("path", ["/modelslab/x.y", "/", "", "/modelslab/" + "x" * 70_000])
+async def test_the_body_of_a_forged_delivery_is_not_read(path: str) -> None:
+    """The token in the path is checked first, and a wrong one is answered at once."""
+    assert await status_of(a_webhook(), path, unread) == 404
+    assert await status_of(a_webhook(), path_of(a_webhook()), unread, method="GET") == 405
+
+
+@virtual
+@pytest.mark.parametrize("parts", [0, 1, 3])
+async def test_a_body_that_does_not_end_is_answered_in_time(parts: int) -> None:
+    """After 5 s the answer is 408, and nothing was woken: whether the body stops or trickles."""
+    webhook, ear, loop = a_webhook(), Ear(), asyncio.get_running_loop()
+    webhook._listeners[ear] = ""
+    stopped, begun = sender(*repeat(a_part(b"{", more=True), parts)), loop.time()
+    assert await status_of(webhook, path_of(webhook), stopped) == 408
+    assert loop.time() - begun == pytest.approx(MAX_BODY_SECONDS)
+
+    async def trickling() -> Message:
+        await asyncio.sleep(1)
+        return a_part(b" ", more=True)
+
+    begun = loop.time()
+    assert await status_of(webhook, path_of(webhook), trickling) == 408
+    assert loop.time() - begun == pytest.approx(MAX_BODY_SECONDS)
+    assert ear.heard == []
+
+
+async def test_empty_parts_without_a_pause_are_answered_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server whose messages come without a pause does not stop the event loop."""
+    monkeypatch.setattr("modelslab_async.webhook.MAX_BODY_SECONDS", 0.01)
+
+    async def hasty() -> Message:
+        return a_part(b"", more=True)
+
+    assert await status_of(a_webhook(), path_of(a_webhook()), hasty) == 408
+
+
+async def test_no_more_than_the_allowed_body_is_read() -> None:
+    """A body of any length is answered with 413 once it is too large."""
+    count = 0
+
+    async def endless() -> Message:
+        nonlocal count
+        count += 1
+        return a_part(bytes(1000), more=True)
+
+    assert await status_of(a_webhook(), path_of(a_webhook()), endless) == 413
+    assert count == MAX_BODY_BYTES // 1000 + 1
+
+
+@pytest.mark.parametrize("parts", [0, 1])
+async def test_a_sender_that_goes_away_is_answered_with_silence(parts: int) -> None:
+    """A sender that leaves before its body is whole gets no answer, wakes no job, and raises nothing."""
+    webhook, ear = a_webhook(), Ear()
+    webhook._listeners[ear] = ""
+    gone = sender(*repeat(a_part(b"{}", more=True), parts), {"type": "http.disconnect"})
+    assert await answered(webhook, path_of(webhook), gone) == []
+    assert ear.heard == []
+
+
+@pytest.mark.parametrize("error", [OSError("closed"), ConnectionResetError(), BrokenPipeError()])
+async def test_a_sender_that_goes_away_before_the_answer_raises_nothing(error: OSError) -> None:
+    """A server may raise an OSError when the connection is closed: the delivery counts all the same."""
+    webhook, ear = a_webhook(), Ear()
+    webhook._listeners[ear] = ""
+
+    async def send(_: Message) -> None:
+        raise error
+
+    async def receive() -> Message:
+        raise error
+
+    scope = {"type": "http", "method": "POST", "path": path_of(webhook)}
+    await webhook(scope, sender(a_part(body())), send)
+    await webhook(scope, receive, send)
+    assert ear.heard == [("a", "1")]
+
+
+async def test_a_websocket_is_closed() -> None:
+    """A handshake is refused, rather than left without an answer."""
+    sent = await answered(a_webhook(), path_of(a_webhook()), unread, type="websocket")
+    assert sent == [{"type": "websocket.close"}]
+
+
+@pytest.mark.parametrize("root", ["", "/app", "/app/"])
+@pytest.mark.parametrize("after", ["", "/", "//"])
+async def test_a_mounted_application_finds_its_path(root: str, after: str) -> None:
+    """The path may have the prefixes of applications or not, and slashes at its end."""
+    webhook = a_webhook()
+    app = Starlette(routes=[Mount("/modelslab", webhook)])
+    path = root.rstrip("/") + path_of(webhook) + after
+    assert await status_of(app, path, sender(a_part(body())), root_path=root.rstrip("/")) == 200
+    assert await status_of(webhook, path, sender(a_part(body())), root_path=root) == 200
+    assert await status_of(app, f"{root.rstrip('/')}/modelslab/x.y{after}", unread, root_path=root.rstrip("/")) == 404
+
+
+@given(st.text() | st.just(""), st.binary(max_size=300), st.lists(st.binary(max_size=50), max_size=5))
+def test_any_bytes_are_answered(path: str, content: bytes, parts: list[bytes]) -> None:
+    """Any path and any body are answered, and nothing is raised."""
+    webhook = a_webhook()
+    webhook._listeners[Ear()] = ""
+
+    async def sent() -> None:
+        for where in (path, path_of(webhook), f"{path_of(webhook)}/{path}"):
+            messages = [*(a_part(part, more=True) for part in parts), a_part(content)]
+            assert await status_of(webhook, where, sender(*messages)) in (200, 404, 429)
+            assert (await webhook.handle(where, content))[0] in (200, 404, 429)
+
+    asyncio.run(sent())
+
+
+# --- as a handler of aiohttp ---
+
+
+@attrs.frozen
+class Served:
+    """A webhook behind aiohttp, and what its listener heard."""
+
+    port: int
+    webhook: Webhook
+    heard: list[tuple[str, str | None]]
+
+    async def sent(self, *packets: bytes, leaves: bool = False) -> bytes:
+        """Return the first line of the answer to these bytes; b"" if there is none, or the sender leaves."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for packet in packets:
+            writer.write(packet)
+            await writer.drain()
+        if leaves:
+            writer.transport.abort()
+        answer = await reader.readline() if not leaves else b""
+        writer.close()
+        return answer.strip()
+
+
+@pytest.fixture
+async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
+    """Serve a webhook on loopback, in real time: a body may take 0.2 s."""
+    monkeypatch.setattr("modelslab_async.webhook.MAX_BODY_SECONDS", 0.2)
+    webhook, ear, app = a_webhook(), Ear(), web.Application()
+    webhook._listeners[ear] = ""
+    app.router.add_post("/modelslab/{name:.+}", webhook.aiohttp)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield Served(runner.addresses[0][1], webhook, ear.heard)
+    await runner.cleanup()
+
+
+def a_post(path: str, *headers: str) -> bytes:
+    return "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", *headers, "", ""]).encode()
+
+
+FORGED = "/modelslab/x.y"
+GZIP = ("Content-Encoding: gzip", "Content-Length: 10")
+
+
+async def test_aiohttp_answers_a_delivery(served: Served) -> None:
+    """A slash at the end and a query make no difference."""
+    path = path_of(served.webhook)
+    for written in (path, f"{path}/", f"{path}?", f"{path}/?a=b"):
+        assert await served.sent(a_post(written, "Content-Length: 9"), b'{"id": 7}') == b"HTTP/1.1 200 OK"
+    assert served.heard == [("a", "7")] * 4
+
+
+async def test_aiohttp_does_not_read_the_body_of_a_forged_delivery(served: Served) -> None:
+    """A wrong token is answered though its body never comes; a right one is waited for, but not for long."""
+    assert await served.sent(a_post(FORGED, "Content-Length: 9")) == b"HTTP/1.1 404 Not Found"
+    assert (
+        await served.sent(a_post(path_of(served.webhook), "Content-Length: 9"), b"{") == b"HTTP/1.1 408 Request Timeout"
+    )
+    assert served.heard == []
+
+
+@pytest.mark.parametrize("path", [FORGED, path_of(a_webhook())], ids=["forged", "true"])
+@pytest.mark.parametrize(
+    ("packets", "leaves"),
+    [
+        ([a_post("{}", *GZIP) + b"0123456789"], False),
+        ([a_post("{}", "Content-Length: 1000"), b"{"], True),
+        ([a_post("{}", "Transfer-Encoding: chunked"), b"3\r\n{"], True),
+    ],
+    ids=["broken gzip", "leaves", "leaves in a chunk"],
+)
+async def test_aiohttp_is_quiet_about_broken_bodies(
+    served: Served, caplog: pytest.LogCaptureFixture, path: str, packets: list[bytes], leaves: bool
+) -> None:
+    """A body that cannot be read, or whose sender leaves, is neither an error of the server nor a line in its log."""
+    answer = await served.sent(*(packet.replace(b"{}", path.encode(), 1) for packet in packets), leaves=leaves)
+    assert await served.sent(a_post(FORGED)) == b"HTTP/1.1 404 Not Found"
+    assert answer.split(b" ")[1:2] in ([[], [b"400"], [b"404"], [b"408"]])
+    assert served.heard == []
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR", "CRITICAL")] == []
+
+
+@pytest.mark.parametrize("packet", [b"3\r\nabcdef\r\n", b"zz\r\n", b"-1\r\n\r\n"])
+async def test_broken_chunks_are_no_error_of_the_handler(served: Served, packet: bytes) -> None:
+    """A broken chunk is refused by aiohttp itself, or by the bound on the body's time."""
+    answer = await served.sent(a_post(path_of(served.webhook), "Transfer-Encoding: chunked"), packet)
+    assert answer.split(b" ")[1] in (b"400", b"408")
+    assert served.heard == []
 
 
 # --- what it leads to ---

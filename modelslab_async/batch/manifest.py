@@ -1,38 +1,53 @@
-"""What a batch is made of: JSON Lines, a CSV table, or a folder of pictures; read line by line, never as a whole."""
+"""Read a batch's entries from JSON Lines, a table, or a folder of pictures: line by line, never as a whole."""
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
+import io
 import json
+import re
 from collections import Counter
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain, zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import attrs
 
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.feed import asynchronous
-from modelslab_async.images import sniff
+from modelslab_async.images import is_data_uri, sniff
 from modelslab_async.protocol.limits import unwritable
 from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra, is_http_url
 from modelslab_async.protocol.wire import request_from
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
+_PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
+_TABLES = {".csv", ".tsv", ".tab"}
 _WHOLE = {"seed", "num_frames", "num_inference_steps", "fps", "sample_shift", "shift_sample", "resolution"}
 _FLAGS = {"portrait", "base64", "temp"}
-_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+_WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 _MOST_FIELD_CHARACTERS = 16 * 2**20
-"""Of a CSV cell: a picture as a data URI fits."""
+"""Of a cell: a picture as a data URI fits."""
+_SEPARATORS = ",;\t"
+_SEPARATOR_LINE = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?", re.IGNORECASE)
+"""The first line of some tables of Excel. It says what separates the cells, and is no row."""
+_UNNAMED = re.compile(r"(Unnamed: [\d.]+)?")
+"""A column without a name. pandas names such a column "Unnamed: 0" when it reads a table."""
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
+_UNDECODED = re.compile("[\udc80-\udcff]")
+"""What `errors="surrogateescape"` makes of a byte that is not UTF-8."""
+_SAVE_AS_UTF_8 = 'save it as UTF-8 (in Excel: "CSV UTF-8")'
 
 
 @attrs.frozen
 class Entry:
     """One item of a batch.
 
-    line: where it stands, from 1. item: its name, the same in each run: its track_id, or a digest of what is written
-    there. request: what is asked for, None where that cannot be told. problems: what is wrong with it.
+    line: where the item begins in the manifest, from 1. item: its name, which is the same in each run: its track_id, or
+    a digest of its content. request: what is asked for; None if it cannot be read. problems: what is wrong with it.
     """
 
     line: int
@@ -43,39 +58,50 @@ class Entry:
 
 _Wanted = Entry | ImageToVideoUltra | Mapping[str, Any]
 Source = Iterable[_Wanted] | AsyncIterable[_Wanted]
+_Line = tuple[int, Mapping[str, Any] | Problem]
 
 
 def read_manifest(path: Path, defaults: Mapping[str, Any] | None = None) -> Iterator[Entry]:
-    """The entries of a manifest. Pictures with a relative path are looked for beside it; `defaults` are overruled.
+    """Yield the entries of a manifest. A parameter of `defaults` holds for each entry that does not have it.
 
-    Files that end in .csv are tables, whose head names the parameters; a folder gives an entry for each picture in it;
-    all else is JSON Lines. Raises InvalidRequestError for a manifest that cannot be read.
+    A file that ends in .csv, .tsv or .tab is a table: its first row names the parameters, and commas, semicolons or
+    tabs separate its cells. A folder gives an entry for each picture in it. Any other file is JSON Lines. Files are
+    UTF-8, or UTF-16 with a byte-order mark. A relative path of a picture starts at the manifest's folder.
+
+    Raises InvalidRequestError if the manifest cannot be read.
     """
     try:
-        lines = _pictures(path) if path.is_dir() else _table(path) if path.suffix.lower() == ".csv" else _objects(path)
+        lines = _pictures(path) if path.is_dir() else _lines(path)
         for line, params in lines:
             yield _entry(line, params, defaults or {}, path if path.is_dir() else path.parent)
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, InvalidRequestError):
-            raise
+    except _TableError as error:
+        raise InvalidRequestError([Problem("manifest", repr(str(path)), *error.args)]) from None
+    except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        way_out = "pass JSON Lines in UTF-8, a .csv file or a folder of pictures"
-        raise InvalidRequestError(
-            [Problem("manifest", repr(str(path)), f"cannot be read: {reason}", way_out)]
-        ) from error
+        hint = "pass JSON Lines in UTF-8, a .csv file or a folder of pictures"
+        raise InvalidRequestError([Problem("manifest", repr(str(path)), f"cannot be read: {reason}", hint)]) from error
+
+
+class _TableError(Exception):
+    """A table as a whole cannot be read. Its arguments are the rule that the table breaks, and the hint."""
 
 
 def _entry_of(line: int, request: ImageToVideoUltra | Mapping[str, Any]) -> Entry:
-    """The entry of a request that comes from a program."""
+    """Return the entry of a request that comes from a program."""
     params = _params_of(request) if isinstance(request, ImageToVideoUltra) else request
     return _entry(line, params, {}, None)
 
 
 def value_of(name: str, text: str) -> Any:
-    """A parameter as people write it; what cannot be read stays text, which the check of the request tells."""
+    """Return a parameter's value, read from text. Text that cannot be read is returned: the request's check refuses it.
+
+    Tools write a whole number as 42.0 if other rows of its column are empty. An exponent is not read: Excel writes one
+    where it leaves out digits.
+    """
     try:
         if name in _WHOLE:
-            return int(text)
+            whole, _, decimals = text.strip().partition(".")
+            return text if decimals.strip("0") else int(whole)
         if name == "guidance_scale":
             return float(text)
     except ValueError:
@@ -88,7 +114,7 @@ def _entry(line: int, params: Mapping[str, Any] | Problem, defaults: Mapping[str
         return Entry(line, f"line-{line}", None, (params,))
     wanted = {**defaults, **params}
     try:
-        request = request_from({**wanted, **_found(wanted.get("init_image"), folder)})
+        request = request_from({**wanted, **_found(wanted, folder)})
     except InvalidRequestError as error:
         return Entry(line, f"line-{line}", None, error.problems)
     ref: object = request.track_id
@@ -96,11 +122,12 @@ def _entry(line: int, params: Mapping[str, Any] | Problem, defaults: Mapping[str
     return Entry(line, f"line-{line}", None, (problem,)) if problem else Entry(line, _name_of(wanted, line), request)
 
 
-def _found(picture: object, folder: Path | None) -> dict[str, Any]:
-    """A relative path is meant from the manifest's folder."""
-    if folder is None or not isinstance(picture, str) or not picture.strip():
+def _found(wanted: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
+    """Return init_image as a path in the manifest's folder, if it is a path."""
+    picture = wanted.get("init_image")
+    if folder is None or not isinstance(picture, str) or not picture.strip() or wanted.get("base64") is True:
         return {}
-    if is_http_url(picture) or picture[:5].lower() == "data:" or "://" in picture:
+    if is_http_url(picture) or is_data_uri(picture) or "://" in picture:
         return {}
     return {"init_image": folder / picture}
 
@@ -111,13 +138,13 @@ def _name_of(wanted: Mapping[str, Any], line: int) -> str:
         return track_id
     given = {name: value for name, value in wanted.items() if value is not None}
     try:
-        told = json.dumps(given, sort_keys=True, default=_told)
+        content = json.dumps(given, sort_keys=True, default=_digest)
     except (TypeError, ValueError, RecursionError):  # an `extra` that is no JSON, and is refused for that
         return f"line-{line}"
-    return hashlib.sha256(told.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _told(value: object) -> str:
+def _digest(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return hashlib.sha256(value).hexdigest()
     return str(value)
@@ -127,84 +154,174 @@ def _params_of(request: ImageToVideoUltra) -> dict[str, Any]:
     return {field.name: getattr(request, field.name) for field in attrs.fields(ImageToVideoUltra)}
 
 
-def _objects(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
+def _hidden(rule: str, hint: str) -> Problem:
+    """Return the problem of a line whose values cannot be told apart. It shows none of them: one may be a key."""
+    return Problem("line", "hidden", rule, hint)
+
+
+# --- files ---
+
+
+def _lines(path: Path) -> Iterator[_Line]:
+    with _opened(path) as file:
+        yield from _table(file) if path.suffix.lower() in _TABLES else _objects(file)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """Open a text file whose lines may end in LF, CRLF or CR. A byte that is not UTF-8 is escaped."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                yield number, _object(line)
+        is_wide = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        encoding = "utf-16" if is_wide else "utf-8-sig"
+        with io.TextIOWrapper(file, encoding, errors="surrogateescape", newline="") as text:
+            yield text
 
 
-def _object(line: bytes) -> Mapping[str, Any] | Problem:
+def _broken(line: str) -> str | None:
+    """Return the rule that the characters of a line break, or None."""
+    if "\0" in line:
+        return "cannot hold a NUL character"
+    return "must be UTF-8" if _UNDECODED.search(line) else None
+
+
+def _objects(file: Iterable[str]) -> Iterator[_Line]:
+    for number, line in enumerate(file, 1):
+        text = line.lstrip("\ufeff")
+        if text.strip():
+            yield number, _object(text)
+
+
+def _object(line: str) -> Mapping[str, Any] | Problem:
+    if rule := _broken(line):
+        return _hidden(rule, _SAVE_AS_UTF_8)
+    hint = "write one JSON object a line; the name of a table ends in .csv"
     try:
-        params = json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", None) or getattr(error, "reason", None) or "too deep"
-        at = getattr(error, "pos", None) or getattr(error, "start", None) or 0
-        return _hidden(f"not JSON at character {at + 1}: {reason}", "write one object a line")
+        params = json.loads(line)
+    except json.JSONDecodeError as error:
+        return _hidden(f"cannot be read: not JSON at character {error.pos + 1}: {error.msg}", hint)
+    except (ValueError, RecursionError):
+        return _hidden("cannot be read: not JSON of an ordinary size", hint)
     if isinstance(params, dict):
-        return params
-    return _hidden("not an object", 'write {"prompt": ..., "init_image": ...}')
+        return {name: _read(name, value) for name, value in params.items()}
+    return _hidden("cannot be read: not an object", hint)
 
 
-def _hidden(rule: str, way_out: str) -> Problem:
-    """A line that cannot be told apart into its values is not shown: one of them may be a key."""
-    return Problem("line", "hidden", rule, way_out)
+def _read(name: str, value: Any) -> Any:
+    """Return a parameter's value, read from JSON: a number may be written as 42.0, or as text."""
+    if isinstance(value, str):
+        return value_of(name, value)
+    return int(value) if name in _WHOLE and isinstance(value, float) and value.is_integer() else value
 
 
-def _table(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
+# --- tables ---
+
+
+def _table(file: Iterable[str]) -> Iterator[_Line]:
+    """Yield the rows of a table that have anything in them, each with the line in which it begins."""
     csv.field_size_limit(_MOST_FIELD_CHARACTERS)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows, line = csv.reader(file, strict=True), 1
-        try:
-            head = _head(path, next(rows, []))
-            line = rows.line_num + 1
-            for row in rows:
-                if row:
-                    yield rows.line_num, _row(head, row)
-                line = rows.line_num + 1
-        except csv.Error as error:
-            raise ValueError(f"line {line}: {error}, so a quote may be open, or unwritten as two") from None
+    lines = _decoded(file)
+    begin, first, separators = _first(lines)
+    separator = max(separators, key=lambda each: len(RESERVED & {*map(_column, first.replace('"', "").split(each))}))
+    rows = csv.reader(
+        _trimmed(chain([first], lines), separator), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    skipped, head = begin - 1, None
+    try:
+        for row in rows:
+            if head is None:
+                head = _head(row)
+            elif params := _row(head, row):
+                yield begin, params
+            begin = skipped + rows.line_num + 1
+    except csv.Error as error:
+        hint = "a quote may be open; write a quote inside a quoted cell as two"
+        raise _TableError(f"line {begin} cannot be read: {error}", hint) from None
 
 
-def _head(path: Path, cells: list[str]) -> list[str]:
-    """The names of the columns. Raises InvalidRequestError where they are none."""
-    head = [name.strip() for name in cells]
-    rule, way_out = "", 'begin it with the names of the columns, such as "prompt,init_image,seed"'
-    if len(head) == 1 and (";" in head[0] or "\t" in head[0]):
-        rule, way_out = "its columns are not separated by commas", "save it with commas"
-    elif twice := [name for name, count in Counter(head).items() if count > 1]:
-        rule, way_out = f"it has two columns {twice[0]!r}", "remove one of them"
-    elif head and not RESERVED & {*head}:
-        rule = "no column has the name of a parameter"
-    if rule:
-        raise InvalidRequestError([Problem("manifest", repr(str(path)), rule, way_out)])
+def _decoded(lines: Iterable[str]) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if rule := _broken(line):
+            raise _TableError(f"line {number} {rule}", _SAVE_AS_UTF_8)
+        yield line.lstrip("\ufeff")
+
+
+def _first(lines: Iterable[str]) -> tuple[int, str, str]:
+    """Return the line that names the columns: its number, its text, and what may separate its cells."""
+    separators = _SEPARATORS
+    for number, line in enumerate(lines, 1):
+        if declared := _SEPARATOR_LINE.fullmatch(line.rstrip("\r\n")):
+            separators += declared[1]
+        elif line.strip(f'{separators}" \r\n'):
+            return number, line, separators
+    return 1, "", separators
+
+
+def _trimmed(lines: Iterable[str], separator: str) -> Iterator[str]:
+    """Remove blanks between a closing quote and the end of its cell: `csv` refuses them."""
+    blanks = re.compile(rf" +(?={re.escape(separator)}|[\r\n]|$)")
+    quotes = 0
+    for line in lines:
+        first, *others = line.split('"')
+        for number, text in enumerate(others):
+            quotes += 1
+            if quotes % 2 == 0 and (found := blanks.match(text)):
+                others[number] = text[found.end() :]
+        yield '"'.join([first, *others])
+
+
+def _head(cells: Iterable[str]) -> list[str]:
+    """Return the names of the columns, "" for a column without a name. Raises _TableError if they are none."""
+    head = [_column(cell) for cell in cells]
+    if head and not RESERVED & {*head}:
+        hint = 'write a first row such as "prompt,init_image,seed"'
+        raise _TableError("must begin with the names of its columns", hint)
+    if twice := [name for name, count in Counter(head).items() if name and count > 1]:
+        raise _TableError(f"cannot have two columns {twice[0]!r}", "remove one of them")
     return head
 
 
+def _column(cell: str) -> str:
+    name = re.sub(r"[\s-]+", "_", cell.strip().lower())
+    if name in RESERVED:
+        return name
+    return "" if _UNNAMED.fullmatch(cell.strip()) else cell.strip()
+
+
 def _row(head: list[str], row: list[str]) -> Mapping[str, Any] | Problem:
-    if len(row) > len(head):
-        return _hidden(f"{len(row)} cells, and the head has {len(head)}", "put quotes around cells with commas")
-    return {name: value_of(name, cell) for name, cell in zip(head, row, strict=False) if cell != ""}
+    params = {}
+    for number, (name, cell) in enumerate(zip_longest(head, map(str.strip, row), fillvalue=""), 1):
+        is_index = not any(head[:number]) and _NUMBER.fullmatch(cell)  # of pandas, before the columns with names
+        if name and cell:
+            params[name] = value_of(name, cell)
+        elif cell and number > len(head):
+            hint = "put quotes around a cell that holds a separator"
+            return _hidden(f"cannot have {len(row)} cells: the head has {len(head)}", hint)
+        elif cell and not is_index:
+            return _hidden(f"cannot have a cell in column {number}, which has no name", "name the column, or empty it")
+    return params
 
 
-def _pictures(folder: Path) -> Iterator[tuple[int, Mapping[str, Any] | Problem]]:
+# --- folders ---
+
+
+def _pictures(folder: Path) -> Iterator[_Line]:
     names = sorted(path.name for path in folder.iterdir() if _is_picture(path))
     for number, name in enumerate(names, 1):
         yield number, {"init_image": name}
 
 
 def _is_picture(path: Path) -> bool:
-    """By its content or its name: one that only pretends is told by the check."""
+    """Return whether a file is a picture by its name or its content. The check of the request reads it again."""
     if path.name.startswith(".") or not path.is_file():
         return False
-    if path.suffix.lower() in _SUFFIXES:
+    if path.suffix.lower() in _PICTURES:
         return True
     with path.open("rb") as file:
         return sniff(file.read(64)) is not None
 
 
 async def entries(source: Source) -> AsyncIterator[Entry]:
-    """The entries of whatever a batch is made of."""
+    """Yield the entries of a batch's source. Items of a program are counted from 1."""
     line = 0
     async for each in asynchronous(source):
         line += 1

@@ -1,4 +1,4 @@
-"""What the files of a batch are called. Pure: names in, names out."""
+"""Names of a batch's video files. Pure: values in, names out."""
 
 from __future__ import annotations
 
@@ -23,49 +23,67 @@ _EXAMPLE: Mapping[str, str | int] = {
 }
 FIELDS = tuple(_EXAMPLE)
 _MOST_BYTES = 80
-_MOST_NAME_BYTES = 200
+_MOST_PART_BYTES = 200
+_FORBIDDEN = r"\x00-\x1f\x7f<>:\"|?*"
+"""Characters that some file system refuses in a name."""
+_DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[1-9¹²³]) *(\.|$)", re.IGNORECASE)
+"""Names that Windows reserves, with any suffix:
+https://learn.microsoft.com/windows/win32/fileio/naming-a-file#naming-conventions
+"""
 
 
 def pattern_problem(pattern: str) -> Problem | None:
-    """What is wrong with a pattern of names, or None."""
-    way_out = f"use {DEFAULT_NAME} with {', '.join(f'{{{field}}}' for field in FIELDS)}"
+    """Return what is wrong with a pattern of file names, or None."""
+    hint = f"use {DEFAULT_NAME} with {', '.join(f'{{{field}}}' for field in FIELDS)}"
     try:
         for _, field, spec, conversion in Formatter().parse(pattern):
-            if field is not None and (field not in FIELDS or conversion or (spec and field != "line")):
-                return wrong("name", pattern, f"{{{field}}} is not known so", way_out)
+            if field is not None and field not in FIELDS:
+                return wrong("name", pattern, f"cannot have {{{field}}}", hint)
+            if conversion or (spec and field != "line"):
+                return wrong("name", pattern, f"cannot format {{{field}}}", hint)
         path = PurePosixPath(pattern.format_map(_EXAMPLE))
     except ValueError as error:
-        return wrong("name", pattern, f"not a pattern: {error}", way_out)
+        return wrong("name", pattern, f"must be a pattern: {error}", hint)
     if path.is_absolute() or ".." in path.parts or "\\" in pattern:
-        return wrong("name", pattern, "leaves the folder", way_out)
+        return wrong("name", pattern, "cannot leave the folder", hint)
     if path.suffix != ".mp4":
-        return wrong("name", pattern, "a name that ends in .mp4", way_out)
+        return wrong("name", pattern, "must end in .mp4", hint)
     return None
 
 
 def names(pattern: str, values: Mapping[str, str | int]) -> Iterator[str]:
-    """The names that a file may have, the best first: relative to the folder, with / between parts."""
-    told = {field: value if isinstance(value, int) else _tame(value) for field, value in values.items()}
-    folder, slash, name = pattern.format_map(told).removesuffix(".mp4").rpartition("/")
-    name = folder + slash + name.encode()[:_MOST_NAME_BYTES].decode(errors="ignore")
-    yield f"{name}.mp4"
+    """Yield the names that a file may have, the best first.
+
+    They are relative to the batch's folder, with / between their parts, and any file system takes them.
+    """
+    filled = pattern.format_map({field: _tame(value) for field, value in values.items()})
+    *folders, name = map(_portable, filled.removesuffix(".mp4").split("/"))
+    base = "/".join([*filter(None, folders), name or "_"])
+    yield f"{base}.mp4"
     number = 2
     while True:
-        yield f"{name}-{number}.mp4"
+        yield f"{base}-{number}.mp4"
         number += 1
 
 
 def stem_of(where: str | None) -> str:
-    """The name of a picture without folder and suffix, of its path or URL; "picture" for one that came as bytes."""
+    """Return a picture's name without folder and suffix, from its path or URL; "picture" if it came as bytes."""
     path = unquote(urlsplit(where).path) if is_http_url(where) else where or ""
     return PurePosixPath(path.replace("\\", "/")).stem or "picture"
 
 
-def _tame(text: str) -> str:
-    """No part of a path, nothing hidden, nothing that a file system refuses, not too long."""
-    tame = (
-        re.sub(r"[\x00-\x1f\x7f<>:\"/\\|?*\s]+", "_", text)
-        .encode(errors="ignore")[:_MOST_BYTES]
-        .decode(errors="ignore")
-    )
-    return tame.strip("._ ") or "_"
+def _tame(value: str | int) -> str | int:
+    """Return a value that is no path, hides no file, and is not too long."""
+    if isinstance(value, int):
+        return value
+    return _cut(re.sub(rf"[{_FORBIDDEN}/\\\s]+", "_", value), _MOST_BYTES).strip("._ ") or "_"
+
+
+def _portable(part: str) -> str:
+    """Return a part of a path as every file system takes it: Windows drops dots and blanks at its end."""
+    part = _cut(re.sub(rf"[{_FORBIDDEN}]", "_", part), _MOST_PART_BYTES).rstrip(". ")
+    return f"_{part}" if _DEVICE.match(part) else part
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    return text.encode(errors="ignore")[:most_bytes].decode(errors="ignore")

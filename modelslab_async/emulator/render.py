@@ -1,7 +1,7 @@
-"""A real mp4 from the actual picture: H.264, yuv420p, fast start, so that it plays in a browser.
+"""Render a real mp4 from the actual picture: H.264, yuv420p, fast start, so that it plays in a browser.
 
 The camera moves over the picture; seed and prompt choose how. Equal work gives equal bytes. A small label says that an
-emulator made it. Needs the extra `emulator` (PyAV, Pillow), imported when the first video is rendered.
+emulator made the video. Needs the extra `emulator` (PyAV, Pillow), imported when the first video is rendered.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -35,18 +35,18 @@ _ZOOM = 0.78
 
 
 class UnreadablePictureError(Exception):
-    """The picture starts like one, and cannot be decoded."""
+    """The content begins like a picture, and cannot be decoded."""
 
 
 class UnwantedError(Exception):
-    """Nobody waits for this video any more."""
+    """The video is no longer waited for."""
 
 
 def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes:
-    """The video: exactly `frames` frames at `fps`, of `width` × `height`. Takes about a second: call it in a thread.
+    """Return the video: exactly `frames` frames at `fps`, of `width` × `height`.
 
-    Before each frame `is_wanted` is asked. Raises UnreadablePictureError, UnwantedError where it said no, or
-    ImportError without the extra.
+    This takes about a second: call it in a thread. `is_wanted` is called before each frame. Raises
+    UnreadablePictureError, UnwantedError if `is_wanted` returned False, or ImportError without the extra.
     """
     import av  # noqa: PLC0415 - heavy, and only here
 
@@ -69,17 +69,28 @@ def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes
 
 
 def _opened(work: Work) -> Image:
-    """The picture, cut to the video's shape."""
+    """Return the picture, cut to the video's shape."""
     from PIL import Image, ImageOps  # noqa: PLC0415 - as above
 
     try:
         with Image.open(io.BytesIO(work.picture)) as opened:
             if opened.width * opened.height > _MAX_PIXELS:
                 raise UnreadablePictureError(f"more than {_MAX_PIXELS} pixels")
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture = _in_8_bits(ImageOps.exif_transpose(opened)).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UnreadablePictureError(str(error)) from error
     return ImageOps.fit(picture, (work.width * 3 // 2, work.height * 3 // 2))
+
+
+def _in_8_bits(picture: Image) -> Image:
+    """Return a grey picture of 16 or 32 bits a pixel in 8 bits. Pillow itself turns all that is brighter white."""
+    if picture.mode[0] not in "IF":
+        return picture
+    grey = picture.convert("F")
+    extrema: Any = grey.getextrema()  # two floats, as there is one band
+    black, white = min(extrema[0], 0.0), max(extrema[1], 1.0 if picture.mode == "F" else 255.0)
+    scale = 255 / (white - black)
+    return grey.point(lambda value: value * scale - black * scale).convert("L")
 
 
 @attrs.frozen
@@ -92,7 +103,7 @@ class _View:
 
 
 def _path(work: Work) -> tuple[_View, _View]:
-    """Where the camera starts and ends. The prompt may say it: zoom in, zoom out, pan left, right, up, down."""
+    """Return where the camera starts and ends. A prompt may say it: zoom in, zoom out, pan left, right, up, down."""
     rng = random.Random(f"{work.seed} {work.prompt}".encode(errors="surrogatepass"))
     wide = _View(0.5, 0.5, 1.0)
     reach = (1 - _ZOOM) / 2
