@@ -76,6 +76,7 @@ _VALUES = {
     "floats": ("[", "1e1,", "0]"),
     "empty strings": ("[", '"",', '""]'),
     "links": ("[", '"//a",', '""]'),
+    "links to long hosts": ("[", '"//' + 4000 * "\ufdfa" + '/",', '""]'),
     "brackets without end": ("", "[", ""),
     "objects without end": ("", '{"a":', ""),
     "digits": ("", "1", ""),

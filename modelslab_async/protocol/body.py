@@ -34,6 +34,8 @@ _MAX_ECHOED = 100
 """Fields of an echo. The documentation's sample has 24."""
 _MAX_WORDS = 1000
 """Characters of one field in which the kind of an error is searched."""
+_MAX_SENTENCES = 100
+NO_REASON = "no reason given"
 _AN_ID = re.compile(r"(?!\.+$)[\w.:-]{1,128}", re.ASCII)
 
 
@@ -99,11 +101,6 @@ class Body:
         """All that the reply says in words, once each. `messege` is the service's own spelling."""
         fields = (self.raw.get(name) for name in ("message", "messege", "error", "tip", "tips"))
         return " ".join(dict.fromkeys(filter(None, (_text(field)[:_MAX_WORDS] for field in fields))))
-
-    @property
-    def reason(self) -> str:
-        """The words as an error shows them."""
-        return brief(self.words)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -185,8 +182,8 @@ def refused(body: Body, reply: HttpReply) -> Refused:
     words = body.words
     named = re.search(r"maximum (?:of )?(\d{1,4})\b(?!\D{0,40}(?:second|minute|hour))", words, re.IGNORECASE)
     maximum = int(named[1]) if named else None
-    reason = body.reason or "no reason given"
-    return Refused(_kind(reply.status, words), reason, reply.status, _wait(body, reply), maximum)
+    wait = _wait(body.retry_after, words, reply.retry_after)
+    return Refused(_kind(reply.status, words), brief(words) or NO_REASON, reply.status, wait, maximum)
 
 
 def _by_code(reply: HttpReply, body: Body) -> Refused | Malformed:
@@ -227,11 +224,11 @@ def _kind(status: int, words: str) -> type[APIError]:
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _wait(body: Body, reply: HttpReply) -> float | None:
+def _wait(told: float | None, words: str, header: str | None) -> float | None:
     """Seconds to wait, at most an hour: from the body, the message ("try again in 30 minutes") or the header."""
-    named = re.search(r"\b(?:in|after) (\d{1,6}) ?(s|m|h)", body.words, re.IGNORECASE)
+    named = re.search(r"\b(?:in|after) (\d{1,6}) ?(s|m|h)", words, re.IGNORECASE)
     from_words = float(named[1]) * _UNITS[named[2].lower()] if named else None
-    for seconds in (body.retry_after, from_words, _seconds(reply.retry_after)):
+    for seconds in (told, from_words, _seconds(header)):
         if seconds is not None:
             return min(seconds, _LONGEST_WAIT)
     return None
@@ -261,9 +258,10 @@ def _text(value: Any) -> str:
         case str():
             return value.strip()
         case list():
-            return " ".join(filter(None, map(_text, value)))
+            return " ".join(filter(None, map(_text, value[:_MAX_SENTENCES])))
         case dict():
-            return " ".join(f"{name}: {text}" for name, item in value.items() if (text := _text(item)))
+            items = islice(value.items(), _MAX_SENTENCES)
+            return " ".join(f"{name}: {text}" for name, item in items if (text := _text(item)))
         case _:
             return ""
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
-from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused, whole_number
+from modelslab_async.protocol.body import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
 from modelslab_async.protocol.decoding import brief
 from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, shown, wrong
 from modelslab_async.protocol.secret import ApiKey
@@ -187,7 +187,7 @@ def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
         case "error":
             return refused(body, reply)
         case "failed":
-            return Failed(body.reason or "no reason given", body.id)
+            return Failed(brief(body.words) or NO_REASON, body.id)
         case "success" if links := body.links:
             return _ready(body, links)
         case _ if body.id is not None:
@@ -215,12 +215,12 @@ def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
 def _failed_fetch(body: Body, reply: HttpReply) -> FetchReply:
     words = body.words
     if re.search(r"request not found", words, re.IGNORECASE):
-        return UnknownId(body.reason)
+        return UnknownId(brief(words))
     if body.status == "error":
         return refused(body, reply)
     if re.search(r"try again", words, re.IGNORECASE):
         return NotReady(under_failed=True)
-    return Failed(body.reason or "no reason given", body.id)
+    return Failed(brief(words) or NO_REASON, body.id)
 
 
 def _ready(body: Body, links: tuple[str, ...]) -> Ready:
