@@ -44,7 +44,7 @@ class Watcher:
     async def follow(self, job: Job) -> None:
         """From the service's acceptance to its word that the job ended."""
         limits = self.line.timeouts
-        policy = watch.WatchPolicy(self.strategy, limits.job, limits.fetch, at_once=job._is_found)
+        policy = watch.WatchPolicy(self.strategy, limits.job, limits.fetch, limits.link, at_once=job._is_found)
         links, at = job._accepted.future_links if job._accepted else (), job._loop.time()
         age = at - job._taken_at
         flow = watch.watch(policy, job._outlook, self.pace, self.line.backoff, now=at, age=age, links=links)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
@@ -126,6 +127,29 @@ async def test_try_again_under_failed_is_bounded(world: MakeWorld) -> None:
     async with world(faults=[Rule(Fault.TRY_AGAIN)]).client() as client:
         with pytest.raises(JobFailedError, match="Try Again"):
             await client.submit(a_request())
+
+
+async def test_success_without_a_link_gives_the_announced_file(world: MakeWorld) -> None:
+    """If the output stays empty, the video at the link that the acceptance announced is found all the same."""
+    here = world(faults=[Rule(Fault.EMPTY_OUTPUT)])
+    async with here.client() as client:
+        video = await client.submit(a_request())
+    assert video.url == next(iter(here.service.orders.values())).link(here.service.origin)
+
+
+async def test_success_without_a_link_ends(world: MakeWorld) -> None:
+    """The error tells what the service says, the slot is free, and the job can be attached to when there is a link."""
+    rules = [Rule(Fault.EMPTY_OUTPUT), Rule(Fault.LATE_LINK, seconds=200.0)]
+    here = world(faults=rules)
+    async with here.client(max_in_flight=1, timeouts=Timeouts(link=30.0)) as client:
+        job, following = client.submit(a_request()), client.submit(a_request())
+        with pytest.raises(InvalidVideoError, match="reports success, but its output holds no link") as caught:
+            await job
+        assert (job.state, caught.value.charged, caught.value.job_id) == (JobState.TIMED_OUT, True, job.id)
+        await following.submitted()
+        await asyncio.sleep(300)
+        rules.clear()
+        assert (await client.attach(job.id or "")).id == job.id
 
 
 @pytest.mark.parametrize("rule", [Rule(Fault.LATE_LINK, seconds=300.0), Rule(Fault.HTML_AS_MP4)])

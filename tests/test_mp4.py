@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async.protocol.mp4 import Facts, Verdict, Walk, looks_like_mp4
+
+STARTS = (b"styp", b"pdin", b"free", b"skip", b"wide", b"uuid")
 
 
 def box(kind: bytes, content: bytes = b"", *, wide: bool = False, open_ended: bool = False) -> bytes:
@@ -27,16 +30,32 @@ def movie(frames: int = 81, scale: int = 16, width: int = 832, height: int = 480
     sizes = box(b"stsz", bytes(8) + frames.to_bytes(4))
     media = box(b"mdhd", bytes([version, 0, 0, 0]) + times + bytes(4)) + box(b"minf", box(b"stbl", sizes))
     sound = box(b"trak", box(b"tkhd", bytes(84)))
-    return box(b"moov", box(b"mvhd", bytes(100)) + sound + box(b"trak", video + box(b"mdia", media)))
+    return box(b"moov", MVHD + sound + box(b"trak", video + box(b"mdia", media)))
 
 
+MVHD = box(b"mvhd", bytes(12) + (600).to_bytes(4) + bytes(84))
 FTYP = box(b"ftyp", b"isom\0\0\2\0isom")
 DATA = bytes(range(200))
+FRAGMENT = box(b"moof", b"x" * 30) + box(b"mdat", DATA)
 FILES = {
     "moov first": FTYP + movie() + box(b"free") + box(b"mdat", DATA),
     "moov last": FTYP + box(b"mdat", DATA) + movie(),
     "64-bit sizes": FTYP + movie() + box(b"mdat", DATA, wide=True),
-    "fragmented": FTYP + movie() + box(b"moof", b"x" * 30) + box(b"mdat", DATA),
+    "fragmented": FTYP + movie() + FRAGMENT,
+    "old QuickTime": box(b"wide") + box(b"mdat", DATA) + movie(),
+    "old QuickTime, moov first": movie() + box(b"mdat", DATA),
+    **{f"{kind.decode()} first": box(kind, b"x" * 16) + FTYP + movie() + box(b"mdat", DATA) for kind in STARTS},
+}
+TAILS = {
+    "a newline": b"\n",
+    "half a header": bytes(7),
+    "zeros": bytes(40),
+    "a page": b"<html><body>served by a cache</body></html>",
+    "an impossible size": (3).to_bytes(4) + b"free" + DATA,
+    "an impossible wide size": (1).to_bytes(4) + b"free" + bytes(8),
+    "a box that is cut": (900).to_bytes(4) + b"free" + DATA,
+    "a box without a name": (900).to_bytes(4) + b"\xff\0\1\2" + DATA,
+    "an index of fragments": box(b"mfra", DATA),
 }
 
 
@@ -56,6 +75,88 @@ def test_cut_at_every_byte(name: str) -> None:
         assert verdict(content[:length]) is Verdict.CUT_SHORT, length
 
 
+@pytest.mark.parametrize("tail", TAILS)
+@pytest.mark.parametrize("name", FILES)
+def test_what_trails_does_not_matter(name: str, tail: str) -> None:
+    """A whole file is whole with anything behind its last box, as players play it; cut bytes before are not."""
+    content = FILES[name]
+    assert verdict(content + TAILS[tail]) is Verdict.WHOLE
+    assert verdict(content[:-100]) is Verdict.CUT_SHORT
+
+
+def test_a_later_fragment_that_is_cut() -> None:
+    """A fragment without the end of its `mdat` is cut, also where the fragments before are whole.
+
+    Up to the seventh byte of a further fragment, a cut is bytes that trail. What trails a cut does not mend it.
+    """
+    begun = FTYP + movie() + FRAGMENT
+    for length in range(8, len(FRAGMENT)):
+        assert verdict(begun + FRAGMENT[:length]) is Verdict.CUT_SHORT, length
+    assert verdict(begun + FRAGMENT) is Verdict.WHOLE
+    moof = box(b"moof", b"x" * 30)
+    for between in (b"", box(b"free", b"x"), (3).to_bytes(4) + b"free"):
+        assert verdict(begun + moof + between) is Verdict.CUT_SHORT
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), DATA], ids=["empty", "zeros", "no boxes"])
+def test_old_quicktime_needs_a_real_moov(content: bytes) -> None:
+    """Without `ftyp`, letters that happen to spell `moov` and `mdat` do not make a video."""
+    assert verdict(box(b"moov", content) + box(b"mdat", DATA)) is Verdict.NOT_MP4
+    assert verdict(FTYP + box(b"moov", content) + box(b"mdat", DATA)) is Verdict.WHOLE
+
+
+NO_MEDIA = {
+    "no track": MVHD,
+    "an empty track": MVHD + box(b"trak"),
+    "a track without media": MVHD + box(b"trak", box(b"tkhd", bytes(84))),
+    "other boxes": MVHD + box(b"udta", DATA) + box(b"meta"),
+    "times of 64 bits": box(b"mvhd", b"\1" + bytes(19) + (600).to_bytes(4) + bytes(88)),
+}
+UNJUDGED = {
+    "zeros": bytes(500),
+    "a header of zeros": box(b"mvhd", bytes(100)),
+    "described in fragments": MVHD + box(b"mvex"),
+    "a track of zeros": MVHD + box(b"trak", bytes(100)),
+    "a box that is cut": MVHD + (900).to_bytes(4) + b"udta",
+    "what is no box": MVHD + b"x",
+    "too many boxes": MVHD + 200 * box(b"free"),
+    "a track with media": MVHD + box(b"trak", box(b"mdia")),
+}
+
+
+@pytest.mark.parametrize("name", NO_MEDIA)
+def test_a_file_without_a_track_is_not_whole(name: str) -> None:
+    """A `moov` that is well made and describes nothing to play."""
+    content = FTYP + box(b"moov", NO_MEDIA[name]) + box(b"mdat", DATA)
+    assert verdict(content) is Verdict.NO_TRACK
+    assert verdict(content[:-1]) is Verdict.CUT_SHORT
+
+
+@pytest.mark.parametrize("name", UNJUDGED)
+def test_what_cannot_be_judged_is_whole(name: str) -> None:
+    """Only a `moov` that is well made counts as one without a track: else the outer boxes alone decide."""
+    assert verdict(FTYP + box(b"moov", UNJUDGED[name]) + box(b"mdat", DATA)) is Verdict.WHOLE
+
+
+def grown(walk: Walk, chunk: bytes, times: int) -> int:
+    """The most bytes that were allocated at a time while the chunk was fed so often."""
+    tracemalloc.start()
+    try:
+        for _ in range(times):
+            walk.feed(chunk)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_is_constant() -> None:
+    """Of a file of any size, a bounded beginning of `moov` is kept, and nothing of its other boxes."""
+    walk = Walk()
+    walk.feed(FTYP + (1).to_bytes(4) + b"moov" + (2**40).to_bytes(8))
+    assert grown(walk, bytes(2**20), 64) < 20 * 2**20
+    assert grown(Walk(), FTYP + b"".join(box(b"%04x" % number) for number in range(2**16)), 2) < 2**16
+
+
 def test_a_box_that_goes_on_to_the_end() -> None:
     """Size 0: whole once it began with everything before it; the length that the server tells has to say the rest."""
     content = FTYP + movie() + box(b"mdat", DATA, open_ended=True)
@@ -63,10 +164,15 @@ def test_a_box_that_goes_on_to_the_end() -> None:
     assert verdict(content[: len(FTYP + movie())]) is Verdict.CUT_SHORT
 
 
-@given(name=st.sampled_from(sorted(FILES)), cuts=st.lists(st.integers(0, 900)), length=st.integers(0, 900))
-def test_chunks_do_not_matter(name: str, cuts: list[int], length: int) -> None:
+@given(
+    name=st.sampled_from(sorted(FILES)),
+    tail=st.sampled_from(sorted(TAILS)) | st.none(),
+    cuts=st.lists(st.integers(0, 1200)),
+    length=st.integers(0, 1200),
+)
+def test_chunks_do_not_matter(name: str, tail: str | None, cuts: list[int], length: int) -> None:
     """However the bytes arrive, the verdict and the facts are the same."""
-    content = FILES[name][:length]
+    content = (FILES[name] + (TAILS[tail] if tail else b""))[:length]
     edges = sorted({0, len(content), *(cut for cut in cuts if cut < len(content))})
     pieces = [content[start:end] for start, end in itertools.pairwise(edges)]
     one, many = Walk(), Walk()
@@ -120,6 +226,7 @@ def test_facts(version: int, frames: int, scale: int, width: int, height: int) -
 
 
 def test_the_head_is_enough_to_tell() -> None:
-    """Eight bytes suffice for a probe; fewer say nothing."""
-    assert looks_like_mp4(FTYP[:8])
-    assert not looks_like_mp4(FTYP[:7])
+    """Eight bytes of any whole file suffice for a probe; fewer say nothing."""
+    for content in FILES.values():
+        assert looks_like_mp4(content[:8])
+        assert not looks_like_mp4(content[:7])

@@ -33,7 +33,9 @@ PASSING = [
     Refused(kind=errors.RateLimitError, message="slowly", http_status=429),
     wire.NotReady(under_failed=True),
     wire.UnknownId(message="Request not found"),
-    Refused(kind=errors.BadRequestError, message="hm", http_status=400),
+    Refused(kind=errors.NotFoundError, message="hm", http_status=404),
+    Refused(kind=errors.BadRequestError, message="a page", http_status=403, is_reported=False),
+    wire.NotReady(success_without_link="[]"),
 ]
 
 
@@ -274,7 +276,12 @@ def test_a_failure_ends_it() -> None:
 BOUNDED: list[tuple[Any, float, type[Exception]]] = [
     (wire.UnknownId(message="Request not found"), watch.UNKNOWN_ID_GRACE, errors.NotFoundError),
     (wire.NotReady(under_failed=True), watch.DOUBT_GRACE, errors.JobFailedError),
-    (Refused(kind=errors.BadRequestError, message="hm", http_status=400), watch.DOUBT_GRACE, errors.BadRequestError),
+    (Refused(kind=errors.NotFoundError, message="hm", http_status=404), watch.UNKNOWN_ID_GRACE, errors.NotFoundError),
+    (
+        Refused(kind=errors.BadRequestError, message="a page", http_status=403, is_reported=False),
+        watch.DOUBT_GRACE,
+        errors.BadRequestError,
+    ),
 ]
 
 
@@ -285,6 +292,111 @@ def test_doubts_are_bounded(reply: Any, grace: float, error: type[Exception]) ->
     outcome = driven.run(a_watch())
     assert isinstance(outcome.error, error)
     assert grace <= driven.now - 1000 <= grace + 31
+
+
+ERROR = Refused(kind=errors.BadRequestError, message="CUDA out of memory", http_status=200)
+
+
+def answered(*answers: Any) -> Callable[[Any, float], Any]:
+    """These, one a poll, and then the video."""
+    left = list(answers)
+    return lambda *_: left.pop(0) if left else READY
+
+
+def test_an_error_at_two_polls_in_a_row_ends_it() -> None:
+    """Status error is believed the second time: the job failed, and whether it is charged is not known."""
+    driven = Driven(lambda *_: ERROR)
+    outcome = driven.run(a_watch())
+    assert isinstance(outcome, lifecycle.Failed)
+    assert isinstance(outcome.error, errors.JobFailedError)
+    assert "CUDA out of memory" in str(outcome.error)
+    assert len(driven.times(Fetch)) == 2
+
+
+def test_one_error_is_tolerated() -> None:
+    """Once, or again after a good answer: what the service says next counts."""
+    driven = Driven(answered(ERROR, wire.NotReady(), ERROR, wire.NotReady(success_without_link="[]"), ERROR))
+    assert driven.run(a_watch()) == READY
+    assert len(driven.times(Fetch)) == 6
+
+
+@pytest.mark.parametrize("trouble", PASSING[:5], ids=repr)
+def test_troubles_do_not_hide_an_error(trouble: Any) -> None:
+    """A poll without an answer of the service says nothing: two errors around it are two in a row."""
+    driven = Driven(answered(ERROR, trouble, ERROR))
+    assert isinstance(driven.run(a_watch()), lifecycle.Failed)
+
+
+WITHOUT_LINK = wire.NotReady(success_without_link='{"frames": 81}')
+
+
+@given(eta=ETAS, seconds=st.floats(0, 500), grace=st.floats(0.1, 300), seed=st.integers())
+def test_success_without_a_link_ends_after_its_grace(
+    eta: float | None, seconds: float, grace: float, seed: int
+) -> None:
+    """The job ends so long after the first poll that saw it, and the error shows the output; not before."""
+    driven = Driven(lambda _, now: WITHOUT_LINK if now >= 1000 + seconds else wire.NotReady())
+    outcome = driven.run(a_watch(eta, link_grace=grace, seed=seed))
+    assert isinstance(outcome, lifecycle.Abandoned)
+    assert isinstance(outcome.error, errors.InvalidVideoError)
+    assert 'the service reports success, but its output holds no link: output={"frames": 81}' in str(outcome.error)
+    first = next(at for at in driven.times(Fetch) if at >= 1000 + seconds)
+    assert grace - 1e-6 <= driven.now - first <= grace + 1 + watch.TICK
+
+
+@given(late=st.floats(0, 59), seed=st.integers())
+def test_a_link_within_the_grace_is_the_end(late: float, seed: int) -> None:
+    """An output that is empty at first is not ready yet; several users saw it."""
+    seen: list[float] = []
+
+    def look(_: Any, now: float) -> Any:
+        seen.append(now)
+        return READY if now >= seen[0] + late else WITHOUT_LINK
+
+    assert Driven(look).run(a_watch(seed=seed)) == READY
+
+
+def test_without_a_grace_the_deadline_ends_it() -> None:
+    """None waits for ever; where the time of the job is up, the error still tells what is known."""
+    driven = Driven(lambda *_: WITHOUT_LINK)
+    outcome = driven.run(a_watch(link_grace=None, timeout=900.0))
+    assert isinstance(outcome.error, errors.InvalidVideoError)
+    assert driven.now == pytest.approx(1900)
+
+
+def test_a_job_that_runs_again_has_its_grace_again() -> None:
+    """Processing after success: the service took it back."""
+    driven = Driven(lambda _, now: wire.NotReady() if 1040 <= now < 1200 else WITHOUT_LINK)
+    outcome = driven.run(a_watch(link_grace=60.0))
+    assert isinstance(outcome.error, errors.InvalidVideoError)
+    assert driven.now >= 1260
+
+
+def test_failed_polls_do_not_prolong_the_grace() -> None:
+    """A poll without an answer says nothing against the success."""
+    driven = Driven(lambda _, now: WITHOUT_LINK if now < 1040 else errors.ReplyLostError("reset"))
+    assert isinstance(driven.run(a_watch(link_grace=60.0)).error, errors.InvalidVideoError)
+    assert driven.now <= 1000 + 40 + 60 + 31
+
+
+@pytest.mark.parametrize("readable", [*LINKS, None])
+def test_the_announced_links_are_the_last_resort(readable: str | None) -> None:
+    """Before a paid job ends without a link, each link that its acceptance announced is probed once."""
+
+    def look(action: Any, _: float) -> Any:
+        if isinstance(action, Fetch):
+            return WITHOUT_LINK
+        return Readable(action.url) if action.url == readable else Unreadable("HTTP 404")
+
+    driven = Driven(look)
+    outcome = driven.run(a_watch(links=LINKS, link_grace=10.0, timeout=300.0))
+    probes = [action.url for _, action in driven.actions if isinstance(action, Probe)]
+    if readable:
+        assert outcome == wire.Ready(links=(readable,))
+        assert probes == list(LINKS[: LINKS.index(readable) + 1])
+    else:
+        assert isinstance(outcome.error, errors.InvalidVideoError)
+        assert probes == list(LINKS)
 
 
 @given(timeout=st.floats(0.5, 5000), fetch_timeout=st.none() | st.floats(0.1, 60), slow=st.floats(0, 40))
@@ -375,3 +487,12 @@ def test_links_that_never_read() -> None:
     assert isinstance(outcome, Unreadable)
     assert all(f"{link}: HTTP 403" in outcome.reason for link in LINKS)
     assert driven.times(Probe)[-1] == pytest.approx(1060.0)
+
+
+def test_an_error_shows_the_beginning_of_a_link() -> None:
+    """Signed links have thousands of characters: each shows its beginning, and its reason all the same."""
+    links = tuple(f"{link}?{'a' * 4000}" for link in LINKS)
+    flow = watch.settle(links, partial(DELAYS, 8.0), now=1000.0, probe_timeout=10.0, grace=0.0)
+    outcome = Driven(lambda *_: Unreadable("HTTP 403")).run(flow)
+    assert len(outcome.reason) < 700
+    assert outcome.reason.count("HTTP 403") == 2

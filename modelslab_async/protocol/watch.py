@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 from modelslab_async.errors import (
     AuthenticationError,
     InsufficientCreditsError,
+    InvalidVideoError,
     JobFailedError,
     JobTimeoutError,
     NotFoundError,
@@ -18,6 +19,7 @@ from modelslab_async.errors import (
 )
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.body import Malformed, Refused
+from modelslab_async.protocol.decoding import brief
 from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.schedule import Schedule
 
@@ -27,7 +29,9 @@ READY_GRACE = 60.0
 UNKNOWN_ID_GRACE = 60.0
 """Seconds after the start in which "Request not found" is not believed."""
 DOUBT_GRACE = 120.0
-"""Seconds after the start in which "Try Again" under status failed, or a refusal of the fetch, is not believed."""
+"""Seconds after the start in which "Try Again" under status failed is not believed, nor a refusal without a status."""
+ERRORS_IN_A_ROW = 2
+"""Polls with status error that end the job, unless the error may pass. Failed polls between them do not count."""
 LAST_LOOK = 5.0
 """Seconds before the deadline: a last look, with time for its answer."""
 _LEAST_BEFORE_LAST = 1.0
@@ -36,6 +40,8 @@ _PROBES_PER_FETCH = 4
 """A wait for links still looks for a failure once in so many looks."""
 _FIRST_PROBE_GAP = 4.0
 _MOST_DOUBLINGS = 4
+_MAX_LINK_CHARACTERS = 200
+"""Of a link in an error. A signed one may have thousands."""
 TICK = 0.05
 """Seconds. Jobs are looked at when the clock ticks, so that one waking of the process is enough for many looks."""
 _LEAST_TICKED = 1.0
@@ -89,12 +95,14 @@ WatchOutcome = wire.Ready | lifecycle.Failed | lifecycle.Abandoned
 class WatchPolicy(NamedTuple):
     """How to wait. `timeout` for the whole watch, or None for never; all times in seconds.
 
+    `link_grace` is how long a success without a link is taken as "not yet", or None for ever.
     `at_once` for a job that may have ended long ago: its first look waits for nothing.
     """
 
     strategy: WaitStrategy = "auto"
     timeout: float | None = None
     fetch_timeout: float | None = None
+    link_grace: float | None = READY_GRACE
     at_once: bool = False
 
 
@@ -116,18 +124,20 @@ def watch(
     """
     started, deadline = now - age, math.inf if policy.timeout is None else now + policy.timeout
     looks = _Looks(policy, schedule, links if policy.strategy == "links" else ())
+    answers = _Answers(math.inf if policy.link_grace is None else policy.link_grace)
     troubles: Iterator[float] | None = None
-    pause, last = 0.0, ""
+    pause = 0.0
     while True:
-        gap = 0.0 if policy.at_once and not looks.count else max(schedule.gap(now - started), pause)
+        gap = 0.0 if policy.at_once and not looks.count else schedule.gap(now - started)
+        gap = max(min(gap, answers.grace_left(now)), pause)
         seen = yield Wait(_until_look(gap, deadline - now, now))
         turn = pace.turn(seen.at)
         if turn > seen.at and not seen.woken:
             seen = yield Wait(min(turn, deadline) - seen.at)
         now = seen.at
         if now >= deadline:
-            words = f"not ready after {now - started:.0f} s; the service may still finish it{last}"
-            return lifecycle.Abandoned(JobTimeoutError(words))
+            words = f"not ready after {now - started:.0f} s; the service may still finish it{answers.trouble}"
+            return answers.without_link or lifecycle.Abandoned(JobTimeoutError(words))
         seen = yield looks.next(now, now - started, deadline - now, woken=seen.woken)
         now = seen.at
         if isinstance(seen.what, Readable):
@@ -135,14 +145,16 @@ def watch(
         if seen.what is None or isinstance(seen.what, Unreadable):
             looks.missed(now)
             continue
-        outcome = _judge(seen.what, now - started)
+        outcome = answers.judge(seen.what, now, now - started)
         if isinstance(outcome, WatchOutcome):
             return outcome
+        if answers.without_link and not answers.grace_left(now):
+            return (yield from _last_resort(links, answers.without_link, now, deadline, policy.fetch_timeout))
         if outcome is None:
-            troubles, pause, last = None, 0.0, ""
+            troubles, pause = None, 0.0
         else:
             troubles = troubles or backoff()
-            pause, last = max(next(troubles), outcome), f". The last look failed: {_words(seen.what)}"
+            pause = max(next(troubles), outcome)
 
 
 def _until_look(gap: float, left: float, now: float) -> float:
@@ -179,41 +191,97 @@ class _Looks:
         self._misses += 1
 
 
-def _words(reply: wire.FetchReply | TransportError) -> str:
-    match reply:
+class _Answers:
+    """Judge each answer of the service in the light of the answers before it."""
+
+    def __init__(self, link_grace: float) -> None:
+        self.trouble = ""
+        """Why the latest poll failed, for an error; empty if it did not fail."""
+        self.without_link: lifecycle.Abandoned | None = None
+        """How the job ends if the service goes on to report success without a link."""
+        self._link_grace = link_grace
+        self._success_at = math.inf
+        self._errors = 0
+
+    def grace_left(self, now: float) -> float:
+        """Return the seconds until a success without a link ends the job; infinite if the service reports none."""
+        return max(self._success_at + self._link_grace - now, 0.0)
+
+    def judge(
+        self, answer: wire.FetchReply | TransportError, now: float, elapsed: float
+    ) -> WatchOutcome | float | None:
+        """Return how the job ends, or None if the answer is "not yet", or the seconds to wait after a bad answer."""
+        self.trouble = f". The last poll failed: {_words(answer)}"
+        match answer:
+            case wire.Ready():
+                return answer
+            case wire.NotReady(under_failed=True) if elapsed > DOUBT_GRACE:
+                return lifecycle.Failed(JobFailedError('the service keeps saying "failed" and "Try Again"'))
+            case wire.NotReady(success_without_link=output):
+                self._not_ready(output, now)
+                return None
+            case wire.Failed(message=message):
+                return lifecycle.Failed(JobFailedError(f"the service failed the job: {message}"))
+            case wire.UnknownId(message=message):
+                return lifecycle.Abandoned(NotFoundError(message)) if elapsed > UNKNOWN_ID_GRACE else 0.0
+            case Refused():
+                return self._refused(answer, elapsed)
+            case Malformed() | TransportError():
+                return 0.0
+
+    def _not_ready(self, output: str | None, now: float) -> None:
+        self.trouble, self._errors = "", 0
+        if output is None:
+            self.without_link, self._success_at = None, math.inf
+            return
+        words = f"the service reports success, but its output holds no link: output={output}"
+        self.without_link = lifecycle.Abandoned(InvalidVideoError(f"{words} (hint: Client.attach polls the job again)"))
+        self._success_at = min(self._success_at, now)
+
+    def _refused(self, refusal: Refused, elapsed: float) -> lifecycle.Failed | lifecycle.Abandoned | float:
+        match error := wire.error_of(refusal):
+            case AuthenticationError() | InsufficientCreditsError():
+                return lifecycle.Abandoned(error)
+            case NotFoundError() if elapsed > UNKNOWN_ID_GRACE:
+                return lifecycle.Abandoned(error)
+            case NotFoundError():
+                pass
+            case _ if retry.may_pass(error):
+                pass
+            case _ if refusal.is_reported:
+                self._errors += 1
+                if self._errors == ERRORS_IN_A_ROW:
+                    words = f"the service keeps reporting an error: {refusal.message}"
+                    return lifecycle.Failed(JobFailedError(words))
+            case _ if elapsed > DOUBT_GRACE:
+                return lifecycle.Abandoned(error)
+            case _:
+                pass
+        return refusal.retry_after or 0.0
+
+
+def _words(answer: wire.FetchReply | TransportError) -> str:
+    match answer:
         case wire.UnknownId(message=words) | Refused(message=words) | Malformed(reason=words):
             return words
         case TransportError():
-            return str(reply.args[0])
+            return str(answer.args[0])
         case _:
-            return type(reply).__name__
+            return type(answer).__name__
 
 
-def _judge(reply: wire.FetchReply | TransportError, elapsed: float) -> WatchOutcome | float | None:
-    """The end, or None for a good look that says "not yet", or for a bad one the least seconds to the next."""
-    match reply:
-        case wire.Ready():
-            return reply
-        case wire.NotReady(under_failed=True) if elapsed > DOUBT_GRACE:
-            return lifecycle.Failed(JobFailedError('the service keeps saying "failed" and "Try Again"'))
-        case wire.NotReady():
-            return None
-        case wire.Failed(message=message):
-            return lifecycle.Failed(JobFailedError(f"the service failed the job: {message}"))
-        case wire.UnknownId(message=message):
-            return lifecycle.Abandoned(NotFoundError(message)) if elapsed > UNKNOWN_ID_GRACE else 0.0
-        case Refused():
-            return _judge_refusal(reply, elapsed)
-        case Malformed() | TransportError():
-            return 0.0
-
-
-def _judge_refusal(reply: Refused, elapsed: float) -> lifecycle.Abandoned | float:
-    error = wire.error_of(reply)
-    final = isinstance(error, AuthenticationError | InsufficientCreditsError)
-    if final or (elapsed > DOUBT_GRACE and not retry.may_pass(error)):
-        return lifecycle.Abandoned(error)
-    return reply.retry_after or 0.0
+def _last_resort(
+    links: tuple[str, ...], end: lifecycle.Abandoned, now: float, deadline: float, timeout: float | None
+) -> Generator[Action, Seen, WatchOutcome]:
+    """Probe the announced links once, because the video is paid for. Return the end if none of them reads."""
+    for link in links:
+        if now >= deadline:
+            break
+        seen = yield Probe(link, min(deadline - now, math.inf if timeout is None else timeout))
+        now = seen.at
+        if isinstance(seen.what, Readable):
+            return wire.Ready(links=(link,))
+    return end
 
 
 def settle(
@@ -238,7 +306,8 @@ def settle(
             now = seen.at
             if isinstance(seen.what, Readable):
                 return seen.what
-            reasons.append(f"{link}: {seen.what.reason if isinstance(seen.what, Unreadable) else 'not read'}")
+            reason = seen.what.reason if isinstance(seen.what, Unreadable) else "not read"
+            reasons.append(f"{brief(link, _MAX_LINK_CHARACTERS)}: {reason}")
         if now >= deadline:
-            return Unreadable("; ".join(reasons))
+            return Unreadable(brief("; ".join(reasons)))
         now = (yield Wait(min(next(delays), deadline - now), wakeable=False)).at

@@ -8,13 +8,14 @@ import base64
 import json
 import re
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
-from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused, read, refused
+from modelslab_async.protocol.body import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
+from modelslab_async.protocol.decoding import brief
 from modelslab_async.protocol.request import (
     PARAMETERS,
     Endpoint,
@@ -143,10 +144,14 @@ class Accepted(NamedTuple):
 
 
 class NotReady(NamedTuple):
-    """Fetch: still in work. `under_failed` marks the "Try Again" that some see under status failed."""
+    """Fetch: still in work. `under_failed` marks the "Try Again" that some see under status failed.
+
+    `success_without_link` is None, or the beginning of the output if the service reports success without a link in it.
+    """
 
     under_failed: bool = False
     notes: tuple[str, ...] = ()
+    success_without_link: str | None = None
 
 
 class Ready(NamedTuple):
@@ -198,17 +203,17 @@ def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
         case "error":
             return refused(body, reply)
         case "failed":
-            return Failed(body.reason or "no reason given", body.id)
+            return Failed(brief(body.words) or NO_REASON, body.id)
         case "success" if links := body.links:
             return _ready(body, links)
         case _ if body.id is not None:
             return Accepted(body.id, body.eta, body.future_links, body.meta, body.notes)
         case _:
-            return Malformed(f"status {body.status!r} without an id", reply.status)
+            return Malformed(brief(f"status {body.status!r} without an id"), reply.status)
 
 
 def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
-    """What a fetch was answered. Success with an empty output is not ready yet: several users saw it."""
+    """What a fetch was answered. Success without a link is not ready yet: several users saw an empty output."""
     body = read(reply, key)
     if not isinstance(body, Body):
         return body
@@ -217,19 +222,21 @@ def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
             return _failed_fetch(body, reply)
         case "success" if links := body.links:
             return _ready(body, links)
+        case "success":
+            return NotReady(success_without_link=body.output)
         case _:
             return NotReady(notes=body.notes)
 
 
 def _failed_fetch(body: Body, reply: HttpReply) -> FetchReply:
-    reason = body.reason
-    if re.search(r"request not found", reason, re.IGNORECASE):
-        return UnknownId(reason)
+    words = body.words
+    if re.search(r"request not found", words, re.IGNORECASE):
+        return UnknownId(brief(words))
     if body.status == "error":
         return refused(body, reply)
-    if re.search(r"try again", reason, re.IGNORECASE):
+    if re.search(r"try again", words, re.IGNORECASE):
         return NotReady(under_failed=True)
-    return Failed(reason or "no reason given", body.id)
+    return Failed(brief(words) or NO_REASON, body.id)
 
 
 def _ready(body: Body, links: tuple[str, ...]) -> Ready:
@@ -274,13 +281,30 @@ def upload(body: Body) -> str:
 
 def queue_depth(body: Body) -> int:
     """How many jobs the account has queued or processing."""
-    return int(body.raw["processing_count"])
+    depth = whole_number(body.raw["processing_count"])
+    if depth is None or depth < 0:
+        raise ValueError("no number of jobs")
+    return depth
 
 
 def balance(body: Body) -> Balance:
     """The account's wallet."""
     data = body.raw["data"]
-    return Balance(Decimal(str(data["balance"])), str(data["currency"]))
+    return Balance(_amount(data["balance"]), brief(str(data["currency"]), _MAX_CURRENCY_CHARACTERS))
+
+
+_AN_AMOUNT = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)
+_MAX_CURRENCY_CHARACTERS = 20
+_TOO_MUCH = Decimal(10) ** 12
+"""USD. Sums of such amounts are exact in Decimal's own context; a wallet that holds more is a mistake."""
+
+
+def _amount(value: Any) -> Decimal:
+    """An amount of money, perhaps as a string. Raises ValueError for what is none: a boolean, NaN, 1e999999."""
+    text = "" if isinstance(value, bool) else str(value).strip()
+    if not _AN_AMOUNT.fullmatch(text) or abs(amount := Decimal(text)) >= _TOO_MUCH:
+        raise ValueError("no amount of money")
+    return amount
 
 
 def decode(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Refused | Malformed:
@@ -292,7 +316,7 @@ def decode(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Re
         return refused(body, reply)
     try:
         return pick(body)
-    except (LookupError, TypeError, ValueError, InvalidOperation, OverflowError):
+    except (LookupError, TypeError, ValueError):
         return Malformed("success without what was asked for", reply.status)
 
 
