@@ -222,7 +222,7 @@ def cost(settings: Settings, **options: Any) -> None:
 
 async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Exit:
     output, for_all = settings.output, _for_all(manifest, prompt, given)
-    async with Client("none", enterprise=settings.enterprise, limits=limits_of(settings)) as client:
+    async with Client("sends nothing", enterprise=settings.enterprise, limits=limits_of(settings)) as client:
         plan = await price(client, read_manifest(manifest, for_all))
         estimate = client._books.prices.estimate(plan.submit)
     _check_lines(plan, manifest)
