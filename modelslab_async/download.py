@@ -200,8 +200,9 @@ def _incomplete(arriving: _Arriving) -> str:
     """Why the file is not whole, or "". Raises _DeadLinkError where more bytes would not help."""
     if arriving.total is not None and arriving.received < arriving.total:
         return f"broke off after {arriving.received} of {arriving.total} bytes"
-    if arriving.walk.verdict() is mp4.Verdict.CUT_SHORT:
-        raise _DeadLinkError(f"{mp4.Verdict.CUT_SHORT.value}: {arriving.received} bytes")
+    verdict = arriving.walk.verdict()
+    if verdict is not mp4.Verdict.WHOLE:
+        raise _DeadLinkError(f"{verdict.value}: {arriving.received} bytes")
     return ""
 
 

@@ -18,13 +18,12 @@ from yarl import URL
 from modelslab_async.errors import ClientStateError, ConnectError, ReplyLostError, TransportError
 from modelslab_async.protocol.body import HttpReply
 from modelslab_async.protocol.coding import decoded
+from modelslab_async.protocol.decoding import MAX_REPLY_BYTES
 from modelslab_async.protocol.request import is_positive, require
 from modelslab_async.protocol.secret import SecretBytes
 from modelslab_async.protocol.watch import READY_GRACE
 from modelslab_async.proxies import Proxies, problem_of
 
-MAX_REPLY_BYTES = 2**20
-"""A reply is JSON of a few kilobytes. A longer one is cut here, and is then no JSON."""
 MAX_HEADER_BYTES = 2**16
 """The longest status line or header field to read. aiohttp's default of 8 KiB is less than some proxies send."""
 MAX_HEADERS = 1000

@@ -116,13 +116,14 @@ async def test_every_task_is_cancelled_under_a_submit(world: MakeWorld, tmp_path
 async def test_a_scope_of_anyio_loses_no_reply(tmp_path: Path) -> None:
     """Anyio cancels every await again until the task ends: the reply is waited for, and its id is kept."""
     async with Emulator(speed=100, faults=[Rule(Fault.SLOW, seconds=30.0)]) as emulator:
-        journal = tmp_path / "jobs.db"
+        journal, jobs = tmp_path / "jobs.db", list[Job]()
         async with anyio.create_task_group() as group, Client(KEY, base_url=emulator.url, journal=journal) as client:
-            job = client.submit(a_request(init_image=PNG))
+            jobs.append(client.submit(a_request(init_image=PNG)))
             while not emulator.ledger.charges:  # noqa: ASYNC110 - the emulator gives no event for it
                 await asyncio.sleep(0.01)
             group.cancel_scope.cancel()
-            await job
+            await jobs[0]
+        job = jobs[0]
         assert (job.state, len(emulator.ledger.charges)) == (S.PROCESSING, 1)
         assert job.id == str(emulator.ledger.charges[0].job_id)
         assert not [task for task in others() if task.get_name().startswith("modelslab_async")]

@@ -404,6 +404,27 @@ async def test_a_plain_file_under_the_name_of_a_coding_is_saved(tmp_path: Path) 
     assert saved.path.read_bytes() == MOVIE
 
 
+async def test_a_file_without_a_track_is_not_saved(tmp_path: Path) -> None:
+    """Its boxes are whole, and nothing in it can be played."""
+    header = bytes(12) + (600).to_bytes(4) + bytes(84)
+    empty = b"".join(
+        (8 + len(data)).to_bytes(4) + kind + data
+        for kind, data in (
+            (b"ftyp", b"isom\0\0\2\0isom"),
+            (b"moov", (8 + len(header)).to_bytes(4) + b"mvhd" + header),
+            (b"mdat", bytes(100)),
+        )
+    )
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=empty)
+
+    async with answering(answer) as (client, url):
+        with pytest.raises(InvalidVideoError, match="track"):
+            await client.download(f"{url}/a", tmp_path / "a.mp4")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("is_announced", [True, False])
 async def test_a_file_that_is_too_long_is_not_saved(tmp_path: Path, is_announced: bool) -> None:
     """An endless file must not fill the disk: it ends at `max_bytes`, and nothing is left of it."""

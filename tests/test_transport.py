@@ -38,8 +38,9 @@ from modelslab_async import (
     TransportError,
 )
 from modelslab_async.protocol import retry
+from modelslab_async.protocol.decoding import MAX_REPLY_BYTES
 from modelslab_async.proxies import from_environment
-from modelslab_async.transport import MAX_REPLY_BYTES, AiohttpTransport, OneTimeBody, as_sent
+from modelslab_async.transport import AiohttpTransport, OneTimeBody, as_sent
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CONNECTION = ConnectionKey(

@@ -59,7 +59,7 @@ _SET = click.option(
 @click.option("--report", is_flag=True, help="write FOLDER/report.html at the end")
 @common
 def batch(settings: Settings, **options: Any) -> None:
-    """Turn the lines of MANIFEST (JSON Lines, .csv, or a folder of pictures) into videos.
+    """Turn the lines of MANIFEST (JSON Lines, .csv, .tsv, or a folder of pictures) into videos.
 
     Nothing is sent before all lines and pictures are checked. Ctrl-C once ends it when those that run are done, twice
     at once. Run it again, and it goes on where it was.
