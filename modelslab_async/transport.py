@@ -264,6 +264,7 @@ class OneTimeBody(aiohttp.Payload):
             raise ConnectError("this request is not sent a second time")
         self.begun()
         self.is_begun = True
+        writer.send_headers()  # alone: joined to the first piece they would make bytes that do not stay hidden
         for start in range(0, self.size, _PIECE_BYTES):
             await writer.write(SecretBytes(self._body[start : start + _PIECE_BYTES]))
 
