@@ -269,6 +269,8 @@ class Job:
             raise lifecycle.ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job that ended")
         before = self.state
         self.state = lifecycle.transition(before, event)
+        if isinstance(error := getattr(event, "error", None), ModelsLabError):
+            self._api_key.hide_in(error)  # before the journal, telemetry or the caller sees it
         self._learn(event)
         self._keeper.moved(self, event)
         self._settle(event)
@@ -342,7 +344,6 @@ class Job:
             self._tell()
 
     def _fail(self, error: ModelsLabError, *, charged: bool | None) -> None:
-        self._api_key.hide_in(error)
         price = None if self._is_found and self._record is None else self._keeper.price
         self._future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged, price=price))
         self._future.exception()  # told by log and state; asyncio's "never retrieved" would tell it a second time

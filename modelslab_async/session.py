@@ -44,6 +44,9 @@ _T = TypeVar("_T")
 class Session:
     """What a `Client` is before it does anything; for the arguments see there."""
 
+    _api_key = ApiKey("")
+    """No key, until one was passed."""
+
     def __init__(
         self,
         api_key: str | ApiKey | None = None,

@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import io
 import json
 import logging
+import os
 import pickle
 import random
+import re
+import socket
+import struct
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+import warnings
+from base64 import b64encode, urlsafe_b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from pathlib import Path
+from time import perf_counter
+from typing import Any
+from urllib.parse import quote
 
+import attrs
 import pytest
+from _reporters import REPORTERS, chain, shown
+import aiohttp
 from aiohttp import ClientSession, web
 from conftest import KEY, PNG, World, a_request
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict
 
-from modelslab_async import Client, Job, ModelsLabError, Timeouts
-from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
-from modelslab_async.protocol.secret import ApiKey
+from modelslab_async import (
+    AuthenticationError,
+    Budget,
+    Client,
+    InvalidRequestError,
+    InvalidVideoError,
+    Job,
+    JobRecord,
+    ModelsLabError,
+    TransportError,
+    Timeouts,
+)
+from modelslab_async.arguments import check_key
+from modelslab_async.batch import read_manifest, read_results, run_batch
+from modelslab_async.batch.report import write_report
+from modelslab_async.cli.app import app
+from modelslab_async.emulator import Emulator, Fault, InProcess, Rule, Service, skeleton
+from modelslab_async.errors import Problem
+from modelslab_async.protocol.body import HttpReply
+from modelslab_async.protocol.secret import ApiKey, SecretBytes
+from modelslab_async.protocol.wire import encode_body
+from modelslab_async.transport import AiohttpTransport, OneTimeBody
 
 ECHOES = [
     {"status": "error", "message": f"Invalid API Key {KEY}"},
@@ -182,3 +218,429 @@ async def test_a_key_in_a_pictures_url_is_not_kept(world: Callable[..., World], 
     written = b"".join(path.read_bytes() for path in tmp_path.glob("jobs.db*"))
     assert b"pictures.invalid" in written
     assert KEY.encode() not in written
+
+
+# --- what reporters show of an exception ---
+
+VARIABLE = "A_KEY_LIKE_THE_SERVICE_S"
+
+
+@pytest.fixture(autouse=True)
+def _a_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "xGsN7d4EwqT2b8rJ0pLkVm5cZyHfA1uQ9oIeXnRtSgKjDvWhMaBiUl3C6F0P")
+    monkeypatch.delenv("MODELSLAB_API_KEY", raising=False)
+
+
+def secret() -> str:
+    """A key that is in no variable of a test: the tests' own frames are shown too."""
+    return os.environ[VARIABLE]
+
+
+def holds_key(text: str) -> bool:
+    """Whether it can be read in a text, whole or cut short."""
+    return secret()[:12] in text
+
+
+def client_of(*rules: Rule, keys: list[str] | None = None, **options: Any) -> Client:
+    """A client of an emulator in this process, on virtual time."""
+    transport = InProcess(Service(eta={"good": 1}, faults=rules, keys=keys))
+    timeouts = Timeouts(submit=5, fetch=5, link=5, job=300)
+    return Client(secret(), **{"transport": transport, "rng": random.Random(1), "timeouts": timeouts, **options})
+
+
+REQUEST = {"prompt": "a castle", "init_image": "https://pictures.invalid/a.png"}
+REFUSED = Rule(Fault.ERROR_500, on="submit")
+Failure = Callable[[Path], Awaitable[object]]
+
+
+async def generate(*rules: Rule, **options: Any) -> None:
+    async with client_of(*rules, **options) as client:
+        await client.generate(REQUEST)
+
+
+async def save(path: Path, *rules: Rule) -> None:
+    async with client_of(*rules) as client:
+        await client.submit(REQUEST).save(path)
+
+
+async def call(name: str, *arguments: Any, rule: Rule | None = None, keys: list[str] | None = None, **named: Any) -> None:
+    journal = named.pop("journal", None)
+    async with client_of(*([rule] if rule else []), keys=keys, journal=journal) as client:
+        made = getattr(client, name)(*arguments, **named)
+        if inspect.isawaitable(made):
+            await made
+
+
+async def opened(**options: Any) -> None:
+    async with client_of(**options):
+        pass
+
+
+async def opened_with_quotes() -> None:
+    async with Client(f'"{secret()}"'):
+        pass
+
+
+async def opened_with_two_lines() -> None:
+    async with Client(f"{secret()}\n{secret()}"):
+        pass
+
+
+async def opened_with_a_part() -> None:
+    async with Client(secret()[:7]):
+        pass
+
+
+async def opened_without() -> None:
+    async with Client():
+        pass
+
+
+async def account_of_its_own() -> None:
+    async with client_of() as client:
+        await client.account(secret(), max_in_flight=3)
+
+
+async def account_of_another() -> None:
+    async with client_of() as client:
+        await client.account(secret()[::-1], max_in_flight=0)
+
+
+async def after_the_end() -> None:
+    client = client_of()
+    await client.aclose()
+    client.submit(REQUEST)
+
+
+async def in_another_loop() -> None:
+    client = client_of()
+    async with client:
+        await asyncio.to_thread(asyncio.run, client.balance())
+
+
+async def detached() -> None:
+    client = client_of()
+    job = client.submit(REQUEST)
+    await asyncio.sleep(2)
+    await client.aclose(drain=False)
+    await job
+
+
+FAILURES: dict[str, Failure] = {
+    "submit refused": lambda _: generate(keys=["another"]),
+    "submit fails": lambda _: generate(Rule(Fault.UNAVAILABLE_503)),
+    "submit may be taken": lambda _: generate(REFUSED),
+    "submit reset": lambda _: generate(Rule(Fault.RESET_BEFORE)),
+    "submit not connected": lambda _: generate(Rule(Fault.REFUSED)),
+    "submit timed out": lambda _: generate(Rule(Fault.STALL)),
+    "submit answered by a page": lambda _: generate(Rule(Fault.HTML_502)),
+    "submit answered by half a reply": lambda _: generate(Rule(Fault.TRUNCATED_JSON)),
+    "submit beyond the budget": lambda _: call_submit_of_a_budget(),
+    "submit invalid": lambda _: call("submit", prompt="", init_image="none.png", seed="x"),
+    "submit of an unknown parameter": lambda _: call("submit", REQUEST, colour=1),
+    "submit beyond the documentation": lambda _: call("submit", REQUEST, num_inference_steps=30),
+    "submit after the end": lambda _: after_the_end(),
+    "check": lambda _: call("check", prompt="", init_image="none.png"),
+    "generate invalid": lambda _: call("generate", prompt="", init_image="none.png"),
+    "job failed": lambda _: generate(Rule(Fault.JOB_FAILS)),
+    "job timed out": lambda _: generate(timeouts=Timeouts(job=1)),
+    "job left": lambda _: detached(),
+    "job whose links do not read": lambda _: generate(Rule(Fault.HTML_AS_MP4)),
+    "attach refused": lambda _: attached(keys=["another"]),
+    "attach that is not connected": lambda _: attached(Rule(Fault.RESET_BEFORE, on="fetch"), timeouts=Timeouts(job=5)),
+    "attach without an id": lambda _: call("attach", " "),
+    "account invalid": lambda _: account_of_another(),
+    "account that is this one": lambda _: account_of_its_own(),
+    "account of a short key": lambda _: call("account", "short"),
+    "account without a key": lambda _: call("account", ""),
+    "find without a journal": lambda _: call("find", "x"),
+    "history without a journal": lambda _: call("history"),
+    "recover without a journal": lambda _: call("recover"),
+    "recover refused": lambda tmp: call("recover", search=True, keys=["another"], journal=tmp / "jobs.db"),
+    "recover reset": lambda tmp: call(
+        "recover", search=True, rule=Rule(Fault.RESET_BEFORE, on="call"), journal=tmp / "jobs.db"
+    ),
+    "resubmit": lambda tmp: call("resubmit", [a_record()], journal=tmp / "jobs.db"),
+    "resolve of two minds": lambda tmp: call("resolve", "x", journal=tmp / "jobs.db"),
+    "resolve unknown id": lambda tmp: call("resolve", "x", id="7", journal=tmp / "jobs.db"),
+    "resolve unknown ref": lambda tmp: call("resolve", "x", lost=True, journal=tmp / "jobs.db"),
+    "upload of nothing": lambda _: call("upload", b""),
+    "upload of no file": lambda _: call("upload", "none.png"),
+    "upload refused": lambda _: call("upload", PNG, keys=["another"]),
+    "upload reset": lambda _: call("upload", PNG, rule=Rule(Fault.RESET_BEFORE, on="call")),
+    "download that is not there": lambda tmp: call("download", "https://a.invalid/a.mp4", tmp / "a.mp4"),
+    "download to a folder": lambda tmp: call("download", "https://a.invalid/a.mp4", tmp),
+    "download bounded by nothing": lambda tmp: call("download", "https://a.invalid/a", tmp / "a.mp4", max_bytes=0),
+    "save to a folder": lambda tmp: save(tmp),
+    "save that is cut short": lambda tmp: save(tmp / "a.mp4", Rule(Fault.CUT_MP4)),
+    "Client of a bad number": lambda _: opened(max_in_flight=0),
+    "Client of a bad URL": lambda _: opened(base_url="http://modelslab.com"),
+    "Client of a bad proxy": lambda _: opened(proxy="socks5://localhost"),
+    "Client of a bad budget": lambda _: opened(budget=5),
+    "Client of bad timeouts": lambda _: opened(timeouts=5, poll_cost="x"),
+    "Client of an unknown argument": lambda _: opened(colour=1),
+    "Client of a journal that cannot be opened": lambda tmp: opened(journal=tmp),
+    "Client without a key": lambda _: opened_without(),
+    "Client of a key with quotes": lambda _: opened_with_quotes(),
+    "Client of a key of two lines": lambda _: opened_with_two_lines(),
+    "Client of a short key": lambda _: opened_with_a_part(),
+    **{
+        f"{name} {rule.fault.name}": lambda _, name=name, rule=rule: call(name, rule=rule)
+        for name in ("balance", "queue_depth")
+        for rule in (
+            Rule(Fault.ERROR_500, on="call"),
+            Rule(Fault.RESET_BEFORE, on="call"),
+            Rule(Fault.STALL, on="call"),
+            Rule(Fault.HTML_502, on="call"),
+        )
+    },
+    "balance refused": lambda _: call("balance", keys=["another"]),
+}
+"""Each public call, at each way in which it fails."""
+
+
+async def call_submit_of_a_budget() -> None:
+    async with client_of(budget=Budget(usd=0)) as client:
+        client.submit(REQUEST)
+
+
+async def attached(*rules: Rule, **options: Any) -> None:
+    async with client_of(*rules, **options) as client:
+        await client.attach("7")
+
+
+def a_record() -> JobRecord:
+    return JobRecord(account="a", ref="x", owner="o", created_at=1.0, request={"prompt": "a"}, price=Decimal("0.2"))
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("name", FAILURES)
+async def test_no_reporter_shows_the_key(name: str, tmp_path: Path) -> None:
+    """Whatever fails: no reporter that shows local variables, causes or contexts shows the key."""
+    with pytest.raises((ModelsLabError, TypeError)) as caught:
+        await FAILURES[name](tmp_path)
+    what = await shown(caught.value)
+    assert len(what["sentry"]) > 1000
+    assert [reporter for reporter, text in what.items() if holds_key(text)] == []
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+async def received(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: (\d+)", head)
+    assert length
+    return await reader.readexactly(int(length[1]))
+
+
+async def reset_at_once(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    reset(writer)
+
+
+async def reset_after_a_part(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.readexactly(100)
+    reset(writer)
+
+
+async def silent(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    await reader.read(-1)
+
+
+async def no_http(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(await received(reader))
+
+
+async def broken_chunks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + await received(reader))
+
+
+async def echo_with_401(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    body = await received(reader)
+    writer.write(b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def served(answer: Answer) -> AsyncIterator[str]:
+    async def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await answer(reader, writer)
+        except (OSError, EOFError):
+            pass
+        finally:
+            writer.close()
+
+    async with await asyncio.start_server(accepted, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+ANSWERS = [reset_at_once, reset_after_a_part, silent, no_http, broken_chunks, echo_with_401]
+
+
+@pytest.mark.parametrize("picture", [PNG, PNG + bytes(1_000_000)], ids=["small", "large"])
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.__name__)
+async def test_no_reporter_shows_the_key_of_a_request_over_a_socket(answer: Answer, picture: bytes) -> None:
+    """However a connection breaks: neither the job's error nor the transport's own, with aiohttp's frames, shows it."""
+    timeouts = Timeouts(connect=0.2, submit=0.2, fetch=0.2)
+    transport = AiohttpTransport(timeouts)
+    async with served(answer) as url:
+        async with Client(secret(), base_url=url, timeouts=timeouts) as client:
+            job = client.submit(prompt="a castle", init_image=picture)
+            with pytest.raises(ModelsLabError) as caught:
+                await job
+        errors: list[BaseException] = [caught.value]
+        try:
+            await transport.post(f"{url}/x", encode_body({}, ApiKey(secret()), picture=picture), timeout=0.2)
+        except TransportError as error:
+            errors.append(error)
+        await transport.aclose()
+    what = [(reporter, text) for error in errors for reporter, text in (await shown(error)).items()]
+    assert len(errors) == 1 + (answer is not echo_with_401)
+    assert [reporter for reporter, text in what if holds_key(text)] == []
+
+
+class Broken(asyncio.Transport):
+    """A connection that fails when it is written to."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        raise OSError(f"{len(data)} bytes are too many")
+
+    def is_closing(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("size", [24, 1_000_000])
+async def test_no_frame_below_aiohttp_is_given_the_key(size: int) -> None:
+    """What aiohttp writes to a connection hides itself: headers and body are not joined to plain bytes."""
+    protocol = aiohttp.base_protocol.BaseProtocol(asyncio.get_running_loop())
+    protocol.transport = Broken()
+    writer = aiohttp.http_writer.StreamWriter(protocol, asyncio.get_running_loop())
+    body = OneTimeBody(encode_body({}, ApiKey(secret()), picture=bytes(size)))
+    protocol.transport.write = lambda _: None  # type: ignore[method-assign]
+    await writer.write_headers("POST / HTTP/1.1", CIMultiDict())
+    writer.send_headers()
+    del protocol.transport.write
+    with pytest.raises(OSError, match="too many") as caught:
+        await body.write(writer)
+    assert [reporter for reporter, text in (await shown(caught.value)).items() if holds_key(text)] == []
+
+
+# --- the key where it does not belong ---
+
+
+async def made_by(client: Client, made: object) -> None:
+    """Wait for whatever a call gives."""
+    if isinstance(made, Job):
+        await made
+    elif inspect.isawaitable(made):
+        await made
+
+
+Mistake = Callable[[Client, Path], Awaitable[object]]
+
+
+async def awaited(job: Job) -> None:
+    await job
+
+
+async def account_with_a_bad_number(client: Client) -> None:
+    await client.account(secret(), budget=secret())  # type: ignore[arg-type]
+
+
+REFUSED_MISTAKES: dict[str, Mistake] = {
+    "track_id": lambda client, _: awaited(client.submit(REQUEST, track_id=secret())),
+    "within a track_id": lambda client, _: awaited(client.submit(REQUEST, track_id=f"scene-{secret()}-1")),
+    "track_id of generate": lambda client, _: client.generate(REQUEST, track_id=secret()),
+    "name of a parameter": lambda client, _: awaited(client.submit({**REQUEST, secret(): 1})),
+    "name of a keyword": lambda client, _: client.generate(REQUEST, **{secret(): 1}),
+    "key of a request": lambda client, _: awaited(client.submit({**REQUEST, "key": secret()})),
+    "seed": lambda client, _: awaited(client.submit(REQUEST, seed=secret())),
+    "fps and prompt": lambda client, _: awaited(client.submit(prompt=secret(), init_image=PNG, fps=secret())),
+    "model_id": lambda client, _: awaited(client.submit(REQUEST, model_id=secret())),
+    "resolution": lambda client, _: awaited(client.submit(REQUEST, resolution=f"a resolution of {'x' * 30}{secret()}")),
+    "picture": lambda client, _: awaited(client.submit(prompt="a", init_image=secret())),
+    "picture in a folder": lambda client, tmp: awaited(client.submit(prompt="a", init_image=tmp / secret() / "a.png")),
+    "picture of another scheme": lambda client, _: awaited(client.submit(prompt="a", init_image=f"ftp://{secret()}")),
+    "data URI": lambda client, _: awaited(client.submit(prompt="a", init_image=f"data:{secret()}")),
+    "base64": lambda client, _: awaited(client.submit(prompt="a", init_image=secret(), base64=True)),
+    "webhook that is no URL": lambda client, _: awaited(client.submit(REQUEST, webhook=secret())),
+    "extra that is no mapping": lambda client, _: awaited(client.submit(REQUEST, extra=secret())),
+    "extra that is no JSON": lambda client, _: awaited(client.submit(REQUEST, extra={secret(): object()})),
+    "check": lambda client, _: made_by(client, client.check(REQUEST, track_id=secret(), seed=secret())),
+    "attach": lambda client, _: awaited(client.attach(secret())),
+    "find": lambda client, _: client.find(secret()),
+    "recover": lambda client, _: client.recover(["a", secret()]),
+    "resubmit": lambda client, _: client.resubmit([a_record()._replace(ref=secret())]),
+    "resolve": lambda client, _: client.resolve(secret(), lost=True),
+    "resolve to": lambda client, _: client.resolve("x", id=secret()),
+    "resolve of two minds": lambda client, _: client.resolve("x", id=secret(), lost=True),
+    "upload": lambda client, _: client.upload(secret()),
+    "upload of a URL": lambda client, _: client.upload(f"https://a.invalid/{secret()}"),
+    "download": lambda client, tmp: client.download(secret(), tmp / "a.mp4"),
+    "download from": lambda client, tmp: client.download(f"https://a.invalid/{secret()}.mp4", tmp / "a.mp4"),
+    "download to": lambda client, tmp: client.download("https://a.invalid/a.mp4", tmp / secret() / "a.mp4"),
+    "download within": lambda client, _: client.download("https://a.invalid/a.mp4", "a.mp4", max_bytes=secret()),
+    "save": lambda client, tmp: client.submit(REQUEST).save(tmp / f"{secret()}.mp4"),
+    "save within": lambda client, _: client.submit(REQUEST).save("a.mp4", max_bytes=secret()),
+    "budget of an account": lambda client, _: account_with_a_bad_number(client),
+    "name of an argument": lambda client, _: client.recover(**{secret(): 1}),  # type: ignore[arg-type]
+}
+"""Each is refused."""
+TAKEN_MISTAKES: dict[str, Mistake] = {
+    "prompt": lambda client, _: client.generate(REQUEST, prompt=f"a {secret()}"),
+    "negative_prompt": lambda client, _: client.generate(REQUEST, negative_prompt=quote(secret()).replace("N", "%4E")),
+    "picture's URL": lambda client, _: client.generate(REQUEST, init_image=f"https://pictures.invalid/{secret()}"),
+    "webhook": lambda client, _: client.generate(REQUEST, webhook=f"https://a.invalid/{secret()}"),
+    "extra": lambda client, _: client.generate(REQUEST, extra={secret(): [secret()]}),
+}
+"""Each is a text of the user's own, which the service gets; but it is written down nowhere."""
+
+
+async def all_shown(error: BaseException | None) -> str:
+    return "" if error is None else "\n".join((await shown(error)).values())
+
+
+def written_in(folder: Path) -> str:
+    """The names and the content of all files."""
+    paths = [path for path in folder.rglob("*")]
+    content = [path.read_bytes().decode("latin-1") for path in paths if path.is_file()]
+    return "\n".join([*map(str, paths), *content])
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("name", REFUSED_MISTAKES)
+async def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
+    everything_logged: io.StringIO, name: str, tmp_path: Path
+) -> None:
+    """As a ref, an id, a name, a path or a number it is refused: error, frames, logs, journal and files do not have it."""
+    async with client_of(journal=tmp_path / "jobs.db") as client:
+        with pytest.raises((InvalidRequestError, TypeError)) as caught:
+            await REFUSED_MISTAKES[name](client, tmp_path)
+        rows = await client.history()
+        what = [repr(client), repr(vars(client)), repr(rows), await all_shown(caught.value)]
+    what += [everything_logged.getvalue(), written_in(tmp_path)]
+    assert [text for text in what if holds_key(text)] == []
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("rules", [[], [Rule(Fault.HTML_502, on="submit")], [Rule(Fault.JOB_FAILS)]], ids=str)
+@pytest.mark.parametrize("name", TAKEN_MISTAKES)
+async def test_a_key_in_a_text_is_not_written_down(
+    everything_logged: io.StringIO, name: str, rules: list[Rule], tmp_path: Path
+) -> None:
+    """A prompt or a URL may hold anything, and the service gets it; error, frames, logs and journal have no key."""
+    error: ModelsLabError | None = None
+    async with client_of(*rules, journal=tmp_path / "jobs.db") as client:
+        try:
+            await TAKEN_MISTAKES[name](client, tmp_path)
+        except ModelsLabError as failed:
+            error = failed
+        rows = await client.history()
+    what = [repr(rows), await all_shown(error), everything_logged.getvalue(), written_in(tmp_path)]
+    assert (len(rows), error is not None) == (1, bool(rules))
+    assert [text for text in what if holds_key(text)] == []

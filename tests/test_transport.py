@@ -677,7 +677,7 @@ async def test_only_the_body_says_whether_anything_was_sent(
         with pytest.raises(TransportError) as caught:
             await transport.post(f"{url}/", b"{}", timeout=1)
     assert type(caught.value) is meaning
-    assert caught.value.__suppress_context__
+    assert caught.value.__context__ is None
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
