@@ -21,27 +21,30 @@ KEY_VARIABLE = "MODELSLAB_API_KEY"
 
 def wrapped_key(argument: object) -> ApiKey:
     """Hide the argument, or the environment's key if it is None. This is called before anything can be raised."""
+    if isinstance(argument, ApiKey):
+        return argument
     key = os.environ.get(KEY_VARIABLE, "") if argument is None else argument
     return ApiKey(key.strip() if isinstance(key, str) else "")
 
 
 def require_key(key: ApiKey) -> None:
-    """Raise AuthenticationError if there is no key, or one that cannot be any."""
+    """Raise AuthenticationError if there is no key, or one that no HTTP client could send, such as two lines."""
     if key.is_empty:
         raise AuthenticationError(
             f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
             "async with modelslab_async.emulator.Emulator() as emulator: "
             'Client(api_key="any", base_url=emulator.url)'
         )
-    if not key.is_printable:
-        raise AuthenticationError(
-            "the API key holds a character that no key has, such as a line break: pass just the key"
-        )
+    _refuse(key.problem(is_any_length=True))
 
 
 def check_key(key: ApiKey, base_url: str) -> None:
     """Raise AuthenticationError if the service can have given no such key. An emulator on loopback takes any text."""
-    if problem := key.problem(is_any_length=is_loopback(urlsplit(base_url).hostname)):
+    _refuse(key.problem(is_any_length=is_loopback(urlsplit(base_url).hostname)))
+
+
+def _refuse(problem: str | None) -> None:
+    if problem:
         raise AuthenticationError(f"the API key is not usable: {problem}")
 
 
@@ -114,7 +117,8 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
 """What a client's arguments must be: whether one is right, the rule, the way out."""
 
 
-def check_arguments(given: Mapping[str, object]) -> None:
-    """Those that have a rule. Raises InvalidRequestError with all that cannot be right."""
+def check_arguments(given: Mapping[str, object], key: ApiKey) -> None:
+    """Those that have a rule. Raises InvalidRequestError with all that cannot be right, or holds the key."""
+    key.require_absent(**{name: given[name] for name in (*_RULES, "proxy") if name in given})
     rules = ((name, given[name], *rule) for name, rule in _RULES.items() if name in given)
     require(*((is_right(value), name, value, rule, way_out) for name, value, is_right, rule, way_out in rules))

@@ -22,7 +22,7 @@ from modelslab_async.arguments import (
     wrapped_key,
 )
 from modelslab_async.books import account_of, request_from_record
-from modelslab_async.errors import InvalidRequestError
+from modelslab_async.errors import InvalidRequestError, ModelsLabError
 from modelslab_async.feed import Feed
 from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, wire
@@ -31,7 +31,7 @@ from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, refusal, wrong
-from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.secret import ApiKey, hides_key
 from modelslab_async.recovery import CANDIDATES, Recovery
 from modelslab_async.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.session import Session
@@ -42,6 +42,7 @@ class BeyondDocumentationWarning(UserWarning):
     """A request is sent although it goes beyond the documented limits: `Client(limits="warn")`."""
 
 
+@hides_key
 class Client(Session):
     """Submits requests, watches the jobs, and keeps the account's limits.
 
@@ -75,7 +76,9 @@ class Client(Session):
     Raises InvalidRequestError for arguments that cannot be right, AuthenticationError without a key.
     """
 
-    async def account(self, api_key: str, *, budget: Budget | None = None, max_in_flight: int | None = None) -> Client:
+    async def account(
+        self, api_key: str | ApiKey, *, budget: Budget | None = None, max_in_flight: int | None = None
+    ) -> Client:
         """The client of another account, for an application with many users: places and budget of its own; session,
         journal, pace and what is learned of waiting are shared. The same key gives the same client, as it was first
         asked for. It is closed with this one.
@@ -84,7 +87,11 @@ class Client(Session):
         """
         key = wrapped_key(api_key)
         del api_key  # a traceback from here on may be shown with local variables
-        return await self._account(key, budget=budget, max_in_flight=max_in_flight)
+        try:
+            return await self._account(key, budget=budget, max_in_flight=max_in_flight)
+        except ModelsLabError as error:
+            key.hide_in(error)
+            raise
 
     async def _account(self, key: ApiKey, *, budget: Budget | None, max_in_flight: int | None) -> Client:
         self._enter()
@@ -92,7 +99,7 @@ class Client(Session):
             return await self._parent._account(key, budget=budget, max_in_flight=max_in_flight)
         common = self._common
         places = common.max_in_flight if max_in_flight is None else max_in_flight
-        check_arguments({"max_in_flight": places, "budget": budget})
+        check_arguments({"max_in_flight": places, "budget": budget}, key)
         require_key(key)
         check_key(key, common.base_url)
         name = account_of(key, common.base_url)
@@ -148,6 +155,7 @@ class Client(Session):
         """
         self._enter()
         known = str(job_id).strip()
+        self._api_key.require_absent(job_id=known)
         if left := self._recoverer.attach(known) or self._dispatcher.jobs.get(known):
             self._recoverer.untold.discard(left.ref)
             return left
@@ -163,6 +171,7 @@ class Client(Session):
         Raises ClientStateError without a journal, JournalError.
         """
         self._enter()
+        self._api_key.require_absent(ref=ref)
         return await self._recoverer.find(ref)
 
     async def history(self, limit: int = 100) -> tuple[JobRecord, ...]:
@@ -179,7 +188,9 @@ class Client(Session):
         Raises ClientStateError without a journal, JournalError; with `search`, APIError or TransportError.
         """
         self._enter()
-        body = wire.encode_assets(self._line.key)
+        for ref in refs or ():
+            self._api_key.require_absent(refs=ref)
+        body = wire.encode_assets(self._api_key)
         assets = await self._call(wire.ASSETS_PATH, body, wire.assets) if search and self._recoverer.journal else ()
         candidates = await self._recoverer.unknown(assets)
         return (await self._recoverer.recover(refs))._replace(candidates=candidates)
@@ -219,6 +230,7 @@ class Client(Session):
         """
         self._enter()
         job_id = None if id is None else str(id).strip()
+        self._api_key.require_absent(ref=ref, id=job_id)
         if bool(job_id) == lost:
             raise refusal("id", id, "just one of id= and lost=True", "pass what you know of the job")
         if job_id and isinstance(await self._line.fetch(job_id, self._line.timeouts.fetch), wire.UnknownId):
@@ -294,11 +306,11 @@ class Client(Session):
         data = images.load(picture)
         if isinstance(data, str):
             raise refusal("image", image, "a URL already", "pass it as init_image as it is")
-        return wire.encode_upload(data, images.sniff(data) or "", self._line.key)
+        return wire.encode_upload(data, images.sniff(data) or "", self._api_key)
 
     def _checked(self, request: ImageToVideoUltra) -> images.Image:
         """The request's picture. Raises, or warns, as `limits` says."""
-        problems = check(request, self._line.endpoint)
+        problems = self._api_key.problems_in(track_id=request.track_id) + check(request, self._line.endpoint)
         image = None
         try:
             image = images.examine(request, self._line.endpoint)
@@ -309,10 +321,9 @@ class Client(Session):
             problems.append(wrong("track_id", request.track_id, rule, "choose another, or leave it out"))
         limits = self._common.limits
         if problems and (limits == "refuse" or not all(problem.beyond_documentation for problem in problems)):
-            key = self._line.key
-            raise InvalidRequestError([each._replace(value=key.cut(key.redact(each.value))) for each in problems])
-        for problem in problems if limits == "warn" else ():
-            warnings.warn(f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=3)
+            raise InvalidRequestError(problems)
+        for problem in map(self._api_key.redact_problem, problems if limits == "warn" else ()):
+            warnings.warn(f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=4)
         assert image  # noqa: S101 - raised above
         return image
 

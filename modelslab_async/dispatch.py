@@ -13,6 +13,7 @@ from modelslab_async.job import Job
 from modelslab_async.protocol import lifecycle, record, wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.schedule import haste
+from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.saver import Saver
 from modelslab_async.slots import Slots
 from modelslab_async.submitter import Submitter
@@ -95,6 +96,11 @@ class Dispatcher:
         for job in [job for job in self._holds if job.ref == ref]:
             self._holds[job].cancel()
             self._free(job)
+
+    @property
+    def api_key(self) -> ApiKey:
+        """The key of the client's account."""
+        return self._line.key
 
     @property
     def price(self) -> Decimal:

@@ -18,6 +18,7 @@ from modelslab_async.protocol.experience import Outlook
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.record import JobRecord, video_of
 from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.secret import ApiKey, without_key
 from modelslab_async.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 
 _LEAST_LEFT = 1.0
@@ -28,6 +29,11 @@ _JUST_BEGUN = array("d", (_STATES.index(JobState.WAITING), 0.0, math.nan))
 
 class Keeper(Protocol):
     """What a job asks of the client that runs it."""
+
+    @property
+    def api_key(self) -> ApiKey:
+        """The key that no error may show."""
+        ...
 
     @property
     def price(self) -> Decimal:
@@ -241,6 +247,7 @@ class Job:
             self._news = self._news or asyncio.Event()
             await self._news.wait()
 
+    @without_key
     async def save(
         self,
         path: str | os.PathLike[str],
@@ -252,12 +259,18 @@ class Job:
         """Wait for the video and put it at `path`, whole or not at all. See `Client.download`."""
         return await self._keeper.save(self, path, progress, overwrite=overwrite, max_bytes=max_bytes)
 
+    @property
+    def _api_key(self) -> ApiKey:
+        return self._keeper.api_key
+
     def _advance(self, event: lifecycle.Event) -> None:
         """The one way in which a job moves: table, own fields, keeper, result, listeners."""
         if self._future.done():
             raise lifecycle.ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job that ended")
         before = self.state
         self.state = lifecycle.transition(before, event)
+        if isinstance(error := getattr(event, "error", None), ModelsLabError):
+            self._api_key.hide_in(error)  # before the journal, telemetry or the caller sees it
         self._learn(event)
         self._keeper.moved(self, event)
         self._settle(event)

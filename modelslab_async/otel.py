@@ -50,7 +50,7 @@ class OpenTelemetry(Telemetry):
         name = f"{_OPERATION} {known['gen_ai.request.model']}"
         attributes = {**known, "gen_ai.output.type": "video", "modelslab_async.ref": job.ref}
         if job.request and job.request.seed is not None:
-            attributes["gen_ai.request.seed"] = str(job.request.seed)
+            attributes["gen_ai.request.seed"] = job._api_key.redact(str(job.request.seed))
         self._spans[job.ref] = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
 
     def accepted(self, job: Job) -> None:
@@ -101,7 +101,7 @@ class OpenTelemetry(Telemetry):
 
 
 def _known(job: Job) -> dict[str, str]:
-    model = job.request.model_id if job.request else None
+    model = job._api_key.redact(job.request.model_id) if job.request else None
     return {
         "gen_ai.operation.name": _OPERATION,
         "gen_ai.provider.name": "modelslab",

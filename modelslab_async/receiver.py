@@ -39,7 +39,8 @@ class Receiver:
         return ref in self.dispatcher.jobs
 
     def receive(self, ref: str, job_id: str | None) -> None:
-        """A delivery for this ref came, which names this id of the service (None: none)."""
+        """A delivery for this ref came, which names this id of the service (None: none). The key is no id."""
+        job_id = None if job_id and self.books.key.is_in(job_id) else job_id
         is_open = self.books.is_open and not self._closing.is_set()
         if not self._tell(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
             self._go(self._pass_on(ref, job_id))

@@ -39,6 +39,7 @@ class Saver:
         max_bytes: int,
     ) -> SavedVideo:
         """Put a video, a job's video once it is there, or what a URL gives, on disk."""
+        self.line.key.require_absent(video=video, path=path)
         is_count = isinstance(max_bytes, int) and not isinstance(max_bytes, bool) and max_bytes > 0
         require((is_count, "max_bytes", max_bytes, "must be an integer above 0", "omit it for 2 GiB"))
         over = asyncio.get_running_loop().create_future()

@@ -24,6 +24,7 @@ from modelslab_async.protocol.pace import Pace
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.request import Endpoint, LimitsMode
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST, gaps_at
+from modelslab_async.protocol.secret import ApiKey, hides_key
 from modelslab_async.protocol.watch import WaitStrategy
 from modelslab_async.saver import MAX_SAVES
 from modelslab_async.telemetry import Telemetry
@@ -39,12 +40,16 @@ DEFAULT_MAX_POLLS_PER_SECOND = 20.0
 _T = TypeVar("_T")
 
 
+@hides_key
 class Session:
     """What a `Client` is before it does anything; for the arguments see there."""
 
+    _api_key = ApiKey("")
+    """No key, until one was passed."""
+
     def __init__(
         self,
-        api_key: str | None = None,
+        api_key: str | ApiKey | None = None,
         *,
         base_url: str = wire.DEFAULT_BASE_URL,
         enterprise: bool = False,
@@ -64,10 +69,10 @@ class Session:
         rng: random.Random | None = None,
         transport: Transport | None = None,
     ) -> None:
-        key = wrapped_key(api_key)
+        self._api_key = key = wrapped_key(api_key)
         del api_key  # a traceback from here on may be shown with local variables
-        check_arguments(locals())
         require_key(key)
+        check_arguments(locals(), key)
         proxies = proxies_of(proxy, base_url, is_session_passed_in=session is not None)
         timeouts = timeouts or Timeouts()
         common = Common(
@@ -90,7 +95,7 @@ class Session:
         self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)
 
     def _begin(self, common: Common, own: Account, *, parent: Session | None) -> None:
-        self._common, self._parent = common, parent
+        self._common, self._parent, self._api_key = common, parent, own.line.key
         self._line, self._books, self._saver, self._dispatcher, self._recoverer, self._receiver = own
         self._accounts: dict[str, Session] = {}
         self._opening = asyncio.Lock()
@@ -203,7 +208,7 @@ class Session:
         if self._books.journal and not (self._books.is_open or opening or closing_too):
             raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
         if self._loop is None:
-            check_key(self._line.key, self.base_url)
+            check_key(self._api_key, self.base_url)
             self._loop = loop
             if self._common.webhook:
                 self._common.webhook._listeners[self._receiver] = self._books.account

@@ -135,13 +135,17 @@ class AiohttpTransport:
                 reply = await _read(response, MAX_REPLY_BYTES)
         except Exception as error:  # noqa: BLE001 - whatever it is, money depends only on whether the body was begun
             if payload.is_begun:
-                raise ReplyLostError(f"the reply was lost: {_described(error, timeout)}") from None
-            raise ConnectError(f"no connection: {_described(error, connect)}") from None
+                lost: TransportError = ReplyLostError(f"the reply was lost: {_described(error, timeout)}")
+            else:
+                lost = ConnectError(f"no connection: {_described(error, connect)}")
+        else:
+            if payload.is_begun:
+                return reply._replace(is_on_own_connection=own_connection and self._passed_in is None)
+            # the rest of an earlier reply was waiting on a pooled connection
+            lost = ConnectError("no connection: a reply came before anything was sent")
         finally:
             payload.forbid()
-        if not payload.is_begun:  # the rest of an earlier reply was waiting on a pooled connection
-            raise ConnectError("no connection: a reply came before anything was sent")
-        return reply._replace(is_on_own_connection=own_connection and self._passed_in is None)
+        raise lost  # not within `except`: the frames of a foreign error hold what was received, perhaps the key
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
         """Get the first bytes of a file, through redirects: the request holds no key."""
@@ -263,6 +267,7 @@ class OneTimeBody(aiohttp.Payload):
             raise ConnectError("this request is not sent a second time")
         self.begun()
         self.is_begun = True
+        writer.send_headers()  # alone: joined to the first piece they would make bytes that do not stay hidden
         for start in range(0, self.size, _PIECE_BYTES):
             await writer.write(SecretBytes(self._body[start : start + _PIECE_BYTES]))
 

@@ -529,7 +529,7 @@ async def test_a_folder_is_one_run_s_at_a_time(world: MakeWorld, tmp_path: Path)
     assert charges(here) == 0
 
 
-@pytest.mark.parametrize("other", [{"api_key": "another"}, {"journal": "other.db"}])
+@pytest.mark.parametrize("other", [{"api_key": "another-key"}, {"journal": "other.db"}])
 async def test_a_folder_is_one_account_s_and_one_journal_s(
     world: MakeWorld, tmp_path: Path, other: dict[str, Any]
 ) -> None:
@@ -549,7 +549,7 @@ async def test_an_emulator_s_folder_is_no_account_s(world: MakeWorld, tmp_path: 
     await run(here, folder, requests(2), emulator=True)
     with pytest.raises(InvalidRequestError, match="emulator"):
         await run(here, folder, requests(2))
-    events = await run(world(), folder, requests(2), client={"api_key": "another"}, emulator=True)
+    events = await run(world(), folder, requests(2), client={"api_key": "another-key"}, emulator=True)
     assert ends(events) == {(Step.KEPT, S.READY): 2}
 
 

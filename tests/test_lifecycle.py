@@ -17,6 +17,7 @@ from modelslab_async import Job, JobError, JobState, SavedVideo, Video
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.experience import Experience, Outlook
 from modelslab_async.protocol.lifecycle import Event, ImpossibleMoveError, transition
+from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.saved import Progress
 
 S = JobState
@@ -74,6 +75,7 @@ class Kept:
     """A keeper that counts the ends."""
 
     price = Decimal("0.2")
+    api_key = ApiKey("any")
 
     def __init__(self) -> None:
         self.ends = 0

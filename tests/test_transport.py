@@ -684,7 +684,7 @@ async def test_only_the_body_says_whether_anything_was_sent(hook: str, meaning: 
             with pytest.raises(TransportError) as caught:
                 await transport.post(url, b"{}", timeout=1)
             assert type(caught.value) is meaning, kind
-            assert caught.value.__suppress_context__
+            assert caught.value.__context__ is None
     assert len(raised) > 50
 
 

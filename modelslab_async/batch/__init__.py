@@ -22,8 +22,9 @@ from modelslab_async.batch.results import Result, read_results
 from modelslab_async.batch.run import BatchEvent, Run, Step
 from modelslab_async.batch.survey import survey
 from modelslab_async.client import Client
-from modelslab_async.errors import ClientStateError, InvalidRequestError
+from modelslab_async.errors import ClientStateError, InvalidRequestError, ModelsLabError
 from modelslab_async.protocol.request import wrong
+from modelslab_async.protocol.secret import ApiKey, without_key
 
 __all__ = [
     "Batch",
@@ -47,6 +48,11 @@ class Batch:
 
     _decider: Decider
 
+    @property
+    def _api_key(self) -> ApiKey:
+        return self._decider.client._api_key
+
+    @without_key
     async def plan(self, manifest: Source, *, check_wallet: bool = False) -> BatchPlan:
         """What `run` would do, and all that is wrong with it. Costs nothing; with `check_wallet` the service is asked.
 
@@ -58,8 +64,12 @@ class Batch:
         """Do it; see `run_batch`."""
         run = Run(self._decider, stop or asyncio.Event())
         async with aclosing(run.events(manifest)) as events:
-            async for event in events:
-                yield event
+            try:
+                async for event in events:
+                    yield event
+            except ModelsLabError as error:
+                self._api_key.hide_in(error)
+                raise
 
 
 @asynccontextmanager
@@ -74,6 +84,7 @@ async def open_batch(
     emulator: bool = False,
 ) -> AsyncIterator[Batch]:
     """A batch in `folder`, which nobody else may run meanwhile. For the arguments and errors see `run_batch`."""
+    client._api_key.require_absent(folder=folder, name=name)
     problem = pattern_problem(name)
     if lookahead < 1:
         problem = wrong("lookahead", lookahead, "at least 1", "pass more")

@@ -26,7 +26,7 @@ def values_of(job: Job, line: int) -> dict[str, str | int]:
         "ref": job.ref,
         "item": job.ref,
         "id": job.id or "x",
-        "prompt": job.request.prompt if job.request else "x",
+        "prompt": job._api_key.redact(job.request.prompt) if job.request else "x",
     }
 
 

@@ -26,6 +26,7 @@ from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import SENT, JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.secret import ApiKey
 
 OUTAGE_PATIENCE = 600.0
 """Seconds for which a service that cannot be reached is asked again, before the batch stops."""
@@ -78,6 +79,10 @@ class Run:
     def client(self) -> Client:
         """Whose jobs they are."""
         return self.decider.client
+
+    @property
+    def _key(self) -> ApiKey:
+        return self.client._api_key
 
     @property
     def folder(self) -> Folder:
@@ -182,7 +187,8 @@ class Run:
             try:
                 job = self.client.submit(_sendable(entry), track_id=ref)
             except InvalidRequestError as error:
-                refused = steps.refused(entry, error, service=self.client.base_url, ref=ref)
+                self._key.hide_in(error)
+                refused = steps.refused(entry, error, service=self.client.base_url, ref=ref, key=self._key)
                 return await self._ended(entry, refused)
             event = await self._awaited(entry, job)
             if event.step is Step.ENDED or not isinstance(job._error(), steps.PASSES):
@@ -232,6 +238,8 @@ class Run:
         return steps.result_of(entry, record, service=self.client.base_url, now=datetime.now(UTC), **known)
 
     async def _written(self, result: Result) -> Result:
+        """Write it down without the key, which may stand in a manifest as any value."""
+        result = attrs.evolve(result, **self._key.redact(attrs.asdict(result, recurse=False)))
         async with self._writing:
             await _in_thread(self.folder.write, result)
             self.folder.know(result)

@@ -23,6 +23,7 @@ from modelslab_async.errors import (
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import shown
+from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.saved import SavedVideo
 
 ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError)
@@ -70,9 +71,9 @@ def ref_of(batch: str, entry: Entry, attempt: int) -> str:
     return ref if attempt == 1 else f"{ref}-{attempt}-{hashlib.sha256(ref.encode()).hexdigest()[:8]}"
 
 
-def refused(entry: Entry, error: ModelsLabError, *, service: str, ref: str) -> Result:
+def refused(entry: Entry, error: ModelsLabError, *, service: str, ref: str, key: ApiKey) -> Result:
     """The result of an item that was not sent."""
-    request = {} if entry.request is None else _told(entry)
+    request = {} if entry.request is None else _told(entry, key)
     return Result(
         item=entry.item,
         ref=ref,
@@ -85,9 +86,11 @@ def refused(entry: Entry, error: ModelsLabError, *, service: str, ref: str) -> R
     )
 
 
-def _told(entry: Entry) -> Mapping[str, Any]:
+def _told(entry: Entry, key: ApiKey) -> Mapping[str, Any]:
     request = entry.request
-    return {"prompt": str(request.prompt), "init_image": shown(request.init_image)} if request else {}
+    if request is None:
+        return {}
+    return {"prompt": str(request.prompt), "init_image": key.cut(key.redact(shown(request.init_image)))}
 
 
 def result_of(

@@ -27,6 +27,7 @@ async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> Bat
             elif _counted(plan, await decider.decide(entry)) is Action.SUBMIT:
                 for problem in problems_of(client, entry):
                     plan.wrong(problem, entry.line)
+    plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
     plan.usd = client._books.prices.estimate(plan.submit).usd
     _check_budget(plan, client)
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
@@ -44,6 +45,7 @@ async def price(client: Client, source: Source) -> BatchPlan:
             plan.submit += not problems
             for problem in problems:
                 plan.wrong(problem, entry.line)
+    plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
     plan.usd = client._books.prices.estimate(plan.submit).usd
     return plan
 

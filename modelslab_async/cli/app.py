@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 import click
 
+from modelslab_async.arguments import wrapped_key
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import config
 
@@ -63,12 +65,15 @@ class _Lazy(click.Group):
     def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
         """As click does; with --json, what is wrong with the words that were typed is told in JSON too."""
         words = sys.argv[1:] if args is None else args
+        output = Output(as_json=True, keys=[wrapped_key(None)])
         try:
-            code = super().main(args, **{**options, "standalone_mode": False})
+            code = super().main(args, **{**options, "standalone_mode": False, "obj": output.keys})
         except click.ClickException as error:
             if "--json" in words:
-                Output(as_json=True).json_error(error)
-            error.show()
+                output.json_error(error)
+            told = io.StringIO()
+            error.show(told)
+            click.echo(output.hidden(told.getvalue()), nl=False, err=True)
             code = error.exit_code
         except click.Abort:
             click.echo("Aborted!", err=True)

@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 import click
 
+from modelslab_async.arguments import wrapped_key
 from modelslab_async.batch import Batch, BatchEvent, BatchPlan, Entry, Step, open_batch, read_manifest
 from modelslab_async.batch.naming import DEFAULT_NAME
 from modelslab_async.batch.results import to_told, usd
@@ -222,7 +223,9 @@ def cost(settings: Settings, **options: Any) -> None:
 
 async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Exit:
     output, for_all = settings.output, _for_all(manifest, prompt, given)
-    async with Client("sends nothing", enterprise=settings.enterprise, limits=limits_of(settings)) as client:
+    usable = (key for key in output.keys if key.problem(is_any_length=False) is None)
+    key = next(usable, wrapped_key("no key is needed"))
+    async with Client(key, enterprise=settings.enterprise, limits=limits_of(settings)) as client:
         plan = await price(client, read_manifest(manifest, for_all))
         estimate = client._books.prices.estimate(plan.submit)
     _check_lines(plan, manifest)

@@ -66,7 +66,7 @@ def _row_of(jobs: list[Job]) -> Table:
         part = 0.0 if eta is None else elapsed / (elapsed + eta)
         left = "" if eta is None else f"about {length(eta)} left"
         bar = ProgressBar(total=1.0, completed=part, width=_BAR, pulse=eta is None and not job.done())
-        what = job.request.prompt[:32] if job.request else job.ref
+        what = job._api_key.redact(job.request.prompt)[:32] if job.request else job.ref
         grid.add_row(Text(job.state.value), bar, length(elapsed), left, Text(what, "dim", no_wrap=True))
     return grid
 

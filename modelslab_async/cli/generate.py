@@ -59,6 +59,7 @@ async def _generate(
     if target:
         _check_target(target, force=force)
     async with client_of(settings) as client:
+        client._api_key.require_absent(output=target)
         wanted = {"prompt": prompt, "init_image": image, **params}
         client.check(wanted)
         await _check_unpaid(client, wanted)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.secret import ApiKey
 
 _AS_FLAGS = {
     r"^(line .*)extra=\{'([^']*)': \.\.\.\}": r'\1"extra": {"\2": ...}',
@@ -63,10 +65,12 @@ class Output:
     """How to tell it. rich honours NO_COLOR, and draws nothing live where stderr is no terminal.
 
     Where it `is_emulated`, each JSON object says so: there is no account, and what it tells of money is a play's.
+    keys: those that are known so far; a user may have typed one in the place of something else.
     """
 
     as_json: bool
     is_emulated: bool = False
+    keys: list[ApiKey] = attrs.field(factory=list[ApiKey])
     err: Console = attrs.field(factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
     out: Console = attrs.field(factory=lambda: Console(highlight=False, soft_wrap=True, width=_width()))
 
@@ -75,21 +79,26 @@ class Output:
         """Whether a display may be drawn."""
         return self.err.is_terminal and not self.as_json
 
+    def hidden(self, told: Any) -> Any:
+        """Return words, or a JSON value, without the keys."""
+        return reduce(lambda rest, key: key.redact(rest), self.keys, told)
+
     def say(self, words: str, style: str = "") -> None:
         """For people: what happens."""
-        self.err.print(Text(as_flags(words), style))
+        self.err.print(Text(self.hidden(as_flags(words)), style))
 
     def result(self, told: Mapping[str, Any], words: str) -> None:
         """What was asked for: a JSON object, or words."""
         if self.as_json:
             self.json(told)
         else:
-            self.out.print(Text(words))
+            self.out.print(Text(self.hidden(words)))
 
     def json(self, told: Mapping[str, Any]) -> None:
         """One JSON object in a line."""
         told = {**told, "emulator": True} if self.is_emulated else told
-        sys.stdout.write(json.dumps(told, default=_plain) + "\n")  # ASCII: whatever encoding stdout has
+        values = self.hidden(json.loads(json.dumps(told, default=_plain)))
+        sys.stdout.write(json.dumps(values) + "\n")  # ASCII: whatever encoding stdout has
         sys.stdout.flush()
 
     def table(self, told: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]], none: str) -> None:
@@ -101,7 +110,7 @@ class Output:
         else:
             table = Table(*[Column(name, no_wrap=name != head[-1]) for name in head], box=None, pad_edge=False)
             for row in rows:
-                table.add_row(*map(Text, row))
+                table.add_row(*(Text(self.hidden(cell)) for cell in row))
             self.out.print(table)
 
     def error(self, error: BaseException) -> None:

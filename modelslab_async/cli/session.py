@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import click
 
+from modelslab_async.arguments import wrapped_key
 from modelslab_async.cli.exits import Exit, code_of
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import URL_VARIABLE, Settings, key_of
@@ -64,13 +65,12 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
             emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED, eta={"good": 1}))
             settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            key, url, journal, poll_cost = "any", emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED
+            key, url, journal, poll_cost = wrapped_key("any"), emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED
         else:
             if os.environ.get(URL_VARIABLE) == "" and settings.base_url is None:
                 raise click.UsageError(f"{URL_VARIABLE} is empty: unset it for ModelsLab, or name an emulator's URL")
             key, url = key_of(settings), settings.base_url or DEFAULT_BASE_URL
             journal, poll_cost = settings.journal, settings.poll_cost
-            journal.parent.mkdir(parents=True, exist_ok=True)
         client = Client(
             key,
             base_url=url,
@@ -82,6 +82,7 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
             timeouts=Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
             poll_cost=poll_cost,
         )
+        journal.parent.mkdir(parents=True, exist_ok=True)
         stack.push_async_callback(client.aclose, drain=False)
         await client.__aenter__()
         yield client

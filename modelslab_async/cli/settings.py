@@ -6,6 +6,7 @@ import os
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import reduce, wraps
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ import attrs
 import click
 import platformdirs
 
-from modelslab_async.arguments import KEY_VARIABLE
+from modelslab_async.arguments import KEY_VARIABLE, wrapped_key
 from modelslab_async.cli.output import Output
 from modelslab_async.errors import AuthenticationError
 from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
+from modelslab_async.protocol.secret import ApiKey
 
 APP = "modelslab_async"
 URL_VARIABLE = "MODELSLAB_BASE_URL"
@@ -69,22 +71,24 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(command)
     def told(**options: Any) -> Any:
         mine = {name: options.pop(name) for name in [field.name for field in attrs.fields(Settings)] if name in options}
-        output = Output(options.pop("as_json"), is_emulated=mine["emulate"])
+        keys: list[ApiKey] = click.get_current_context().obj
+        output = Output(options.pop("as_json"), is_emulated=mine["emulate"], keys=keys)
         return command(Settings(output=output, **mine), **options)
 
     return reduce(lambda given, option: option(given), reversed(_COMMON), told)
 
 
-def key_of(settings: Settings) -> str:
+def key_of(settings: Settings) -> ApiKey:
     """The key, from the environment, a file of one's own, or the system's keyring; never from a flag.
 
     Raises AuthenticationError where there is none, or where others could read the file.
     """
-    if key := os.environ.get(KEY_VARIABLE, "").strip():
+    if not (key := wrapped_key(None)).is_empty:
         return key
     if settings.key_file:
         return _key_in(settings.key_file)
-    if kept := _key_in_keyring():
+    if not (kept := _key_in_keyring()).is_empty:
+        settings.output.keys.append(kept)
         return kept
     raise AuthenticationError(
         f"no API key: set {KEY_VARIABLE}, or name a file that holds it with --key-file, or keep it in the keyring "
@@ -92,32 +96,43 @@ def key_of(settings: Settings) -> str:
     )
 
 
-def _key_in(path: Path) -> str:
+def _note_key(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    """Have the key of a file hidden in all that is printed, also about options that are read after this one."""
+    if path:
+        with suppress(AuthenticationError):
+            context.obj.append(_key_in(path))
+    return path
+
+
+def _key_in(path: Path) -> ApiKey:
+    reason, key = None, wrapped_key("")
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if os.name != "nt" and mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise AuthenticationError(f"{path} can be read by others: chmod 600 {path}")
-            key = file.read().strip()
-    except (OSError, UnicodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a text"
-        raise AuthenticationError(f"key file {path}: {reason}") from None
-    if not key:
+            key = wrapped_key(file.read().decode())
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeError:  # which has what was read among its attributes, so nothing is raised from here
+        reason = "not a text"
+    if reason:
+        raise AuthenticationError(f"key file {path}: {reason}")
+    if key.is_empty:
         raise AuthenticationError(f"key file {path} is empty")
     return key
 
 
-def _key_in_keyring() -> str | None:
+def _key_in_keyring() -> ApiKey:
     try:
         import keyring  # noqa: PLC0415 - only where a user has it # pyright: ignore[reportMissingImports]
         import keyring.errors  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     except ImportError:
-        return None
+        return wrapped_key("")
     try:
-        found = keyring.get_password(APP, "api_key")
+        return wrapped_key(keyring.get_password(APP, "api_key") or "")
     except keyring.errors.KeyringError:
-        return None
-    return str(found) if found else None
+        return wrapped_key("")
 
 
 _SECONDS = click.FloatRange(0, min_open=True)
@@ -145,7 +160,13 @@ _COMMON = (
     ),
     click.option("--timeout", type=_SECONDS, envvar="MODELSLAB_TIMEOUT", show_envvar=True, hidden=True),
     click.option(
-        "--key-file", type=click.Path(path_type=Path), envvar="MODELSLAB_KEY_FILE", show_envvar=True, hidden=True
+        "--key-file",
+        type=click.Path(path_type=Path),
+        envvar="MODELSLAB_KEY_FILE",
+        show_envvar=True,
+        hidden=True,
+        is_eager=True,
+        callback=_note_key,
     ),
     click.option(
         "--max-in-flight",
