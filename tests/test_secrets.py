@@ -15,14 +15,14 @@ import socket
 import struct
 import traceback
 import warnings
-from base64 import b64encode, urlsafe_b64encode
+from base64 import b64decode, b64encode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from time import perf_counter
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import attrs
 import pytest
@@ -36,23 +36,25 @@ from multidict import CIMultiDict
 
 from modelslab_async import (
     AuthenticationError,
+    BeyondDocumentationWarning,
     Budget,
     Client,
     InvalidRequestError,
     InvalidVideoError,
     Job,
     JobRecord,
+    JournalError,
     ModelsLabError,
     TransportError,
     Timeouts,
 )
 from modelslab_async.arguments import check_key
-from modelslab_async.batch import read_manifest, read_results, run_batch
+from modelslab_async.batch import open_batch, read_manifest, read_results, run_batch
 from modelslab_async.batch.report import write_report
 from modelslab_async.cli.app import app
 from modelslab_async.emulator import Emulator, Fault, InProcess, Rule, Service, skeleton
 from modelslab_async.errors import Problem
-from modelslab_async.protocol.body import HttpReply
+from modelslab_async.protocol.body import HttpReply, Malformed, read
 from modelslab_async.protocol.secret import ApiKey, SecretBytes
 from modelslab_async.protocol.wire import encode_body
 from modelslab_async.transport import AiohttpTransport, OneTimeBody
@@ -263,7 +265,9 @@ async def save(path: Path, *rules: Rule) -> None:
         await client.submit(REQUEST).save(path)
 
 
-async def call(name: str, *arguments: Any, rule: Rule | None = None, keys: list[str] | None = None, **named: Any) -> None:
+async def call(
+    name: str, *arguments: Any, rule: Rule | None = None, keys: list[str] | None = None, **named: Any
+) -> None:
     journal = named.pop("journal", None)
     async with client_of(*([rule] if rule else []), keys=keys, journal=journal) as client:
         made = getattr(client, name)(*arguments, **named)
@@ -553,6 +557,8 @@ async def account_with_a_bad_number(client: Client) -> None:
 
 
 REFUSED_MISTAKES: dict[str, Mistake] = {
+    "request": lambda client, _: awaited(client.submit(secret())),  # type: ignore[arg-type]
+    "request of generate": lambda client, _: client.generate(secret()),  # type: ignore[arg-type]
     "track_id": lambda client, _: awaited(client.submit(REQUEST, track_id=secret())),
     "within a track_id": lambda client, _: awaited(client.submit(REQUEST, track_id=f"scene-{secret()}-1")),
     "track_id of generate": lambda client, _: client.generate(REQUEST, track_id=secret()),
@@ -575,6 +581,8 @@ REFUSED_MISTAKES: dict[str, Mistake] = {
     "attach": lambda client, _: awaited(client.attach(secret())),
     "find": lambda client, _: client.find(secret()),
     "recover": lambda client, _: client.recover(["a", secret()]),
+    "recover just": lambda client, _: client.recover(secret()),
+    "history": lambda client, _: client.history(secret()),  # type: ignore[arg-type]
     "resubmit": lambda client, _: client.resubmit([a_record()._replace(ref=secret())]),
     "resolve": lambda client, _: client.resolve(secret(), lost=True),
     "resolve to": lambda client, _: client.resolve("x", id=secret()),
@@ -606,9 +614,9 @@ async def all_shown(error: BaseException | None) -> str:
 
 
 def written_in(folder: Path) -> str:
-    """The names and the content of all files."""
+    """The names and the content of all files; of videos the names: the emulator's hold the prompt that it was sent."""
     paths = [path for path in folder.rglob("*")]
-    content = [path.read_bytes().decode("latin-1") for path in paths if path.is_file()]
+    content = [path.read_bytes().decode("latin-1") for path in paths if path.is_file() and path.suffix != ".mp4"]
     return "\n".join([*map(str, paths), *content])
 
 
@@ -619,7 +627,7 @@ async def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
 ) -> None:
     """As a ref, an id, a name, a path or a number it is refused: error, frames, logs, journal and files do not have it."""
     async with client_of(journal=tmp_path / "jobs.db") as client:
-        with pytest.raises((InvalidRequestError, TypeError)) as caught:
+        with pytest.raises((InvalidRequestError, JournalError, TypeError)) as caught:
             await REFUSED_MISTAKES[name](client, tmp_path)
         rows = await client.history()
         what = [repr(client), repr(vars(client)), repr(rows), await all_shown(caught.value)]
@@ -644,3 +652,378 @@ async def test_a_key_in_a_text_is_not_written_down(
     what = [repr(rows), await all_shown(error), everything_logged.getvalue(), written_in(tmp_path)]
     assert (len(rows), error is not None) == (1, bool(rules))
     assert [text for text in what if holds_key(text)] == []
+
+
+CLIENT_MISTAKES: dict[str, Callable[[], Client]] = {
+    "base_url": lambda: Client(secret(), base_url=secret()),
+    "within base_url": lambda: Client(secret(), base_url=f"https://gateway.invalid/{secret()}"),
+    "journal": lambda: Client(secret(), journal=secret()),
+    "journal as a path": lambda: Client(secret(), journal=Path(secret()) / "jobs.db"),
+    "wait": lambda: Client(secret(), wait=secret()),  # type: ignore[arg-type]
+    "limits": lambda: Client(secret(), limits=secret()),  # type: ignore[arg-type]
+    "max_in_flight": lambda: Client(secret(), max_in_flight=secret()),  # type: ignore[arg-type]
+    "poll_cost": lambda: Client(secret(), poll_cost=secret()),  # type: ignore[arg-type]
+    "budget": lambda: Client(secret(), budget=secret()),  # type: ignore[arg-type]
+    "prices": lambda: Client(secret(), prices=[secret()]),  # type: ignore[arg-type]
+    "webhook": lambda: Client(secret(), webhook={secret(): 1}),  # type: ignore[arg-type]
+    "proxy": lambda: Client(secret(), proxy=secret()),
+    "password of a proxy": lambda: Client(secret(), proxy=f"http://user:{secret()}@proxy.invalid:1"),
+    "all but the key": lambda: Client(base_url=secret(), journal=secret(), wait=secret()),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", CLIENT_MISTAKES)
+async def test_a_key_in_the_place_of_another_argument_is_not_shown(name: str) -> None:
+    """Each argument of Client that is or holds the key is refused; neither the error nor a frame shows it."""
+    with pytest.raises((InvalidRequestError, AuthenticationError)) as caught:
+        CLIENT_MISTAKES[name]()
+    assert not holds_key(await all_shown(caught.value))
+    assert isinstance(caught.value, AuthenticationError) == (name == "all but the key")
+
+
+async def test_a_key_of_the_environment_is_known_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A client that has its key from the environment hides it in the same way."""
+    monkeypatch.setenv("MODELSLAB_API_KEY", secret())
+    with pytest.raises(InvalidRequestError) as caught:
+        Client(base_url=secret())
+    assert not holds_key(await all_shown(caught.value))
+    assert str(caught.value).startswith("base_url=hidden: must not hold the API key")
+
+
+@pytest.mark.looptime
+async def test_a_warning_does_not_show_the_key() -> None:
+    """With limits="warn" a value goes beyond the documentation, and a warning names it."""
+    async with client_of(limits="warn") as client:
+        with pytest.warns(BeyondDocumentationWarning) as warned:
+            client.check(REQUEST, model_id=secret())
+    assert "model_id='***" in str(warned[0].message)
+    assert warned[0].filename == __file__
+    assert not holds_key(repr([vars(each) for each in warned]))
+
+
+async def test_a_delivery_that_names_the_key_as_its_id() -> None:
+    """A webhook's delivery is no answer of the service: an id in it that is the key is passed over."""
+    async with client_of() as client:
+        job = client.submit(REQUEST)
+        client._receiver.receive(job.ref, secret())
+        await asyncio.sleep(0)
+        assert job._heard_id is None
+        await client.aclose(drain=False)
+
+
+# --- batches ---
+
+
+LINES: dict[str, Callable[[], object]] = {
+    "track_id": lambda: {**REQUEST, "track_id": secret()},
+    "within a track_id": lambda: {**REQUEST, "track_id": f"scene-{secret()}"},
+    "prompt": lambda: {**REQUEST, "prompt": f"a {secret()}"},
+    "bad prompt": lambda: {**REQUEST, "prompt": [secret()]},
+    "picture's URL": lambda: {**REQUEST, "init_image": f"https://pictures.invalid/{secret()}.png"},
+    "picture": lambda: {**REQUEST, "init_image": f"pictures/of/castles/in/the/moon/light/{secret()}.png"},
+    "seed": lambda: {**REQUEST, "seed": secret()},
+    "unknown name": lambda: {**REQUEST, secret(): 1},
+    "key": lambda: {**REQUEST, "key": secret()},
+    "extra": lambda: {**REQUEST, "extra": {secret(): secret()}},
+    "webhook": lambda: {**REQUEST, "webhook": secret()},
+    "model_id": lambda: {**REQUEST, "model_id": secret()},
+    "no JSON": lambda: secret(),
+}
+
+
+async def batch_of(manifest: Path, folder: Path, **options: Any) -> list[object]:
+    """What a batch tells and leaves: its plan, its news (without the request as it was given), its files, its page."""
+    told = list[object]()
+    async with client_of(journal=folder.parent / "jobs.db") as client:
+        async with open_batch(client, folder, **options) as batch:
+            told.append(await batch.plan(read_manifest(manifest)))
+        async for event in run_batch(client, read_manifest(manifest), folder, **options):
+            told += [event.step, event.result, event.job]
+            told.append(event.job and event.job.done() and not event.job.cancelled() and event.job.exception())
+        rows = await client.history()
+    write_report(folder)
+    return [*told, rows, *read_results(folder)]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("name", LINES)
+async def test_a_batch_does_not_show_a_key_of_its_manifest(
+    everything_logged: io.StringIO, name: str, tmp_path: Path
+) -> None:
+    """Whatever a line has as the key: plan, results, report, names of videos, journal and logs do not show it."""
+    folder = tmp_path / "batch"
+    folder.mkdir()
+    (tmp_path / "shots.jsonl").write_text(f"{json.dumps(LINES[name]())}\n")
+    what = await batch_of(tmp_path / "shots.jsonl", folder / "out", name="{prompt}-{stem}-{item}-{line}.mp4")
+    assert len([*read_results(folder / "out")]) == 1
+    assert not holds_key("\n".join([*map(repr, what), everything_logged.getvalue(), written_in(folder)]))
+
+
+def write_table(path: Path, columns: int) -> None:
+    names = {1: [secret()], 2: [secret(), secret()], 3: ["prompt", "init_image", secret()]}[columns]
+    path.write_text(f"{','.join(names)}\na,https://pictures.invalid/a.png,{secret()}\n")
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("columns", [1, 2, 3])
+async def test_a_batch_does_not_show_a_key_of_a_table(
+    everything_logged: io.StringIO, columns: int, tmp_path: Path
+) -> None:
+    """The head of a table names its columns; one of them may be the key, or two."""
+    (tmp_path / "batch").mkdir()
+    write_table(tmp_path / "shots.csv", columns)
+    what = []
+    try:
+        what = await batch_of(tmp_path / "shots.csv", tmp_path / "batch" / "out")
+    except InvalidRequestError as error:
+        what = [await all_shown(error)]
+    assert len(what) > 0
+    assert not holds_key("\n".join([*map(repr, what), everything_logged.getvalue(), written_in(tmp_path / "batch")]))
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("wrong", ["folder", "name", "manifest"])
+async def test_a_batch_of_wrong_arguments_does_not_show_the_key(wrong: str, tmp_path: Path) -> None:
+    """A folder, a pattern of names and a manifest whose path is the key."""
+    options = {"folder": tmp_path / "out", "name": "{stem}.mp4", "manifest": tmp_path / "none"}
+    options[wrong] = tmp_path / secret() if wrong == "folder" else secret()  # type: ignore[assignment]
+    with pytest.raises(InvalidRequestError) as caught:
+        async with client_of(journal=tmp_path / "jobs.db") as client:
+            async for _ in run_batch(client, read_manifest(Path(options.pop("manifest"))), **options):  # type: ignore[arg-type]
+                pass
+    assert not holds_key("".join(traceback.format_exception(caught.value)))
+    assert not holds_key(written_in(tmp_path))
+
+
+# --- the command ---
+
+
+COMMANDS: list[Callable[[], list[str]]] = [
+    lambda: [secret()],
+    lambda: ["balance", secret()],
+    lambda: ["balance", f"--{secret()}"],
+    lambda: ["balance", "--base-url", secret()],
+    lambda: ["balance", "--journal", f"{secret()}/jobs.db"],
+    lambda: ["balance", "--limits", secret()],
+    lambda: ["balance", "--max-in-flight", secret()],
+    lambda: ["balance", "--timeout", secret()],
+    lambda: ["show", "x", "--key-file", secret()],
+    lambda: ["generate", secret(), "-p", "a"],
+    lambda: ["generate", "a.png", "-p", secret(), "--seed", secret()],
+    lambda: ["generate", "a.png", "-p", "a", "--track-id", secret()],
+    lambda: ["generate", "a.png", "-p", "a", "--webhook", secret()],
+    lambda: ["generate", "a.png", "-p", "a", "--extra", secret()],
+    lambda: ["generate", "a.png", "-p", "a", "--extra", f"{secret()}={secret()}"],
+    lambda: ["generate", "a.png", "-p", "a", "-o", f"{secret()}.mp4"],
+    lambda: ["show", secret()],
+    lambda: ["collect", secret()],
+    lambda: ["collect", "--name", secret()],
+    lambda: ["resolve", secret(), "--lost"],
+    lambda: ["resolve", "x", "--id", secret()],
+    lambda: ["batch", secret(), "-o", "out"],
+    lambda: ["batch", "shots.jsonl", "-o", secret(), "--yes"],
+    lambda: ["batch", "shots.jsonl", "-o", "out", "--yes"],
+    lambda: ["batch", "shots.jsonl", "-o", "out", "--yes", "--name", f"{secret()}.mp4"],
+    lambda: ["batch", "shots.jsonl", "-o", "out", "--yes", "--set", f"{secret()}=1"],
+    lambda: ["batch", "shots.jsonl", "-o", "out", "--yes", "--budget", secret()],
+    lambda: ["cost", "shots.jsonl"],
+    lambda: ["cost", "shots.jsonl", "--set", f"webhook={'x' * 40}{secret()}"],
+    lambda: ["report", secret()],
+    lambda: ["report", ".", "-o", secret()],
+    lambda: ["emulator", "--host", secret()],
+    lambda: ["completion", secret()],
+]
+
+
+@pytest.mark.parametrize(("where", "as_json"), [("environment", False), ("file", True)])
+@pytest.mark.parametrize("number", range(len(COMMANDS)))
+def test_the_command_does_not_print_a_key_that_was_typed(
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    number: int,
+    as_json: bool,
+    where: str,
+) -> None:
+    """Whatever word of a command is the key: it is refused, and neither printed nor made the name of a file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.png").write_bytes(PNG)
+    (tmp_path / "key").touch(0o600)
+    (tmp_path / "key").write_text(secret())
+    (tmp_path / "shots.jsonl").write_text(json.dumps({"prompt": "a", "init_image": "a.png", secret(): secret()}) + "\n")
+    environment = {
+        "MODELSLAB_CONFIG": "none",
+        "MODELSLAB_JOURNAL": "jobs.db",
+        "MODELSLAB_BASE_URL": "http://127.0.0.1:9",
+    }
+    source = {"MODELSLAB_API_KEY": secret()} if where == "environment" else {"MODELSLAB_KEY_FILE": "key"}
+    for name, value in {**environment, **source}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        app.main([*COMMANDS[number](), *(["--json"] if as_json else [])])
+    out, err = capfd.readouterr()
+    assert ended.value.code != 0
+    assert len(out + err) > 0
+    assert not holds_key(out + err)
+    assert not any(secret() in path.name for path in tmp_path.rglob("*"))
+
+
+# --- the key in an encoding ---
+
+KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=70)
+SERVICE_KEYS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=8, max_size=70)
+
+
+def can_be_read(key: str, text: str) -> bool:
+    """Whether somebody gets the key out of a text: as it is, or by undoing an encoding of any part of it."""
+    decoded = [text, unquote(text)]
+    for run in re.findall(r"[A-Za-z0-9+/_-]{8,}", "\n".join([*decoded, text.replace("\\/", "/")])):
+        for start in range(4):
+            letters = run[start:].translate(str.maketrans("-_", "+/"))
+            decoded.append(b64decode(letters[: len(letters) // 4 * 4]).decode("latin-1"))
+    return any(key in each for each in decoded)
+
+
+def percent(text: str, choices: list[int]) -> str:
+    """Percent-encode some characters, with letters of either case."""
+    ways = [lambda c: c, lambda c: f"%{ord(c):02X}", lambda c: f"%{ord(c):02x}"]
+    return "".join(ways[choice](character) for character, choice in zip(text, choices, strict=True))
+
+
+ENCODINGS: dict[str, Callable[[str, str, str], str]] = {
+    "base64": lambda before, key, after: b64encode(f"{before}{key}{after}".encode()).decode(),
+    "base64 for URLs": lambda before, key, after: (
+        urlsafe_b64encode(f"{before}{key}{after}".encode()).decode().strip("=")
+    ),
+    "base64 in a URL": lambda before, key, after: quote(b64encode(f"{before}{key}{after}".encode()), safe=""),
+    "quoted": lambda before, key, after: f"{quote(before)}{quote(key, safe='')}{quote(after)}",
+    "all of it quoted": lambda before, key, after: before + percent(key, [1] * len(key)) + after,
+    "in lower case": lambda before, key, after: before + percent(key, [2] * len(key)) + after,
+}
+
+
+@given(KEYS, st.text(max_size=4), st.text(max_size=4), st.sampled_from([*ENCODINGS]))
+def test_an_encoded_key_is_redacted(key: str, before: str, after: str, encoding: str) -> None:
+    """At each position within base64, and in URL encoding: nobody gets it out of what is left."""
+    api_key, text = ApiKey(key), ENCODINGS[encoding](before, key, after)
+    body = json.dumps({"message": f"no account has {text}"}).replace("/", "\\/").encode()
+    assert api_key.may_be_in(body)
+    assert not can_be_read(key, api_key.redact(json.loads(body))["message"])
+    assert not can_be_read(key, api_key.redact(body.decode()))
+
+
+@given(KEYS, st.data())
+def test_a_key_of_which_some_characters_are_quoted_is_redacted(key: str, data: st.DataObject) -> None:
+    """A URL may have any of them percent-encoded, with letters of either case."""
+    text = f"https://a.invalid/{percent(key, data.draw(st.lists(st.integers(0, 2), min_size=len(key), max_size=len(key))))}"
+    assert key not in unquote(ApiKey(key).redact(text))
+
+
+@given(SERVICE_KEYS, st.text(max_size=30), st.sampled_from([*ENCODINGS]), st.integers(12, 60))
+def test_a_key_that_was_cut_short_is_redacted(key: str, before: str, encoding: str, length: int) -> None:
+    """An excerpt ends anywhere: at most 7 characters of the key are left of one that it cut."""
+    whole = ENCODINGS[encoding]("", key, "") if encoding.startswith("base64") else ENCODINGS[encoding](before, key, "")
+    api_key = ApiKey(key)
+    assert not can_be_read(key[:8], api_key.cut(api_key.redact(whole[:length])))
+
+
+@given(
+    SERVICE_KEYS,
+    st.recursive(
+        st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
+    ),
+)
+def test_what_has_no_key_stays_as_it_is(key: str, value: Any) -> None:
+    """Only a key is taken out."""
+    text = json.dumps(value, ensure_ascii=False)
+    api_key = ApiKey(key)
+    assert api_key.is_in(text) or api_key.redact(value) == value
+    assert ApiKey(key[:7]).redact({"message": key[:7]}) == {"message": key[:7]}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "a", "%", "%25", "%61", "%6", "xGsN7d4E", "%78", "x%47s", "Z" * 79 + "=",
+        '"%61a",', "eEdzTjdkNEV3cVQyYjhySjBwTGtWbTVjWnlIZkExdVE5b0llWG5SdFNnS2pEdldoTWFCaVVs", "\\/",
+    ],
+)  # fmt: skip
+def test_no_body_takes_long_to_search(piece: str) -> None:
+    """A mebibyte of anything that resembles a key is searched, redacted and cut in less time than a poll may take."""
+    api_key = ApiKey(secret())
+    text = piece * (2**20 // len(piece))
+    begun_at = perf_counter()
+    found = api_key.may_be_in(text.encode())
+    rest = api_key.cut(api_key.redact(text + secret()))
+    assert perf_counter() - begun_at < 1.0
+    assert (found, secret() in rest) == (False, False)
+
+
+def test_an_error_that_quotes_a_body_shows_no_encoded_key() -> None:
+    """What is no JSON is quoted in an error: neither base64 nor URL encoding brings the key there, whole or cut."""
+    api_key = ApiKey(secret())
+    for encode in ENCODINGS.values():
+        for page in (f"<h1>{encode('user:', secret(), '')}</h1>", encode("us", secret(), "")[:-10]):
+            body = read(HttpReply(502, page.encode()), api_key)
+            assert isinstance(body, Malformed)
+            assert not can_be_read(secret()[:8], body.reason)
+
+
+def test_a_part_of_what_is_hidden_stays_hidden() -> None:
+    """structlog and rich show the beginning of a long value: that is hidden too."""
+    body = encode_body({}, ApiKey(secret()))
+    assert not holds_key(f"{body[:50]!r} {body[:50]} {body!r} {body} {[body[9:]]}")
+    assert (body[0], bytes(body[:7])) == (ord("{"), b'{"key":')
+    values = vars(ApiKey(secret()))
+    assert not holds_key(repr([values, *(value[:50] for value in values.values() if isinstance(value, str | bytes))]))
+
+
+# --- what can be no key ---
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        ("abcdefg", "fewer than 8 characters"),
+        ('"abcdefghijkl"', "quotes around it"),
+        ("'abcdefghijkl'", "quotes around it"),
+        ('"abcdefghijkl', "quotes around it"),
+        ("abcdefghijkl'", "quotes around it"),
+        ("abcdefgh\nijkl", "a line break"),
+        ("abcdefgh\tijkl", "a character that no key has"),
+        ("abcdefgh\udc80ijkl", "a character that no key has"),
+    ],
+)
+async def test_what_can_be_no_key_is_refused_before_anything_is_sent(key: str, problem: str) -> None:
+    """By the time that the client opens, or is first used; the error says what is wrong, and shows no character."""
+
+    async def open_it() -> None:
+        async with Client(key):
+            pass
+
+    async def use_it() -> None:
+        await Client(key).balance()
+
+    for begin in (open_it, use_it):
+        with pytest.raises(AuthenticationError, match=problem) as caught:
+            await begin()
+        assert (caught.value.charged, caught.value.http_status) == (False, None)
+        assert "abc" not in f"{caught.value!r}{caught.value}"
+    async with client_of() as client:
+        with pytest.raises(AuthenticationError, match=problem):
+            await client.account(key)
+
+
+@pytest.mark.parametrize("key", ["any", '"quoted"', "abcdefg"])
+async def test_an_emulator_takes_any_key(key: str) -> None:
+    """On loopback a word will do: it is no secret. Without use, so will it for the service."""
+    assert KEY not in repr(Client(key))
+    async with Emulator(speed=400) as emulator, Client(key, base_url=emulator.url) as client:
+        assert await client.queue_depth() == 0
+        assert await (await client.account(f"{key}2")).queue_depth() == 0
+
+
+@pytest.mark.parametrize("key", ["abcdefgh", "a-key_with.signs~", "a key", "schlüssel"])
+def test_what_may_be_a_key_is_taken(key: str) -> None:
+    """The service documents no form of its keys, so whatever can be one is sent."""
+    check_key(ApiKey(key.ljust(8, "x")), "https://modelslab.com")
