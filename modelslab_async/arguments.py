@@ -71,9 +71,10 @@ def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) 
 
 def request_of(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
     """Return one request of what `submit` was given. Raise InvalidRequestError if it is no request."""
-    if not isinstance(request, ImageToVideoUltra | Mapping | None):
+    given: object = request
+    if not isinstance(given, ImageToVideoUltra | Mapping | None):
         rule = "must be an ImageToVideoUltra, or a mapping of parameters"
-        raise refusal("request", request, rule, "pass submit(prompt=..., init_image=...)")
+        raise refusal("request", given, rule, "pass submit(prompt=..., init_image=...)")
     if isinstance(request, ImageToVideoUltra):
         if not params:
             return request

@@ -56,7 +56,7 @@ def sentry(error: BaseException) -> str:
 
 def sentry_logging(error: BaseException) -> str:
     """`logging.exception` with the handlers of Sentry's LoggingIntegration."""
-    logger = logging.Logger("application")
+    logger = logging.Logger("application")  # noqa: LOG001 - no logger of the process gets handlers for good
     logger.addHandler(BreadcrumbHandler())
     logger.addHandler(EventHandler(level=logging.ERROR))
     return _sentry(lambda: logger.error("it failed: %s %r", error, error, exc_info=error))
@@ -64,7 +64,7 @@ def sentry_logging(error: BaseException) -> str:
 
 def _structlog(error: BaseException, transformer: Any) -> str:
     file = io.StringIO()
-    processors = [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]
+    processors: list[Any] = [structlog.processors.ExceptionRenderer(transformer), structlog.processors.JSONRenderer()]
     logger = structlog.wrap_logger(structlog.WriteLogger(file), processors=processors)
     logger.error("it failed", exc_info=error)
     return file.getvalue()
