@@ -10,7 +10,7 @@ import attrs
 from modelslab_async.errors import AuthenticationError, InvalidRequestError, Problem
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.pricing import Budget, PriceList
-from modelslab_async.protocol.request import ImageToVideoUltra, is_loopback, is_positive, require
+from modelslab_async.protocol.request import ImageToVideoUltra, is_loopback, is_positive, refusal, require
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.watch import WaitStrategy
 from modelslab_async.proxies import Proxies, from_argument, from_environment, problem_of, without_password
@@ -70,7 +70,11 @@ def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) 
 
 
 def normalize_request(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
-    """One request of what `submit` was given."""
+    """Return one request of what `submit` was given. Raise InvalidRequestError if it is no request."""
+    given: object = request
+    if not isinstance(given, ImageToVideoUltra | Mapping | None):
+        rule = "must be an ImageToVideoUltra, or a mapping of parameters"
+        raise refusal("request", given, rule, "pass submit(prompt=..., init_image=...)")
     if isinstance(request, ImageToVideoUltra):
         if not params:
             return request

@@ -188,7 +188,7 @@ class Client(Session):
         Raises ClientStateError without a journal, JournalError; with `search`, APIError or TransportError.
         """
         self._enter()
-        for ref in refs or ():
+        for ref in [refs] if isinstance(refs, str) else refs or ():
             self._api_key.require_absent(refs=ref)
         body = wire.encode_assets(self._api_key)
         assets = await self._call(wire.ASSETS_PATH, body, wire.assets) if search and self._recoverer.journal else ()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
@@ -53,3 +55,17 @@ def world() -> Callable[..., World]:
         return World(service, InProcess(service))
 
     return make
+
+
+@pytest.fixture
+def everything_logged() -> Iterator[io.StringIO]:
+    """All logs of all loggers, DEBUG included."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield stream
+    root.removeHandler(handler)
+    root.setLevel(level)

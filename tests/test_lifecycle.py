@@ -74,6 +74,7 @@ def test_the_list_of_events_is_whole() -> None:
 class Kept:
     """A keeper that counts the ends."""
 
+    api_key = ApiKey("")
     price = Decimal("0.2")
     api_key = ApiKey("any")
 

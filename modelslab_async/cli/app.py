@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,9 +11,8 @@ from typing import Any
 
 import click
 
-from modelslab_async.arguments import wrapped_key
 from modelslab_async.cli.output import Output
-from modelslab_async.cli.settings import config
+from modelslab_async.cli.settings import config, keys_at_hand
 
 _COMMANDS = {
     "generate": "generate",
@@ -65,15 +63,14 @@ class _Lazy(click.Group):
     def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
         """As click does; with --json, what is wrong with the words that were typed is told in JSON too."""
         words = sys.argv[1:] if args is None else args
-        output = Output(as_json=True, keys=[wrapped_key(None)])
+        output = Output(as_json=True, keys=keys_at_hand())
         try:
             code = super().main(args, **{**options, "standalone_mode": False, "obj": output.keys})
         except click.ClickException as error:
             if "--json" in words:
                 output.json_error(error)
-            told = io.StringIO()
-            error.show(told)
-            click.echo(output.hidden(told.getvalue()), nl=False, err=True)
+            output.hide_in(error)
+            error.show()
             code = error.exit_code
         except click.Abort:
             click.echo("Aborted!", err=True)

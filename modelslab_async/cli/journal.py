@@ -16,7 +16,7 @@ from modelslab_async.cli.output import told_of
 from modelslab_async.cli.session import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
-from modelslab_async.errors import ModelsLabError, NotFoundError
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, NotFoundError
 from modelslab_async.job import Job
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import UNFINISHED, JobRecord
@@ -70,7 +70,9 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) 
     if target.suffix == ".mp4" and len(refs) != 1:
         raise click.UsageError("-o FILE is for one REF; pass a folder")
     if problem := pattern_problem(name):
-        raise click.UsageError(str(problem))
+        error = InvalidRequestError([problem])
+        settings.output.hide_in(error)
+        raise click.UsageError(str(error.problems[0]))
 
     async def work() -> Exit:
         async with client_of(settings) as client, interrupts():

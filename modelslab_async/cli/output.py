@@ -83,6 +83,11 @@ class Output:
         """Return words, or a JSON value, without the keys."""
         return reduce(lambda rest, key: key.redact(rest), self.keys, told)
 
+    def hide_in(self, error: BaseException) -> None:
+        """Remove the keys from an error."""
+        for key in self.keys:
+            key.hide_in(error)
+
     def say(self, words: str, style: str = "") -> None:
         """For people: what happens."""
         self.err.print(Text(self.hidden(as_flags(words)), style))
@@ -115,6 +120,7 @@ class Output:
 
     def error(self, error: BaseException) -> None:
         """Why it did not work."""
+        self.hide_in(error)
         if self.as_json:
             self.json_error(error)
         problems = error.problems if isinstance(error, InvalidRequestError) else ()
@@ -123,6 +129,7 @@ class Output:
 
     def json_error(self, error: BaseException) -> None:
         """The same as a JSON object."""
+        self.hide_in(error)
         known = {name: getattr(error, name, None) for name in ("charged", "price", "ref", "job_id")}
         if isinstance(error, click.UsageError):
             known["charged"] = False

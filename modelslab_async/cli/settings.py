@@ -23,6 +23,7 @@ from modelslab_async.protocol.secret import ApiKey
 
 APP = "modelslab_async"
 URL_VARIABLE = "MODELSLAB_BASE_URL"
+KEY_FILE_VARIABLE = "MODELSLAB_KEY_FILE"
 CONFIG_VARIABLE = "MODELSLAB_CONFIG"
 
 
@@ -96,6 +97,15 @@ def key_of(settings: Settings) -> ApiKey:
     )
 
 
+def keys_at_hand() -> list[ApiKey]:
+    """Return the keys that the environment has or names a file of, so that they are hidden from the first word on."""
+    keys = [wrapped_key(None)]
+    if path := os.environ.get(KEY_FILE_VARIABLE):
+        with suppress(AuthenticationError):
+            keys.append(_key_in(Path(path)))
+    return keys
+
+
 def _note_key(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
     """Have the key of a file hidden in all that is printed, also about options that are read after this one."""
     if path:
@@ -162,7 +172,7 @@ _COMMON = (
     click.option(
         "--key-file",
         type=click.Path(path_type=Path),
-        envvar="MODELSLAB_KEY_FILE",
+        envvar=KEY_FILE_VARIABLE,
         show_envvar=True,
         hidden=True,
         is_eager=True,

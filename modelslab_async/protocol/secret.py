@@ -154,7 +154,7 @@ class ApiKey:
     def cut(self, text: str) -> str:
         """Return a redacted text up to where the key begins once more, and was cut short."""
         beginning = None if self.is_short else self._find_beginning(text)
-        return text[: beginning.start()] if beginning else text
+        return text[: beginning.start()] + _HIDDEN if beginning else text
 
     def redact_problem(self, problem: Problem) -> Problem:
         """Return a problem without the key. Its value, and a name that no parameter has, may be shown cut short."""
@@ -164,7 +164,7 @@ class ApiKey:
         )
 
     def hide_in(self, error: BaseException) -> None:
-        """Remove from an error all that may show the key: its words, the frames with their variables, and causes.
+        """Remove from an error and its causes all that may show the key: words, and frames with their variables.
 
         An InvalidRequestError keeps no cause, such as the OSError that names a picture's path.
         """
@@ -175,12 +175,11 @@ class ApiKey:
         if isinstance(error, InvalidRequestError):
             error.problems = tuple(self.redact_problem(problem) for problem in error.problems)
             error.args = ("\n".join(str(problem) for problem in error.problems),)
-        if isinstance(error, InvalidRequestError) or error.__suppress_context__:
-            error.__context__ = None
-        if isinstance(error, InvalidRequestError):
             error.__cause__ = None
+        if error.__suppress_context__:
+            error.__context__ = None
         for linked in (error.__cause__, error.__context__):
-            if isinstance(linked, ModelsLabError):
+            if linked is not None:
                 self.hide_in(linked)
 
     def problems_in(self, **given: object) -> list[Problem]:
@@ -250,7 +249,8 @@ def _written_forms(key: str) -> Iterator[str]:
     """Yield how a reply or a message may write the key: as it is, with escapes, in base64.
 
     In base64 a letter holds six bits, so there are three ways to write the key, by its position in the whole. Only the
-    letters that depend on nothing but the key are searched for. PHP's JSON has a backslash before each slash.
+    letters that depend on nothing but the key are searched for. PHP's JSON has a backslash before each slash, and a URL
+    percent-encodes two of the letters.
     """
     yield from (key, repr(key)[1:-1], json.dumps(key)[1:-1])
     yield from _in_base64(key)
@@ -260,7 +260,8 @@ def _in_base64(key: str) -> Iterator[str]:
     data = key.encode(errors="replace")
     for before, start in ((0, 0), (1, 2), (2, 3)):
         letters = base64.b64encode(bytes(before) + data).decode()[start : (before + len(data)) * 8 // 6]
-        yield from (letters, letters.replace("/", r"\/"), letters.replace("+", "-").replace("/", "_"))
+        for plus, slash in ("+/", ("+", r"\/"), "-_", ("%2B", "%2F"), ("%2b", "%2f")):
+            yield letters.replace("+", plus).replace("/", slash)
 
 
 def _quoted(key: str) -> str:

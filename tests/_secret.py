@@ -1,0 +1,56 @@
+"""A key that is in no variable of a test, since the frames of tests are shown too; and clients that have it."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from base64 import b64decode
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from modelslab_async import Client, JobRecord, Timeouts
+from modelslab_async.emulator import InProcess, Rule, Service
+
+os.environ["KEY_OF_TESTS"] = "xGsN7d4EwqT2b8rJ0pLkVm5cZyHfA1uQ9oIeXnRtSgKjDvWhMaBiUl3C6F0P"
+REQUEST: dict[str, Any] = {"prompt": "a castle", "init_image": "https://pictures.invalid/a.png"}
+
+
+def secret() -> str:
+    """As long as a key of the service. Called within an expression, it is in no frame."""
+    return os.environ["KEY_OF_TESTS"]
+
+
+def holds_key(text: str) -> bool:
+    """Whether the key can be read in a text, whole or cut short."""
+    return secret()[:12] in text
+
+
+def client_of(*rules: Rule, keys: list[str] | None = None, **options: Any) -> Client:
+    """A client of an emulator in this process, on virtual time."""
+    transport = InProcess(Service(eta={"good": 1}, faults=rules, keys=keys))
+    timeouts = Timeouts(submit=5, fetch=5, link=5, job=300)
+    return Client(secret(), **{"transport": transport, "rng": random.Random(1), "timeouts": timeouts, **options})
+
+
+def can_be_read(key: str, text: str) -> bool:
+    """Whether somebody gets the key out of a text: as it is, or by undoing an encoding of any part of it."""
+    decoded = [text, unquote(text)]
+    for run in re.findall(r"[A-Za-z0-9+/_-]{8,}", "\n".join([*decoded, text.replace("\\/", "/")])):
+        for start in range(4):
+            letters = run[start:].translate(str.maketrans("-_", "+/"))
+            decoded.append(b64decode(letters[: len(letters) // 4 * 4]).decode("latin-1"))
+    return any(key in each for each in decoded)
+
+
+def a_record() -> JobRecord:
+    return JobRecord(account="a", ref="x", owner="o", created_at=1.0, request={"prompt": "a"}, price=Decimal("0.2"))
+
+
+def written_in(folder: Path) -> str:
+    """The names and the content of all files; of videos the names: the emulator's hold the prompt that it was sent."""
+    paths = list(folder.rglob("*"))
+    content = [path.read_bytes().decode("latin-1") for path in paths if path.is_file() and path.suffix != ".mp4"]
+    return "\n".join([*map(str, paths), *content])
