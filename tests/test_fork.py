@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from modelslab_async.batch.folder import Owner, opened
-from modelslab_async.presence import Presence
+from modelslab_async.journal.liveness import Presence
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from modelslab_async.arguments import wrapped_key
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import config
+from modelslab_async.engine.config import wrapped_key
 
 _COMMANDS = {
     "generate": "generate",
