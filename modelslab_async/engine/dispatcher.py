@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections import Counter, deque
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never
 
 from modelslab_async import aio
 from modelslab_async.engine.endings import give_up, let_go, mistake, stays_uncertain
@@ -15,6 +15,7 @@ from modelslab_async.errors import JournalError
 from modelslab_async.job.future import Job
 from modelslab_async.polling.schedule import haste
 from modelslab_async.protocol import lifecycle, record, wire
+from modelslab_async.protocol.effects import SlotEffect, effects_of
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.slots import Slots
@@ -31,8 +32,6 @@ HEARD_WITHIN = 600.0
 _TURNS = 5
 """Turns of the event loop that a result may take through shields, timeouts and tasks to who awaits it."""
 _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
-_STAYS = (lifecycle.Started, lifecycle.Verified, lifecycle.Unreadable)
-"""After these the places are as before."""
 
 
 class Dispatcher:
@@ -113,7 +112,8 @@ class Dispatcher:
         """What a job's move means for the places, and who is next."""
         self._books.moved(job, event)
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
-        if not isinstance(event, _STAYS):
+        self._announce(job, event)
+        if effects_of(event).slot is not SlotEffect.KEEP:
             now = self._count_idle_time(job._loop.time())
             self._place(job, event, now)
             if job.state is not JobState.WAITING:
@@ -122,29 +122,39 @@ class Dispatcher:
                 self._pump(now)
 
     def _place(self, job: Job, event: lifecycle.Event, now: float) -> None:
-        match event:
-            case wire.Accepted():
-                self._notifier.notify(Telemetry.accepted, job)
+        effects = effects_of(event)
+        match effects.slot:
+            case SlotEffect.ACCEPT:
                 self._heard_of(job)
                 self.slots.accepted(job)
                 self._run(job)
-            case wire.Ready():
-                if self.slots.is_unanswered(job):  # success at once is an acceptance too
-                    self._notifier.notify(Telemetry.accepted, job)
-                    self.slots.accepted(job)
-                self.slots.release(job)
-            case lifecycle.PutBack(wait=wait, maximum=maximum):
-                self._notifier.notify(Telemetry.refused, job, None)
-                self.slots.put_back(job, now, wait=wait, maximum=maximum)
-            case lifecycle.ReplyLost(may_be_heard_of=may_be):
-                self._lose(job, may_be_heard_of=may_be)
-            case lifecycle.Cancelled():
+            case SlotEffect.PUT_BACK:
+                assert isinstance(event, lifecycle.PutBack)  # noqa: S101 - the only event with this effect
+                self.slots.put_back(job, now, wait=event.wait, maximum=event.maximum)
+            case SlotEffect.DOUBT:
+                self._lose(job, may_be_heard_of=not effects.ends)
+            case SlotEffect.WITHDRAW:
                 self.slots.withdraw(job)
+            case SlotEffect.RELEASE:
+                if isinstance(event, wire.Ready) and self.slots.is_unanswered(job):
+                    self.slots.accepted(job)  # success at once is an acceptance too
+                self.slots.release(job)
+            case SlotEffect.KEEP:
+                pass
+            case _:
+                assert_never(effects.slot)
+
+    def _announce(self, job: Job, event: lifecycle.Event) -> None:
+        """Notify the application's telemetry."""
+        match event:
+            case wire.Accepted():
+                self._notifier.notify(Telemetry.accepted, job)
+            case wire.Ready() if self.slots.is_unanswered(job):
+                self._notifier.notify(Telemetry.accepted, job)
+            case lifecycle.PutBack():
+                self._notifier.notify(Telemetry.refused, job, None)
             case lifecycle.Rejected(error=error):
                 self._notifier.notify(Telemetry.refused, job, error)
-                self.slots.release(job)
-            case lifecycle.Failed() | lifecycle.Abandoned():
-                self.slots.release(job)
 
     def ended(self, job: Job) -> None:
         """The job has a result."""

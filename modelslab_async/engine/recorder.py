@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 import attrs
 
@@ -13,6 +13,7 @@ from modelslab_async.job.future import Job
 from modelslab_async.journal.base import Journal
 from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.effects import BudgetEffect, effects_of
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.problems import refusal
@@ -184,13 +185,17 @@ class Books:
 
 
 def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:
-    match event:
-        case wire.Accepted() | wire.Ready() | lifecycle.Failed():
+    match effect := effects_of(event).budget:
+        case BudgetEffect.SETTLE:
             budget.settle(job._key, now)
-        case lifecycle.Rejected() | lifecycle.Cancelled():
+        case BudgetEffect.RELEASE:
             budget.release(job._key)
-        case lifecycle.ReplyLost():
+        case BudgetEffect.HOLD:
             budget.hold(job._key)
+        case BudgetEffect.KEEP:
+            pass
+        case _:
+            assert_never(effect)
 
 
 def request_from_record(record: JobRecord) -> ImageToVideoUltra | None:

@@ -11,11 +11,12 @@ from decimal import Decimal
 from functools import partial
 from typing import Protocol
 
-from modelslab_async.errors import JobDetachedError, ModelsLabError, NotFoundError
+from modelslab_async.errors import JobDetachedError, ModelsLabError
 from modelslab_async.media.images import Image
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.polling.estimator import Outlook
 from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.record import JobRecord, video_of
 from modelslab_async.protocol.request import ImageToVideoUltra
@@ -321,18 +322,23 @@ class Job:
                 self._doubt = error
 
     def _settle(self, event: lifecycle.Event) -> None:
-        """Where it ends the job; a reply that was lost may still be heard of."""
+        """Give the job its result or its error, if the event ends it."""
+        effects = effects_of(event)
+        if not effects.ends:
+            return
         match event:
             case lifecycle.Verified(video=video):
                 self._future.set_result(video)
             case lifecycle.Cancelled():
                 self._future.cancel()
-            case lifecycle.Rejected(error=error):
-                self._fail(error, charged=False)
-            case lifecycle.Failed(error=error) | lifecycle.ReplyLost(error=error, may_be_heard_of=False):
-                self._fail(error, charged=None)
-            case lifecycle.Abandoned(error=error) | lifecycle.Unreadable(error=error):
-                self._fail(error, charged=None if isinstance(error, NotFoundError) else True)
+            case (
+                lifecycle.Rejected(error=error)
+                | lifecycle.Failed(error=error)
+                | lifecycle.ReplyLost(error=error)
+                | lifecycle.Abandoned(error=error)
+                | lifecycle.Unreadable(error=error)
+            ):
+                self._fail(error, charged=effects.charged)
 
     def _detach(self) -> None:
         """The client leaves; the job goes on at the service, and its state here stays the last that was known."""
