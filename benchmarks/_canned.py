@@ -10,8 +10,8 @@ from typing import Any
 
 import attrs
 
-from modelslab_async.protocol.body import HttpReply
-from modelslab_async.transport import Incoming
+from modelslab_async.protocol.reply import HttpReply
+from modelslab_async.transport.base import Incoming
 
 URL = "http://127.0.0.1:1"
 PICTURE = "https://picture.invalid/rocket.png"

@@ -15,11 +15,11 @@ from pathlib import Path
 import attrs
 
 from modelslab_async import JobState
-from modelslab_async.books import account_of
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+from modelslab_async.engine.recorder import account_of
+from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
-from modelslab_async.sqlite import SqliteJournal
 
 JOBS = 40
 SPEED = 200.0

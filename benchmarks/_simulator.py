@@ -17,9 +17,9 @@ from statistics import NormalDist, fmean
 
 import attrs
 
-from modelslab_async.protocol import retry, watch, wire
-from modelslab_async.protocol.pace import Pace
-from modelslab_async.protocol.schedule import Schedule
+from modelslab_async.polling import flow as watch
+from modelslab_async.polling.schedule import RateLimiter, Schedule
+from modelslab_async.protocol import retry, wire
 
 JOBS = 4000
 
@@ -149,7 +149,7 @@ def looks(seconds: float, schedule: Schedule, rng: random.Random) -> Sequence[fl
     def backoff() -> Iterator[float]:
         return retry.delays(rng)
 
-    flow = watch.watch(watch.WatchPolicy(), schedule, Pace(), backoff, now=0.0)
+    flow = watch.watch(watch.WatchPolicy(), schedule, RateLimiter(), backoff, now=0.0)
     now, at = 0.0, list[float]()
     action = next(flow)
     while not at or at[-1] < seconds:

@@ -16,8 +16,8 @@ from functools import partial
 
 from benchmarks._common import Figure, Reach, Seen, options, say, tell
 from modelslab_async.protocol import wire
-from modelslab_async.protocol.body import Body, HttpReply, Malformed, Refused
 from modelslab_async.protocol.decoding import MAX_REPLY_BYTES
+from modelslab_async.protocol.reply import Body, HttpReply, Malformed, Refused
 from modelslab_async.protocol.secret import ApiKey
 
 ROUNDS = 5

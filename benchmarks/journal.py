@@ -22,10 +22,10 @@ import attrs
 
 from benchmarks._common import Reach, conclude, options, say, table
 from modelslab_async import Client, JobState
-from modelslab_async.database import Database, Write
 from modelslab_async.emulator import InProcess, Service
+from modelslab_async.journal.sqlite import SqliteJournal
+from modelslab_async.journal.sqlite_file import Database, Write
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.sqlite import SqliteJournal
 
 WRITERS = 100
 JOBS_EACH = 40

@@ -25,8 +25,8 @@ import attrs
 from benchmarks import _live
 from benchmarks._common import NOT_INSTALLED, Options, Reach, conclude, options, say, table
 from benchmarks._simulator import DISTRIBUTIONS, ETAS, PEERS, Case, Row, Score, looks, optimum, score_of_gaps, times
-from modelslab_async.protocol.experience import Experience, Outlook
-from modelslab_async.protocol.schedule import gaps_at
+from modelslab_async.polling.estimator import Experience, Outlook
+from modelslab_async.polling.schedule import gaps_at
 
 POLL_COSTS = (0.5, 1.0, 2.0, 5.0)
 SEEDS = 20

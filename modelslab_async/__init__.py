@@ -1,6 +1,7 @@
 """Asyncio client for ModelsLab's Image to Video Ultra: a picture and a prompt become an mp4, never paid twice."""
 
 from modelslab_async.client import BeyondDocumentationWarning, Client
+from modelslab_async.engine.recovery import Recovery
 from modelslab_async.errors import (
     APIError,
     AuthenticationError,
@@ -26,17 +27,16 @@ from modelslab_async.errors import (
     SubmitUncertainError,
     TransportError,
 )
-from modelslab_async.job import Job
-from modelslab_async.journal import Journal
+from modelslab_async.job.future import Job
+from modelslab_async.journal.base import Journal
+from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.statistics import Statistics
+from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.protocol.wire import Asset, Balance
-from modelslab_async.recovery import Recovery
-from modelslab_async.saved import SavedVideo
-from modelslab_async.tally import Statistics
-from modelslab_async.transport import Timeouts
 
 __all__ = [
     "APIError",

@@ -11,9 +11,8 @@ from typing import Unpack, cast
 
 import attrs
 
-from modelslab_async import images
-from modelslab_async.account import make_account
-from modelslab_async.arguments import (
+from modelslab_async.engine.account import make_account
+from modelslab_async.engine.config import (
     AnyRequest,
     check_arguments,
     check_key,
@@ -21,21 +20,23 @@ from modelslab_async.arguments import (
     require_key,
     wrapped_key,
 )
-from modelslab_async.books import account_of, request_from_record
+from modelslab_async.engine.engine import Session
+from modelslab_async.engine.recorder import account_of, request_from_record
+from modelslab_async.engine.recovery import CANDIDATES, Recovery
 from modelslab_async.errors import InvalidRequestError, ModelsLabError
-from modelslab_async.feed import Feed
-from modelslab_async.job import Job
+from modelslab_async.job.future import Job
+from modelslab_async.job.streams import Feed
+from modelslab_async.media import images
+from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
+from modelslab_async.protocol.problems import refusal, wrong
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams, refusal, wrong
+from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams
 from modelslab_async.protocol.secret import ApiKey, hides_key
-from modelslab_async.recovery import CANDIDATES, Recovery
-from modelslab_async.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
-from modelslab_async.session import Session
-from modelslab_async.tally import Statistics
+from modelslab_async.protocol.statistics import Statistics
 
 
 class BeyondDocumentationWarning(UserWarning):

@@ -9,9 +9,9 @@ from importlib.metadata import version
 from opentelemetry import metrics, trace
 
 from modelslab_async.errors import ModelsLabError
-from modelslab_async.job import Job
+from modelslab_async.job.future import Job
+from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState, Video
-from modelslab_async.saved import SavedVideo
 from modelslab_async.telemetry import Telemetry
 
 _DEFAULT_MODEL = "wan2.2"

@@ -1,9 +1,16 @@
 """What happens, for those who count and trace: one class with a method for each thing that happens."""
 
+import logging
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec
+
 from modelslab_async.errors import ModelsLabError
-from modelslab_async.job import Job
+from modelslab_async.job.future import Job
+from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import Video
-from modelslab_async.saved import SavedVideo
+
+_log = logging.getLogger("modelslab_async")
+_P = ParamSpec("_P")
 
 
 class Telemetry:
@@ -32,3 +39,18 @@ class Telemetry:
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
         """Its submit surely was not taken, and is sent again."""
+
+
+class Notifier:
+    """Notify the application's telemetry, if it has one. What its methods raise is logged and goes no further."""
+
+    def __init__(self, telemetry: Telemetry | None) -> None:
+        self._telemetry = telemetry
+
+    def notify(self, method: Callable[Concatenate[Telemetry, _P], None], *args: _P.args, **kwargs: _P.kwargs) -> None:
+        """Call the telemetry's own version of *method*."""
+        if self._telemetry:
+            try:
+                getattr(self._telemetry, method.__name__)(*args, **kwargs)
+            except Exception:  # noqa: BLE001 - the application's
+                _log.exception("telemetry failed")

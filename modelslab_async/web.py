@@ -8,7 +8,7 @@ from typing import Any
 
 from modelslab_async.client import Client
 from modelslab_async.errors import JobDetachedError
-from modelslab_async.job import Job
+from modelslab_async.job.future import Job
 from modelslab_async.protocol.lifecycle import JobEvent
 
 GRACE = 10.0

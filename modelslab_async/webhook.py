@@ -17,16 +17,16 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote
 
-from modelslab_async.protocol.body import Body
-from modelslab_async.protocol.request import is_http_url, require
+from modelslab_async.protocol.problems import require
+from modelslab_async.protocol.reply import Body
+from modelslab_async.protocol.request import is_http_url
 
 if TYPE_CHECKING:
     from aiohttp import StreamReader, web
 
-    from modelslab_async.receiver import Receiver
 
 MAX_BODY_BYTES = 65_536
 """Of a delivery; the service sends some hundred bytes."""
@@ -43,6 +43,18 @@ _Receive = Callable[[], Awaitable[_Scope]]
 _Send = Callable[[_Scope], Awaitable[None]]
 _Answer = tuple[int, bytes]
 _UNREADABLE: _Answer = (400, b"unreadable")
+
+
+class Listener(Protocol):
+    """A client's side of its webhook: what takes the deliveries for the jobs of one account."""
+
+    def knows(self, ref: str) -> bool:
+        """Return whether the job with this ref runs here."""
+        ...
+
+    def receive(self, ref: str, job_id: str | None) -> None:
+        """Take a delivery for a job; *job_id* is the service's id in it, or None."""
+        ...
 
 
 class Webhook:
@@ -73,7 +85,7 @@ class Webhook:
         )
         self._public_url = public_url.rstrip("/")
         self._key = key
-        self._listeners: dict[Receiver, str] = {}
+        self._listeners: dict[Listener, str] = {}
         """Each listener, with the account whose jobs it has."""
         self._forged, self._forged_at = 0.0, 0.0
 
@@ -84,6 +96,14 @@ class Webhook:
         """Return the URL of an account's job: two accounts may have jobs with the same ref."""
         name = f"{account}/{ref}"
         return f"{self._public_url}/{urlsafe_b64encode(name.encode()).decode().rstrip('=')}.{self._token(name)}"
+
+    def register(self, listener: Listener, account: str) -> None:
+        """Pass the deliveries for an account's jobs to *listener* from now on."""
+        self._listeners[listener] = account
+
+    def unregister(self, listener: Listener) -> None:
+        """Pass nothing to *listener* any more."""
+        self._listeners.pop(listener, None)
 
     async def handle(self, path: str, body: bytes) -> tuple[int, bytes]:
         """Take a delivery, and return the status and the body of the answer. Never raises.

@@ -14,31 +14,12 @@ import modelslab_async.emulator
 import modelslab_async.errors
 
 PACKAGE = Path(modelslab_async.__file__).parent
-LAYERS = [
-    {"errors", "aio"},
-    {"protocol"},
-    {"proxies"},
-    {"transport", "slots", "images", "arguments", "tally", "disk", "presence", "database", "saved"},
-    {"journal"},
-    {"sqlite"},
-    {"job"},
-    {"telemetry"},
-    {"endings", "feed", "books", "line", "hearing"},
-    {"submitter", "watcher", "download"},
-    {"saver"},
-    {"dispatch"},
-    {"recovery"},
-    {"receiver"},
-    {"webhook"},
-    {"account"},
-    {"session"},
-    {"client"},
-    {"batch", "web", "otel"},
-    {"emulator"},
-    {"cli"},
-    {"__main__"},
-]
-"""From the ground up: a module imports from lower layers, and from its own package."""
+ROOMS = (
+    "errors", "aio", "protocol", "polling", "transport", "journal", "media", "job", "telemetry", "webhook", "engine",
+    "client", "web", "otel", "batch", "emulator", "pytest_plugin", "cli", "__main__",
+)  # fmt: skip
+"""From the ground up: a module imports from rooms before its own, and from its own room."""
+PURE = ("protocol", "polling")
 IMPURE = {"asyncio", "aiohttp", "time", "datetime", "secrets", "socket", "pathlib", "logging", "threading", "io"}
 
 
@@ -63,22 +44,22 @@ def part_of(path: Path) -> str:
 
 
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
-PART_NAMES = set().union(*LAYERS)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
-    """A module imports from the layers below its own, never from above or beside; fixtures for users are above all."""
-    part = part_of(path)
-    level = next(number for number, layer in enumerate(LAYERS) if part in layer)
-    below = set().union(*LAYERS[:level]) | {part}
-    used = own(imported(path)) & PART_NAMES
-    assert used <= below, f"{part} may not import {used - below}"
+    """A module imports from the rooms before its own, never from a later one."""
+    room = part_of(path)
+    allowed = {*ROOMS[: ROOMS.index(room) + 1]}
+    used = own(imported(path)) & {*ROOMS}
+    assert used <= allowed, f"{room} may not import {used - allowed}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "protocol").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [path for path in FILES if part_of(path) in PURE], ids=lambda path: str(path.relative_to(PACKAGE))
+)
 def test_the_core_is_pure(path: Path) -> None:
-    """protocol/ has no I/O, no clock, no loop; of `random` only the type, of `os` only PathLike."""
+    """protocol/ and polling/ have no I/O, no clock and no loop; of `random` only the type, of `os` only PathLike."""
     assert not {name.split(".")[0] for name in imported(path)} & IMPURE
     text = path.read_text(encoding="utf-8")
     assert "os.environ" not in text

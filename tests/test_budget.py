@@ -15,7 +15,7 @@ from conftest import KEY, World, a_request
 from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, JobFailedError, Plan, PriceList
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.inprocess import InProcess
-from modelslab_async.protocol.body import HttpReply
+from modelslab_async.protocol.reply import HttpReply
 
 MakeWorld = Callable[..., World]
 PRICES = PriceList()

@@ -20,7 +20,7 @@ from conftest import KEY, PNG
 
 import modelslab_async
 from modelslab_async.cli.app import _COMMANDS, app
-from modelslab_async.cli.exits import Exit
+from modelslab_async.cli.exit_codes import Exit
 from modelslab_async.cli.output import _AS_FLAGS, Output, words_of
 from modelslab_async.emulator import Fault, Rule
 

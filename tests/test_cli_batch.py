@@ -18,7 +18,7 @@ from rich.console import Console
 
 from benchmarks import _batch
 from modelslab_async.cli.display import BatchDisplay
-from modelslab_async.cli.exits import Exit
+from modelslab_async.cli.exit_codes import Exit
 from modelslab_async.cli.output import Output
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.order import skeleton

@@ -29,10 +29,10 @@ from modelslab_async import (
     ServerError,
     SubmitUncertainError,
     Timeouts,
-    images,
 )
 from modelslab_async.emulator import Fault, InProcess, Rule
-from modelslab_async.protocol.body import HttpReply
+from modelslab_async.media import images
+from modelslab_async.protocol.reply import HttpReply
 
 pytestmark = pytest.mark.looptime
 MakeWorld = Callable[..., World]

@@ -20,10 +20,10 @@ from aiohttp import web
 from conftest import KEY
 
 from modelslab_async import Client, InvalidRequestError, InvalidVideoError, Timeouts
-from modelslab_async.download import _Arriving
+from modelslab_async.engine.saver import MAX_SAVES
+from modelslab_async.media.download import _Arriving
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.wire import QUEUE_DEPTH_PATH
-from modelslab_async.saver import MAX_SAVES
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

@@ -14,7 +14,7 @@ from _secret import can_be_read, secret
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.protocol.body import HttpReply, Malformed, read
+from modelslab_async.protocol.reply import HttpReply, Malformed, read
 from modelslab_async.protocol.secret import ApiKey
 
 KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=70)

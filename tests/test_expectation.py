@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.protocol import expectation
-from modelslab_async.protocol.expectation import EDGES, Cells, Observation, estimate, guess
+from modelslab_async.polling import distribution as expectation
+from modelslab_async.polling.distribution import EDGES, Cells, Observation, estimate, guess
 
 SECONDS = st.floats(0, 1e5)
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelslab_async.protocol.experience import WARM, Experience, Outlook, shape_of
+from modelslab_async.polling.estimator import WARM, Experience, Outlook, shape_of
+from modelslab_async.polling.schedule import Plan
 from modelslab_async.protocol.request import ImageToVideoUltra
-from modelslab_async.protocol.schedule import Plan
 
 SHAPE, OTHER = (81, 480), (121, 720)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from modelslab_async.batch.folder import Owner, opened
-from modelslab_async.presence import Presence
+from modelslab_async.journal.liveness import Presence
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,7 +24,7 @@ from pathlib import Path
 from modelslab_async import Client, JobRecord, JobState
 from modelslab_async.batch.folder import Owner, opened
 from modelslab_async.errors import JournalError
-from modelslab_async.sqlite import SqliteJournal
+from modelslab_async.journal.sqlite import SqliteJournal
 
 path = Path(sys.argv[1])
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async import InvalidRequestError, Problem
-from modelslab_async.images import MAX_IMAGE_BYTES, ImageBytes, ImageFile, ImageUrl, examine, load, sniff
+from modelslab_async.media.images import MAX_IMAGE_BYTES, ImageBytes, ImageFile, ImageUrl, examine, load, sniff
 from modelslab_async.protocol.request import Endpoint
 
 HEADS = {

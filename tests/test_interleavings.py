@@ -15,7 +15,7 @@ from conftest import World, a_request
 
 from modelslab_async import Client, InvalidRequestError, Job, JobRecord, JobState
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.sqlite import SqliteJournal
+from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.webhook import Webhook
 
 pytestmark = pytest.mark.looptime

@@ -25,11 +25,11 @@ from modelslab_async import (
     JournalError,
     ReplyLostError,
 )
-from modelslab_async.database import _HOLDERS, APPLICATION_ID, MIGRATIONS, Database, Write
-from modelslab_async.presence import Presence
+from modelslab_async.journal.liveness import Presence
+from modelslab_async.journal.sqlite import SqliteJournal
+from modelslab_async.journal.sqlite_file import _HOLDERS, APPLICATION_ID, MIGRATIONS, Database, Write
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, after, key_of
-from modelslab_async.sqlite import SqliteJournal
 
 S = JobState
 FULL = JobRecord(
@@ -413,7 +413,7 @@ async def test_a_folder_that_cannot_be_written(path: str) -> None:
 
 async def test_a_locked_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that keeps the file to itself is told, and the intent is not recorded."""
-    monkeypatch.setattr("modelslab_async.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("modelslab_async.journal.sqlite_file.BUSY_SECONDS", 0.05)
     journal = SqliteJournal(tmp_path / "jobs.db")
     await journal.open()
     other = sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)
@@ -519,7 +519,7 @@ def test_a_log_that_cannot_grow_is_used_again(tmp_path: Path) -> None:
 import asyncio, resource, sys
 from pathlib import Path
 from modelslab_async import JobRecord
-from modelslab_async.sqlite import SqliteJournal
+from modelslab_async.journal.sqlite import SqliteJournal
 
 async def main(path):
     journal = SqliteJournal(path)

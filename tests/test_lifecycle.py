@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async import Job, JobError, JobState, SavedVideo, Video
+from modelslab_async.media.saved import Progress
+from modelslab_async.polling.estimator import Experience, Outlook
 from modelslab_async.protocol import lifecycle, wire
-from modelslab_async.protocol.experience import Experience, Outlook
 from modelslab_async.protocol.lifecycle import Event, ImpossibleMoveError, transition
 from modelslab_async.protocol.secret import ApiKey
-from modelslab_async.saved import Progress
 
 S = JobState
 ERROR = JobError("why")
@@ -74,7 +74,6 @@ def test_the_list_of_events_is_whole() -> None:
 class Kept:
     """A keeper that counts the ends."""
 
-    api_key = ApiKey("")
     price = Decimal("0.2")
     api_key = ApiKey("any")
 

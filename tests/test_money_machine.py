@@ -20,9 +20,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from modelslab_async import Budget, BudgetExceededError, Client, JobRecord, JournalError, PriceList
 from modelslab_async.emulator import Fault, InProcess, Rule, Service
 from modelslab_async.errors import ReplyLostError
-from modelslab_async.protocol.body import HttpReply
 from modelslab_async.protocol.record import SENT, Charge, key_of
-from modelslab_async.transport import Incoming
+from modelslab_async.protocol.reply import HttpReply
+from modelslab_async.transport.base import Incoming
 
 LIMIT = Decimal("0.8")
 """Four of the six jobs."""

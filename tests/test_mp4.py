@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.protocol.mp4 import Facts, Verdict, Walk, looks_like_mp4
+from modelslab_async.media.mp4 import Facts, Verdict, Walk, looks_like_mp4
 
 STARTS = (b"styp", b"pdin", b"free", b"skip", b"wide", b"uuid")
 

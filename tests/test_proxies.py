@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_transport import BALANCE, QUICK, listening, served
 
 from modelslab_async import Client, ConnectError, InvalidRequestError, Timeouts
-from modelslab_async.proxies import from_argument, from_environment
-from modelslab_async.transport import AiohttpTransport
+from modelslab_async.transport.aiohttp import AiohttpTransport
+from modelslab_async.transport.proxies import from_argument, from_environment
 
 P, Q = "http://proxy.invalid:3128", "http://other.invalid:8080"
 

@@ -12,7 +12,7 @@ import pytest
 
 from modelslab_async import Client, JobState
 from modelslab_async.emulator import Emulator
-from modelslab_async.emulator.pytest_plugin import SPEED
+from modelslab_async.pytest_plugin import SPEED
 
 PICTURE = Path(__file__).parent.parent / "examples" / "rocket.jpg"
 
@@ -42,7 +42,7 @@ async def test_a_job_may_be_left(modelslab_client: Client) -> None:
 def test_it_is_an_entry_point() -> None:
     """The test runner loads the fixtures by itself, from the installed package."""
     (point,) = [point for point in entry_points(group="pytest11") if point.name == "modelslab_async"]
-    assert point.value == "modelslab_async.emulator.pytest_plugin"
+    assert point.value == "modelslab_async.pytest_plugin"
 
 
 class TestOptions:

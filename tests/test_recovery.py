@@ -32,10 +32,10 @@ from modelslab_async import (
     PriceList,
     SubmitUncertainError,
 )
-from modelslab_async.books import Books
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.faults import FaultPlan
-from modelslab_async.sqlite import SqliteJournal
+from modelslab_async.engine.recorder import Books
+from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.webhook import Webhook
 
 pytestmark = pytest.mark.looptime

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from modelslab_async import ImageToVideoUltra
 from modelslab_async.emulator import Service
-from modelslab_async.protocol.body import HttpReply
 from modelslab_async.protocol.limits import check
+from modelslab_async.protocol.reply import HttpReply
 from modelslab_async.protocol.request import Endpoint
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.wire import (

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.protocol.expectation import EDGES, Cells, guess
-from modelslab_async.protocol.schedule import Gaps, Plan, gaps_at, haste, plan
+from modelslab_async.polling.distribution import EDGES, Cells, guess
+from modelslab_async.polling.schedule import Gaps, Plan, gaps_at, haste, plan
 
 MIDDLES = [(a + b) / 2 for a, b in pairwise(EDGES)]
 

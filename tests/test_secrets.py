@@ -36,11 +36,11 @@ from modelslab_async import (
     Timeouts,
     TransportError,
 )
-from modelslab_async.arguments import check_key
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
+from modelslab_async.engine.config import check_key
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.wire import encode_body
-from modelslab_async.transport import AiohttpTransport, OneTimeBody
+from modelslab_async.transport.aiohttp import AiohttpTransport, OneTimeBody
 
 ECHOES = [
     {"status": "error", "message": f"Invalid API Key {KEY}"},

@@ -7,7 +7,7 @@ import weakref
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.slots import DEFAULT_WAIT, Slots
+from modelslab_async.protocol.slots import DEFAULT_WAIT, Slots
 
 
 def filled(limit: int, waiting: int) -> tuple[Slots[int], list[int]]:

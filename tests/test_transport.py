@@ -39,8 +39,8 @@ from modelslab_async import (
 )
 from modelslab_async.protocol import retry
 from modelslab_async.protocol.decoding import MAX_REPLY_BYTES
-from modelslab_async.proxies import from_environment
-from modelslab_async.transport import AiohttpTransport, OneTimeBody, as_sent
+from modelslab_async.transport.aiohttp import AiohttpTransport, OneTimeBody, as_sent
+from modelslab_async.transport.proxies import from_environment
 
 Behaviour = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 CONNECTION = ConnectionKey(

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async import errors
-from modelslab_async.protocol import lifecycle, retry, watch, wire
-from modelslab_async.protocol.body import Malformed, Refused
-from modelslab_async.protocol.experience import Experience, Outlook
-from modelslab_async.protocol.pace import Pace
-from modelslab_async.protocol.schedule import Gaps
-from modelslab_async.protocol.watch import Fetch, Probe, Readable, Seen, Unreadable, Wait, WatchPolicy
+from modelslab_async.polling import flow as watch
+from modelslab_async.polling.estimator import Experience, Outlook
+from modelslab_async.polling.flow import Fetch, Probe, Readable, Seen, Unreadable, Wait, WatchPolicy
+from modelslab_async.polling.schedule import Gaps, RateLimiter
+from modelslab_async.protocol import lifecycle, retry, wire
+from modelslab_async.protocol.reply import Malformed, Refused
 
 READY = wire.Ready(id="1", links=("https://files.invalid/a.mp4",))
 LINKS = ("https://files.invalid/a.mp4", "https://files.invalid/b.mp4")
@@ -100,12 +100,12 @@ def a_watch(
     eta: float | None = 40.0,
     links: tuple[str, ...] = (),
     *,
-    pace: float | None = None,
+    per_second: float | None = None,
     seed: int = 1,
     **policy: Any,
 ) -> Generator[watch.Action, Seen, Any]:
     schedule = Outlook(Experience(), (), eta, random.Random(seed))
-    return watch.watch(WatchPolicy(**policy), schedule, Pace(pace), DELAYS, now=1000.0, links=links)
+    return watch.watch(WatchPolicy(**policy), schedule, RateLimiter(per_second), DELAYS, now=1000.0, links=links)
 
 
 def ends(seconds: float) -> Callable[[Any, float], Any]:
@@ -126,9 +126,9 @@ def test_success_is_seen_soon(eta: float | None) -> None:
 def test_an_end_is_seen_within_a_ceiling_and_the_pace(
     eta: float | None, seconds: float, rate: float | None, seed: int
 ) -> None:
-    """However long a job takes, and whatever its eta: seen within a ceiling, a tick and a turn of the pace."""
+    """However long a job takes, and whatever its eta: seen within a ceiling, a tick and a turn of the rate limit."""
     driven = Driven(ends(seconds))
-    assert driven.run(a_watch(eta, pace=rate, seed=seed)) == READY
+    assert driven.run(a_watch(eta, per_second=rate, seed=seed)) == READY
     assert 0 <= driven.now - 1000 - seconds <= CEILING + watch.TICK + (1 / rate if rate else 0) + 1e-6
 
 
@@ -140,7 +140,7 @@ def test_no_look_before_the_floor_unless_woken(
     once, whatever the pace is.
     """
     driven = Driven(ends(seconds), wakes=wakes)
-    driven.run(a_watch(eta, pace=rate, seed=seed))
+    driven.run(a_watch(eta, per_second=rate, seed=seed))
     looks = [1000.0, *driven.times(Fetch)]
     early = [look for last, look in itertools.pairwise(looks) if look - last < FLOOR - 1e-6]
     assert set(early) <= set(wakes)
@@ -152,7 +152,7 @@ def test_a_wake_up_costs_at_most_one_request(seconds: float, gap: float, wakes: 
     """Wake-ups that come early, twice or late cost a request each at most; one after the end is seen at once."""
     plain, woken = Driven(ends(seconds)), Driven(ends(seconds), wakes=list(wakes))
     for driven in (plain, woken):
-        driven.run(watch.watch(WatchPolicy(), Every(gap), Pace(None), DELAYS, now=1000.0))
+        driven.run(watch.watch(WatchPolicy(), Every(gap), RateLimiter(None), DELAYS, now=1000.0))
     assert len(woken.times(Fetch)) <= len(plain.times(Fetch)) + len(wakes)
     assert all(woken.now <= wake for wake in wakes if wake >= 1000 + seconds)
 
@@ -172,7 +172,7 @@ def test_a_replay_gives_the_same_looks(
     """The same answers, wake-ups and rng: the same looks at the same times."""
     runs = [Driven(ends(seconds), wakes=wakes) for _ in range(2)]
     for driven in runs:
-        driven.run(a_watch(eta, pace=rate, seed=seed))
+        driven.run(a_watch(eta, per_second=rate, seed=seed))
     assert runs[0].actions == runs[1].actions
 
 
@@ -196,7 +196,7 @@ def test_looks_go_with_the_ticks(begun: float, gap: float, timeout: float | None
     """A look is not sooner than its schedule says, and later by a tick at most. One that is due in a second or more
     comes at a tick, whenever the job began, unless the deadline is before; a sooner one comes when it is due.
     """
-    first = next(watch.watch(WatchPolicy(timeout=timeout), Every(gap), Pace(), DELAYS, now=begun))
+    first = next(watch.watch(WatchPolicy(timeout=timeout), Every(gap), RateLimiter(), DELAYS, now=begun))
     assert isinstance(first, Wait)
     last = watch.LAST_LOOK if timeout is not None and timeout >= watch.LAST_LOOK + 1 else 0.0
     due = gap if timeout is None else min(gap, timeout - last)
@@ -207,9 +207,9 @@ def test_looks_go_with_the_ticks(begun: float, gap: float, timeout: float | None
 
 def test_ten_thousand_jobs_keep_the_pace() -> None:
     """10,000 jobs that never end, 200 looks a second: never more, and each is looked at in turn, none twice as late."""
-    pace, schedule = Pace(200.0), Outlook(Experience(), (), 40.0, random.Random(1))
+    rate_limiter, schedule = RateLimiter(200.0), Outlook(Experience(), (), 40.0, random.Random(1))
     looks: dict[int, list[float]] = {job: [] for job in range(10_000)}
-    flows = [watch.watch(WatchPolicy(), schedule, pace, DELAYS, now=0.0) for _ in looks]
+    flows = [watch.watch(WatchPolicy(), schedule, rate_limiter, DELAYS, now=0.0) for _ in looks]
     queue = []
     for job, flow in enumerate(flows):
         wait = next(flow)

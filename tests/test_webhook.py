@@ -24,8 +24,8 @@ from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, 
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.replies import Delivery
-from modelslab_async.receiver import Receiver
-from modelslab_async.sqlite import SqliteJournal
+from modelslab_async.engine.deliveries import Receiver
+from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.webhook import MAX_BODY_BYTES, MAX_BODY_SECONDS, MAX_FORGED_PER_SECOND, Webhook
 
 MakeWorld = Callable[..., World]
@@ -110,7 +110,7 @@ def test_a_url_belongs_to_its_ref(ref: str, other: str) -> None:
 def test_what_was_not_made_with_the_secret_is_not_found(name: str) -> None:
     """Whatever is sent: 404, and nobody is woken."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
     assert asyncio.run(webhook.handle(f"/hooks/{name}", body())) == (404, b"not found")
     assert ear.heard == []
 
@@ -130,7 +130,7 @@ def test_a_path_as_frameworks_and_proxies_write_it(
 ) -> None:
     """A prefix, slashes, a query, a fragment and quoting make no difference: neither to a token nor to a wrong one."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
     name = webhook.url(ref, "").rpartition("/")[2]
     assert asyncio.run(webhook.handle(before + quoted(name) + after, body(id=7))) == (200, b"ok")
     assert asyncio.run(webhook.handle(before + quoted(name[:-1]) + after, body(id=7))) == (404, b"not found")
@@ -167,7 +167,7 @@ async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> No
 async def test_limits() -> None:
     """A body that is too large, and a flood of forged deliveries, are turned away; true ones still come through."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
     assert (await webhook.handle(webhook.url("a", ""), bytes(MAX_BODY_BYTES + 1)))[0] == 413
     forged = [(await webhook.handle("/hooks/x.y", b""))[0] for _ in range(int(MAX_FORGED_PER_SECOND) + 20)]
     assert (forged[0], forged[-1]) == (404, 429)
@@ -194,7 +194,7 @@ async def test_limits() -> None:
 async def test_whatever_a_delivery_says(content: bytes, told: list[Any]) -> None:
     """It wakes, unless it says that the job still runs; only its id is taken from it."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
     assert (await webhook.handle(webhook.url("a", ""), content))[0] == 200
     assert ear.heard == told
 
@@ -289,7 +289,7 @@ async def test_the_body_of_a_forged_delivery_is_not_read(path: str) -> None:
 async def test_a_body_that_does_not_end_is_answered_in_time(parts: int) -> None:
     """After 5 s the answer is 408, and nothing was woken: whether the body stops or trickles."""
     webhook, ear, loop = a_webhook(), Ear(), asyncio.get_running_loop()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
     stopped, begun = sender(*repeat(a_part(b"{", more=True), parts)), loop.time()
     assert await status_of(webhook, path_of(webhook), stopped) == 408
     assert loop.time() - begun == pytest.approx(MAX_BODY_SECONDS)
@@ -331,7 +331,7 @@ async def test_no_more_than_the_allowed_body_is_read() -> None:
 async def test_a_sender_that_goes_away_is_answered_with_silence(parts: int) -> None:
     """A sender that leaves before its body is whole gets no answer, wakes no job, and raises nothing."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
     gone = sender(*repeat(a_part(b"{}", more=True), parts), {"type": "http.disconnect"})
     assert await answered(webhook, path_of(webhook), gone) == []
     assert ear.heard == []
@@ -341,7 +341,7 @@ async def test_a_sender_that_goes_away_is_answered_with_silence(parts: int) -> N
 async def test_a_sender_that_goes_away_before_the_answer_raises_nothing(error: OSError) -> None:
     """A server may raise an OSError when the connection is closed: the delivery counts all the same."""
     webhook, ear = a_webhook(), Ear()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
 
     async def send(_: Message) -> None:
         raise error
@@ -377,7 +377,7 @@ async def test_a_mounted_application_finds_its_path(root: str, after: str) -> No
 def test_any_bytes_are_answered(path: str, content: bytes, parts: list[bytes]) -> None:
     """Any path and any body are answered, and nothing is raised."""
     webhook = a_webhook()
-    webhook._listeners[Ear()] = ""
+    webhook.register(Ear(), "")
 
     async def sent() -> None:
         for where in (path, path_of(webhook), f"{path_of(webhook)}/{path}"):
@@ -417,7 +417,7 @@ async def served(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Served]:
     """Serve a webhook on loopback, in real time: a body may take 0.2 s."""
     monkeypatch.setattr("modelslab_async.webhook.MAX_BODY_SECONDS", 0.2)
     webhook, ear, app = a_webhook(), Ear(), web.Application()
-    webhook._listeners[ear] = ""
+    webhook.register(ear, "")
     app.router.add_post("/modelslab/{name:.+}", webhook.aiohttp)
     runner = web.AppRunner(app)
     await runner.setup()

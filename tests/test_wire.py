@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from benchmarks.hostile import bodies, use
 from modelslab_async import errors
 from modelslab_async.protocol import wire
-from modelslab_async.protocol.body import HttpReply, Malformed, Refused
 from modelslab_async.protocol.decoding import MAX_REPLY_BYTES
+from modelslab_async.protocol.reply import HttpReply, Malformed, Refused
 from modelslab_async.protocol.request import Endpoint
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.wire import Accepted, Failed, NotReady, Ready, UnknownId

@@ -18,12 +18,12 @@ from modelslab_async.batch.folder import Owner, opened
 from modelslab_async.batch.manifest import Entry, Source, read_manifest, value_of
 from modelslab_async.batch.naming import DEFAULT_NAME, pattern_problem
 from modelslab_async.batch.plan import BatchPlan
+from modelslab_async.batch.planner import survey
 from modelslab_async.batch.results import Result, read_results
 from modelslab_async.batch.run import BatchEvent, Run, Step
-from modelslab_async.batch.survey import survey
 from modelslab_async.client import Client
 from modelslab_async.errors import ClientStateError, InvalidRequestError, ModelsLabError
-from modelslab_async.protocol.request import wrong
+from modelslab_async.protocol.problems import wrong
 from modelslab_async.protocol.secret import ApiKey, without_key
 
 __all__ = [

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from modelslab_async.batch.naming import stem_of
-from modelslab_async.job import Job
-from modelslab_async.protocol import mp4
-from modelslab_async.saved import SavedVideo
+from modelslab_async.job.future import Job
+from modelslab_async.media import mp4
+from modelslab_async.media.saved import SavedVideo
 
 _BLOCK_BYTES = 2**20
 

@@ -13,11 +13,11 @@ from typing import IO
 
 import attrs
 
-from modelslab_async import presence
 from modelslab_async.batch.files import examine
 from modelslab_async.batch.results import RESULTS_FILE, Result, from_json, read_results, to_json
-from modelslab_async.disk import flush_folder
 from modelslab_async.errors import InvalidRequestError, Problem
+from modelslab_async.journal import liveness as presence
+from modelslab_async.media.disk import flush_folder
 
 BATCH_FILE = "batch.json"
 

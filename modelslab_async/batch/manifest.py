@@ -18,8 +18,8 @@ from typing import Any, TextIO
 import attrs
 
 from modelslab_async.errors import InvalidRequestError, Problem
-from modelslab_async.feed import asynchronous
-from modelslab_async.images import is_data_uri, sniff
+from modelslab_async.job.streams import asynchronous
+from modelslab_async.media.images import is_data_uri, sniff
 from modelslab_async.protocol.limits import unwritable
 from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra, is_http_url
 from modelslab_async.protocol.wire import request_from

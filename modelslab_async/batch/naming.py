@@ -9,7 +9,8 @@ from string import Formatter
 from urllib.parse import unquote, urlsplit
 
 from modelslab_async.errors import Problem
-from modelslab_async.protocol.request import is_http_url, wrong
+from modelslab_async.protocol.problems import wrong
+from modelslab_async.protocol.request import is_http_url
 
 DEFAULT_NAME = "{stem}-{seed}.mp4"
 _EXAMPLE: Mapping[str, str | int] = {

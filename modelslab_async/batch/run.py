@@ -22,7 +22,7 @@ from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, InvalidVideoError, JobDetachedError
-from modelslab_async.job import Job
+from modelslab_async.job.future import Job
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import SENT, JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra

@@ -20,11 +20,11 @@ from modelslab_async.errors import (
     ModelsLabError,
     ServerError,
 )
+from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.problems import shown
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import shown
 from modelslab_async.protocol.secret import ApiKey
-from modelslab_async.saved import SavedVideo
 
 ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError)
 """Errors of a job that the next item would meet as well, and that waiting does not mend."""

@@ -16,18 +16,18 @@ from typing import Any
 import attrs
 import click
 
-from modelslab_async.arguments import wrapped_key
 from modelslab_async.batch import Batch, BatchEvent, BatchPlan, Entry, Step, open_batch, read_manifest
 from modelslab_async.batch.naming import DEFAULT_NAME
+from modelslab_async.batch.planner import price
 from modelslab_async.batch.results import to_told, usd
-from modelslab_async.batch.survey import price
 from modelslab_async.cli.display import BatchDisplay, length
-from modelslab_async.cli.exits import Exit, code_of
+from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.output import Output, told_problems, words_of
 from modelslab_async.cli.parameters import defaults
-from modelslab_async.cli.session import client_of, interrupts, limits_of, run
+from modelslab_async.cli.runner import client_of, interrupts, limits_of, run
 from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
+from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.protocol.pricing import Budget
 

@@ -19,7 +19,7 @@ from rich.text import Text
 from modelslab_async.batch import BatchEvent, Step
 from modelslab_async.batch.results import usd
 from modelslab_async.cli.output import Output
-from modelslab_async.job import Job
+from modelslab_async.job.future import Job
 from modelslab_async.protocol.lifecycle import JobState
 
 _A_SECOND = 4

@@ -12,22 +12,22 @@ from typing import Any
 
 import click
 
-from modelslab_async.arguments import normalize_request
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
 from modelslab_async.batch.results import usd
 from modelslab_async.cli.display import follow
-from modelslab_async.cli.exits import Exit, code_of
+from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.parameters import parameters
-from modelslab_async.cli.session import client_of, interrupts, run
+from modelslab_async.cli.runner import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
 from modelslab_async.client import Client
+from modelslab_async.engine.config import normalize_request
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
-from modelslab_async.job import Job
+from modelslab_async.job.future import Job
+from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.saved import SavedVideo
 
 
 @click.command(epilog='Example: modelslab-async generate castle.jpg -p "clouds pass" --num-frames 49 -o castle.mp4')

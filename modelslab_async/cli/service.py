@@ -9,8 +9,8 @@ from typing import Any
 import click
 from click.shell_completion import get_completion_class
 
-from modelslab_async.cli.exits import Exit
-from modelslab_async.cli.session import client_of, interrupts, run
+from modelslab_async.cli.exit_codes import Exit
+from modelslab_async.cli.runner import client_of, interrupts, run
 from modelslab_async.cli.settings import Settings, common
 
 

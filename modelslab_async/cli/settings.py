@@ -15,10 +15,10 @@ import attrs
 import click
 import platformdirs
 
-from modelslab_async.arguments import KEY_VARIABLE, wrapped_key
 from modelslab_async.cli.output import Output
+from modelslab_async.engine.config import KEY_VARIABLE, wrapped_key
 from modelslab_async.errors import AuthenticationError
-from modelslab_async.protocol.schedule import DEFAULT_POLL_COST
+from modelslab_async.polling.schedule import DEFAULT_POLL_COST
 from modelslab_async.protocol.secret import ApiKey
 
 APP = "modelslab_async"

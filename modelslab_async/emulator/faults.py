@@ -11,7 +11,7 @@ from typing import Literal
 
 import attrs
 
-from modelslab_async.protocol.request import refusal, require
+from modelslab_async.protocol.problems import refusal, require
 
 Occasion = Literal["submit", "fetch", "call", "file", "webhook"]
 

@@ -14,8 +14,8 @@ from modelslab_async.emulator.order import Work, skeleton
 from modelslab_async.emulator.replies import Answer, Deed, Delivery
 from modelslab_async.emulator.service import Service
 from modelslab_async.errors import ConnectError, ReplyLostError
-from modelslab_async.protocol.body import HttpReply
-from modelslab_async.transport import Incoming
+from modelslab_async.protocol.reply import HttpReply
+from modelslab_async.transport.base import Incoming
 
 _PIXEL = b"\x89PNG\r\n\x1a\n"
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from modelslab_async.emulator.faults import Rule
 from modelslab_async.emulator.order import EtaKind
-from modelslab_async.protocol.request import is_positive, require
+from modelslab_async.protocol.problems import is_positive, require
 
 Profile = Literal["legacy", "documented"]
 _KINDS = get_args(EtaKind)

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 from modelslab_async.emulator.order import Work, size_of
-from modelslab_async.images import MAX_IMAGE_BYTES, sniff
+from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff
 
 _MOST_FRAMES, _MOST_PIXELS = 1000, 1080
 _DEEPEST = 40

@@ -24,7 +24,7 @@ from modelslab_async.emulator.page import ledger_json, page
 from modelslab_async.emulator.render import UnreadablePictureError, render
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, failed
 from modelslab_async.emulator.service import Service
-from modelslab_async.images import MAX_IMAGE_BYTES
+from modelslab_async.media.images import MAX_IMAGE_BYTES
 
 NOTICE = "modelslab_async emulator on this machine; not ModelsLab"
 _MAX_BODY_BYTES = 16 * 2**20

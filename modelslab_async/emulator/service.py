@@ -13,7 +13,6 @@ from decimal import Decimal
 from typing import Any
 
 from modelslab_async.emulator import replies
-from modelslab_async.emulator.book import Book
 from modelslab_async.emulator.faults import CUTS, Fault, FaultPlan, Occasion, Rule
 from modelslab_async.emulator.files import FileAnswer
 from modelslab_async.emulator.options import Profile, check_options
@@ -32,6 +31,7 @@ from modelslab_async.emulator.order import (
     processing_seconds,
 )
 from modelslab_async.emulator.params import Refusal, is_inline, parsed, positive, read_upload, read_work, truth
+from modelslab_async.emulator.queue import Book
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
 from modelslab_async.protocol.request import Endpoint, is_http_url
 from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path

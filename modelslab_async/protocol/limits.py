@@ -12,7 +12,8 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from modelslab_async.errors import Problem
-from modelslab_async.protocol.request import RESERVED, Endpoint, ImageToVideoUltra, is_http_url, wrong
+from modelslab_async.protocol.problems import wrong
+from modelslab_async.protocol.request import RESERVED, Endpoint, ImageToVideoUltra, is_http_url
 
 
 class Range(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple, cast
 import attrs
 
 from modelslab_async.errors import BudgetExceededError
+from modelslab_async.protocol.problems import refusal, require
 from modelslab_async.protocol.record import Charge
-from modelslab_async.protocol.request import refusal, require
 
 _DAY = 86_400
 _MOST_DIGITS = 12

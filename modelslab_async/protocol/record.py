@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobState, Video
 
 PLACE_HOLD = 120.0
@@ -82,7 +83,7 @@ class Charge(NamedTuple):
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
     """The record once the event has happened."""
     state = lifecycle.transition(record.state, event)
-    changes = _changes(record, event, now)
+    changes = {**_changes(record, event, now), "charged": effects_of(event).charged}
     if error := getattr(event, "error", None):
         changes["error"] = Exception.__str__(error)
     return record._replace(state=state, **changes)
@@ -91,26 +92,24 @@ def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
 def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str, Any]:
     match event:
         case lifecycle.Started():
-            return {"submitted_at": now, "charged": None}
+            return {"submitted_at": now}
         case lifecycle.PutBack():
-            return {"submitted_at": None, "charged": False}
+            return {"submitted_at": None}
         case wire.Accepted(id=job_id, eta=eta, future_links=links, meta=meta):
             known = {"eta": eta, "seed": seed_of(meta), "links": links}
-            return {**known, "job_id": job_id, "accepted_at": now, "charged": True, "error": None}
+            return {**known, "job_id": job_id, "accepted_at": now, "error": None}
         case wire.Ready(id=job_id, links=links, future_links=announced):
             links = tuple(dict.fromkeys((*links, *announced, *record.links)))
             taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
-            return {**taken, "links": links, "ended_at": now, "charged": True}
+            return {**taken, "links": links, "ended_at": now}
         case lifecycle.Verified(video=video):
             return {"video": _kept(video), "links": video.links, "error": None}
         case lifecycle.Cancelled() | lifecycle.Rejected():
-            return {"ended_at": now, "charged": False}
+            return {"ended_at": now}
         case lifecycle.Failed(id=job_id):
             taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
-            return {**taken, "ended_at": now, "charged": None}
-        case lifecycle.ReplyLost():
-            return {"charged": None}
-        case lifecycle.Abandoned() | lifecycle.Unreadable():
+            return {**taken, "ended_at": now}
+        case lifecycle.ReplyLost() | lifecycle.Abandoned() | lifecycle.Unreadable():
             return {}
 
 

@@ -1,6 +1,5 @@
 """What is asked for: the request, as the endpoint's documentation page ("page" below) has it."""
 
-import math
 import os
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from modelslab_async.errors import InvalidRequestError, Problem
+from modelslab_async.protocol.problems import shown
 
 ImageInput = str | os.PathLike[str] | bytes
 LimitsMode = Literal["refuse", "warn"] | None
@@ -23,42 +22,6 @@ class Endpoint(Enum):
     ENTERPRISE = "enterprise"
 
     __hash__ = object.__hash__  # as JobState's
-
-
-_SHOWN_CHARACTERS = 60
-
-
-def shown(value: object) -> str:
-    """A value as an error shows it: short, and never the bytes of a picture."""
-    if isinstance(value, bytes):
-        return f"<{len(value)} bytes>"
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # Python writes out no thousands of digits, or of lists in each other
-        return "a huge value"
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-
-
-def wrong(field: str, value: object, rule: str, way_out: str, *, beyond_documentation: bool = False) -> Problem:
-    """What is wrong with this value."""
-    return Problem(field, shown(value), rule, way_out, beyond_documentation)
-
-
-def refusal(field: str, value: object, rule: str, way_out: str) -> InvalidRequestError:
-    """Where just one thing is wrong."""
-    return InvalidRequestError([wrong(field, value, rule, way_out)])
-
-
-def require(*checks: tuple[bool, str, object, str, str]) -> None:
-    """Whether a thing is right, its field, value, rule and way out: raises InvalidRequestError with all that is not."""
-    problems = [wrong(field, value, rule, way_out) for right, field, value, rule, way_out in checks if not right]
-    if problems:
-        raise InvalidRequestError(problems)
-
-
-def is_positive(value: object) -> bool:
-    """Whether this is a finite number above 0."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 @attrs.frozen(kw_only=True)

@@ -14,17 +14,10 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
-from modelslab_async.protocol.body import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
 from modelslab_async.protocol.decoding import brief
-from modelslab_async.protocol.request import (
-    PARAMETERS,
-    Endpoint,
-    ImageToVideoUltra,
-    is_http_url,
-    is_loopback,
-    shown,
-    wrong,
-)
+from modelslab_async.protocol.problems import shown, wrong
+from modelslab_async.protocol.reply import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
+from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, is_loopback
 from modelslab_async.protocol.secret import ApiKey, SecretBytes
 
 DEFAULT_BASE_URL = "https://modelslab.com"
