@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
-from array import array
 from collections.abc import AsyncGenerator, Callable, Generator
 from decimal import Decimal
 from functools import partial
@@ -24,8 +22,6 @@ from modelslab_async.protocol.secret import ApiKey, without_key
 
 _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""
-_STATES = list(JobState)
-_JUST_BEGUN = array("d", (_STATES.index(JobState.WAITING), 0.0, math.nan))
 
 
 class Keeper(Protocol):
@@ -70,10 +66,9 @@ class Job:
     """
 
     __slots__ = (
-        "__weakref__",
-        "_accepted", "_doubt", "_due_at", "_future", "_heard_id", "_image", "_is_called", "_is_found", "_is_woken",
-        "_keeper", "_key", "_looks", "_loop", "_news", "_notes", "_outlook", "_ready", "_record", "_running_at",
-        "_sleeper", "_submitted_at", "_taken_at", "id", "ref", "request", "state",
+        "__weakref__", "_accepted", "_doubt", "_due_at", "_future", "_heard_id", "_history", "_image", "_is_called",
+        "_is_found", "_is_woken", "_keeper", "_key", "_looks", "_loop", "_news", "_outlook", "_ready", "_record",
+        "_running_at", "_sleeper", "_submitted_at", "_taken_at", "id", "ref", "request", "state",
     )  # fmt: skip
     _outlook: Outlook
     """What is expected of it, from the service's acceptance on."""
@@ -115,8 +110,8 @@ class Job:
         """It was submitted elsewhere: nobody here saw it begin."""
         self._looks = 0
         self._taken_at = self._running_at = self._due_at = self._submitted_at
-        self._notes = _JUST_BEGUN if job_id is None else array("d")
-        """State, elapsed and eta of each event, in a row: they are made into events for those who listen."""
+        self._history = [JobEvent(JobState.WAITING, 0.0)] if job_id is None else list[JobEvent]()
+        """The events so far."""
         if job_id is not None:
             self._outlook = keeper.outlook(self, None)
             self._seen_running()
@@ -130,7 +125,7 @@ class Job:
         job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
         job._taken_at -= age
         job._outlook = keeper.outlook(job, record.eta)
-        job._notes = array("d")
+        job._history = []
         if video := video_of(record):
             job._future.set_result(video)
         job._note(job.eta)
@@ -296,16 +291,7 @@ class Job:
         self._note(max(left, _LEAST_LEFT))
 
     def _note(self, eta: float | None) -> None:
-        if self._notes is _JUST_BEGUN:
-            self._notes = _JUST_BEGUN[:]
-        elapsed = self._loop.time() - self._submitted_at
-        self._notes.extend((_STATES.index(self.state), elapsed, math.nan if eta is None else eta))
-
-    @property
-    def _history(self) -> list[JobEvent]:
-        flat = iter(self._notes)
-        rows = zip(flat, flat, flat, strict=True)
-        return [JobEvent(_STATES[int(at)], elapsed, None if math.isnan(eta) else eta) for at, elapsed, eta in rows]
+        self._history.append(JobEvent(self.state, self._loop.time() - self._submitted_at, eta))
 
     def _learn(self, event: lifecycle.Event) -> None:
         match event:

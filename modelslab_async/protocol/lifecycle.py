@@ -39,8 +39,6 @@ class JobState(Enum):
     TIMED_OUT = "timed_out"
     """No longer watched, while the service may still finish it: attach to it to watch on."""
 
-    __hash__ = object.__hash__  # there is one object for each; Enum's own hashes the name, in Python
-
 
 @attrs.frozen
 class Video:

@@ -6,8 +6,7 @@ Half of `wire`, which gives its public values; the field names and quirks of rep
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -91,7 +90,7 @@ class Body:
     def meta(self) -> Mapping[str, Any]:
         """The echo of the request."""
         meta = self.raw.get("meta")
-        return Echo(dict(islice(meta.items(), _MAX_ECHOED)) if isinstance(meta, dict) else {})
+        return dict(islice(meta.items(), _MAX_ECHOED)) if isinstance(meta, dict) else {}
 
     @property
     def generation_time(self) -> float | None:
@@ -119,32 +118,6 @@ class Body:
         if fetch_id and self.id not in (fetch_id, None):
             notes += ("fetch_result names another id than the reply itself; the reply's is used",)
         return notes
-
-
-class Echo(Mapping[str, Any]):
-    """A request as the service echoes it. Many jobs are watched at a time: all names and most flags are kept once."""
-
-    __slots__ = ("_names", "_values")
-
-    def __init__(self, meta: Mapping[str, Any]) -> None:
-        self._names = _kept_once(tuple(meta))
-        self._values = tuple("no" if value == "no" else value for value in meta.values())
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._names:
-            raise KeyError(name)
-        return self._values[self._names.index(name)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-@lru_cache(64)
-def _kept_once(names: tuple[str, ...]) -> tuple[str, ...]:
-    return names
 
 
 class Refused(NamedTuple):

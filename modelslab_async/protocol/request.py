@@ -21,8 +21,6 @@ class Endpoint(Enum):
     V6 = "v6"
     ENTERPRISE = "enterprise"
 
-    __hash__ = object.__hash__  # as JobState's
-
 
 @attrs.frozen(kw_only=True)
 class ImageToVideoUltra:
