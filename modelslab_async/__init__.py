@@ -1,5 +1,7 @@
 """Asyncio client for ModelsLab's Image to Video Ultra: a picture and a prompt become an mp4, never paid twice."""
 
+import logging
+
 from modelslab_async.client import BeyondDocumentationWarning, Client
 from modelslab_async.engine.recovery import Recovery
 from modelslab_async.errors import (
@@ -37,6 +39,8 @@ from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.statistics import Statistics
 from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.protocol.wire import Asset, Balance
+
+logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # the application decides what it shows
 
 __all__ = [
     "APIError",

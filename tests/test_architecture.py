@@ -108,3 +108,10 @@ def test_the_emulator_serves_without_the_renderer() -> None:
     """`modelslab_async.emulator` imports without PyAV and Pillow: only a real video needs the extra."""
     code = "import sys; sys.modules['av'] = sys.modules['PIL'] = None; import modelslab_async.emulator"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_library_logs_nothing_to_stderr_by_itself() -> None:
+    """An application that configures no logging sees none of ours."""
+    code = "import logging, modelslab_async; logging.getLogger('modelslab_async').error('no handler')"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr == ""
