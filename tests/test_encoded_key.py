@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -91,14 +90,12 @@ def test_what_has_no_key_stays_as_it_is(key: str, value: Any) -> None:
         '"%61a",', "eEdzTjdkNEV3cVQyYjhySjBwTGtWbTVjWnlIZkExdVE5b0llWG5SdFNnS2pEdldoTWFCaVVs", "\\/",
     ],
 )  # fmt: skip
-def test_no_body_takes_long_to_search(piece: str) -> None:
-    """A mebibyte of anything that resembles a key is searched, redacted and cut in less time than a poll may take."""
+def test_a_key_behind_much_that_resembles_it_is_found(piece: str) -> None:
+    """After a mebibyte of pieces that begin like the key, or like an encoding of it, the key is still taken out."""
     api_key = ApiKey(secret())
     text = piece * (2**20 // len(piece))
-    begun_at = perf_counter()
     found = api_key.may_be_in(text.encode())
     rest = api_key.cut(api_key.redact(text + secret()))
-    assert perf_counter() - begun_at < 1.0
     assert (found, secret() in rest) == (False, False)
 
 
