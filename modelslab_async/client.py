@@ -153,6 +153,7 @@ class Client(Session):
         """The job future of a job that was submitted before, here or elsewhere, with the same key. It costs nothing.
 
         `job_id` is the service's id, or the ref of a job that is open here, or that another client left: a ref wins.
+        Raises InvalidRequestError for an empty one, and for one that holds the key.
         """
         self._enter()
         known = str(job_id).strip()
@@ -169,7 +170,7 @@ class Client(Session):
     async def find(self, ref: str) -> JobRecord | None:
         """What the journal knows of the job with this ref, or id of the service; None for nothing.
 
-        Raises ClientStateError without a journal, JournalError.
+        Raises ClientStateError without a journal, JournalError, InvalidRequestError for a ref that holds the key.
         """
         self._enter()
         self._api_key.require_absent(ref=ref)
@@ -186,7 +187,8 @@ class Client(Session):
         With `refs`, only those jobs, by ref or id; also a READY one whose video was saved before. With `search`, the
         account's recent videos that no row knows are listed as candidates; none is matched.
 
-        Raises ClientStateError without a journal, JournalError; with `search`, APIError or TransportError.
+        Raises ClientStateError without a journal, JournalError, InvalidRequestError for a ref that holds the key; with
+        `search`, APIError or TransportError.
         """
         self._enter()
         for ref in [refs] if isinstance(refs, str) else refs or ():

@@ -112,7 +112,7 @@ def _parts(error: BaseException) -> tuple[type[BaseException], BaseException, Tr
 
 def pytest_showlocals(error: BaseException) -> str:
     if error.__traceback__ is None:
-        return ""  # pytest shows none of these
+        return ""  # pytest shows no error that was not raised
     info = pytest.ExceptionInfo.from_exception(error)
     return "\n".join(str(info.getrepr(showlocals=True, style="long", truncate_locals=cut)) for cut in (True, False))
 
@@ -130,7 +130,7 @@ def pickled(error: BaseException) -> str:
 
 
 def every_value(error: BaseException) -> str:
-    """Each local variable as it is: for reporters that nobody has thought of. What hides itself may stay hidden."""
+    """Each local variable, for all other reporters. A value that hides itself may stay hidden."""
     found = list[str]()
     trace = error.__traceback__
     while trace:

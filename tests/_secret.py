@@ -36,7 +36,7 @@ def client_of(*rules: Rule, keys: list[str] | None = None, **options: Any) -> Cl
 
 
 def can_be_read(key: str, text: str) -> bool:
-    """Whether somebody gets the key out of a text: as it is, or by undoing an encoding of any part of it."""
+    """Whether a text gives the key: as it is, or once an encoding of any part of it is undone."""
     decoded = [text, unquote(text)]
     for run in re.findall(r"[A-Za-z0-9+/_-]{8,}", "\n".join([*decoded, text.replace("\\/", "/")])):
         for start in range(4):

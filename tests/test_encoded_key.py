@@ -46,7 +46,7 @@ ENCODINGS: dict[str, Callable[[str, str, str], str]] = {
 
 @given(KEYS, st.text(max_size=4), st.text(max_size=4), st.sampled_from([*ENCODINGS]))
 def test_an_encoded_key_is_redacted(key: str, before: str, after: str, encoding: str) -> None:
-    """At each position within base64, and in URL encoding: nobody gets it out of what is left."""
+    """At each position within base64, and in URL encoding, nothing of what is left decodes to the key."""
     api_key, text = ApiKey(key), ENCODINGS[encoding](before, key, after)
     body = json.dumps({"message": f"no account has {text}"}).replace("/", "\\/").encode()
     assert api_key.may_be_in(body)

@@ -66,7 +66,6 @@ ECHOES = [
         "id": 7,
         "output": [f"http://127.0.0.1:9/a.mp4?{KEY.replace('-', '%2d').replace('t', '%74')}"],
     },
-    f"<html><title>{''.join(f'%{ord(character):02X}' for character in KEY)}</title></html>",
 ]
 
 
@@ -488,7 +487,7 @@ async def test_no_frame_below_aiohttp_is_given_the_key(size: int) -> None:
 
 
 def test_every_public_call_is_guarded() -> None:
-    """A new method of the public face hides the key too: each goes through the one decorator, but for generators."""
+    """Each public method but the generators goes through the one decorator; its signature and kind stay."""
     for name, member in [*vars(Client).items(), *vars(Client.__base__).items()]:
         if inspect.isfunction(member) and not name.startswith("_") and not inspect.isasyncgenfunction(member):
             assert hasattr(member, "__wrapped__"), name
@@ -503,6 +502,25 @@ async def test_a_traceback_of_an_error_of_ours_ends_at_the_call() -> None:
             await client.attach(" ")
     assert [Path(entry.path).name for entry in caught.traceback] == [Path(__file__).name]
     assert "await client.attach" in rich_traceback(caught.value)
+
+
+async def test_an_exception_that_the_caller_handles_stays_as_it_is() -> None:
+    """It is the context of an error that is raised meanwhile, with its own traceback."""
+    async with client_of() as client:
+        for call_it in (lambda: client.check(prompt=""), client.history):
+            handled = KeyError("the caller's own")
+            try:
+                raise handled
+            except KeyError:
+                with pytest.raises(ModelsLabError) as caught:
+                    await ready(call_it())
+            assert caught.value.__context__ is handled
+            assert handled.__traceback__ is not None
+
+
+async def ready(made: object) -> None:
+    if inspect.isawaitable(made):
+        await made
 
 
 def test_a_part_of_what_is_hidden_stays_hidden() -> None:

@@ -5,6 +5,7 @@ import hmac
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from functools import cached_property, wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isfunction
@@ -164,23 +165,23 @@ class ApiKey:
         )
 
     def hide_in(self, error: BaseException) -> None:
-        """Remove from an error and its causes all that may show the key: words, and frames with their variables.
+        """Remove from an error all that may show the key: words, contexts, and frames with their variables.
 
-        An InvalidRequestError keeps no cause, such as the OSError that names a picture's path.
+        Its causes are treated alike. An InvalidRequestError keeps none, such as the OSError with a picture's path.
         """
-        error.__traceback__ = None
-        error.args = tuple(self.redact(each) for each in error.args)
-        for name, value in vars(error).items():
-            setattr(error, name, self.redact(value))
         if isinstance(error, InvalidRequestError):
+            error.__cause__ = None
             error.problems = tuple(self.redact_problem(problem) for problem in error.problems)
             error.args = ("\n".join(str(problem) for problem in error.problems),)
-            error.__cause__ = None
-        if error.__suppress_context__:
-            error.__context__ = None
-        for linked in (error.__cause__, error.__context__):
-            if linked is not None:
-                self.hide_in(linked)
+        each: BaseException | None = error
+        hidden = set[int]()
+        while each is not None and id(each) not in hidden:
+            hidden.add(id(each))
+            each.__traceback__ = each.__context__ = None
+            each.args = tuple(self.redact(argument) for argument in each.args)
+            for name, value in vars(each).items():
+                setattr(each, name, self.redact(value))
+            each = each.__cause__
 
     def problems_in(self, **given: object) -> list[Problem]:
         """Return a problem for each text or path among the arguments that holds the key.
@@ -212,26 +213,29 @@ def hides_key(public: _Class) -> _Class:
 
 
 def without_key(method: _Method) -> _Method:
-    """Decorate a method, see `hides_key`. A traceback of an error of ours ends where the method was called."""
+    """Decorate a method, see `hides_key`.
+
+    The traceback of an error of ours ends where the method was called. Its context is what the caller is handling.
+    """
 
     @wraps(method)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handled = sys.exception()
         try:
             return method(self, *args, **kwargs)
         except Exception as error:
-            if _is_to_hide(error):
-                self._api_key.hide_in(error)
+            _hide(error, self._api_key, handled)
             raise
         finally:
             del args, kwargs  # a traceback may be shown with local variables
 
     @wraps(method)
     async def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
+        handled = sys.exception()
         try:
             return await method(self, *args, **kwargs)
         except Exception as error:
-            if _is_to_hide(error):
-                self._api_key.hide_in(error)
+            _hide(error, self._api_key, handled)
             raise
         finally:
             del args, kwargs
@@ -239,10 +243,12 @@ def without_key(method: _Method) -> _Method:
     return cast("_Method", wait if iscoroutinefunction(method) else call)
 
 
-def _is_to_hide(error: Exception) -> bool:
-    """Return whether it is an error of ours, or Python's about a method that has no such parameter, which names it."""
+def _hide(error: Exception, key: ApiKey, handled: BaseException | None) -> None:
+    """Hide the key in an error of ours, or in Python's about a method that has no such parameter, which names it."""
     is_of_call = isinstance(error, TypeError) and error.__traceback__ is not None and not error.__traceback__.tb_next
-    return isinstance(error, ModelsLabError) or is_of_call
+    if (isinstance(error, ModelsLabError) or is_of_call) and error is not handled:
+        key.hide_in(error)
+        error.__context__ = handled
 
 
 def _written_forms(key: str) -> Iterator[str]:
