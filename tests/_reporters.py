@@ -114,7 +114,7 @@ def pytest_showlocals(error: BaseException) -> str:
     if error.__traceback__ is None:
         return ""  # pytest shows no error that was not raised
     info = pytest.ExceptionInfo.from_exception(error)
-    return "\n".join(str(info.getrepr(showlocals=True, style="long", truncate_locals=cut)) for cut in (True, False))
+    return str(info.getrepr(showlocals=True, style="long", truncate_locals=False))
 
 
 def standard_library(error: BaseException) -> str:

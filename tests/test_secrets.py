@@ -69,6 +69,13 @@ ECHOES = [
 ]
 
 
+class AtOnce(random.Random):
+    """Chance that makes every wait before a repetition end at once."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return 0.0
+
+
 @asynccontextmanager
 async def echoing(reply: object) -> AsyncIterator[str]:
     """A server that answers every request with the key in it."""
@@ -102,7 +109,7 @@ def all_that_shows(job: Job) -> str:
 async def test_a_server_that_echoes_the_key(everything_logged: io.StringIO, reply: object) -> None:
     """Whatever field of a reply repeats the key: logs, reprs, exceptions and tracebacks do not."""
     timeouts = Timeouts(connect=0.2, submit=2, fetch=0.2, job=0.8)
-    async with echoing(reply) as url, Client(api_key=KEY, base_url=url, timeouts=timeouts) as client:
+    async with echoing(reply) as url, Client(KEY, base_url=url, timeouts=timeouts, rng=AtOnce()) as client:
         job = client.submit(a_request())
         await job.wait(timeout=1)
         shown = [repr(client), repr(vars(client)), repr(client._line), repr(client._books), repr(client._dispatcher)]
@@ -435,20 +442,20 @@ async def served(answer: Answer) -> AsyncIterator[str]:
 ANSWERS = [reset_at_once, reset_after_a_part, silent, no_http, broken_chunks, echo_with_401]
 
 
-@pytest.mark.parametrize("picture", [PNG, PNG + bytes(1_000_000)], ids=["small", "large"])
+@pytest.mark.parametrize("size", [24, 1_000_000])
 @pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: answer.__name__)
-async def test_no_reporter_shows_the_key_of_a_request_over_a_socket(answer: Answer, picture: bytes) -> None:
+async def test_no_reporter_shows_the_key_of_a_request_over_a_socket(answer: Answer, size: int) -> None:
     """However a connection breaks: neither the job's error nor the transport's own, with aiohttp's frames, shows it."""
     timeouts = Timeouts(connect=0.2, submit=0.2, fetch=0.2)
     transport = AiohttpTransport(timeouts)
     async with served(answer) as url:
         async with Client(secret(), base_url=url, timeouts=timeouts) as client:
-            job = client.submit(prompt="a castle", init_image=picture)
+            job = client.submit(prompt="a castle", init_image=PNG + bytes(size))
             with pytest.raises(ModelsLabError) as caught:
                 await job
         errors: list[BaseException] = [caught.value]
         try:
-            await transport.post(f"{url}/x", encode_body({}, ApiKey(secret()), picture=picture), timeout=0.2)
+            await transport.post(f"{url}/x", encode_body({}, ApiKey(secret()), picture=bytes(size)), timeout=0.2)
         except TransportError as error:
             errors.append(error)
         await transport.aclose()
