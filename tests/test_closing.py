@@ -238,3 +238,23 @@ async def test_a_resubmitted_job_gets_a_webhook_of_its_own_client(world: MakeWor
         assert here.count("fetch") == fetches + 1
         await later.aclose(drain=False)
     assert job.ref in {each.ref for each in (again, _)}
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("same_id", [True, False])
+async def test_a_reply_after_another_client_resolved_the_job(world: MakeWorld, tmp_path: Path, same_id: bool) -> None:
+    """The id that the other client wrote down is this job's: it goes on here. Any other id stays in doubt."""
+    here = world(faults=[SLOW])
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request())
+        await asyncio.sleep(1.0)
+        async with here.client(journal=tmp_path / "jobs.db") as other:
+            row, journal = await other.find(job.ref), other._recoverer.journal
+            assert row is not None
+            charged = str(here.service.ledger.charges[0].job_id) if same_id else "another"
+            known = row._replace(owner=journal.owner, state=S.PROCESSING, job_id=charged, accepted_at=row.submitted_at)
+            assert await journal.append(known, take_over=row.owner)
+            await job.wait()
+            assert job.state is (S.READY if same_id else S.UNCERTAIN)
+            await other.aclose(drain=False)
+    assert len(here.service.ledger.charges) == 1

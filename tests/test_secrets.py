@@ -587,4 +587,6 @@ async def test_an_emulator_takes_any_key(key: str) -> None:
 @pytest.mark.parametrize("key", ["abcdefgh", "a-key_with.signs~", "a key", "schlüssel"])
 def test_what_may_be_a_key_is_taken(key: str) -> None:
     """The service documents no form of its keys, so whatever can be one is sent."""
-    check_key(ApiKey(key.ljust(8, "x")), "https://modelslab.com")
+    taken = ApiKey(key.ljust(8, "x"))
+    check_key(taken, "https://modelslab.com")
+    assert taken.problem(is_any_length=False) is None

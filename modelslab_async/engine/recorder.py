@@ -128,10 +128,17 @@ class Books:
         """
         if self.journal and job._record and isinstance(event, wire.Accepted | wire.Ready):
             try:
-                return await self.journal.append(after(job._record, event, self.clock()))
+                accepted = after(job._record, event, self.clock())
+                return await self.journal.append(accepted) or await self._is_known(accepted)
             except JournalError as error:
                 _log.error("%r was accepted, and that could not be written to the journal: %s", job, error)
         return True
+
+    async def _is_known(self, accepted: JobRecord) -> bool:
+        """Return whether another client, which took the row over, knows this job by the same id already."""
+        assert self.journal is not None  # noqa: S101 - the acceptance was refused by it
+        row = await self.journal.find(self.account, ref=accepted.ref)
+        return row is not None and (row.created_at, row.job_id) == (accepted.created_at, accepted.job_id)
 
     def is_kept(self, job: Job) -> bool:
         """Return whether the journal keeps the job for a later client."""

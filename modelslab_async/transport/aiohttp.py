@@ -174,8 +174,8 @@ class AiohttpTransport:
 class OneTimeBody(aiohttp.Payload):
     """A request's body that knows whether it was begun, and is never sent a second time.
 
-    Before it is begun nothing of the request has left: aiohttp sends the headers with the body's first bytes. Pieces of
-    it stay hidden, because aiohttp's frames may be shown with their local variables.
+    Before it is begun nothing of the request has left: aiohttp keeps the headers back until the body is begun. Pieces
+    of it stay hidden, because aiohttp's frames may be shown with their local variables.
     """
 
     def __init__(self, body: bytes) -> None:
