@@ -120,11 +120,11 @@ class Account:
 @contextmanager
 def _hasty_places() -> Iterator[None]:
     """Hold the slots of uncertain jobs for a time of the service, which runs SPEED times as fast."""
-    held, record.PLACE_HOLD = record.PLACE_HOLD, record.PLACE_HOLD / SPEED
+    held, record.SLOT_HOLD = record.SLOT_HOLD, record.SLOT_HOLD / SPEED
     try:
         yield
     finally:
-        record.PLACE_HOLD = held
+        record.SLOT_HOLD = held
 
 
 async def run(

@@ -16,7 +16,7 @@ import attrs
 
 from modelslab_async import JobState
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
-from modelslab_async.engine.recorder import account_of
+from modelslab_async.engine.recorder import account_fingerprint
 from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
@@ -141,7 +141,7 @@ def _fate(ref: str, folder: Path, records: dict[str, JobRecord]) -> str:
 async def _records(emulator: Emulator, path: Path) -> dict[str, JobRecord]:
     journal = SqliteJournal(path)
     await journal.open()
-    account = account_of(ApiKey("any"), emulator.url)
+    account = account_fingerprint(ApiKey("any"), emulator.url)
     found = [await journal.find(account, ref=f"job-{number}") for number in range(JOBS)]
     await journal.close()
     return {record.ref: record for record in found if record}

@@ -43,6 +43,6 @@ async def main(url: str, journal: str, folder: Path, jobs: int, seed: int) -> No
 
 
 if __name__ == "__main__":
-    record.PLACE_HOLD /= 200  # time runs so much faster at the emulator
+    record.SLOT_HOLD /= 200  # time runs so much faster at the emulator
     logging.disable()  # refusals of what was sent before are its way, and no news
     asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))

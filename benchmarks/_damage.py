@@ -259,7 +259,7 @@ class Entry:
         }
 
 
-Plan = Callable[[int, Direction], Iterator[Damage]]
+PollPlan = Callable[[int, Direction], Iterator[Damage]]
 _Way = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 """Where the bytes of a direction come from, and where they go."""
 
@@ -270,7 +270,7 @@ class Proxy:
     `async with Proxy(port, Damages(seed=7).plan) as proxy:` listens at `proxy.url`. `log` holds the damage done.
     """
 
-    def __init__(self, port: int, plan: Plan) -> None:
+    def __init__(self, port: int, plan: PollPlan) -> None:
         self._upstream, self._plan = port, plan
         self._numbers = count()
         self._tasks = set[asyncio.Task[None]]()

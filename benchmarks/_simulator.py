@@ -17,7 +17,7 @@ from statistics import NormalDist, fmean
 
 import attrs
 
-from modelslab_async.polling import flow as watch
+from modelslab_async.polling import flow
 from modelslab_async.polling.schedule import RateLimiter, Schedule
 from modelslab_async.protocol import retry, wire
 
@@ -149,16 +149,16 @@ def looks(seconds: float, schedule: Schedule, rng: random.Random) -> Sequence[fl
     def backoff() -> Iterator[float]:
         return retry.delays(rng)
 
-    flow = watch.watch(watch.WatchPolicy(), schedule, RateLimiter(), backoff, now=0.0)
+    steps = flow.poll_until_done(flow.PollPolicy(), schedule, RateLimiter(), backoff, now=0.0)
     now, at = 0.0, list[float]()
-    action = next(flow)
+    action = next(steps)
     while not at or at[-1] < seconds:
-        if isinstance(action, watch.Wait):
+        if isinstance(action, flow.Wait):
             now += action.seconds
-            action = flow.send(watch.Seen(now))
+            action = steps.send(flow.Seen(now))
         else:
             at.append(now)
-            action = flow.send(watch.Seen(now, wire.NotReady()))
+            action = steps.send(flow.Seen(now, wire.NotReady()))
     return at
 
 

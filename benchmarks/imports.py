@@ -42,7 +42,7 @@ async def first():
     async with modelslab_async.Client("any") as client:
         client.check({"prompt": "zoom in", "init_image": "https://picture.invalid/a.png"})
         request = modelslab_async.ImageToVideoUltra(prompt="zoom in", init_image="https://picture.invalid/a.png")
-        wire.encode_body(wire.encode_request(request, ref="a"), client._line.key)
+        wire.encode_body(wire.encode_request(request, ref="a"), client._api.key)
 asyncio.run(first())
 print(time.perf_counter() - begun)
 """

@@ -25,7 +25,7 @@ import attrs
 from benchmarks import _live
 from benchmarks._common import NOT_INSTALLED, Options, Reach, conclude, options, say, table
 from benchmarks._simulator import DISTRIBUTIONS, ETAS, PEERS, Case, Row, Score, looks, optimum, score_of_gaps, times
-from modelslab_async.polling.estimator import Experience, Outlook
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.schedule import gaps_at
 
 POLL_COSTS = (0.5, 1.0, 2.0, 5.0)
@@ -63,27 +63,27 @@ class _Life:
     case: Case
     eta: str
     rng: random.Random
-    experience: Experience = attrs.field(init=False)
+    estimator: DurationEstimator = attrs.field(init=False)
     made: int = 0
     slowest_plan: float = 0.0
 
     def __attrs_post_init__(self) -> None:
-        self.experience = Experience(gaps_at(self.case[1]))
+        self.estimator = DurationEstimator(gaps_at(self.case[1]))
 
-    def outlook(self) -> Outlook:
+    def forecast(self) -> JobForecast:
         eta = ETAS[self.eta](median(times(self.case[0])), self.rng)
-        return Outlook(self.experience, SHAPE, eta, self.rng)
+        return JobForecast(self.estimator, SHAPE, eta, self.rng)
 
     def live(self, jobs: int) -> None:
         for _ in range(jobs):
-            outlook, seconds = self.outlook(), DISTRIBUTIONS[self.case[0]](self.rng.random())
-            at = looks(seconds, outlook, self.rng)
-            outlook.learn(at[-2] if len(at) > 1 else 0.0, at[-1])
+            forecast, seconds = self.forecast(), DISTRIBUTIONS[self.case[0]](self.rng.random())
+            at = looks(seconds, forecast, self.rng)
+            forecast.learn(at[-2] if len(at) > 1 else 0.0, at[-1])
 
     def score(self) -> Score:
         """Of jobs that are watched now; nothing is learned from them."""
         jobs = times(self.case[0])
-        return Score.mean([Score.of(looks(jobs[-1], self.outlook(), self.rng), jobs) for _ in range(RUNS)])
+        return Score.mean([Score.of(looks(jobs[-1], self.forecast(), self.rng), jobs) for _ in range(RUNS)])
 
 
 def cold(case: Case, eta: str) -> Score:
@@ -107,9 +107,9 @@ def seconds_per_plan() -> float:
     life, took = _Life(("two peaks", 1.0), "exact", random.Random(1)), []
     life.live(256)
     for _ in range(20):
-        life.experience.forget_plans()
+        life.estimator.forget_plans()
         begun = time.perf_counter()
-        life.outlook().gap(0.0)
+        life.forecast().gap(0.0)
         took.append(time.perf_counter() - begun)
     return median(took)
 

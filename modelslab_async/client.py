@@ -21,11 +21,11 @@ from modelslab_async.engine.config import (
     wrapped_key,
 )
 from modelslab_async.engine.engine import Session
-from modelslab_async.engine.recorder import account_of, request_from_record
+from modelslab_async.engine.recorder import account_fingerprint, request_from_record
 from modelslab_async.engine.recovery import CANDIDATES, Recovery
 from modelslab_async.errors import InvalidRequestError, ModelsLabError
 from modelslab_async.job.future import Job
-from modelslab_async.job.streams import Feed
+from modelslab_async.job.streams import BoundedMap
 from modelslab_async.media import images
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.protocol import lifecycle, wire
@@ -34,7 +34,7 @@ from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget, Estimate
 from modelslab_async.protocol.problems import refusal, wrong
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import Endpoint, ImageInput, ImageToVideoUltra, RequestParams
+from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra, RequestParams
 from modelslab_async.protocol.secret import ApiKey, hides_key
 from modelslab_async.protocol.statistics import Statistics
 
@@ -103,8 +103,8 @@ class Client(Session):
         check_arguments({"max_in_flight": places, "budget": budget}, key)
         require_key(key)
         check_key(key, common.base_url)
-        name = account_of(key, common.base_url)
-        if name == self._books.account:
+        name = account_fingerprint(key, common.base_url)
+        if name == self._recorder.account:
             if budget or max_in_flight:
                 raise refusal("api_key", "hidden", "not this client's own, which has its budget", "pass just the key")
             return self
@@ -112,7 +112,7 @@ class Client(Session):
             child = self._accounts.get(name)
             if child is None or child._closed:
                 child = Client.__new__(Client)
-                own = make_account(common, key, budget=budget, max_in_flight=places, is_guest=True)
+                own = make_account(common, key, budget=budget, max_in_flight=places, shares_journal=True)
                 child._begin(common, own, parent=self)
                 self._accounts[name] = child  # from here on it closes with this one
                 await child.__aenter__()
@@ -134,9 +134,12 @@ class Client(Session):
         ref = wanted.track_id or _new_ref()
         is_called = False
         if self._common.webhook and wanted.webhook is None:
-            is_called, wanted = True, attrs.evolve(wanted, webhook=self._common.webhook.url(ref, self._books.account))
+            is_called, wanted = (
+                True,
+                attrs.evolve(wanted, webhook=self._common.webhook.url(ref, self._recorder.account)),
+            )
         job = Job(self._dispatcher, wanted, ref, image=image, is_called=is_called)
-        self._books.begin(job)
+        self._recorder.begin(job)
         self._dispatcher.enqueue(job)
         return job
 
@@ -159,7 +162,7 @@ class Client(Session):
         known = str(job_id).strip()
         self._api_key.require_absent(job_id=known)
         if left := self._recoverer.attach(known) or self._dispatcher.jobs.get(known):
-            self._recoverer.untold.discard(left.ref)
+            self._recoverer.undelivered.discard(left.ref)
             return left
         if not known:
             raise refusal("job_id", job_id, "empty", "pass the id that the service gave")
@@ -179,7 +182,7 @@ class Client(Session):
     async def history(self, limit: int = 100) -> tuple[JobRecord, ...]:
         """The journal's last jobs of this account, the newest first. Raises as `find` does."""
         self._enter()
-        return tuple(await self._recoverer.journal.recent(self._books.account, limit))
+        return tuple(await self._recoverer.journal.recent(self._recorder.account, limit))
 
     async def recover(self, refs: Collection[str] | None = None, *, search: bool = False) -> Recovery:
         """Take up what clients that are gone left in the journal: see `Recovery`. Nothing is submitted again.
@@ -220,7 +223,7 @@ class Client(Session):
 
     def _without_own_webhook(self, request: ImageToVideoUltra) -> ImageToVideoUltra:
         """The URL that the earlier client had its webhook make is made anew."""
-        own = self._common.webhook and self._common.webhook.url(request.track_id or "", self._books.account)
+        own = self._common.webhook and self._common.webhook.url(request.track_id or "", self._recorder.account)
         return attrs.evolve(request, webhook=None) if own and request.webhook == own else request
 
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
@@ -236,13 +239,13 @@ class Client(Session):
         self._api_key.require_absent(ref=ref, id=job_id)
         if bool(job_id) == lost:
             raise refusal("id", id, "just one of id= and lost=True", "pass what you know of the job")
-        if job_id and isinstance(await self._line.fetch(job_id, self._line.timeouts.fetch), wire.UnknownId):
+        if job_id and isinstance(await self._api.fetch(job_id, self._api.timeouts.fetch), wire.UnknownId):
             raise refusal("id", id, "the service knows no such job", CANDIDATES)
         return await self._recoverer.resolve(ref, job_id=job_id)
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:
         """What so many requests cost. Nothing is sent or reserved; they are counted, not checked."""
-        return self._books.prices.estimate(sum(1 for _ in requests))
+        return self._recorder.prices.estimate(sum(1 for _ in requests))
 
     async def as_completed(self, jobs: Iterable[Job]) -> AsyncGenerator[Job]:
         """The jobs, each when it ends, however it ends; `job.result()` gives the video or raises."""
@@ -263,7 +266,7 @@ class Client(Session):
         """
         if lookahead < 1:
             raise refusal("lookahead", lookahead, "at least 1", "pass more")
-        feed = Feed(requests, self._submit_or_refuse, lookahead)
+        feed = BoundedMap(requests, self._submit_or_refuse, lookahead)
         async with aclosing(feed.jobs()) as jobs:
             async for job in jobs:
                 yield job
@@ -305,7 +308,7 @@ class Client(Session):
         return await self._call(wire.UPLOAD_PATH, body, wire.upload)
 
     def _encode_upload(self, image: ImageInput) -> bytes:
-        picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Endpoint.V6)
+        picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Deployment.V6)
         data = images.load(picture)
         if isinstance(data, str):
             raise refusal("image", image, "a URL already", "pass it as init_image as it is")
@@ -313,20 +316,22 @@ class Client(Session):
 
     def _checked(self, request: ImageToVideoUltra) -> images.Image:
         """The request's picture. Raises, or warns, as `limits` says."""
-        problems = self._api_key.problems_in(track_id=request.track_id) + check(request, self._line.endpoint)
+        problems = self._api_key.problems_in(track_id=request.track_id) + check(request, self._api.deployment)
         image = None
         try:
-            image = images.examine(request, self._line.endpoint)
+            image = images.examine(request, self._api.deployment)
         except InvalidRequestError as error:
             problems += error.problems
         if isinstance(request.track_id, str) and request.track_id in self._dispatcher.jobs:
-            rule = "a job with this track_id is open"
-            problems.append(wrong("track_id", request.track_id, rule, "choose another, or leave it out"))
+            requirement = "a job with this track_id is open"
+            problems.append(wrong("track_id", request.track_id, requirement, "choose another, or leave it out"))
         limits = self._common.limits
-        if problems and (limits == "refuse" or not all(problem.beyond_documentation for problem in problems)):
+        if problems and (limits == "refuse" or not all(problem.overridable for problem in problems)):
             raise InvalidRequestError(problems)
         for problem in map(self._api_key.redact_problem, problems if limits == "warn" else ()):
-            warnings.warn(f"{problem.field}={problem.value}: {problem.rule}", BeyondDocumentationWarning, stacklevel=4)
+            warnings.warn(
+                f"{problem.field}={problem.value}: {problem.requirement}", BeyondDocumentationWarning, stacklevel=4
+            )
         assert image  # noqa: S101 - raised above
         return image
 

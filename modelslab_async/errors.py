@@ -58,18 +58,18 @@ class ModelsLabError(Exception):
 class Problem(NamedTuple):
     """One thing that is wrong with what was asked.
 
-    `value` is shown as text, shortened. `beyond_documentation` is True for a value that the service may accept
+    `value` is shown as text, shortened. `overridable` is True for a value that the service may accept
     although its documentation says otherwise; `Client(limits=...)` decides about those. All others are always refused.
     """
 
     field: str
     value: str
-    rule: str
-    way_out: str
-    beyond_documentation: bool = False
+    requirement: str
+    hint: str
+    overridable: bool = False
 
     def __str__(self) -> str:
-        return f"{self.field}={self.value}: {self.rule}; {self.way_out}"
+        return f"{self.field}={self.value}: {self.requirement}; {self.hint}"
 
 
 class InvalidRequestError(ModelsLabError, ValueError):

@@ -38,7 +38,7 @@ class OpenTelemetry(Telemetry):
         meter = metrics.get_meter(*own, meter_provider=meter_provider)
         self._spans: dict[str, trace.Span] = {}
         self._duration = meter.create_histogram("gen_ai.client.operation.duration", "s", "From submit to end.")
-        self._looks = meter.create_histogram("modelslab_async.job.looks", "{look}", "Looks at a job.")
+        self.polls = meter.create_histogram("modelslab_async.job.looks", "{look}", "Looks at a job.")
         self._refusals = meter.create_counter("modelslab_async.submit.refusals", "{refusal}", "Submits not taken.")
         self._retries = meter.create_counter("modelslab_async.submit.retries", "{retry}", "Submits sent again.")
         self._size = meter.create_histogram("modelslab_async.download.size", "By", "Of a saved video.")
@@ -59,7 +59,7 @@ class OpenTelemetry(Telemetry):
             span.set_attribute("gen_ai.response.id", job.id or "")
             span.add_event("accepted")
 
-    def looked(self, job: Job, found: str) -> None:
+    def polled(self, job: Job, found: str) -> None:
         """Note a look."""
         self._note(job, "look", {"modelslab_async.found": found})
 
@@ -76,7 +76,7 @@ class OpenTelemetry(Telemetry):
             span.end()
         self._duration.record(job._history[-1].elapsed, known)
         if job.state is not JobState.REFUSED:
-            self._looks.record(job._looks, known)
+            self.polls.record(job.polls, known)
 
     def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:  # noqa: ARG002 - a Telemetry's
         """Count a file."""

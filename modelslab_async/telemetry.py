@@ -25,7 +25,7 @@ class Telemetry:
     def accepted(self, job: Job) -> None:
         """The service took it, and charges it."""
 
-    def looked(self, job: Job, found: str) -> None:
+    def polled(self, job: Job, found: str) -> None:
         """A look came back: a fetch or a probe. `found` is what it found, such as "NotReady" or "Readable"."""
 
     def ended(self, job: Job) -> None:

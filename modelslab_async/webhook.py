@@ -77,11 +77,11 @@ class Webhook:
         is_long = isinstance(key, bytes) and len(key) >= _LEAST_SECRET_BYTES
         is_url = is_http_url(public_url)
         is_bare = not (is_url and {"?", "#"} & {*public_url})
-        rule = f"must be at least {_LEAST_SECRET_BYTES} bytes"
+        requirement = f"must be at least {_LEAST_SECRET_BYTES} bytes"
         require(
             (is_url, "public_url", public_url, "must be an http(s) URL", "pass the whole URL"),
             (is_bare, "public_url", public_url, "cannot have a query or a fragment", "pass the URL up to its path"),
-            (is_long, "secret", "hidden", rule, "pass secrets.token_urlsafe(32), kept like a password"),
+            (is_long, "secret", "hidden", requirement, "pass secrets.token_urlsafe(32), kept like a password"),
         )
         self._public_url = public_url.rstrip("/")
         self._key = key

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from conftest import KEY, PNG, World, a_request
+from helpers.world import KEY, PNG, World, a_request
 
 from modelslab_async import (
     AuthenticationError,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, World, a_request
+from helpers.world import KEY, World, a_request
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -40,7 +40,7 @@ class Notes(Telemetry):
     def accepted(self, job: Job) -> None:
         self.told.append(f"accepted {job.id}")
 
-    def looked(self, job: Job, found: str) -> None:
+    def polled(self, job: Job, found: str) -> None:
         self.told.append(f"looked {found}")
 
     def ended(self, job: Job) -> None:
@@ -95,7 +95,7 @@ async def test_telemetry_that_fails_harms_nobody(world: MakeWorld, caplog: pytes
     """Its error is logged, and the job goes on."""
 
     class Broken(Telemetry):
-        def looked(self, job: Job, found: str) -> None:
+        def polled(self, job: Job, found: str) -> None:
             raise LookupError("the collector is down")
 
     with caplog.at_level(logging.ERROR, "modelslab_async"):
@@ -124,7 +124,7 @@ async def test_open_telemetry(world: MakeWorld, tmp_path: Path) -> None:
     assert first.attributes["error.type"] == "JobFailedError"
     names = Counter(event.name for event in second.events)
     assert names["accepted"] == 1
-    assert names["look"] == job._looks
+    assert names["look"] == job.polls
     assert (names["refused"], names["retry"]) == (1, 1)
     figures = _figures(reader)
     assert figures["gen_ai.client.operation.duration"] == 2

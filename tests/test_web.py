@@ -18,9 +18,9 @@ import aiohttp
 import pytest
 import uvicorn
 from aiohttp import web
-from conftest import KEY, World, a_request
 from fastapi import FastAPI, Request
 from fastapi.responses import StreamingResponse
+from helpers.world import KEY, World, a_request
 from starlette.applications import Starlette
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import JSONResponse
@@ -282,7 +282,7 @@ async def test_two_workers_share_the_deliveries(tmp_path: Path, unused_tcp_port:
     url = f"http://127.0.0.1:{unused_tcp_port}"
     async with emulated(queue_limit=50) as emulator:
         told = {"HOOKS": f"{url}/hooks", "SERVICE": emulator.url, "JOURNAL": str(tmp_path / "jobs.db")}
-        words = ["-m", "uvicorn", "_two_workers:app", "--workers", "2", "--port", str(unused_tcp_port)]
+        words = ["-m", "uvicorn", "helpers.two_workers:app", "--workers", "2", "--port", str(unused_tcp_port)]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *words),
             cwd=Path(__file__).parent,

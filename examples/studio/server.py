@@ -121,7 +121,7 @@ async def submit(request: Request) -> Response:
         raise SaidError(429, "Today's budget is used up: come back tomorrow.") from error
     except InvalidRequestError as error:
         names = {"init_image": "The picture", "prompt": "The prompt"}
-        words = (f"{names.get(each.field, each.field)} is {each.rule}; {each.way_out}." for each in error.problems)
+        words = (f"{names.get(each.field, each.field)} is {each.requirement}; {each.hint}." for each in error.problems)
         raise SaidError(422, " ".join(words)) from error
     studio.keep(job)
     return JSONResponse({"ref": ref}, 201)

@@ -83,4 +83,4 @@ class Decider:
 
     async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
         ref = steps.ref_of(self.folder.batch, entry, attempt)
-        return await self.client._recoverer.journal.find(self.client._books.account, ref=ref)
+        return await self.client._recoverer.journal.find(self.client._recorder.account, ref=ref)

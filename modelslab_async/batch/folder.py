@@ -127,8 +127,8 @@ def _difference(before: Owner, owner: Owner) -> str:
     return f"its jobs are kept in the journal {before.journal}"
 
 
-def _problem(path: Path, rule: str, way_out: str) -> InvalidRequestError:
-    return InvalidRequestError([Problem("folder", repr(str(path)), rule, way_out)])
+def _problem(path: Path, requirement: str, hint: str) -> InvalidRequestError:
+    return InvalidRequestError([Problem("folder", repr(str(path)), requirement, hint)])
 
 
 @contextmanager

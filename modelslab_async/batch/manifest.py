@@ -154,9 +154,9 @@ def _params_of(request: ImageToVideoUltra) -> dict[str, Any]:
     return {field.name: getattr(request, field.name) for field in attrs.fields(ImageToVideoUltra)}
 
 
-def _hidden(rule: str, hint: str) -> Problem:
+def _hidden(requirement: str, hint: str) -> Problem:
     """Return the problem of a line whose values cannot be told apart. It shows none of them: one may be a key."""
-    return Problem("line", "hidden", rule, hint)
+    return Problem("line", "hidden", requirement, hint)
 
 
 # --- files ---
@@ -192,8 +192,8 @@ def _objects(file: Iterable[str]) -> Iterator[_Line]:
 
 
 def _object(line: str) -> Mapping[str, Any] | Problem:
-    if rule := _broken(line):
-        return _hidden(rule, _SAVE_AS_UTF_8)
+    if requirement := _broken(line):
+        return _hidden(requirement, _SAVE_AS_UTF_8)
     hint = "write one JSON object a line; the name of a table ends in .csv"
     try:
         params = json.loads(line)
@@ -240,8 +240,8 @@ def _table(file: Iterable[str]) -> Iterator[_Line]:
 
 def _decoded(lines: Iterable[str]) -> Iterator[str]:
     for number, line in enumerate(lines, 1):
-        if rule := _broken(line):
-            raise _TableError(f"line {number} {rule}", _SAVE_AS_UTF_8)
+        if requirement := _broken(line):
+            raise _TableError(f"line {number} {requirement}", _SAVE_AS_UTF_8)
         yield line.lstrip("\ufeff")
 
 

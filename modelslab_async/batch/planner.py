@@ -28,7 +28,7 @@ async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> Bat
                 for problem in problems_of(client, entry):
                     plan.wrong(problem, entry.line)
     plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
-    plan.usd = client._books.prices.estimate(plan.submit).usd
+    plan.usd = client._recorder.prices.estimate(plan.submit).usd
     _check_budget(plan, client)
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
         plan.wrong(Problem("wallet", f"{wallet} USD", f"the batch costs {plan.usd} USD", "fill it, or make fewer"))
@@ -46,7 +46,7 @@ async def price(client: Client, source: Source) -> BatchPlan:
             for problem in problems:
                 plan.wrong(problem, entry.line)
     plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
-    plan.usd = client._books.prices.estimate(plan.submit).usd
+    plan.usd = client._recorder.prices.estimate(plan.submit).usd
     return plan
 
 
@@ -99,8 +99,8 @@ def problems_of(client: Client, entry: Entry) -> Sequence[Problem]:
 
 
 def _check_budget(plan: BatchPlan, client: Client) -> None:
-    books = client._books
-    left = books.budget.jobs_left(books.prices, books.clock()) if books.budget else None
+    recorder = client._recorder
+    left = recorder.budget.jobs_left(recorder.prices, recorder.clock()) if recorder.budget else None
     if left is not None and left < plan.submit:
-        rule = f"allows {left} more of the batch's {plan.submit} jobs, which cost {plan.usd} USD"
-        plan.wrong(Problem("budget", repr(books.budget), rule, "allow more, or make fewer"))
+        requirement = f"allows {left} more of the batch's {plan.submit} jobs, which cost {plan.usd} USD"
+        plan.wrong(Problem("budget", repr(recorder.budget), requirement, "allow more, or make fewer"))

@@ -30,8 +30,8 @@ def write_report(folder: Path, *, to: Path | None = None) -> Path:
     """
     results = list({result.item: result for result in read_results(folder)}.values())
     if not results:
-        way_out = "pass the folder that a batch wrote to"
-        raise InvalidRequestError([Problem("folder", repr(str(folder)), "no results in it", way_out)])
+        hint = "pass the folder that a batch wrote to"
+        raise InvalidRequestError([Problem("folder", repr(str(folder)), "no results in it", hint)])
     target = to or folder / REPORT_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")

@@ -177,7 +177,7 @@ class Run:
         recoverer = self.client._recoverer
         is_mine = record.owner == recoverer.journal.owner or not recoverer.journal.is_alive(record.owner)
         if is_mine and (job := await recoverer.restored(record)):
-            recoverer.untold.discard(job.ref)
+            recoverer.undelivered.discard(job.ref)
             return await self._awaited(entry, job)
         return BatchEvent(entry=entry, step=Step.LEFT)  # another client is at it
 

@@ -102,7 +102,7 @@ async def _batch(
         try:
             _report(output, folder, None)
         except InvalidRequestError as error:
-            output.say(f"no report: {error.problems[0].rule}")
+            output.say(f"no report: {error.problems[0].requirement}")
     return code
 
 
@@ -227,7 +227,7 @@ async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given
     key = next(usable, wrapped_key("no key is needed"))
     async with Client(key, enterprise=settings.enterprise, limits=limits_of(settings)) as client:
         plan = await price(client, read_manifest(manifest, for_all))
-        estimate = client._books.prices.estimate(plan.submit)
+        estimate = client._recorder.prices.estimate(plan.submit)
     _check_lines(plan, manifest)
     for problem in plan.problems:
         output.say(str(problem), "red")
@@ -262,7 +262,7 @@ def _report(output: Output, folder: Path, to: Path | None) -> None:
         with to.open("rb") as there:
             is_page = there.read(14).lower() == b"<!doctype html"
         if not is_page:
-            rule, way_out = "a file that is no report is there", "choose another, or remove it first"
-            raise InvalidRequestError([Problem("output", repr(str(to)), rule, way_out)])
+            requirement, hint = "a file that is no report is there", "choose another, or remove it first"
+            raise InvalidRequestError([Problem("output", repr(str(to)), requirement, hint)])
     path = write_report(folder, to=to)
     output.result({"event": "report", "path": path}, str(path))

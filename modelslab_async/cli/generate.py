@@ -86,14 +86,14 @@ async def _check_unpaid(client: Client, wanted: Mapping[str, Any]) -> None:
     picture = str(wanted["init_image"])
     place = _place(picture)
     journal = client._recoverer.journal
-    for row in await journal.unfinished(client._books.account):
+    for row in await journal.unfinished(client._recorder.account):
         is_same = row.picture and _place(str(row.picture.get("where", ""))) == place
         is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
         if is_same and is_open and {**(row.request or {}), "track_id": ""} == told:
             what = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
-            way_out = f"modelslab-async {what} {row.ref}, or --track-id NAME to pay for another"
-            rule = "an earlier run has, or may have, paid for just this, and did not save it"
-            raise InvalidRequestError([Problem("image", repr(picture), rule, way_out)])
+            hint = f"modelslab-async {what} {row.ref}, or --track-id NAME to pay for another"
+            requirement = "an earlier run has, or may have, paid for just this, and did not save it"
+            raise InvalidRequestError([Problem("image", repr(picture), requirement, hint)])
 
 
 def _place(where: str) -> str:
@@ -103,17 +103,17 @@ def _place(where: str) -> str:
 
 def _check_target(target: Path, *, force: bool) -> None:
     """Before anything is paid: that the file can be made there."""
-    rule, way_out = "", "choose another"
+    requirement, hint = "", "choose another"
     try:
         with TemporaryFile(dir=next(parent for parent in target.absolute().parents if parent.exists())):
             if target.is_dir():
-                rule = "a folder"
+                requirement = "a folder"
             elif target.exists() and not force:
-                rule, way_out = "is there already", "choose another, or pass --force"
+                requirement, hint = "is there already", "choose another, or pass --force"
     except OSError as error:
-        rule = f"no file can be made there: {error.strerror}"
-    if rule:
-        raise InvalidRequestError([Problem("output", repr(str(target)), rule, way_out)])
+        requirement = f"no file can be made there: {error.strerror}"
+    if requirement:
+        raise InvalidRequestError([Problem("output", repr(str(target)), requirement, hint)])
 
 
 async def _wait(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:

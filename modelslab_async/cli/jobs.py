@@ -120,7 +120,7 @@ def recover(settings: Settings, *, search: bool) -> None:
     async def work() -> Exit:
         async with client_of(settings) as client:
             found = await client.recover(search=search)
-        groups = {"uncertain": found.uncertain, "unsent": found.unsent, "elsewhere": found.elsewhere}
+        groups = {"uncertain": found.uncertain, "unsent": found.unsent, "owned_elsewhere": found.owned_elsewhere}
         told: dict[str, Any] = {name: [told_of(row) for row in rows] for name, rows in groups.items()}
         told["jobs"] = [{"ref": job.ref, "job_id": job.id, "state": job.state} for job in found.jobs]
         told["candidates"] = [{"job_id": each.id, "links": each.links} for each in found.candidates]
@@ -129,7 +129,7 @@ def recover(settings: Settings, *, search: bool) -> None:
             return Exit.DONE
         say = settings.output.say
         say(f"{len(found.jobs)} paid for and not collected{': modelslab-async collect' if found.jobs else ''}")
-        say(f"{len(found.unsent)} never sent, {len(found.elsewhere)} in the care of another process")
+        say(f"{len(found.unsent)} never sent, {len(found.owned_elsewhere)} in the care of another process")
         what = ": modelslab-async resolve REF --id ID | --lost" if found.uncertain else ""
         say(f"{len(found.uncertain)} uncertain{what}")
         settings.output.table({}, _HEAD, [_cells(row) for row in found.uncertain], "")

@@ -140,7 +140,7 @@ class Output:
 
 def told_problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:
     """For JSON, in the words of those who type."""
-    return [{**problem._asdict(), "way_out": as_flags(problem.way_out)} for problem in problems]
+    return [{**problem._asdict(), "hint": as_flags(problem.hint)} for problem in problems]
 
 
 def words_of(error: BaseException) -> str:
@@ -149,8 +149,8 @@ def words_of(error: BaseException) -> str:
         case click.ClickException():
             return error.format_message()
         case OSError(filename=str(path), strerror=str(reason)):
-            way_out = _WAYS_OUT.get(error.errno or 0)
-            return f"{path}: {reason}{f'; {way_out}' if way_out else ''}"
+            hint = _WAYS_OUT.get(error.errno or 0)
+            return f"{path}: {reason}{f'; {hint}' if hint else ''}"
         case ModelsLabError() | OSError():
             return as_flags(str(error))
         case _:

@@ -75,7 +75,7 @@ class Order:
         return "failed" if self.failed else "success"
 
 
-def account_of(key: str) -> str:
+def account_fingerprint(key: str) -> str:
     """What a ledger shows of a key: enough to tell accounts apart, and no more."""
     return hashlib.sha256(f"emulator {key}".encode(errors="surrogatepass")).hexdigest()[:10]
 
@@ -139,7 +139,7 @@ class Ledger:
 
     def total(self, key: str | None = None) -> Decimal:
         """USD, of one key or of all."""
-        wanted = [charge for charge in self.charges if key is None or charge.account == account_of(key)]
+        wanted = [charge for charge in self.charges if key is None or charge.account == account_fingerprint(key)]
         return sum((charge.usd for charge in wanted), Decimal(0))
 
     def track_ids(self) -> list[str | None]:

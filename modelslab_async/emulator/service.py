@@ -25,7 +25,7 @@ from modelslab_async.emulator.order import (
     Ledger,
     Order,
     Work,
-    account_of,
+    account_fingerprint,
     draw_eta,
     file_name,
     processing_seconds,
@@ -33,12 +33,12 @@ from modelslab_async.emulator.order import (
 from modelslab_async.emulator.params import Refusal, is_inline, parsed, positive, read_upload, read_work, truth
 from modelslab_async.emulator.queue import Book
 from modelslab_async.emulator.replies import Answer, Deed, Delivery, json_answer
-from modelslab_async.protocol.request import Endpoint, is_http_url
+from modelslab_async.protocol.request import Deployment, is_http_url
 from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path
 
 ASSETS_PATH = "/api/v6/assets_generated"
-_FETCH_FOLDERS = {fetch_path(endpoint, "").rstrip("/") for endpoint in Endpoint}
-_ENTERPRISE = SUBMIT_PATHS[Endpoint.ENTERPRISE].rpartition("/")[0]
+_FETCH_FOLDERS = {fetch_path(deployment, "").rstrip("/") for deployment in Deployment}
+_ENTERPRISE = SUBMIT_PATHS[Deployment.ENTERPRISE].rpartition("/")[0]
 _ADMIN = ("restart_server", "update_server", "clear_cache", "clear_queue", "system_details")
 _AT_ONCE_SECONDS = 5.0
 """A job that takes less is answered with success at once, as in the page's sample (4.49 s)."""
@@ -105,7 +105,7 @@ class Service:
         """The URL of the picture that the shell is to fetch before `handle`, or None."""
         params = parsed(body)
         source = params.get("init_image")
-        inline = is_inline(params, enterprise=path == SUBMIT_PATHS[Endpoint.ENTERPRISE])
+        inline = is_inline(params, enterprise=path == SUBMIT_PATHS[Deployment.ENTERPRISE])
         wanted = path in SUBMIT_PATHS.values() and not inline and is_http_url(source)
         return str(source) if wanted else None
 
@@ -160,7 +160,7 @@ class Service:
         work, steps = read_work(params, picture, rng, enterprise=enterprise)
         if self._wallet is not None and self._balance(key) < PRICE_USD:
             raise Refusal(402, "You have insufficient credits in your wallet.")
-        account = account_of(key)
+        account = account_fingerprint(key)
         if not self.book.has_place(account, now):
             raise self._no_place()
         order = self._take(now, account, params, work, processing_seconds(work, steps, rng) / self.speed, rule, rng)
@@ -206,14 +206,14 @@ class Service:
 
     def _fetch(self, now: float, key: str, job_id: str, rule: Rule | None) -> Answer:
         order = self.orders.get(int(job_id)) if re.fullmatch(r"[0-9]{1,18}", job_id) else None
-        if order is None or order.account != account_of(key):
+        if order is None or order.account != account_fingerprint(key):
             return json_answer({"status": "failed", "id": "", "message": "Request not found", "output": ""})
         if rule and (rule.fault is not Fault.EMPTY_OUTPUT or order.state(now) == "success"):
             self._plan.shown(rule)
         return replies.fetched(order, self.origin, now, rule.fault if rule else None, self._rng)
 
     def _count(self, now: float, key: str) -> Answer:
-        calls = self._counts[account_of(key)]
+        calls = self._counts[account_fingerprint(key)]
         while calls and calls[0] <= now - 60 / self.speed:
             calls.popleft()
         if len(calls) >= _COUNT_CALLS_A_MINUTE:
@@ -230,7 +230,7 @@ class Service:
 
     def _assets(self, now: float, key: str, params: dict[str, Any]) -> Answer:
         page, per_page = positive(params.get("page"), 1), min(positive(params.get("per_page"), 10), 30)
-        done = [o for o in self.orders.values() if o.account == account_of(key) and o.state(now) == "success"]
+        done = [o for o in self.orders.values() if o.account == account_fingerprint(key) and o.state(now) == "success"]
         return replies.listed(done[::-1], self.origin, page, per_page)
 
     def _admin(self, now: float, command: str) -> Answer:
@@ -273,7 +273,7 @@ class Service:
 
     def running(self, key: str, now: float) -> list[Order]:
         """The jobs of a key that are queued or processing."""
-        return self.book.running(account_of(key), now)
+        return self.book.running(account_fingerprint(key), now)
 
     def _key(self, params: dict[str, Any]) -> str:
         key = params.get("key")

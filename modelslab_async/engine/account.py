@@ -4,24 +4,24 @@ import asyncio
 import random
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelslab_async.engine.deliveries import Receiver
+from modelslab_async.engine.deliveries import DeliveryHandler
 from modelslab_async.engine.dispatcher import Dispatcher
-from modelslab_async.engine.poller import Watcher
-from modelslab_async.engine.recorder import Books
+from modelslab_async.engine.poller import Poller
+from modelslab_async.engine.recorder import Recorder
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
-from modelslab_async.engine.webhook_health import Hearing
+from modelslab_async.engine.webhook_health import WebhookHealth
 from modelslab_async.journal.base import Journal
-from modelslab_async.polling.estimator import Experience
+from modelslab_async.polling.estimator import DurationEstimator
 from modelslab_async.polling.flow import WaitStrategy
 from modelslab_async.polling.schedule import RateLimiter
 from modelslab_async.protocol.pricing import Budget, PriceList
-from modelslab_async.protocol.request import Endpoint, LimitsMode
+from modelslab_async.protocol.request import Deployment, LimitsMode
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.telemetry import Notifier, Telemetry
-from modelslab_async.transport.api import Line
+from modelslab_async.transport.api import ServiceApi
 from modelslab_async.transport.base import Transport
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ class Common(NamedTuple):
     """What is shared; the arguments of `Client` that are the same for all accounts."""
 
     base_url: str
-    endpoint: Endpoint
+    deployment: Deployment
     limits: LimitsMode
     wait: WaitStrategy
-    experience: Experience
+    estimator: DurationEstimator
     rate_limiter: RateLimiter
     journal: Journal | None
     prices: PriceList
@@ -51,24 +51,24 @@ class Common(NamedTuple):
 class Account(NamedTuple):
     """One key's jobs: its line to the service, its books, its places."""
 
-    line: Line
-    books: Books
+    api: ServiceApi
+    recorder: Recorder
     saver: Saver
     dispatcher: Dispatcher
     recoverer: Recoverer
-    receiver: Receiver
+    deliveries: DeliveryHandler
 
 
 def make_account(
-    common: Common, key: ApiKey, *, budget: Budget | None, max_in_flight: int, is_guest: bool = False
+    common: Common, key: ApiKey, *, budget: Budget | None, max_in_flight: int, shares_journal: bool = False
 ) -> Account:
     """Put one together. A guest's journal is opened and closed by somebody else."""
-    line = Line(common.transport, key, common.base_url, common.endpoint, common.timeouts, common.rng)
-    books = Books(key, common.base_url, common.journal, budget, common.prices, is_guest=is_guest)
-    hearing, notifier = Hearing(), Notifier(common.telemetry)
-    watcher = Watcher(line, notifier, common.wait, common.experience, common.rate_limiter, hearing)
-    saver = Saver(line, notifier, books, common.saves)
-    dispatcher = Dispatcher(Submitter(line, notifier, books), watcher, saver, notifier, max_in_flight)
-    recoverer = Recoverer(books, dispatcher)
-    receiver = Receiver(dispatcher, books, recoverer, hearing)
-    return Account(line, books, saver, dispatcher, recoverer, receiver)
+    api = ServiceApi(common.transport, key, common.base_url, common.deployment, common.timeouts, common.rng)
+    recorder = Recorder(key, common.base_url, common.journal, budget, common.prices, shares_journal=shares_journal)
+    webhook_health, notifier = WebhookHealth(), Notifier(common.telemetry)
+    poller = Poller(api, notifier, common.wait, common.estimator, common.rate_limiter, webhook_health)
+    saver = Saver(api, notifier, recorder, common.saves)
+    dispatcher = Dispatcher(Submitter(api, notifier, recorder), poller, saver, notifier, max_in_flight)
+    recoverer = Recoverer(recorder, dispatcher)
+    deliveries = DeliveryHandler(dispatcher, recorder, recoverer, webhook_health)
+    return Account(api, recorder, saver, dispatcher, recoverer, deliveries)

@@ -74,8 +74,8 @@ def normalize_request(request: AnyRequest | None, params: Mapping[str, Any]) -> 
     """Return one request of what `submit` was given. Raise InvalidRequestError if it is no request."""
     given: object = request
     if not isinstance(given, ImageToVideoUltra | Mapping | None):
-        rule = "must be an ImageToVideoUltra, or a mapping of parameters"
-        raise refusal("request", given, rule, "pass submit(prompt=..., init_image=...)")
+        requirement = "must be an ImageToVideoUltra, or a mapping of parameters"
+        raise refusal("request", given, requirement, "pass submit(prompt=..., init_image=...)")
     if isinstance(request, ImageToVideoUltra):
         if not params:
             return request
@@ -125,5 +125,5 @@ _RULES: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
 def check_arguments(given: Mapping[str, object], key: ApiKey) -> None:
     """Those that have a rule. Raises InvalidRequestError with all that cannot be right, or holds the key."""
     key.require_absent(**{name: given[name] for name in (*_RULES, "proxy") if name in given})
-    rules = ((name, given[name], *rule) for name, rule in _RULES.items() if name in given)
-    require(*((is_right(value), name, value, rule, way_out) for name, value, is_right, rule, way_out in rules))
+    rules = ((name, given[name], *requirement) for name, requirement in _RULES.items() if name in given)
+    require(*((is_right(value), name, value, requirement, hint) for name, value, is_right, requirement, hint in rules))

@@ -8,9 +8,9 @@ from typing import Any
 
 from modelslab_async.aio import wait_for_event
 from modelslab_async.engine.dispatcher import Dispatcher
-from modelslab_async.engine.recorder import Books
+from modelslab_async.engine.recorder import Recorder
 from modelslab_async.engine.recovery import Recoverer
-from modelslab_async.engine.webhook_health import Hearing
+from modelslab_async.engine.webhook_health import WebhookHealth
 from modelslab_async.errors import JournalError
 from modelslab_async.job.future import Job
 from modelslab_async.protocol import wire
@@ -24,11 +24,18 @@ _MOST_TASKS = 1000
 _log = logging.getLogger("modelslab_async")
 
 
-class Receiver:
+class DeliveryHandler:
     """A delivery decides nothing: it leads to a look, and that answer counts."""
 
-    def __init__(self, dispatcher: Dispatcher, books: Books, recoverer: Recoverer, hearing: Hearing) -> None:
-        self.dispatcher, self.books, self.recoverer, self.hearing = dispatcher, books, recoverer, hearing
+    def __init__(
+        self, dispatcher: Dispatcher, recorder: Recorder, recoverer: Recoverer, webhook_health: WebhookHealth
+    ) -> None:
+        self.dispatcher, self.recorder, self.recoverer, self.webhook_health = (
+            dispatcher,
+            recorder,
+            recoverer,
+            webhook_health,
+        )
         self._tasks = set[asyncio.Task[None]]()
         self._closing = asyncio.Event()
         self._resting = dict[Job, bool]()
@@ -40,8 +47,8 @@ class Receiver:
 
     def receive(self, ref: str, job_id: str | None) -> None:
         """A delivery for this ref came, which names this id of the service (None: none). The key is no id."""
-        job_id = None if job_id and self.books.key.is_in(job_id) else job_id
-        is_open = self.books.is_open and not self._closing.is_set()
+        job_id = None if job_id and self.recorder.key.is_in(job_id) else job_id
+        is_open = self.recorder.is_open and not self._closing.is_set()
         if not self._tell(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
             self._go(self._pass_on(ref, job_id))
 
@@ -49,9 +56,9 @@ class Receiver:
         """Whether its job is open here, and then knows."""
         job = self.dispatcher.jobs.get(ref)
         if job is None:
-            self.hearing.told_late(ref)
+            self.webhook_health.delivered_late(ref)
             return False
-        if job_id in self.dispatcher.past:
+        if job_id in self.dispatcher.recent_ids:
             job_id = None
         if job.state is JobState.UNCERTAIN:
             if job_id:
@@ -59,7 +66,7 @@ class Receiver:
                 job.wake()
         elif job.state is not JobState.WAITING:
             if job._is_called:
-                self.hearing.told(ref)
+                self.webhook_health.told(ref)
             job._heard_id = job_id or job._heard_id
             self._wake(job)
         return True
@@ -84,7 +91,7 @@ class Receiver:
     async def close(self) -> None:
         """Hear no more of jobs that are not open; what was taken from the journal is passed on first."""
         self._closing.set()
-        self.hearing.close()
+        self.webhook_health.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -104,7 +111,7 @@ class Receiver:
     async def _listen(self) -> None:
         while not await wait_for_event(self._closing, LISTEN_EVERY):
             with suppress(JournalError):
-                for word in await self.recoverer.journal.delivered(self.books.account):
+                for word in await self.recoverer.journal.delivered(self.recorder.account):
                     if not self._tell(*word):
                         self._go(self._pass_on(*word))
 

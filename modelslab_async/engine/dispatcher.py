@@ -8,12 +8,12 @@ from typing import Any, assert_never
 
 from modelslab_async import aio
 from modelslab_async.engine.endings import give_up, let_go, mistake, stays_uncertain
-from modelslab_async.engine.poller import Watcher
+from modelslab_async.engine.poller import Poller
 from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
 from modelslab_async.errors import JournalError
 from modelslab_async.job.future import Job
-from modelslab_async.polling.schedule import haste
+from modelslab_async.polling.schedule import urgency
 from modelslab_async.protocol import lifecycle, record, wire
 from modelslab_async.protocol.effects import SlotEffect, effects_of
 from modelslab_async.protocol.lifecycle import JobState
@@ -23,7 +23,7 @@ from modelslab_async.protocol.statistics import Statistics
 from modelslab_async.telemetry import Notifier, Telemetry
 
 _log = logging.getLogger("modelslab_async")
-ELSEWHERE_EVERY = 2.0
+ASK_ELSEWHERE_EVERY = 2.0
 """Seconds between two looks into the journal for places of other clients, while somebody waits for one."""
 _DOUBTS = 2.0
 """An uncertain job holds its place for so many times what such jobs take."""
@@ -38,16 +38,16 @@ class Dispatcher:
     """Gives jobs their turn, and keeps the tasks that drive them. A job that waits costs no task."""
 
     def __init__(
-        self, submitter: Submitter, watcher: Watcher, saver: Saver, notifier: Notifier, max_in_flight: int
+        self, submitter: Submitter, poller: Poller, saver: Saver, notifier: Notifier, max_in_flight: int
     ) -> None:
         self.jobs: dict[str, Job] = {}
         """The open jobs, by ref."""
-        self.past = deque[str | None](maxlen=1000)
+        self.recent_ids = deque[str | None](maxlen=1000)
         """Ids of the last that ended: a delivery of theirs may come late, to a job that has the same ref."""
         self.slots = Slots[Job](max_in_flight)
-        self._submitter, self._watcher, self._saver = submitter, watcher, saver
-        self.outlook, self.save = watcher.outlook, saver.save
-        self._line, self._books, self._notifier = submitter.line, submitter.books, notifier
+        self._submitter, self._poller, self._saver = submitter, poller, saver
+        self.forecast, self.save = poller.forecast, saver.save
+        self._api, self._recorder, self._notifier = submitter.api, submitter.recorder, notifier
         self._tasks: dict[Job, asyncio.Task[None]] = {}
         self._submits: dict[Job, asyncio.Task[None]] = {}
         """Paid requests under way. A cancelled driver does not cancel its own."""
@@ -57,26 +57,26 @@ class Dispatcher:
         self._retry: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
         self._asking: asyncio.Task[None] | None = None
-        watcher.hearing.worth.haste = lambda: haste(self.slots.waiting, self.slots.cap)
+        poller.webhook_health.poll_value.urgency = lambda: urgency(self.slots.waiting, self.slots.cap)
 
-    async def count_elsewhere(self) -> None:
+    async def count_slots_used_elsewhere(self) -> None:
         """Places that other clients' jobs are known to fill are not free for ours."""
-        elsewhere = await self._books.places_elsewhere()
+        used_elsewhere = await self._recorder.slots_used_elsewhere()
         now = self._count_idle_time(aio.now())
-        self.slots.elsewhere = elsewhere
+        self.slots.used_elsewhere = used_elsewhere
         self._pump(now)
 
     def statistics(self) -> Statistics:
         """How it stands."""
         self._count_idle_time(aio.now())
         states = Counter(job.state for job in self.jobs.values())
-        return self._line.tally.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
+        return self._api.counters.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
 
     def enqueue(self, job: Job) -> None:
         """A new job: it goes when its turn comes."""
         self._notifier.notify(Telemetry.submitted, job)
         self.jobs[job.ref] = job
-        if self.slots.is_full and not self.slots.elsewhere:  # then nothing follows from one more
+        if self.slots.is_full and not self.slots.used_elsewhere:  # then nothing follows from one more
             self.slots.enqueue(job)
             return
         now = self._count_idle_time(job._submitted_at)
@@ -101,16 +101,16 @@ class Dispatcher:
     @property
     def api_key(self) -> ApiKey:
         """The key of the client's account."""
-        return self._line.key
+        return self._api.key
 
     @property
     def price(self) -> Decimal:
         """What a job costs, USD."""
-        return self._books.prices.usd
+        return self._recorder.prices.usd
 
     def moved(self, job: Job, event: lifecycle.Event) -> None:
         """What a job's move means for the places, and who is next."""
-        self._books.moved(job, event)
+        self._recorder.moved(job, event)
         _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
         self._announce(job, event)
         if effects_of(event).slot is not SlotEffect.KEEP:
@@ -160,8 +160,8 @@ class Dispatcher:
         """The job has a result."""
         if self.jobs.get(job.ref) is job:  # one that was refused may share the ref of an open job
             del self.jobs[job.ref]
-        self.past.append(job.id)
-        self._line.tally.ended[job.state] += 1
+        self.recent_ids.append(job.id)
+        self._api.counters.ended[job.state] += 1
         self._notifier.notify(Telemetry.ended, job)
 
     def stop(self) -> None:
@@ -184,10 +184,10 @@ class Dispatcher:
 
         A job that waits for its turn stays WAITING in the journal, for the next client; without one it is cancelled.
         """
-        self._line.closing.set()
+        self._api.closing.set()
         try:
             if self._submits:
-                await asyncio.wait(list(self._submits.values()), timeout=self._line.timeouts.submit)
+                await asyncio.wait(list(self._submits.values()), timeout=self._api.timeouts.submit)
         finally:
             tasks = [task for task in (*self._submits.values(), *self._tasks.values(), self._asking) if task]
             for task in tasks:
@@ -202,23 +202,23 @@ class Dispatcher:
                         timer.cancel()
 
     def _let_go(self, job: Job) -> None:
-        let_go(job, is_kept=self._books.is_kept(job), is_sent=job in self._submits)
+        let_go(job, is_kept=self._recorder.is_kept(job), is_sent=job in self._submits)
         if job.state is JobState.WAITING:
-            self._books.postpone(job)
+            self._recorder.postpone(job)
 
     def has_id(self, job_id: str, but: Job) -> bool:
         """Return whether another job that runs here, or ended here lately, has this id of the service."""
-        return job_id in self.past or any(job.id == job_id for job in self._tasks if job is not but)
+        return job_id in self.recent_ids or any(job.id == job_id for job in self._tasks if job is not but)
 
     def _pump(self, now: float) -> None:
         """Give the free places to those who wait; come again when the service said so."""
-        if self._line.closing.is_set() or self._is_stopping:
+        if self._api.closing.is_set() or self._is_stopping:
             return
         for job in self.slots.grant(now):
             job._advance(lifecycle.Started())
             self._run(job)
         self._retry_at(self.slots.retry_at)
-        if self.slots.elsewhere and self.slots.waiting and self._asking is None:
+        if self.slots.used_elsewhere and self.slots.waiting and self._asking is None:
             self._asking = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")
 
     def _retry_at(self, at: float | None) -> None:
@@ -234,17 +234,17 @@ class Dispatcher:
 
     async def _ask_elsewhere(self) -> None:
         """See from time to time whether a place has become free."""
-        await asyncio.sleep(ELSEWHERE_EVERY)
+        await asyncio.sleep(ASK_ELSEWHERE_EVERY)
         self._asking = None
         try:
-            await self.count_elsewhere()
+            await self.count_slots_used_elsewhere()
         except JournalError:  # then what was known goes on
             self._pump(self._count_idle_time(aio.now()))
 
     def _count_idle_time(self, now: float) -> float:
         """Called before the places change. Gives the time."""
         if self.slots.waiting:
-            self._line.tally.slot_idle_time += (now - self._idle_since) * self.slots.idle
+            self._api.counters.slot_idle_time += (now - self._idle_since) * self.slots.idle
         self._idle_since = now
         return now
 
@@ -258,12 +258,12 @@ class Dispatcher:
         try:
             while job.state is JobState.SUBMITTING:
                 await self._submit(job)
-            if self._line.closing.is_set() and job.state is not JobState.UNCERTAIN:
+            if self._api.closing.is_set() and job.state is not JobState.UNCERTAIN:
                 return self._let_go(job)
             if job.state is JobState.PROCESSING:
-                await self._watcher.follow(job)
+                await self._poller.follow(job)
             if job.state is JobState.READY:
-                await self._watcher.find_file(job)
+                await self._poller.find_file(job)
         except asyncio.CancelledError:
             self._let_go(job)
             raise
@@ -287,7 +287,7 @@ class Dispatcher:
             doubt.cancel()
         else:
             self.slots.in_doubt(job)
-            hold = min(record.PLACE_HOLD, _DOUBTS * self.outlook(job, None).left(0.0))
+            hold = min(record.SLOT_HOLD, _DOUBTS * self.forecast(job, None).left(0.0))
             self._holds[job] = asyncio.get_running_loop().call_later(hold, self._free, job)
         if may_be_heard_of:
             self._doubts[job] = asyncio.get_running_loop().call_later(HEARD_WITHIN, stays_uncertain, job)

@@ -18,13 +18,13 @@ from modelslab_async.engine.config import check_arguments, check_key, proxies_of
 from modelslab_async.engine.saver import MAX_SAVES
 from modelslab_async.errors import ClientStateError
 from modelslab_async.journal.base import Journal
-from modelslab_async.polling.estimator import Experience
+from modelslab_async.polling.estimator import DurationEstimator
 from modelslab_async.polling.flow import WaitStrategy
 from modelslab_async.polling.schedule import DEFAULT_POLL_COST, RateLimiter, gaps_at
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.reply import Body
-from modelslab_async.protocol.request import Endpoint, LimitsMode
+from modelslab_async.protocol.request import Deployment, LimitsMode
 from modelslab_async.protocol.secret import ApiKey, hides_key
 from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.telemetry import Telemetry
@@ -78,10 +78,10 @@ class Session:
         timeouts = timeouts or Timeouts()
         common = Common(
             base_url=base_url.rstrip("/"),
-            endpoint=Endpoint.ENTERPRISE if enterprise else Endpoint.V6,
+            deployment=Deployment.ENTERPRISE if enterprise else Deployment.V6,
             limits=limits,
             wait=wait,
-            experience=Experience(gaps_at(poll_cost)),
+            estimator=DurationEstimator(gaps_at(poll_cost)),
             rate_limiter=RateLimiter(max_polls_per_second),
             journal=_sqlite(journal) if isinstance(journal, str | os.PathLike) else journal,
             prices=prices or PriceList(),
@@ -96,8 +96,8 @@ class Session:
         self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)
 
     def _begin(self, common: Common, own: Account, *, parent: Session | None) -> None:
-        self._common, self._parent, self._api_key = common, parent, own.line.key
-        self._line, self._books, self._saver, self._dispatcher, self._recoverer, self._receiver = own
+        self._common, self._parent, self._api_key = common, parent, own.api.key
+        self._api, self._recorder, self._saver, self._dispatcher, self._recoverer, self._deliveries = own
         self._accounts: dict[str, Session] = {}
         self._opening = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
@@ -112,14 +112,14 @@ class Session:
         """Raises JournalError for a journal that cannot be kept, BudgetExceededError for a wallet that is too small."""
         self._enter(opening=True)
         try:
-            await self._books.open()
-            await self._books.check_balance(self.balance)
-            await self._dispatcher.count_elsewhere()
+            await self._recorder.open()
+            await self._recorder.check_balance(self.balance)
+            await self._dispatcher.count_slots_used_elsewhere()
         except BaseException:
             await self.aclose(drain=False)
             raise
-        if self._common.webhook and self._books.journal:
-            self._receiver.listen()
+        if self._common.webhook and self._recorder.journal:
+            self._deliveries.listen()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -160,7 +160,7 @@ class Session:
             stack.callback(self._leave)
             if self._parent is None:
                 stack.push_async_callback(self._common.transport.aclose)
-            for close in (self._books.close, self._dispatcher.let_go, self._receiver.close):  # the last one first
+            for close in (self._recorder.close, self._dispatcher.let_go, self._deliveries.close):  # the last one first
                 stack.push_async_callback(close)
             stack.callback(setattr, self, "_closed", True)
             for account in self._accounts.values():
@@ -168,7 +168,7 @@ class Session:
 
     def _leave(self) -> None:
         if self._common.webhook:
-            self._common.webhook.unregister(self._receiver)
+            self._common.webhook.unregister(self._deliveries)
 
     @property
     def base_url(self) -> str:
@@ -178,22 +178,22 @@ class Session:
     @property
     def prices(self) -> PriceList:
         """What calls cost."""
-        return self._books.prices
+        return self._recorder.prices
 
     async def balance(self) -> wire.Balance:
         """What the account's wallet holds. Raises APIError or TransportError."""
-        return await self._call(wire.BALANCE_PATH, self._line.bare_body, wire.balance)
+        return await self._call(wire.BALANCE_PATH, self._api.bare_body, wire.balance)
 
     async def queue_depth(self) -> int:
         """How many jobs the account has queued or processing, of all endpoints and processes.
 
         The service takes at most 30 such calls a minute. Raises APIError or TransportError.
         """
-        return await self._call(wire.QUEUE_DEPTH_PATH, self._line.bare_body, wire.queue_depth)
+        return await self._call(wire.QUEUE_DEPTH_PATH, self._api.bare_body, wire.queue_depth)
 
     async def _call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
         self._enter(closing_too=True)
-        return await self._line.call(path, body, pick)
+        return await self._api.call(path, body, pick)
 
     def _enter(self, *, closing_too: bool = False, opening: bool = False) -> None:
         """Hold the client to one event loop, and to its lifetime."""
@@ -206,13 +206,13 @@ class Session:
         is_closing = self._closing or (self._parent is not None and self._parent._closing)
         if self._closed or (is_closing and not closing_too):
             raise ClientStateError("this Client is closed: make a new one")
-        if self._books.journal and not (self._books.is_open or opening or closing_too):
+        if self._recorder.journal and not (self._recorder.is_open or opening or closing_too):
             raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
         if self._loop is None:
             check_key(self._api_key, self.base_url)
             self._loop = loop
             if self._common.webhook:
-                self._common.webhook.register(self._receiver, self._books.account)
+                self._common.webhook.register(self._deliveries, self._recorder.account)
 
 
 def _sqlite(path: str | os.PathLike[str]) -> Journal:

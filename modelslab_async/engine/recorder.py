@@ -24,12 +24,12 @@ from modelslab_async.protocol.secret import ApiKey
 _log = logging.getLogger("modelslab_async")
 
 
-def account_of(key: ApiKey, base_url: str) -> str:
+def account_fingerprint(key: ApiKey, base_url: str) -> str:
     """A fingerprint that tells accounts apart and does not tell the key."""
     return key.fingerprint(f"modelslab_async journal {base_url}")
 
 
-class Books:
+class Recorder:
     """The journal's rows, and the budget's numbers. One for each Client.
 
     A guest's journal is another client's, which opens and closes it. The clock gives unix seconds, for other processes.
@@ -43,12 +43,12 @@ class Books:
         budget: Budget | None,
         prices: PriceList,
         *,
-        is_guest: bool = False,
+        shares_journal: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.key, self.journal, self.budget, self.prices = key, journal, budget, prices
-        self.is_guest, self.clock = is_guest, clock
-        self.account = account_of(key, base_url)
+        self.shares_journal, self.clock = shares_journal, clock
+        self.account = account_fingerprint(key, base_url)
         self.is_open = False
         self.left = dict[str, JobRecord]()
         """What ran, or was uncertain, when this client was opened, by ref."""
@@ -56,7 +56,7 @@ class Books:
     async def open(self) -> None:
         """Raises JournalError. What earlier runs spent counts from here on."""
         if self.journal and not self.is_open:
-            if not self.is_guest:
+            if not self.shares_journal:
                 try:
                     await self.journal.open()
                 except BaseException:
@@ -85,7 +85,7 @@ class Books:
         """Write what is left."""
         if self.journal and self.is_open:
             self.is_open = False
-            if not self.is_guest:
+            if not self.shares_journal:
                 await asyncio.shield(self.journal.close())
 
     def begin(self, job: Job) -> None:
@@ -117,9 +117,9 @@ class Books:
             return
         job._record = job._record._replace(picture=self.key.redact(picture))
         if not await self.journal.append(job._record):
-            rule = "a job with this track_id was sent before, and may be paid for"
-            way_out = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"
-            raise refusal("track_id", job.ref, rule, way_out)
+            requirement = "a job with this track_id was sent before, and may be paid for"
+            hint = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"
+            raise refusal("track_id", job.ref, requirement, hint)
 
     async def answered(self, job: Job, event: lifecycle.Event) -> bool:
         """Write an acceptance right after the reply, before it is announced.
@@ -176,13 +176,13 @@ class Books:
         elif self.budget:
             self.budget.release(key)
 
-    async def places_elsewhere(self) -> int:
+    async def slots_used_elsewhere(self) -> int:
         """How many places jobs of other clients are taken to fill."""
         if self.journal is None or not self.is_open:
             return 0
         now, mine = self.clock(), self.journal.owner
         unfinished = await self.journal.unfinished(self.account, ready=False)  # of READY ones there may be very many
-        return sum(record.owner != mine and record.fills_place(now) for record in unfinished)
+        return sum(record.owner != mine and record.holds_slot(now) for record in unfinished)
 
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
         """Have the row of a client that is gone, changed; None where another was quicker."""

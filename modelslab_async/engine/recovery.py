@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from modelslab_async.engine.dispatcher import Dispatcher
-from modelslab_async.engine.recorder import Books, request_from_record
+from modelslab_async.engine.recorder import Recorder, request_from_record
 from modelslab_async.errors import ClientStateError
 from modelslab_async.job.future import Job
 from modelslab_async.journal.base import Journal
@@ -26,40 +26,40 @@ class Recovery(NamedTuple):
     jobs: those that are paid for: watched on, or READY and not saved yet. `job.save` and `await job` work as ever.
     uncertain: those whose reply was lost. `Client.resolve` takes a person's word on them.
     unsent: those that never had their turn: nothing is charged. `Client.resubmit` sends them.
-    elsewhere: those that another client, which is alive, looks after.
+    owned_elsewhere: those that another client, which is alive, looks after.
     candidates: with `search`, the account's recent videos that no row knows: one may be an uncertain job's.
     """
 
     jobs: tuple[Job, ...]
     uncertain: tuple[JobRecord, ...]
     unsent: tuple[JobRecord, ...]
-    elsewhere: tuple[JobRecord, ...]
+    owned_elsewhere: tuple[JobRecord, ...]
     candidates: tuple[Asset, ...] = ()
 
 
 class Recoverer:
     """Takes up jobs of the journal."""
 
-    def __init__(self, books: Books, dispatcher: Dispatcher) -> None:
-        self.books, self.dispatcher = books, dispatcher
+    def __init__(self, recorder: Recorder, dispatcher: Dispatcher) -> None:
+        self.recorder, self.dispatcher = recorder, dispatcher
         self._one_by_one = asyncio.Lock()
-        self.untold = set[str]()
+        self.undelivered = set[str]()
         """Refs of jobs taken up that nobody was given."""
 
     @property
     def journal(self) -> Journal:
         """Raises ClientStateError where there is none."""
-        if self.books.journal is None or not self.books.is_open:
+        if self.recorder.journal is None or not self.recorder.is_open:
             raise ClientStateError("there is no journal: async with Client(journal=...) keeps one")
-        return self.books.journal
+        return self.recorder.journal
 
     async def recover(self, refs: Collection[str] | None) -> Recovery:
         """Collect, and list; of all that is unfinished, or of just these."""
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
         for record in await self._records(refs):
             if record.owner == self.journal.owner:
-                is_told = record.ref in self.dispatcher.jobs and record.ref not in self.untold
-                if is_told or record.state in (JobState.WAITING, JobState.SUBMITTING):
+                is_reliable = record.ref in self.dispatcher.jobs and record.ref not in self.undelivered
+                if is_reliable or record.state in (JobState.WAITING, JobState.SUBMITTING):
                     continue
             elif self.journal.is_alive(record.owner):
                 elsewhere.append(record)
@@ -70,37 +70,37 @@ class Recoverer:
                 uncertain.append(mine)
             elif record.state not in _OVER and (job := await self.restored(record)):
                 jobs.append(job)
-        await self.dispatcher.count_elsewhere()
-        given = tuple(job for job in dict.fromkeys(jobs) if job.ref in self.untold)
-        self.untold -= {job.ref for job in given}
+        await self.dispatcher.count_slots_used_elsewhere()
+        given = tuple(job for job in dict.fromkeys(jobs) if job.ref in self.undelivered)
+        self.undelivered -= {job.ref for job in given}
         return Recovery(given, tuple(uncertain), tuple(unsent), tuple(elsewhere))
 
     async def _records(self, refs: Collection[str] | None) -> Sequence[JobRecord]:
         if refs is None:
-            return await self.journal.unfinished(self.books.account)
+            return await self.journal.unfinished(self.recorder.account)
         return [record for ref in dict.fromkeys(refs) if (record := await self.find(ref))]
 
     async def find(self, ref: str) -> JobRecord | None:
         """The row with this ref, or this id of the service."""
-        return await self.journal.find(self.books.account, ref=ref, job_id=ref)
+        return await self.journal.find(self.recorder.account, ref=ref, job_id=ref)
 
     async def unsent(self, record: JobRecord) -> JobRecord:
         """Return the present row of a job that was never sent. Raises InvalidRequestError if it was, or may be yet."""
         now = await self.find(record.ref)
         if now is None or now.state is not JobState.WAITING:
-            rule = "no job with this ref is in the journal" if now is None else f"that job is {now.state.value}"
-            raise refusal("ref", record.ref, rule, "see Client.recover().unsent")
+            requirement = "no job with this ref is in the journal" if now is None else f"that job is {now.state.value}"
+            raise refusal("ref", record.ref, requirement, "see Client.recover().unsent")
         if self.journal.is_alive(now.owner):
             raise refusal("ref", record.ref, "another client, which is alive, will send it", "leave it to that one")
         return now
 
     async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
         """Those of the account's videos that no row knows."""
-        return tuple([a for a in assets if await self.journal.find(self.books.account, job_id=a.id) is None])
+        return tuple([a for a in assets if await self.journal.find(self.recorder.account, job_id=a.id) is None])
 
     def attach(self, ref: str) -> Job | None:
         """The job of a row with this ref that another client left; None where none is known."""
-        record = self.books.left.get(ref)
+        record = self.recorder.left.get(ref)
         if record is None or record.job_id is None or self.journal.is_alive(record.owner):
             return None
         if self._is_new(record):
@@ -113,22 +113,22 @@ class Recoverer:
         """An uncertain job was taken as `job_id`, or with None was not."""
         record = await self.find(ref)
         if record is None or record.state is not JobState.UNCERTAIN:
-            rule = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
-            raise refusal("ref", ref, rule, "see Client.recover().uncertain")
+            requirement = "no uncertain job has this ref" if record is None else f"that job is {record.state.value}"
+            raise refusal("ref", ref, requirement, "see Client.recover().uncertain")
         if self._is_new(record):
             raise refusal("ref", ref, *_NEW)
-        if job_id and (other := await self.journal.find(self.books.account, job_id=job_id)):
+        if job_id and (other := await self.journal.find(self.recorder.account, job_id=job_id)):
             raise refusal("id", job_id, f"that is the job {other.ref}", CANDIDATES)
         self.dispatcher.resolved(record.ref)
-        over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.books.clock()}
+        over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.recorder.clock()}
         if job_id is None:
             async with self._one_by_one:
                 now = await self.find(record.ref)
-                if not (now and now.state is record.state and await self.books.take_over(record, **over)):
+                if not (now and now.state is record.state and await self.recorder.take_over(record, **over)):
                     raise refusal("ref", ref, "word of it came", "see Client.recover")
-            self.books.resolved(record, taken=False)
+            self.recorder.resolved(record, taken=False)
         job = await self.found(record, job_id)
-        self.untold.discard(record.ref)
+        self.undelivered.discard(record.ref)
         return job
 
     def _is_new(self, record: JobRecord) -> bool:
@@ -141,7 +141,7 @@ class Recoverer:
         known = record._replace(job_id=job_id, charged=True, accepted_at=record.submitted_at)
         job = await self.restored(known) if job_id else None
         if job:
-            self.books.resolved(record, taken=True)
+            self.recorder.resolved(record, taken=True)
         return job
 
     async def restored(self, record: JobRecord) -> Job | None:
@@ -156,11 +156,11 @@ class Recoverer:
                 return None
             is_same = (now.state, now.video) == (record.state, record.video)
             if not (is_same or (record.job_id and {now.state, record.state} <= _IN_DOUBT)):
-                if record.ref not in self.untold or now.state in _OVER:
+                if record.ref not in self.undelivered or now.state in _OVER:
                     return None
                 record = now
-            if mine := await self.books.take_over(record, state=_state_of(record)):
-                self.untold.add(mine.ref)
+            if mine := await self.recorder.take_over(record, state=_state_of(record)):
+                self.undelivered.add(mine.ref)
             return mine and self._job(mine)
 
     async def _doubted(self, record: JobRecord) -> JobRecord | None:
@@ -168,15 +168,15 @@ class Recoverer:
         async with self._one_by_one:
             now = await self.find(record.ref)
             if now == record and record.state is JobState.SUBMITTING:
-                return await self.books.take_over(record, state=JobState.UNCERTAIN)
+                return await self.recorder.take_over(record, state=JobState.UNCERTAIN)
             return now if now and now.state is JobState.UNCERTAIN else None
 
     def _job(self, mine: JobRecord) -> Job:
         if job := self.dispatcher.jobs.get(mine.ref):
             return job
-        self.books.left.pop(mine.ref, None)
+        self.recorder.left.pop(mine.ref, None)
         since = mine.accepted_at or mine.submitted_at or mine.created_at
-        age = max(self.books.clock() - since, 0.0)
+        age = max(self.recorder.clock() - since, 0.0)
         job = Job.restored(self.dispatcher, mine, request_from_record(mine), age=age)
         if not job.done():
             self.dispatcher.adopt(job)

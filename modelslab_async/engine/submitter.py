@@ -8,7 +8,7 @@ from typing import Any
 
 from modelslab_async.aio import wait_for_event
 from modelslab_async.engine.endings import closed_before, mistake, uncertain
-from modelslab_async.engine.recorder import Books
+from modelslab_async.engine.recorder import Recorder
 from modelslab_async.errors import (
     JobFailedError,
     MalformedReplyError,
@@ -21,7 +21,7 @@ from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.reply import Refused
 from modelslab_async.telemetry import Notifier, Telemetry
-from modelslab_async.transport.api import Line, wished
+from modelslab_async.transport.api import ServiceApi, wished
 
 _log = logging.getLogger("modelslab_async")
 
@@ -29,21 +29,21 @@ _log = logging.getLogger("modelslab_async")
 class Submitter:
     """Sends what is paid for: written down before, never sent twice."""
 
-    def __init__(self, line: Line, notifier: Notifier, books: Books) -> None:
-        self.line, self.notifier, self.books = line, notifier, books
+    def __init__(self, api: ServiceApi, notifier: Notifier, recorder: Recorder) -> None:
+        self.api, self.notifier, self.recorder = api, notifier, recorder
 
     async def submit(self, job: Job, has_id: Callable[[str, Job], bool]) -> None:
         """From the job's turn to the service's answer. *has_id* says whether another job here has an id."""
         try:
             body, picture = await self._encoded(job)
-            await self.books.intend(job, picture)
+            await self.recorder.intend(job, picture)
         except Exception as error:  # noqa: BLE001 - its picture is gone, it cannot be written down, or a mistake: not sent
             job._advance(lifecycle.Rejected(error if isinstance(error, ModelsLabError) else mistake(job, error)))
             return
         event = await self._post_submit(job, body)
         try:
             job_id = event.id if isinstance(event, wire.Accepted | wire.Ready) else None
-            is_taken = bool(job_id and has_id(job_id, job)) or not await self.books.answered(job, event)
+            is_taken = bool(job_id and has_id(job_id, job)) or not await self.recorder.answered(job, event)
             if is_taken:
                 event = lifecycle.ReplyLost(_of_another_job(job_id), may_be_heard_of=job._is_called)
         finally:
@@ -61,15 +61,15 @@ class Submitter:
         assert image is not None  # noqa: S101 - it was not sent yet
         params = wire.encode_request(request, ref=job.ref)
         picture = images.load(image)
-        return wire.encode_body(params, self.line.key, picture=picture), images.facts(image, picture)
+        return wire.encode_body(params, self.api.key, picture=picture), images.facts(image, picture)
 
     async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
         """The paid POST, repeated only while it surely was not taken."""
-        waits = islice(self.line.backoff(), retry.SUBMIT_ATTEMPTS - 1)
-        while not self.line.closing.is_set():
+        waits = islice(self.api.backoff(), retry.SUBMIT_ATTEMPTS - 1)
+        while not self.api.closing.is_set():
             match reply := await self._post_once(job, body):
                 case wire.Accepted(notes=notes):
-                    self.line.note(notes)
+                    self.api.note(notes)
                     return reply
                 case wire.Ready():
                     return reply
@@ -80,7 +80,7 @@ class Submitter:
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.notifier.notify(Telemetry.retried, job, error)
                     _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
-                    await wait_for_event(self.line.closing, max(wait, wished(error)))
+                    await wait_for_event(self.api.closing, max(wait, wished(error)))
                 case retry.Verdict.PUT_BACK:
                     maximum = reply.maximum if isinstance(reply, Refused) else None
                     return lifecycle.PutBack(wished(error) or None, maximum)
@@ -91,18 +91,18 @@ class Submitter:
                     return wire.Accepted(id=job._heard_id)
                 case retry.Verdict.UNCERTAIN:
                     return lifecycle.ReplyLost(uncertain(error), may_be_heard_of=job._is_called)
-        return lifecycle.PutBack() if self.books.is_kept(job) else lifecycle.Rejected(closed_before())
+        return lifecycle.PutBack() if self.recorder.is_kept(job) else lifecycle.Rejected(closed_before())
 
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
         try:
-            path = wire.SUBMIT_PATHS[self.line.endpoint]
-            reply = await self.line.post("submit", path, body, self.line.timeouts.submit)
+            path = wire.SUBMIT_PATHS[self.api.deployment]
+            reply = await self.api.post("submit", path, body, self.api.timeouts.submit)
         except TransportError as error:
             return error
         except asyncio.CancelledError:
             job._advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
             raise
-        return wire.decode_submit(reply, self.line.key)
+        return wire.decode_submit(reply, self.api.key)
 
 
 def _of_another_job(job_id: str | None) -> SubmitUncertainError:

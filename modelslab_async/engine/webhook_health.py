@@ -2,7 +2,7 @@
 
 import asyncio
 
-from modelslab_async.polling.estimator import Worth
+from modelslab_async.polling.estimator import PollValue
 
 PROVED = 3
 """So many ends in a row that a delivery told."""
@@ -10,11 +10,11 @@ LATE = 10.0
 """Seconds after an end was seen by a look, in which its delivery still counts as come."""
 
 
-class Hearing:
+class WebhookHealth:
     """Counts ends that were told in a row; one that was not told begins anew."""
 
     def __init__(self) -> None:
-        self.worth = Worth()
+        self.poll_value = PollValue()
         self._row = 0
         self._told = set[str]()
         """Refs of jobs that still run here."""
@@ -24,7 +24,7 @@ class Hearing:
         """A delivery came for a job that runs here."""
         self._told.add(ref)
 
-    def told_late(self, ref: str) -> None:
+    def delivered_late(self, ref: str) -> None:
         """A delivery came for a job that does not run here any more."""
         if timer := self._awaited.pop(ref, None):
             timer.cancel()
@@ -50,4 +50,4 @@ class Hearing:
 
     def _count(self, row: int) -> None:
         self._row = row
-        self.worth.is_told = row >= PROVED
+        self.poll_value.is_reliable = row >= PROVED

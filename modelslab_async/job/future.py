@@ -12,7 +12,7 @@ from typing import Protocol
 from modelslab_async.errors import JobDetachedError, ModelsLabError
 from modelslab_async.media.images import Image
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
-from modelslab_async.polling.estimator import Outlook
+from modelslab_async.polling.estimator import JobForecast
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
@@ -24,7 +24,7 @@ _LEAST_LEFT = 1.0
 """Seconds: nothing is told to be over before it is."""
 
 
-class Keeper(Protocol):
+class JobRuntime(Protocol):
     """What a job asks of the client that runs it."""
 
     @property
@@ -37,7 +37,7 @@ class Keeper(Protocol):
         """What a job costs, USD."""
         ...
 
-    def outlook(self, job: Job, eta: float | None) -> Outlook:
+    def forecast(self, job: Job, eta: float | None) -> JobForecast:
         """What is expected of the job, for which the service says `eta` seconds."""
         ...
 
@@ -66,16 +66,40 @@ class Job:
     """
 
     __slots__ = (
-        "__weakref__", "_accepted", "_doubt", "_due_at", "_future", "_heard_id", "_history", "_image", "_is_called",
-        "_is_found", "_is_woken", "_keeper", "_key", "_looks", "_loop", "_news", "_outlook", "_ready", "_record",
-        "_running_at", "_sleeper", "_submitted_at", "_taken_at", "id", "ref", "request", "state",
+        "__weakref__",
+        "_accepted",
+        "_doubt",
+        "_due_at",
+        "_forecast",
+        "_future",
+        "_heard_id",
+        "_history",
+        "_image",
+        "_is_called",
+        "_is_found",
+        "_is_woken",
+        "_keeper",
+        "_key",
+        "_loop",
+        "_news",
+        "_ready",
+        "_record",
+        "_running_at",
+        "_sleeper",
+        "_submitted_at",
+        "_taken_at",
+        "id",
+        "polls",
+        "ref",
+        "request",
+        "state",
     )  # fmt: skip
-    _outlook: Outlook
+    _forecast: JobForecast
     """What is expected of it, from the service's acceptance on."""
 
     def __init__(
         self,
-        keeper: Keeper,
+        keeper: JobRuntime,
         request: ImageToVideoUltra | None,
         ref: str,
         *,
@@ -108,23 +132,23 @@ class Job:
         self._key = ""
         self._is_found = job_id is not None
         """It was submitted elsewhere: nobody here saw it begin."""
-        self._looks = 0
+        self.polls = 0
         self._taken_at = self._running_at = self._due_at = self._submitted_at
         self._history = [JobEvent(JobState.WAITING, 0.0)] if job_id is None else list[JobEvent]()
         """The events so far."""
         if job_id is not None:
-            self._outlook = keeper.outlook(self, None)
+            self._forecast = keeper.forecast(self, None)
             self._seen_running()
 
     @classmethod
-    def restored(cls, keeper: Keeper, record: JobRecord, request: ImageToVideoUltra | None, *, age: float) -> Job:
+    def restored(cls, keeper: JobRuntime, record: JobRecord, request: ImageToVideoUltra | None, *, age: float) -> Job:
         """A job of the journal that is PROCESSING, or READY with its video; accepted `age` seconds ago."""
         job = cls(keeper, request, record.ref, job_id=record.job_id or "")
         job._record, job.id, job.state = record, record.job_id, record.state
         meta = {} if record.seed is None else {"seed": record.seed}
         job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
         job._taken_at -= age
-        job._outlook = keeper.outlook(job, record.eta)
+        job._forecast = keeper.forecast(job, record.eta)
         job._history = []
         if video := video_of(record):
             job._future.set_result(video)
@@ -276,9 +300,9 @@ class Job:
             self._note(self.eta)
         self._tell()
 
-    def _looked(self, *, running: bool) -> None:
+    def polled(self, *, running: bool) -> None:
         """A look came back."""
-        self._looks += 1
+        self.polls += 1
         if running:
             self._seen_running()
             self._tell()
@@ -286,7 +310,7 @@ class Job:
     def _seen_running(self) -> None:
         """It runs: that is news of how long it takes."""
         self._running_at = now = self._loop.time()
-        left = self._outlook.left(now - self._taken_at)
+        left = self._forecast.left(now - self._taken_at)
         self._due_at = now + left
         self._note(max(left, _LEAST_LEFT))
 
@@ -299,7 +323,7 @@ class Job:
                 self._is_found = self._is_found or self._doubt is not None
                 self.id, self._accepted = event.id, event
                 self._taken_at = self._loop.time()
-                self._outlook = self._keeper.outlook(self, event.eta)
+                self._forecast = self._keeper.forecast(self, event.eta)
             case wire.Ready():
                 self.id, self._ready, self._due_at = self.id or event.id, event, self._loop.time()
             case lifecycle.Failed(id=job_id):

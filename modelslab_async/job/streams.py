@@ -9,7 +9,7 @@ from modelslab_async.job.future import Job
 T = TypeVar("T")
 
 
-class Feed(Generic[T]):
+class BoundedMap(Generic[T]):
     """Submits from a source while there is room; gives the jobs as they end."""
 
     def __init__(self, source: Iterable[T] | AsyncIterable[T], submit: Callable[[T], Job], lookahead: int) -> None:

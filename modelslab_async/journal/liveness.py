@@ -40,7 +40,7 @@ if sys.platform != "win32":
     os.register_at_fork(after_in_child=_close_inherited)
 
 
-class Presence:
+class LivenessLock:
     """A client's own lock, beside the file that clients share; and a look at the others'."""
 
     def __init__(self, beside: Path) -> None:

@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import attrs
 
 from modelslab_async.errors import JournalError
-from modelslab_async.journal.liveness import Presence
+from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.sqlite_file import BUSY_SECONDS, Database, UnwritableError, Write, told
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import Charge, JobRecord, key_of
@@ -47,7 +47,7 @@ class SqliteJournal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._presence = Presence(path)
+        self._liveness = LivenessLock(path)
         self._database = Database(path)
         self._clear()
 
@@ -69,7 +69,7 @@ class SqliteJournal:
     @property
     def owner(self) -> str:
         """As in `Journal`."""
-        return self._presence.owner
+        return self._liveness.owner
 
     async def open(self) -> None:
         """As in `Journal`."""
@@ -80,7 +80,7 @@ class SqliteJournal:
         try:
             await self._in_thread(self._database.open)
             with told(self.path):
-                self._presence.enter()
+                self._liveness.enter()
         except BaseException:
             await self.close()
             raise
@@ -124,7 +124,7 @@ class SqliteJournal:
 
     def is_alive(self, owner: str) -> bool:
         """As in `Journal`."""
-        return self._presence.is_alive(owner)
+        return self._liveness.is_alive(owner)
 
     async def close(self) -> None:
         """As in `Journal`."""
@@ -139,7 +139,7 @@ class SqliteJournal:
             if self._thread:
                 self._thread.shutdown()
                 self._thread = None
-            self._presence.leave()
+            self._liveness.leave()
 
     def _start(self) -> None:
         if self._later:

@@ -72,8 +72,8 @@ def told(path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         words = str(error) or repr(error)
-        way_out = next((out for part, out in _WAYS_OUT.items() if part in words), "see the cause")
-        raise JournalError(f"journal {path}: {words}; {way_out}") from error
+        hint = next((out for part, out in _WAYS_OUT.items() if part in words), "see the cause")
+        raise JournalError(f"journal {path}: {words}; {hint}") from error
 
 
 _WAYS_OUT = {

@@ -20,7 +20,7 @@ from modelslab_async.media.disk import flush_folder
 from modelslab_async.media.saved import Progress, SavedVideo
 from modelslab_async.protocol.coding import GZIP_MAGIC, Gunzip
 from modelslab_async.protocol.problems import refusal
-from modelslab_async.transport.api import Line
+from modelslab_async.transport.api import ServiceApi
 from modelslab_async.transport.base import Incoming
 
 RESUMES_PER_LINK = 5
@@ -80,7 +80,7 @@ def _advise(file: BinaryIO, begun: int) -> None:
 
 
 async def save(
-    line: Line,
+    api: ServiceApi,
     links: Sequence[str],
     path: str | os.PathLike[str],
     *,
@@ -104,7 +104,7 @@ async def save(
         opening.add_done_callback(lambda opened: None if opened.exception() else _clear(opened.result(), part))
         raise
     try:
-        arrived = await _first_whole(line, links, file, progress, max_bytes)
+        arrived = await _first_whole(api, links, file, progress, max_bytes)
         await loop.run_in_executor(None, _place, file, part, target, overwrite)
     finally:
         await asyncio.shield(loop.run_in_executor(None, _clear, file, part))
@@ -161,14 +161,14 @@ class _DeadLinkError(Exception):
 
 
 async def _first_whole(
-    line: Line, links: Sequence[str], file: BinaryIO, progress: Progress | None, max_bytes: int
+    api: ServiceApi, links: Sequence[str], file: BinaryIO, progress: Progress | None, max_bytes: int
 ) -> _Arriving:
     reasons, thread = [], ThreadPoolExecutor(1)
     try:
         for link in links:
             arriving = _Arriving(file, thread, progress, max_bytes)
             try:
-                await _arrive(line, link, arriving)
+                await _arrive(api, link, arriving)
             except _DeadLinkError as error:
                 reasons.append(f"{link}: {error}")
             else:
@@ -178,18 +178,18 @@ async def _first_whole(
     raise InvalidVideoError(f"no link gives a whole mp4: {'; '.join(reasons) or 'there are no links'}")
 
 
-async def _arrive(line: Line, link: str, arriving: _Arriving) -> None:
+async def _arrive(api: ServiceApi, link: str, arriving: _Arriving) -> None:
     """All of one link's file, over as many requests as it takes. Raises _DeadLinkError."""
-    delays, failures, most = line.backoff(), 0, 0
+    delays, failures, most = api.backoff(), 0, 0
     while True:
         try:
-            await _receive(line, link, arriving)
+            await _receive(api, link, arriving)
             if not (reason := _incomplete(arriving)):
                 return
         except TransportError as error:
             reason = str(error.args[0])
         if arriving.received > most:
-            delays, failures, most = line.backoff(), 0, arriving.received
+            delays, failures, most = api.backoff(), 0, arriving.received
         failures += 1
         if failures > RESUMES_PER_LINK:
             raise _DeadLinkError(reason)
@@ -206,12 +206,12 @@ def _incomplete(arriving: _Arriving) -> str:
     return ""
 
 
-async def _receive(line: Line, link: str, arriving: _Arriving) -> None:
+async def _receive(api: ServiceApi, link: str, arriving: _Arriving) -> None:
     """One request: the whole file, or the rest of it where the server can prove that it is the same file."""
     headers = {}
     if arriving.received and arriving.validator:
         headers = {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
-    async with line.get(link, headers=headers) as incoming:
+    async with api.get(link, headers=headers) as incoming:
         if incoming.status == 416 and incoming.headers.get("Content-Range") == f"bytes */{arriving.received}":
             arriving.total = arriving.received  # nothing is left: only the mark of its end did not come
             return

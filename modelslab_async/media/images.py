@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.protocol.problems import refusal, shown
-from modelslab_async.protocol.request import Endpoint, ImageToVideoUltra, is_http_url
+from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, is_http_url
 
 MAX_IMAGE_BYTES = 5_000_000
 """The service documents 5 MB for uploads, and no limit for pictures inside a request."""
@@ -69,7 +69,7 @@ def _sniff_boxes(head: bytes) -> str | None:
     return "image/heic" if brands & _HEIC_BRANDS else None
 
 
-def examine(request: ImageToVideoUltra, endpoint: Endpoint) -> Image:
+def examine(request: ImageToVideoUltra, deployment: Deployment) -> Image:
     """Return the request's picture, and read only the head of a file.
 
     Raises InvalidRequestError if the picture cannot be sent.
@@ -81,7 +81,7 @@ def examine(request: ImageToVideoUltra, endpoint: Endpoint) -> Image:
         return image
     if request.base64 is False:
         raise refusal("base64", False, "must be True for a local picture", "omit base64, or pass a URL")
-    if endpoint is Endpoint.ENTERPRISE:
+    if deployment is Deployment.ENTERPRISE:
         hint = "pass the URL of `await client.upload(picture)` of a client for the public API"
         raise _refusal(request.init_image, "must be a URL for an enterprise server", hint)
     _check(image, *_head(image))
@@ -196,5 +196,5 @@ def _unreadable(path: Path, error: OSError | ValueError) -> InvalidRequestError:
     return _refusal(path, f"cannot be read: {reason}", "check the path and its permissions")
 
 
-def _refusal(source: object, rule: str, hint: str) -> InvalidRequestError:
-    return refusal("init_image", str(source) if isinstance(source, os.PathLike) else source, rule, hint)
+def _refusal(source: object, requirement: str, hint: str) -> InvalidRequestError:
+    return refusal("init_image", str(source) if isinstance(source, os.PathLike) else source, requirement, hint)

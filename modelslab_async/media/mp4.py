@@ -45,7 +45,7 @@ def looks_like_mp4(head: bytes) -> bool:
 
 
 class Walk:
-    """Feed it the file's bytes in order, then ask for the verdict."""
+    """BoundedMap it the file's bytes in order, then ask for the verdict."""
 
     def __init__(self) -> None:
         self._moov = bytearray()

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 
 import attrs
 
-from modelslab_async.polling import distribution as expectation
-from modelslab_async.polling import schedule
+from modelslab_async.polling import distribution, schedule
 from modelslab_async.polling.distribution import Observation
 from modelslab_async.protocol.request import ImageToVideoUltra
 
@@ -42,29 +41,29 @@ def shape_of(request: ImageToVideoUltra | None) -> Shape:
     return request.num_frames, request.resolution, request.num_inference_steps, request.model_id
 
 
-class Worth:
+class PollValue:
     """What a look is worth to a client now: `haste` times as much, see `schedule.haste`; or hardly anything, where the
     ends of jobs with a webhook are told.
     """
 
     def __init__(self) -> None:
-        self.haste: Callable[[], int] = lambda: 1
-        self.is_told = False
+        self.urgency: Callable[[], int] = lambda: 1
+        self.is_reliable = False
 
     def of(self, *, is_called: bool) -> float:
         """Of a look at a job; `is_called` for one with a webhook."""
-        return _FOR_SAFETY if is_called and self.is_told else self.haste()
+        return _FOR_SAFETY if is_called and self.is_reliable else self.urgency()
 
 
-class Experience:
+class DurationEstimator:
     """Learns from each job that ends. Plans are made anew when a fifth more is known, so at most so often."""
 
     def __init__(self, gaps: schedule.Gaps | None = None) -> None:
         self.gaps = gaps or schedule.Gaps()
         self._kinds = dict[Shape, _Kind]()
         self._all = _Kind(remembered=_STRANGERS)
-        self._cells = dict[_Known, expectation.Cells]()
-        self._plans = dict[tuple[_Known, float], schedule.Plan]()
+        self._cells = dict[_Known, distribution.Cells]()
+        self._plans = dict[tuple[_Known, float], schedule.PollPlan]()
         """By what is known, and what a look is worth: whoever waits for its place, the same is expected of a job."""
 
     def learn(self, shape: Shape, seen: Observation) -> None:
@@ -76,7 +75,7 @@ class Experience:
         self._kinds[shape].learn(shape, seen)
         self._all.learn(shape, seen)
 
-    def plan(self, shape: Shape, eta: float | None, worth: float = 1.0) -> schedule.Plan:
+    def plan(self, shape: Shape, eta: float | None, poll_value: float = 1.0) -> schedule.PollPlan:
         """When to look at a job of this shape for which the service says `eta` seconds, above 0, or None, where a look
         is worth so many times as much. Constant work, but for a plan that has to be made: some milliseconds.
         """
@@ -85,17 +84,17 @@ class Experience:
         if is_warm and not kind.follows_eta:
             eta = None
         step = None if eta is None else round(math.log(eta) / _ETA_STEP)
-        wanted = (shape, is_warm, (kind if is_warm else self._all).edition, step), worth
+        wanted = (shape, is_warm, (kind if is_warm else self._all).edition, step), poll_value
         return self._plans.get(wanted) or self._planned(kind, *wanted)
 
-    def _planned(self, kind: _Kind, known: _Known, worth: float) -> schedule.Plan:
+    def _planned(self, kind: _Kind, known: _Known, poll_value: float) -> schedule.PollPlan:
         if len(self._plans) >= _MOST_PLANS:
             self.forget_plans()
         if known not in self._cells:
             shape, _, _, step = known
             self._cells[known] = self._expected(kind, shape, step)
-        gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / worth)  # the floor stays
-        plan = self._plans[known, worth] = schedule.plan(self._cells[known], gaps)
+        gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / poll_value)  # the floor stays
+        plan = self._plans[known, poll_value] = schedule.plan(self._cells[known], gaps)
         return plan
 
     def forget_plans(self) -> None:
@@ -103,7 +102,7 @@ class Experience:
         self._cells.clear()
         self._plans.clear()
 
-    def _expected(self, kind: _Kind, shape: Shape, step: int | None) -> expectation.Cells:
+    def _expected(self, kind: _Kind, shape: Shape, step: int | None) -> distribution.Cells:
         eta = None if step is None else math.exp(step * _ETA_STEP)
         own = [seen for _, seen in kind.jobs]
         if kind.is_warm:
@@ -111,7 +110,7 @@ class Experience:
         others = [seen for other, seen in self._all.jobs if other != shape]
         weight = min(_STRANGER_WEIGHT, _STRANGERS_WEIGHT / max(len(others), 1))
         strangers = [_by_eta(seen, eta, weight) for seen in others]
-        return expectation.estimate([*own, *strangers], expectation.guess(eta))
+        return distribution.estimate([*own, *strangers], distribution.guess(eta))
 
 
 class _Kind:
@@ -124,7 +123,7 @@ class _Kind:
         self._count = 0
         self._follows_eta: bool | None = None
         """None before somebody asks."""
-        self._cells: expectation.Cells | None = None
+        self._cells: distribution.Cells | None = None
 
     @property
     def is_warm(self) -> bool:
@@ -137,7 +136,7 @@ class _Kind:
             self._follows_eta = _knows([seen for _, seen in self.jobs])
         return self._follows_eta
 
-    def corrected(self) -> expectation.Cells:
+    def corrected(self) -> distribution.Cells:
         """What is expected of them, corrected from edition to edition."""
         self._cells = _estimated([seen for _, seen in self.jobs], self._cells)
         return self._cells
@@ -153,9 +152,9 @@ class _Kind:
 _NOTHING = _Kind()
 
 
-def _estimated(jobs: list[Observation], start: expectation.Cells | None = None) -> expectation.Cells:
+def _estimated(jobs: list[Observation], start: distribution.Cells | None = None) -> distribution.Cells:
     """What these jobs alone tell."""
-    return expectation.estimate(jobs, expectation.around(expectation.typical(jobs)), start)
+    return distribution.estimate(jobs, distribution.around(distribution.typical(jobs)), start)
 
 
 def _by_eta(seen: Observation, eta: float | None, weight: float = 1.0) -> Observation:
@@ -179,21 +178,21 @@ def _spread(values: list[float]) -> float:
 
 def _believable(eta: float | None) -> float | None:
     """Seconds on the grid, or None for what says nothing."""
-    return None if eta is None or not eta > 0 else min(max(eta, expectation.EDGES[0]), expectation.EDGES[-1])
+    return None if eta is None or not eta > 0 else min(max(eta, distribution.EDGES[0]), distribution.EDGES[-1])
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=False)
-class Outlook:
+class JobForecast:
     """One job's schedule, always by the newest plan for its kind.
 
     `eta` is the service's word, or None; `is_called` says whether the service was given a webhook for the job.
     """
 
-    experience: Experience
+    estimator: DurationEstimator
     shape: Shape
     eta: float | None = attrs.field(converter=_believable)
     rng: random.Random
-    worth: Worth = attrs.field(factory=Worth)
+    poll_value: PollValue = attrs.field(factory=PollValue)
     is_called: bool = False
 
     def gap(self, elapsed: float) -> float:
@@ -210,8 +209,8 @@ class Outlook:
 
     def learn(self, after: float, by: float) -> None:
         """It was last seen running after so many seconds, and seen to have ended by then; infinite for never."""
-        self.experience.learn(self.shape, Observation(after, by, self.eta))
+        self.estimator.learn(self.shape, Observation(after, by, self.eta))
 
     @property
-    def _plan(self) -> schedule.Plan:
-        return self.experience.plan(self.shape, self.eta, self.worth.of(is_called=self.is_called))
+    def _plan(self) -> schedule.PollPlan:
+        return self.estimator.plan(self.shape, self.eta, self.poll_value.of(is_called=self.is_called))

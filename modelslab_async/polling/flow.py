@@ -1,7 +1,8 @@
-"""The waiting flow, as generators that decide and never act.
+"""Decide how to wait for a job, in generators that perform nothing.
 
-`watch` waits for the service's word, `settle` for the file after it. Each yields `Wait`, `Fetch` or `Probe`, and is
-sent a `Seen`: when, and what. asyncio drives them, a simulator may, and tests do by hand.
+`poll_until_done` waits until the service reports the end, `poll_until_readable` until the file can be read after it.
+Each yields `Wait`, `Fetch` or `Probe`, and is sent a `Seen` with the time and the result. The engine drives them on
+asyncio, the simulator in `benchmarks/` on a clock of its own, and tests by hand.
 """
 
 import math
@@ -30,7 +31,7 @@ DOUBT_GRACE = 120.0
 """Seconds after the start in which "Try Again" under status failed is not believed, nor a refusal without a status."""
 ERRORS_IN_A_ROW = 2
 """Polls with status error that end the job, unless the error may pass. Failed polls between them do not count."""
-LAST_LOOK = 5.0
+LAST_POLL = 5.0
 """Seconds before the deadline: a last look, with time for its answer."""
 _LEAST_BEFORE_LAST = 1.0
 """Seconds between it and the look before, or it is left out."""
@@ -87,10 +88,10 @@ class Seen(NamedTuple):
 
 
 Action = Wait | Fetch | Probe
-WatchOutcome = wire.Ready | lifecycle.Failed | lifecycle.Abandoned
+PollOutcome = wire.Ready | lifecycle.Failed | lifecycle.Abandoned
 
 
-class WatchPolicy(NamedTuple):
+class PollPolicy(NamedTuple):
     """How to wait. `timeout` for the whole watch, or None for never; all times in seconds.
 
     `link_grace` is how long a success without a link is taken as "not yet", or None for ever.
@@ -104,8 +105,8 @@ class WatchPolicy(NamedTuple):
     at_once: bool = False
 
 
-def watch(
-    policy: WatchPolicy,
+def poll_until_done(
+    policy: PollPolicy,
     schedule: Schedule,
     rate_limiter: RateLimiter,
     backoff: retry.Delays,
@@ -113,7 +114,7 @@ def watch(
     now: float,
     age: float = 0.0,
     links: tuple[str, ...] = (),
-) -> Generator[Action, Seen, WatchOutcome]:
+) -> Generator[Action, Seen, PollOutcome]:
     """Look until the service says that the job ended. `links` are where it announced the file; the job was accepted
     `age` seconds ago.
 
@@ -144,7 +145,7 @@ def watch(
             looks.missed(now)
             continue
         outcome = answers.judge(seen.what, now, now - started)
-        if isinstance(outcome, WatchOutcome):
+        if isinstance(outcome, PollOutcome):
             return outcome
         if answers.without_link and not answers.grace_left(now):
             return (yield from _last_resort(links, answers.without_link, now, deadline, policy.fetch_timeout))
@@ -157,7 +158,7 @@ def watch(
 
 def _until_look(gap: float, left: float, now: float) -> float:
     """Seconds to wait: the gap, and on to a tick; a last look comes in time for its answer, none after the deadline."""
-    last = left - LAST_LOOK
+    last = left - LAST_POLL
     wait = min(gap, last if last >= _LEAST_BEFORE_LAST else left)
     if wait >= _LEAST_TICKED:
         wait = math.ceil((now + wait) / TICK) * TICK - now
@@ -169,7 +170,7 @@ class _Looks:
     longer each time, because a CDN may cache a 404.
     """
 
-    def __init__(self, policy: WatchPolicy, schedule: Schedule, links: tuple[str, ...]) -> None:
+    def __init__(self, policy: PollPolicy, schedule: Schedule, links: tuple[str, ...]) -> None:
         self.policy, self.schedule, self.links = policy, schedule, links
         self.count = self._misses = 0
         self._probe_at = -math.inf
@@ -205,9 +206,7 @@ class _Answers:
         """Return the seconds until a success without a link ends the job; infinite if the service reports none."""
         return max(self._success_at + self._link_grace - now, 0.0)
 
-    def judge(
-        self, answer: wire.FetchReply | TransportError, now: float, elapsed: float
-    ) -> WatchOutcome | float | None:
+    def judge(self, answer: wire.FetchReply | TransportError, now: float, elapsed: float) -> PollOutcome | float | None:
         """Return how the job ends, or None if the answer is "not yet", or the seconds to wait after a bad answer."""
         self.trouble = f". The last poll failed: {_words(answer)}"
         match answer:
@@ -270,7 +269,7 @@ def _words(answer: wire.FetchReply | TransportError) -> str:
 
 def _last_resort(
     links: tuple[str, ...], end: lifecycle.Abandoned, now: float, deadline: float, timeout: float | None
-) -> Generator[Action, Seen, WatchOutcome]:
+) -> Generator[Action, Seen, PollOutcome]:
     """Probe the announced links once, because the video is paid for. Return the end if none of them reads."""
     for link in links:
         if now >= deadline:
@@ -282,7 +281,7 @@ def _last_resort(
     return end
 
 
-def settle(
+def poll_until_readable(
     links: tuple[str, ...],
     backoff: retry.Delays,
     *,

@@ -42,7 +42,7 @@ _MOST_HASTE = 3
 
 class Gaps(NamedTuple):
     """Between two looks at a job, in seconds. The floor and the ceiling hold whatever the numbers say; the look
-    then waits for the next tick, see `watch.TICK`.
+    then waits for the next tick, see `flow.TICK`.
     """
 
     poll_cost: float = DEFAULT_POLL_COST
@@ -57,7 +57,7 @@ def gaps_at(poll_cost: float) -> Gaps:
     return Gaps(poll_cost, min(1.0, 10 * poll_cost), 60.0 * max(1.0, math.sqrt(poll_cost)))
 
 
-def haste(waiting: int, places: int) -> int:
+def urgency(waiting: int, places: int) -> int:
     """How many jobs it delays when an end is seen late: the job itself, and those that wait for its place.
 
     A second of lateness is a second for each of them, so a look at it is worth so many times as much. In powers of two,
@@ -79,7 +79,7 @@ class Schedule(Protocol):
         ...
 
 
-class Plan(NamedTuple):
+class PollPlan(NamedTuple):
     """A schedule for all jobs of one kind. Each answer is constant work (`left` bisects the grid)."""
 
     gaps: Gaps
@@ -118,10 +118,10 @@ class Plan(NamedTuple):
         return min(max(gap, self.gaps.floor), self.gaps.ceiling)
 
 
-def plan(cells: Cells, gaps: Gaps) -> Plan:
+def plan(cells: Cells, gaps: Gaps) -> PollPlan:
     """The best looks for jobs that end as `cells` say."""
     ended = array("d", (0.0, *accumulate(cells)))
-    return Plan(gaps, ended, array("d", _looks(cells, ended, gaps)))
+    return PollPlan(gaps, ended, array("d", _looks(cells, ended, gaps)))
 
 
 def _looks(cells: Cells, ended: Sequence[float], gaps: Gaps) -> list[float]:

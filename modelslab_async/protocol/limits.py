@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from modelslab_async.errors import Problem
 from modelslab_async.protocol.problems import wrong
-from modelslab_async.protocol.request import RESERVED, Endpoint, ImageToVideoUltra, is_http_url
+from modelslab_async.protocol.request import RESERVED, Deployment, ImageToVideoUltra, is_http_url
 
 
 class Range(NamedTuple):
@@ -22,7 +22,7 @@ class Range(NamedTuple):
     minimum: float | None = None
     maximum: float | None = None
 
-    def rule(self, value: float) -> str | None:
+    def requirement(self, value: float) -> str | None:
         """The rule that the value breaks, or None."""
         if self.maximum is not None and value > self.maximum:
             return f"at most {self.maximum:g}"
@@ -45,15 +45,15 @@ _DEDICATED: Mapping[str, Range] = {
     "fps": Range(maximum=18),
 }
 MODELS = ("wan2.2", "ltx-2.3", "wan2.1", "cogvideox")
-LIMITS: Mapping[Endpoint, Mapping[str | None, Mapping[str, Range]]] = {
-    Endpoint.V6: {
+LIMITS: Mapping[Deployment, Mapping[str | None, Mapping[str, Range]]] = {
+    Deployment.V6: {
         None: _PAGE,
         "wan2.2": {**_PAGE, "resolution": Range(maximum=720)},  # the model's own, later page
     },
-    Endpoint.ENTERPRISE: {None: _DEDICATED},
+    Deployment.ENTERPRISE: {None: _DEDICATED},
 }
 """The documented limits of each endpoint and model; a model without a row has those of its endpoint's None."""
-DEFAULT_NUM_FRAMES = {Endpoint.V6: 81, Endpoint.ENTERPRISE: 92}
+DEFAULT_NUM_FRAMES = {Deployment.V6: 81, Deployment.ENTERPRISE: 92}
 
 _NUMBER = (int, float)
 _HUGE = 2**63
@@ -61,9 +61,9 @@ _HUGEST = 1e308
 _OVERRULE = 'or pass Client(limits="warn") to send it all the same'
 
 
-def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[Problem]:
+def check(request: ImageToVideoUltra, deployment: Deployment = Deployment.V6) -> list[Problem]:
     """All that is wrong with a request, but for its picture, which `images` checks."""
-    limits = LIMITS[endpoint]
+    limits = LIMITS[deployment]
     model = request.model_id if isinstance(request.model_id, str) else None
     ranges = limits.get(model) or limits[None]
     problems = []
@@ -76,8 +76,8 @@ def check(request: ImageToVideoUltra, endpoint: Endpoint = Endpoint.V6) -> list[
                 problem = _beyond(name, value, ranges[name])
             if problem:
                 problems.append(problem)
-    if request.fps is not None or endpoint is Endpoint.ENTERPRISE:
-        for worse in _contradictions(request, endpoint):  # than to be beyond a limit
+    if request.fps is not None or deployment is Deployment.ENTERPRISE:
+        for worse in _contradictions(request, deployment):  # than to be beyond a limit
             problems = [*(problem for problem in problems if problem.field != worse.field), worse]
     if request.extra != {}:
         problems += _wrong_extra(request)
@@ -91,8 +91,8 @@ _Check = Callable[[str, Any], Problem | None]
 """Gives what is wrong with the value of a name."""
 
 
-def _must_be(is_right: Callable[[Any], bool], rule: str, way_out: str) -> _Check:
-    return lambda name, value: None if is_right(value) else wrong(name, value, rule, way_out)
+def _must_be(is_right: Callable[[Any], bool], requirement: str, hint: str) -> _Check:
+    return lambda name, value: None if is_right(value) else wrong(name, value, requirement, hint)
 
 
 def _is_word(value: object) -> bool:
@@ -161,12 +161,12 @@ _CHECKS: Sequence[tuple[str, _Check]] = (
 _values = attrgetter(*(name for name, _ in _CHECKS))
 
 
-def _contradictions(request: ImageToVideoUltra, endpoint: Endpoint) -> Iterator[Problem]:
+def _contradictions(request: ImageToVideoUltra, deployment: Deployment) -> Iterator[Problem]:
     fps: object = request.fps
-    frames: object = DEFAULT_NUM_FRAMES[endpoint] if request.num_frames is None else request.num_frames
+    frames: object = DEFAULT_NUM_FRAMES[deployment] if request.num_frames is None else request.num_frames
     if isinstance(fps, int) and isinstance(frames, int) and fps >= frames > 0:
         yield wrong("fps", fps, f"less than num_frames ({frames})", "ask for fewer fps or more frames")
-    if endpoint is Endpoint.ENTERPRISE and request.base64:
+    if deployment is Deployment.ENTERPRISE and request.base64:
         yield Problem("base64", "True", "an enterprise server takes no base64", "pass the URL of await upload(image)")
 
 
@@ -203,17 +203,17 @@ def _is_json(value: object, depth: int = 21) -> bool:
 
 def _beyond(name: str, value: Any, limit: Range) -> Problem | None:
     """What the documentation does not allow."""
-    rule = limit.rule(value)
-    if rule is None:
+    requirement = limit.requirement(value)
+    if requirement is None:
         return None
-    return wrong(name, value, rule, f"stay within the documented limit, {_OVERRULE}", beyond_documentation=True)
+    return wrong(name, value, requirement, f"stay within the documented limit, {_OVERRULE}", overridable=True)
 
 
 def _strange(request: ImageToVideoUltra, model: str | None) -> Iterator[Problem]:
     """What no page of the documentation knows."""
     if isinstance(request.resolution, str) and model != "ltx-2.3":
-        way_out = f'pass pixels, or model_id="ltx-2.3", {_OVERRULE}'
-        yield wrong("resolution", request.resolution, "only ltx-2.3 takes a ratio", way_out, beyond_documentation=True)
+        hint = f'pass pixels, or model_id="ltx-2.3", {_OVERRULE}'
+        yield wrong("resolution", request.resolution, "only ltx-2.3 takes a ratio", hint, overridable=True)
     if model is not None and model not in MODELS:
-        rule = "not a known model: the service would silently use wan2.2"
-        yield wrong("model_id", model, rule, f"pass one of {', '.join(MODELS)}, {_OVERRULE}", beyond_documentation=True)
+        requirement = "not a known model: the service would silently use wan2.2"
+        yield wrong("model_id", model, requirement, f"pass one of {', '.join(MODELS)}, {_OVERRULE}", overridable=True)

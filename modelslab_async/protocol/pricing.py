@@ -55,8 +55,8 @@ class PriceList:
     def __attrs_post_init__(self) -> None:
         priced = self.credits.items() if isinstance(self.credits, Mapping) else ()
         are_credits = all(isinstance(plan, Plan) and _is_amount(price, whole=True) for plan, price in priced)
-        rule, way_out = "whole numbers, not below 0, by Plan", "pass {Plan.BASIC: 31}, or leave it out"
-        require(_amount("usd", self.usd), (bool(priced) and are_credits, "credits", self.credits, rule, way_out))
+        requirement, hint = "whole numbers, not below 0, by Plan", "pass {Plan.BASIC: 31}, or leave it out"
+        require(_amount("usd", self.usd), (bool(priced) and are_credits, "credits", self.credits, requirement, hint))
 
     def estimate(self, jobs: int) -> Estimate:
         """What so many calls cost."""
@@ -236,8 +236,8 @@ class Budget:
         if self._plan is None:
             return 0
         if self._plan not in prices.credits:
-            rule = f"the budget counts credits of {self._plan}"
-            raise refusal("prices", prices, rule, "pass the credits of that plan too")
+            requirement = f"the budget counts credits of {self._plan}"
+            raise refusal("prices", prices, requirement, "pass the credits of that plan too")
         return prices.credits[self._plan]
 
     def _limits(self, prices: PriceList, now: float) -> Iterator[_Limit]:
@@ -276,8 +276,8 @@ def _amount(name: str, value: object) -> tuple[bool, str, object, str, str]:
     """What is required of one."""
     is_money = name == "usd"
     kind = "number" if is_money else "whole number"
-    rule = f"a {kind}, not below 0, of at most {_MOST_DIGITS} digits before and after the point"
-    return _is_amount(value, whole=not is_money), name, value, rule, "pass one, or leave it out"
+    requirement = f"a {kind}, not below 0, of at most {_MOST_DIGITS} digits before and after the point"
+    return _is_amount(value, whole=not is_money), name, value, requirement, "pass one, or leave it out"
 
 
 def _is_amount(value: object, *, whole: bool) -> bool:

@@ -18,19 +18,21 @@ def shown(value: object) -> str:
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
-def wrong(field: str, value: object, rule: str, way_out: str, *, beyond_documentation: bool = False) -> Problem:
+def wrong(field: str, value: object, requirement: str, hint: str, *, overridable: bool = False) -> Problem:
     """What is wrong with this value."""
-    return Problem(field, shown(value), rule, way_out, beyond_documentation)
+    return Problem(field, shown(value), requirement, hint, overridable)
 
 
-def refusal(field: str, value: object, rule: str, way_out: str) -> InvalidRequestError:
+def refusal(field: str, value: object, requirement: str, hint: str) -> InvalidRequestError:
     """Where just one thing is wrong."""
-    return InvalidRequestError([wrong(field, value, rule, way_out)])
+    return InvalidRequestError([wrong(field, value, requirement, hint)])
 
 
 def require(*checks: tuple[bool, str, object, str, str]) -> None:
     """Whether a thing is right, its field, value, rule and way out: raises InvalidRequestError with all that is not."""
-    problems = [wrong(field, value, rule, way_out) for right, field, value, rule, way_out in checks if not right]
+    problems = [
+        wrong(field, value, requirement, hint) for right, field, value, requirement, hint in checks if not right
+    ]
     if problems:
         raise InvalidRequestError(problems)
 

@@ -12,7 +12,7 @@ from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobState, Video
 
-PLACE_HOLD = 120.0
+SLOT_HOLD = 120.0
 """Seconds for which a job that nobody here watches is taken to fill a place at the service: three times what one was
 measured to take. If it takes longer the service says so, with a 429.
 """
@@ -28,7 +28,7 @@ _FILLING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
 class JobRecord(NamedTuple):
     """One job. Times are unix seconds, None where it did not happen.
 
-    account: a fingerprint of key and base URL. owner: the client that drives it, see `Presence`.
+    account: a fingerprint of key and base URL. owner: the client that drives it, see `LivenessLock`.
     request: the parameters as they are sent, without key and picture; None for a job that was attached to.
     picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known.
     price: USD that the service takes for it. charged: None where nobody on this side can know.
@@ -57,10 +57,10 @@ class JobRecord(NamedTuple):
     ended_at: float | None = None
     saved_path: str | None = None
 
-    def fills_place(self, now: float) -> bool:
+    def holds_slot(self, now: float) -> bool:
         """Whether it is taken to be queued or processing at the service."""
         since = self.accepted_at if self.state is _S.PROCESSING else self.submitted_at
-        return self.state in _FILLING and abs(now - (since or 0.0)) < PLACE_HOLD
+        return self.state in _FILLING and abs(now - (since or 0.0)) < SLOT_HOLD
 
 
 def key_of(account: str, ref: str, created_at: float) -> str:

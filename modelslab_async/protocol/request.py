@@ -15,7 +15,7 @@ ImageInput = str | os.PathLike[str] | bytes
 LimitsMode = Literal["refuse", "warn"] | None
 
 
-class Endpoint(Enum):
+class Deployment(Enum):
     """The public API (v6), or a dedicated server (enterprise): other paths, other limits."""
 
     V6 = "v6"

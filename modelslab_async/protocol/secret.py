@@ -161,7 +161,7 @@ class ApiKey:
         """Return a problem without the key. Its value, and a name that no parameter has, may be shown cut short."""
         field, value = self.cut(self.redact(problem.field)), self.cut(self.redact(problem.value))
         return problem._replace(
-            field=field, value=value, rule=self.redact(problem.rule), way_out=self.redact(problem.way_out)
+            field=field, value=value, requirement=self.redact(problem.requirement), hint=self.redact(problem.hint)
         )
 
     def hide_in(self, error: BaseException) -> None:

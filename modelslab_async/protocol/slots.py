@@ -32,7 +32,7 @@ class Slots(Generic[T]):
         self._again: list[tuple[T, int]] = []
         """Those that were put back, by number. They came before all in the queue."""
         self._count = 0
-        self.elsewhere = 0
+        self.used_elsewhere = 0
         """Places that others are known to fill: clients that share the journal, and those that died."""
         self.retry_at: float | None = None
         """When to call `grant` again though nothing ended, or None."""
@@ -120,4 +120,4 @@ class Slots(Generic[T]):
 
     @property
     def _filled(self) -> int:
-        return len(self._taken) + self.elsewhere
+        return len(self._taken) + self.used_elsewhere

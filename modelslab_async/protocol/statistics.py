@@ -32,7 +32,7 @@ class Statistics(NamedTuple):
     in_flight: int
 
 
-class Tally:
+class Counters:
     """The counters."""
 
     def __init__(self) -> None:

@@ -29,5 +29,5 @@ class Timeouts:
     job: float | None = 1800.0
 
     def __attrs_post_init__(self) -> None:
-        rule, given = "seconds above 0, or None for never", attrs.asdict(self).items()
-        require(*((v is None or is_positive(v), f"timeouts.{name}", v, rule, "pass one") for name, v in given))
+        requirement, given = "seconds above 0, or None for never", attrs.asdict(self).items()
+        require(*((v is None or is_positive(v), f"timeouts.{name}", v, requirement, "pass one") for name, v in given))

@@ -17,7 +17,7 @@ from modelslab_async.errors import APIError, InvalidRequestError, MalformedReply
 from modelslab_async.protocol.decoding import brief
 from modelslab_async.protocol.problems import shown, wrong
 from modelslab_async.protocol.reply import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
-from modelslab_async.protocol.request import PARAMETERS, Endpoint, ImageToVideoUltra, is_http_url, is_loopback
+from modelslab_async.protocol.request import PARAMETERS, Deployment, ImageToVideoUltra, is_http_url, is_loopback
 from modelslab_async.protocol.secret import ApiKey, SecretBytes
 
 DEFAULT_BASE_URL = "https://modelslab.com"
@@ -27,12 +27,12 @@ UPLOAD_PATH = "/api/v6/base64_to_url"
 ASSETS_PATH = "/api/v6/assets_generated"
 ASSETS_A_PAGE = 30
 SUBMIT_PATHS = {
-    Endpoint.V6: "/api/v6/video/img2video_ultra",
-    Endpoint.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/img2video",
+    Deployment.V6: "/api/v6/video/img2video_ultra",
+    Deployment.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/img2video",
 }
 _FETCH_PATHS = {
-    Endpoint.V6: "/api/v6/video/fetch/",
-    Endpoint.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/fetch/",
+    Deployment.V6: "/api/v6/video/fetch/",
+    Deployment.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/fetch/",
 }
 
 
@@ -49,8 +49,8 @@ def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
     if "shift_sample" in known:
         shift = known.pop("shift_sample")
         if known.setdefault("sample_shift", shift) != shift:
-            rule = "another spelling of sample_shift, with another value"
-            problems.append(wrong("shift_sample", shift, rule, "pass one of them"))
+            requirement = "another spelling of sample_shift, with another value"
+            problems.append(wrong("shift_sample", shift, requirement, "pass one of them"))
     problems += [_unknown(name) for name in known if name not in PARAMETERS and name != "extra"]
     problems += [
         Problem(name, "missing", "required", "pass it") for name in ("prompt", "init_image") if known.get(name) is None
@@ -66,8 +66,8 @@ def _unknown(name: str) -> Problem:
     from difflib import get_close_matches  # noqa: PLC0415 - for mistakes only
 
     close = get_close_matches(str(name), PARAMETERS, n=1)
-    way_out = f"did you mean {close[0]}?" if close else f"pass it as extra={{{name!r}: ...}} to send it all the same"
-    return Problem(shown(name), "given", "no such parameter", way_out)
+    hint = f"did you mean {close[0]}?" if close else f"pass it as extra={{{name!r}: ...}} to send it all the same"
+    return Problem(shown(name), "given", "no such parameter", hint)
 
 
 def encode_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
@@ -115,9 +115,9 @@ def _unstructure() -> Callable[[ImageToVideoUltra], dict[str, Any]]:
     )
 
 
-def fetch_path(endpoint: Endpoint, job_id: str) -> str:
+def fetch_path(deployment: Deployment, job_id: str) -> str:
     """Where a job is asked after. Built from the id: the reply's fetch_result is the server's word, and gets no key."""
-    return _FETCH_PATHS[endpoint] + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
+    return _FETCH_PATHS[deployment] + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
 
 
 # --- what came back ---

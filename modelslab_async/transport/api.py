@@ -12,9 +12,9 @@ from typing import TypeVar
 from modelslab_async.errors import APIError, ModelsLabError, TransportError
 from modelslab_async.protocol import retry, wire
 from modelslab_async.protocol.reply import Body, HttpReply, Malformed, Refused
-from modelslab_async.protocol.request import Endpoint
+from modelslab_async.protocol.request import Deployment
 from modelslab_async.protocol.secret import ApiKey
-from modelslab_async.protocol.statistics import RequestKind, Tally
+from modelslab_async.protocol.statistics import Counters, RequestKind
 from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.transport.base import Incoming, Transport
 
@@ -23,7 +23,7 @@ _MOST_NOTES = 50
 _T = TypeVar("_T")
 
 
-class Line:
+class ServiceApi:
     """One for each Client. `closing` is set once nothing more is to be submitted."""
 
     def __init__(
@@ -31,13 +31,13 @@ class Line:
         transport: Transport,
         key: ApiKey,
         base_url: str,
-        endpoint: Endpoint,
+        deployment: Deployment,
         timeouts: Timeouts,
         rng: random.Random,
     ) -> None:
-        self.transport, self.key, self.base_url, self.endpoint = transport, key, base_url, endpoint
+        self.transport, self.key, self.base_url, self.deployment = transport, key, base_url, deployment
         self.timeouts, self.rng = timeouts, rng
-        self.tally = Tally()
+        self.counters = Counters()
         self.closing = asyncio.Event()
         self.bare_body = wire.encode_body({}, self.key)
         """Just the key."""
@@ -45,18 +45,18 @@ class Line:
 
     def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> Awaitable[HttpReply]:
         """Post, once. Raises TransportError."""
-        self.tally.requests[kind] += 1
+        self.counters.requests[kind] += 1
         is_paid = kind == "submit"
         return self.transport.post(self.base_url + path, body, timeout=finite(timeout), own_connection=is_paid)
 
     def get(self, url: str, *, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Incoming]:
         """Get a file. No key goes along. Raises TransportError."""
-        self.tally.requests["download"] += 1
+        self.counters.requests["download"] += 1
         return self.transport.get(url, headers=headers, timeout=self.timeouts.read)
 
     def head(self, url: str, length: int, timeout: float | None) -> Awaitable[HttpReply]:
         """The first bytes of a file. No key goes along. Raises TransportError."""
-        self.tally.requests["probe"] += 1
+        self.counters.requests["probe"] += 1
         return self.transport.head(url, length=length, timeout=finite(timeout))
 
     def backoff(self) -> Iterator[float]:
@@ -65,7 +65,7 @@ class Line:
 
     async def fetch(self, job_id: str, timeout: float | None) -> wire.FetchReply | TransportError:
         """Ask after a job."""
-        path = wire.fetch_path(self.endpoint, job_id)
+        path = wire.fetch_path(self.deployment, job_id)
         try:
             return wire.decode_fetch(await self.post("fetch", path, self.bare_body, timeout), self.key)
         except TransportError as error:

@@ -1,0 +1,290 @@
+"""`modelslab-async batch` as a person and a script use it: real processes, an emulator in this one."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import re
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.command import SLOW, Held, charges, emulated, made, manifest, until_charged, until_known
+from helpers.world import KEY, PNG
+from rich.console import Console
+
+from benchmarks import _batch
+from modelslab_async.cli.display import BatchDisplay
+from modelslab_async.cli.exit_codes import Exit
+from modelslab_async.cli.output import Output
+from modelslab_async.emulator import Fault, Rule
+from modelslab_async.emulator.order import skeleton
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pseudo-terminals")
+
+
+async def test_a_batch(tmp_path: Path) -> None:
+    """JSON lines while it runs; a second run keeps all; folders with spaces and other letters are fine."""
+    async with emulated(tmp_path) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 6).name, "-o", "Vidéos für dich", "--yes", "--json"]
+        done = await shell.run(*words)
+        assert (done.code, charges(emulator)) == (0, 6), done.err
+        kinds = [told["event"] for told in done.told]
+        assert (kinds[0], kinds[-1], kinds.count("begun"), kinds.count("ended")) == ("plan", "summary", 6, 6)
+        assert done.told[-1]["spent"] == "1.2"
+        again = await shell.run(*words, "--report")
+    assert (again.code, charges(emulator)) == (0, 6)
+    assert [told["event"] for told in again.told] == ["plan", *["kept"] * 6, "summary", "report"]
+    assert len(made(tmp_path / "Vidéos für dich")) == 6
+    assert (tmp_path / "Vidéos für dich" / "report.html").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+
+
+async def test_a_folder_of_pictures_is_a_batch(tmp_path: Path) -> None:
+    """One prompt for all; the files are called after the pictures."""
+    (tmp_path / "pictures").mkdir()
+    for name in ("one.png", "two.png"):
+        (tmp_path / "pictures" / name).write_bytes(PNG)
+    async with emulated(tmp_path) as (shell, _):
+        words = ["batch", "pictures", "-p", "zoom", "--set", "fps=12", "--name", "{stem}.mp4", "-o", "out", "--yes"]
+        done = await shell.run(*words)
+    assert done.code == 0, done.err
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == ["one.mp4", "two.mp4"]
+
+
+MISTAKES = {
+    "not JSON": '{"prompt": "a"',
+    "not an object": '["a"]',
+    "no such parameter": '{"prompt": "a", "init_image": "a.png", "promt": 1}',
+    "prompt=missing": '{"init_image": "a.png"}',
+    "init_image=missing": '{"prompt": "a"}',
+    "a text that is not empty": '{"prompt": " ", "init_image": "a.png"}',
+    "No such file": '{"prompt": "a", "init_image": "gone.png"}',
+    "not a picture": '{"prompt": "a", "init_image": "text.png"}',
+    "empty": '{"prompt": "a", "init_image": "empty.png"}',
+    "more than 5000000 bytes": '{"prompt": "a", "init_image": "huge.png"}',
+    "at most 16": '{"prompt": "a", "init_image": "a.png", "fps": 20}',
+    "an integer": '{"prompt": "a", "init_image": "a.png", "seed": "seven"}',
+    "less than num_frames": '{"prompt": "a", "init_image": "a.png", "fps": 9, "num_frames": 9}',
+    "asks for it already": '{"prompt": "same", "init_image": "a.png"}',
+    "has it already": '{"prompt": "other", "init_image": "a.png", "track_id": "mine"}',
+    "the key is no parameter": f'{{"prompt": "a", "init_image": "a.png", "key": "{KEY}"}}',
+}
+
+
+async def test_all_mistakes_are_told_in_one_go(tmp_path: Path) -> None:
+    """By line and field, with the way out, and nothing is sent."""
+    for name, content in {"text.png": b"text", "empty.png": b"", "huge.png": PNG + bytes(5_000_000)}.items():
+        (tmp_path / name).write_bytes(content)
+    fine = ['{"prompt": "same", "init_image": "a.png"}', '{"prompt": "a", "init_image": "a.png", "track_id": "mine"}']
+    (tmp_path / "shots.jsonl").write_text("\n".join([*fine, *MISTAKES.values()]))
+    async with emulated(tmp_path) as (shell, emulator):
+        done = await shell.run("batch", "shots.jsonl", "-o", "out", "--yes", "--budget", "2")
+    told = done.err.splitlines()
+    for line, words in enumerate(MISTAKES, len(fine) + 1):
+        mine = [each for each in told if each.startswith(f"line {line}: ")]
+        assert any(words in each for each in mine), (words, mine)
+    assert any(each.startswith("budget=") for each in told)
+    assert (done.code, charges(emulator)) == (Exit.USAGE, 0)
+    assert made(tmp_path / "out") == {}
+
+
+async def test_a_failed_line_never_stops_the_others(tmp_path: Path) -> None:
+    """Exit code 1; a second run leaves it, and --retry-failed pays for it again."""
+    async with emulated(tmp_path, faults=[Rule(Fault.JOB_FAILS, times=1)]) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 4).name, "-o", "out", "--yes"]
+        codes = [(await shell.run(*words, *more)).code for more in ([], [], ["--retry-failed"], [])]
+    assert codes == [1, 1, 0, 0]
+    assert (charges(emulator), len(made(tmp_path / "out"))) == (5, 4)
+
+
+async def test_what_is_left_says_how_to_go_on(tmp_path: Path) -> None:
+    """The same command would do nothing for lines that failed: the way to pay for them again is named."""
+    async with emulated(tmp_path, faults=[Rule(Fault.JOB_FAILS, times=1)]) as (shell, _):
+        words = ["batch", manifest(tmp_path, 2).name, "-o", "out", "--yes"]
+        first = await shell.run(*words)
+        second = await shell.run(*words)
+    for done in (first, second):
+        assert (done.code, "--retry-failed" in done.err, "to go on" in done.err) == (Exit.FAILED, True, False)
+
+
+async def test_lines_that_come_later_were_not_agreed_to(tmp_path: Path) -> None:
+    """A manifest that grows while its videos are made: what was not counted is not paid."""
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
+        path = manifest(tmp_path, 70)  # more than are read at a time
+        batch = await shell.start("batch", path.name, "-o", "out", "--yes")
+        await until_charged(emulator, 1)
+        with path.open("a") as file:
+            file.write('{"prompt": "more", "init_image": "a.png"}\n')
+        held.open()
+        done = await batch.done()
+    assert (done.code, charges(emulator)) == (0, 70), done.err
+
+
+async def test_a_report_does_not_hide_why_it_failed(tmp_path: Path) -> None:
+    """There is nothing to report, and the exit code is that of a refused key."""
+    async with emulated(tmp_path, keys=["another"]) as (shell, _):
+        done = await shell.run("batch", manifest(tmp_path, 2).name, "-o", "out", "--yes", "--report", "--json")
+    assert done.code == Exit.KEY
+    assert [told["error"]["type"] for told in done.told if "error" in told] == ["AuthenticationError"]
+
+
+async def test_nobody_is_asked_where_nobody_is(tmp_path: Path) -> None:
+    """Without a terminal and without --yes nothing is paid."""
+    async with emulated(tmp_path) as (shell, emulator):
+        done = await shell.run("batch", manifest(tmp_path, 2).name, "-o", "out")
+    assert (done.code, charges(emulator)) == (Exit.USAGE, 0)
+    assert "--yes" in done.err
+
+
+async def test_a_person_is_asked(tmp_path: Path) -> None:
+    """The price is in the question; anything but yes pays nothing; a Ctrl-C ends the question."""
+    async with emulated(tmp_path) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 3).name, "-o", "out"]
+        for answer in ("n\n", "\n", "\x03"):
+            terminal = await shell.terminal(*words)
+            await terminal.until("Spend $0.60?")
+            await terminal.type_until_it_ends(answer)
+            assert (await terminal.done(), charges(emulator)) == (1, 0)
+        terminal = await shell.terminal(*words)
+        await terminal.until("Spend $0.60?")
+        terminal.type("y\n")
+        assert (await terminal.done(), charges(emulator)) == (0, 3), terminal.text
+    assert "3 of 3 done" in terminal.text
+
+
+async def test_a_terminal_is_drawn_on(tmp_path: Path) -> None:
+    """A bar for the whole and for those that run; without colours where they are not wanted."""
+    async with emulated(tmp_path, speed=SLOW) as (shell, _):
+        words = ["batch", manifest(tmp_path, 7).name, "-o", "out", "--yes"]
+        terminal = await shell.terminal(*words)
+        await terminal.until("5 running, 2 waiting")
+        await terminal.until("processing")
+        await terminal.until("of 7 done, 2 running")
+        await terminal.until(" left")
+        assert await terminal.done() == 0
+        assert b"\x1b[?25l" in terminal.raw
+        assert "Error" not in terminal.text
+        plain = await shell.terminal("generate", "a.png", "-p", "zoom", "--fps", "99", changes={"NO_COLOR": "1"})
+        await plain.done()
+        coloured = await shell.terminal("generate", "a.png", "-p", "zoom", "--fps", "99")
+        await coloured.done()
+        piped = await shell.run(*words[:3], "second", "--yes")
+    assert b"\x1b[31m" in coloured.raw
+    assert b"\x1b[3" not in plain.raw
+    assert "\x1b" not in piped.err + piped.out
+
+
+async def test_ctrl_c_once_ends_it_when_those_that_run_are_done(tmp_path: Path) -> None:
+    """Nothing more is submitted; the way on is printed, and goes on."""
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 9).name, "-o", "out", "--yes"]
+        terminal = await shell.terminal(*words)
+        await terminal.until("5 running")
+        terminal.type("\x03")
+        await terminal.until("stopping")
+        held.open()
+        assert await terminal.done() == Exit.INTERRUPTED
+        assert (charges(emulator), len(made(tmp_path / "out"))) == (5, 5)
+        assert f"to go on: modelslab-async {' '.join(words)}" in terminal.text.replace("\r\n", "")
+        assert (await shell.run(*words)).code == 0
+    assert (charges(emulator), len(made(tmp_path / "out"))) == (9, 9)
+
+
+@pytest.mark.parametrize("how", ["ctrl-c twice", "SIGTERM", "SIGKILL"])
+async def test_it_can_be_left_at_any_time(tmp_path: Path, how: str) -> None:
+    """Those that run are paid for: the second run collects them, and pays only for the rest."""
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 8).name, "-o", "out", "--yes"]
+        terminal = await shell.terminal(*words)
+        await terminal.until("5 running")
+        await until_known(tmp_path, 5)
+        if how == "ctrl-c twice":
+            terminal.type("\x03")
+            await terminal.until("stopping")
+            terminal.type("\x03")
+        else:
+            terminal.process.send_signal(signal.SIGTERM if how == "SIGTERM" else signal.SIGKILL)
+        code = await terminal.done()
+        last = r"0 of 8 done, 5 running, .*\$1\.00 spent"
+        assert how == "SIGKILL" or re.search(last, terminal.text.replace("\r\n", " "))
+        assert code == (-signal.SIGKILL if how == "SIGKILL" else Exit.INTERRUPTED)
+        assert (charges(emulator), made(tmp_path / "out")) == (5, {})
+        need_care = (await shell.run("jobs", "--json")).told["jobs"]
+        assert [job["state"] for job in need_care] == ["processing"] * 5
+        held.open()
+        again = await shell.run(*words)
+        assert again.code == 0, again.err
+        assert "5 to collect" in again.err
+        assert "8 of 8 done, 0 running, 0 waiting, $0.60 spent" in again.err
+    assert (charges(emulator), len(made(tmp_path / "out"))) == (8, 8)
+
+
+@pytest.mark.looptime
+async def test_how_it_stands_is_told_where_nothing_is_drawn() -> None:
+    """A line a minute, while it lasts."""
+    told = io.StringIO()
+    display = BatchDisplay(Output(as_json=False, err=Console(file=told)), 7, "spent")
+    with display.shown():
+        await asyncio.sleep(200)
+    await asyncio.sleep(200)
+    assert told.getvalue().splitlines() == ["0 of 7 done, 0 running, 7 waiting, $0.00 spent"] * 3
+
+
+async def test_a_full_disk(tmp_path: Path) -> None:
+    """It stops, says so, and what was paid is collected once there is room."""
+    import resource  # noqa: PLC0415 - not on Windows
+
+    def little_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    def large(work: Any) -> bytes:
+        video = skeleton(work)
+        return video + (400_008).to_bytes(4) + b"free" + bytes(400_000)
+
+    async with emulated(tmp_path, render=large) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 12).name, "-o", "out", "--yes"]
+        done = await shell.run(*words, preexec_fn=little_room)
+        assert (done.code, made(tmp_path / "out")) == (Exit.FAILED, {}), done.err
+        assert "File too large" in done.err
+        paid = charges(emulator)
+        assert f"${paid * 0.2:.2f} spent" in done.err
+        assert 0 < paid <= 10  # five whose ends may be seen at one tick, and the five that then had their places
+        again = await shell.run(*words)
+        assert again.code == 0, again.err
+    assert (charges(emulator), len(made(tmp_path / "out"))) == (12, 12)
+
+
+@pytest.mark.parametrize(("place", "code"), [("a.png/out", Exit.USAGE), ("/proc/out", Exit.FAILED)])
+async def test_a_folder_that_cannot_be_written(tmp_path: Path, place: str, code: Exit) -> None:
+    """Told before anything is sent."""
+    async with emulated(tmp_path) as (shell, emulator):
+        done = await shell.run("batch", manifest(tmp_path, 2).name, "-o", place, "--yes")
+    assert (done.code, charges(emulator)) == (code, 0)
+    assert "out" in done.err
+
+
+async def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    """The first goes on undisturbed."""
+    held = Held()
+    async with emulated(tmp_path, render=held) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 5).name, "-o", "out", "--yes"]
+        first = await shell.terminal(*words)
+        await first.until("5 running")
+        second = await shell.run(*words)
+        held.open()
+        assert await first.done() == 0
+    assert (second.code, charges(emulator)) == (Exit.USAGE, 5)
+    assert "another run" in second.err
+
+
+async def test_killed_at_random_moments() -> None:
+    """A video and a charge for each line, with faults on one of ten requests."""
+    outcome = await _batch.outcome(20, kills=3, lasts=0.8, rng=random.Random(3))
+    assert outcome.is_right, outcome

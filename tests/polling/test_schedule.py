@@ -1,0 +1,163 @@
+"""The inspection plan against theory and against brute force."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from itertools import accumulate, pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelslab_async.polling.distribution import EDGES, Cells, guess
+from modelslab_async.polling.schedule import Gaps, PollPlan, gaps_at, plan, urgency
+
+MIDDLES = [(a + b) / 2 for a, b in pairwise(EDGES)]
+
+
+def cells_of(ended: Callable[[float], float]) -> Cells:
+    """The cells of a distribution function."""
+    return [ended(EDGES[1]), *(ended(b) - ended(a) for a, b in pairwise(EDGES[1:]))]
+
+
+def lognormal(seconds: float) -> float:
+    return (1 + math.erf(math.log(seconds / 60) / 0.3 / math.sqrt(2))) / 2
+
+
+def two_peaks(seconds: float) -> float:
+    return 0.8 * (1 + math.erf((seconds - 55) / 5 / math.sqrt(2))) / 2 + 0.2 * (
+        1 + math.erf((seconds - 180) / 30 / math.sqrt(2))
+    ) / 2  # fmt: skip
+
+
+def cost(looks: list[int], cells: Cells, poll_cost: float) -> float:
+    """What looks at these edges cost, added up from the definition: latency and looks of each cell's jobs."""
+    total, look = 0.0, 0
+    for cell, (mass, middle) in enumerate(zip(cells, MIDDLES, strict=True)):
+        while looks[look] <= cell:
+            look += 1
+        total += mass * (EDGES[looks[look]] - middle + poll_cost * (look + 1))
+    return total
+
+
+def least_cost(cells: Cells, poll_cost: float) -> float:
+    """The least cost of any looks, by trying every next look at every edge."""
+    ended = [0.0, *accumulate(cells)]
+    moment = [0.0, *accumulate(cell * middle for cell, middle in zip(cells, MIDDLES, strict=True))]
+    last = len(EDGES) - 1
+    to_pay = [0.0] * (last + 1)
+    for now in reversed(range(last)):
+        to_pay[now] = poll_cost * (ended[last] - ended[now]) + min(
+            EDGES[look] * (ended[look] - ended[now]) - moment[look] + moment[now] + to_pay[look]
+            for look in range(now + 1, last + 1)
+        )
+    return to_pay[0]
+
+
+def followed(schedule: PollPlan, until: float) -> list[float]:
+    """The looks of one job that does not end."""
+    looks = [0.0]
+    while looks[-1] < until:
+        looks.append(looks[-1] + schedule.gap(looks[-1]))
+    return looks[1:]
+
+
+@pytest.mark.parametrize("ended", [lognormal, two_peaks], ids=["one peak", "two peaks"])
+@pytest.mark.parametrize("poll_cost", [0.5, 5.0])
+def test_no_looks_cost_less(ended: Callable[[float], float], poll_cost: float) -> None:
+    """Followed from the start, the plan costs what the best of all possible looks costs, within the grid's 1.5 %."""
+    cells = cells_of(ended)
+    schedule = plan(cells, Gaps(poll_cost=poll_cost, floor=1e-3, ceiling=1e6))
+    edges = [min(range(len(EDGES)), key=lambda edge: abs(EDGES[edge] - look)) for look in followed(schedule, 1000.0)]
+    assert cost([*edges, len(EDGES) - 1], cells, poll_cost) <= 1.015 * least_cost(cells, poll_cost)
+
+
+def test_a_constant_hazard_means_constant_gaps() -> None:
+    """Exponential times of mean m: the best gap g solves exp(g/m) - 1 - g/m = c/m, whatever the elapsed time."""
+    mean, poll_cost = 100.0, 2.0
+    schedule = plan(cells_of(lambda seconds: 1 - math.exp(-seconds / mean)), gaps_at(poll_cost))
+    low, high = 0.0, mean
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if math.expm1(middle / mean) - middle / mean < poll_cost / mean else (low, middle)
+    gaps = [schedule.gap(elapsed) for elapsed in range(20, 120)]
+    assert sum(gaps) / len(gaps) == pytest.approx(low, rel=0.03)
+
+
+def test_dense_where_the_hazard_is_high() -> None:
+    """Keller (Management Science 21, 1974): gaps of sqrt(2c/h). Around the peak they are close to it; before it and
+    between two peaks far longer.
+    """
+    schedule = plan(cells_of(two_peaks), Gaps())
+    hazard = (two_peaks(57.5) - two_peaks(56.5)) / (1 - two_peaks(57))
+    assert schedule.gap(57.0) == pytest.approx(math.sqrt(2 / hazard), rel=0.4)
+    assert schedule.gap(0.0) > 10 * schedule.gap(57.0)
+    assert schedule.gap(75.0) > 5 * schedule.gap(57.0)
+
+
+def test_the_dearer_a_look_the_rarer() -> None:
+    """Ten times the cost of a look: fewer looks by about the root of ten."""
+    few, many = (
+        len(followed(plan(cells_of(lognormal), gaps_at(cost)._replace(floor=0.1)), 100.0)) for cost in (5.0, 0.5)
+    )
+    assert math.sqrt(10) / 1.5 < many / few < math.sqrt(10) * 1.5
+
+
+@given(
+    eta=st.none() | st.floats(EDGES[0], EDGES[-1]),
+    poll_cost=st.floats(1e-3, 1e3),
+    elapsed=st.lists(st.floats(0, 1e9), min_size=1, max_size=20),
+    seed=st.integers(),
+)
+def test_no_gap_leaves_its_bounds(eta: float | None, poll_cost: float, elapsed: list[float], seed: int) -> None:
+    """Whatever the numbers say, a gap is from the floor to the ceiling, and there is some time left."""
+    schedule = plan(guess(eta), gaps_at(poll_cost))
+    rng = random.Random(seed)
+    for moment in elapsed:
+        assert schedule.gaps.floor <= schedule.jittered(moment, rng) <= schedule.gaps.ceiling
+        assert schedule.left(moment) >= schedule.gaps.floor
+
+
+def test_a_job_that_outlives_every_expectation_is_looked_at_at_the_ceiling() -> None:
+    """Where no such job ever was, there is no better guess than the ceiling."""
+    certain = [0.0] * len(MIDDLES)
+    certain[400] = 1.0
+    schedule = plan(certain, Gaps())
+    for elapsed in (EDGES[402], 3600.0, EDGES[-1], 1e9):
+        assert schedule.gap(elapsed) == schedule.gaps.ceiling
+
+
+def test_the_time_left_is_the_median_of_what_is_left() -> None:
+    """As likely less as more, given that it runs."""
+    schedule = plan(cells_of(lognormal), Gaps())
+    for elapsed in (0.0, 30.0, 60.0, 90.0):
+        ended = lognormal(elapsed) if elapsed else 0.0
+        then = elapsed + schedule.left(elapsed)
+        assert (lognormal(then) - ended) / (1 - ended) == pytest.approx(0.5, abs=0.05)
+
+
+def test_near_the_end() -> None:
+    """Near is from when one in ten has ended."""
+    schedule = plan(cells_of(lognormal), Gaps())
+    tenth = 60 * math.exp(-0.3 * 1.2816)
+    assert not schedule.is_near_end(tenth * 0.97)
+    assert schedule.is_near_end(tenth * 1.03)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 200))
+def test_haste_is_how_many_jobs_an_end_seen_late_delays(waiting: int, places: int) -> None:
+    """1 where nobody waits; never more than those who wait for the place and the job itself; never less than half of
+    them, up to eight.
+    """
+    delayed = 1 + waiting / max(places, 1)
+    found = urgency(waiting, places)
+    assert found <= delayed
+    assert found > min(delayed, 8) / 2
+    assert (urgency(0, places), found.bit_count()) == (1, 1)
+
+
+def test_the_floor_follows_a_look_that_costs_nearly_nothing() -> None:
+    """A second, but never more than ten times the cost of a look."""
+    assert [gaps_at(cost).floor for cost in (5, 1, 0.1, 0.01)] == [1.0, 1.0, 1.0, 0.1]

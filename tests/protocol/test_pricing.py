@@ -1,0 +1,334 @@
+"""The laws of a budget: whatever happens, in any order, it is kept and its numbers are true."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any, Literal
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from modelslab_async import Budget, BudgetExceededError, InvalidRequestError, Plan, PriceList
+from modelslab_async.protocol.record import Charge
+
+PRICES = PriceList()
+CHEAP = PriceList(usd=Decimal("0.07"))
+DAY = 86_400.0
+Per = Literal["day", "ever"] | None
+PERIODS: tuple[Per, ...] = (None, "day", "ever")
+
+
+def numbers(budget: Budget, now: float) -> tuple[object, ...]:
+    return budget.reserved, budget.held, budget.spent(now), budget.remaining(now)
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    """Each with its field, the value, the rule and the way out."""
+    wrong: dict[str, Any] = {"usd": "much", "jobs": True, "credits": -3, "per": "week"}
+    with pytest.raises(InvalidRequestError) as caught:
+        Budget(**wrong)
+    told = {problem.field: problem for problem in caught.value.problems}
+    assert told.keys() == {"usd", "jobs", "credits", "plan", "per"}
+    assert {field: told[field].value for field in wrong} == {field: repr(value) for field, value in wrong.items()}
+    assert all(problem.requirement and problem.hint for problem in told.values())
+    assert all(str(problem) in str(caught.value) for problem in told.values())
+
+
+@pytest.mark.parametrize("usd", [Decimal("sNaN"), Decimal("-Infinity"), "", "-0.01", [], b"1", float("-inf")], ids=repr)
+def test_what_is_no_money(usd: Any) -> None:
+    """Refused in one clear error, never in one of decimal's own."""
+    with pytest.raises(InvalidRequestError) as caught:
+        Budget(usd=usd)
+    assert [problem.field for problem in caught.value.problems] == ["usd"]
+
+
+@pytest.mark.parametrize("usd", [1, "1", 1.0, Decimal(1), "1.00"], ids=repr)
+def test_money_may_be_written_in_many_ways(usd: Any) -> None:
+    """And is a Decimal from there on: five calls of $0.2 are a dollar, to the cent."""
+    budget = Budget(usd=usd)
+    for number in range(5):
+        budget.reserve(str(number), PRICES, 0.0)
+    assert budget.remaining(0.0) == 0
+    assert isinstance(budget.remaining(0.0), Decimal)
+
+
+@pytest.mark.parametrize(
+    ("limits", "unit", "needed", "remaining"),
+    [
+        ({"usd": "0.5"}, "USD", "0.2", "0.1"),
+        ({"jobs": 2}, "jobs", "1", "0"),
+        ({"credits": 92, "plan": Plan.BASIC}, "credits", "31", "30"),
+        ({"credits": 128, "plan": Plan.STANDARD}, "credits", "43", "42"),
+    ],
+    ids=str,
+)
+def test_a_refusal_speaks_the_unit_of_the_limit(limits: Any, unit: str, needed: str, remaining: str) -> None:
+    """A call is $0.2, or 31 credits of Basic, or 43 of Standard: the third, second or first call is one too many."""
+    budget = Budget(**limits)
+    with pytest.raises(BudgetExceededError, match=unit) as caught:
+        for number in range(3):
+            budget.reserve(str(number), PRICES, 0.0)
+    assert (caught.value.needed, caught.value.remaining) == (Decimal(needed), Decimal(remaining))
+
+
+def test_what_was_charged_is_charged() -> None:
+    """Nothing that comes after `settle` changes it."""
+    budget = Budget(usd=1)
+    budget.reserve("a", PRICES, 0.0)
+    budget.settle("a", 0.0)
+    before = numbers(budget, 0.0)
+    budget.release("a")
+    budget.hold("a")
+    budget.settle("a", DAY)
+    budget.reserve("a", PRICES, 0.0)
+    assert numbers(budget, 0.0) == before == (0, 0, Decimal("0.2"), Decimal("0.8"))
+
+
+@pytest.mark.parametrize(("end", "left"), [("settle", "0.8"), ("release", "1")])
+def test_what_nobody_knows_counts_until_somebody_does(end: str, left: str) -> None:
+    """A call is held over midnight; then it is charged on the day on which that is known, or given back."""
+    budget = Budget(usd=1, per="day")
+    budget.reserve("a", PRICES, 0.0)
+    budget.hold("a")
+    assert (budget.held, budget.remaining(3 * DAY)) == (Decimal("0.2"), Decimal("0.8"))
+    budget.settle("a", 3 * DAY) if end == "settle" else budget.release("a")
+    assert budget.held == 0
+    assert budget.remaining(3 * DAY) == Decimal(left)
+
+
+@pytest.mark.parametrize("per", PERIODS)
+def test_unknown_keys_are_harmless(per: Per) -> None:
+    """They change nothing, and make no room."""
+    budget = Budget(usd=1, per=per)
+    budget.settle("nobody", 0.0)
+    budget.release("nobody")
+    budget.hold("nobody")
+    assert numbers(budget, 0.0) == (0, 0, 0, 1)
+
+
+def test_earlier_runs_are_told_twice_and_count_once() -> None:
+    """Two clients that share a budget and a journal both tell it. Each call counts as one job too."""
+    budget = Budget(usd=1, jobs=3, per="ever")
+    for _ in range(2):
+        budget.spent_before([Charge("a", 1.0, Decimal("0.3")), Charge("b", DAY, Decimal("0.3"))])
+    assert budget.remaining(5 * DAY) == Decimal("0.4")
+    budget.reserve("c", PRICES, 5 * DAY)
+    with pytest.raises(BudgetExceededError, match="jobs"):
+        budget.reserve("d", PRICES, 5 * DAY)
+
+
+def test_it_tells_of_itself() -> None:
+    """Limits and numbers, nothing of the jobs."""
+    budget = Budget(usd="20", jobs=100, per="day")
+    budget.reserve("my-secret", PRICES, 0.0)
+    assert repr(budget) == "<Budget usd=20, jobs=100, per=day: reserved 0.2, held 0 USD>"
+
+
+@given(st.integers(0, 40_000), st.floats(0, DAY - 0.01))
+def test_a_day_ends_at_utc_midnight(day: int, second: float) -> None:
+    """What was charged at any second of a day counts in all of it, and in no other."""
+    budget, midnight = Budget(jobs=1, per="day"), day * DAY
+    budget.reserve("a", PRICES, midnight)
+    budget.settle("a", midnight + second)
+    last = midnight + DAY - 0.01
+    assert [budget.spent(now) for now in (midnight, last, midnight + DAY)] == [PRICES.usd, PRICES.usd, 0]
+    with pytest.raises(BudgetExceededError):
+        budget.reserve("b", PRICES, last)
+    budget.reserve("b", PRICES, midnight + DAY)
+    assert budget.reserved == PRICES.usd
+
+
+@given(st.lists(st.sampled_from([PRICES, CHEAP]), max_size=20), st.sampled_from(["", "hold"]))
+def test_release_gives_back_exactly_what_was_reserved(prices: list[PriceList], doubt: str) -> None:
+    """Also what was held, and in another order."""
+    budget = Budget(usd=100)
+    for number, price in enumerate(prices):
+        budget.reserve(str(number), price, 0.0)
+        if doubt:
+            budget.hold(str(number))
+    assert budget.reserved + budget.held == sum((price.usd for price in prices), Decimal(0))
+    for number in reversed(range(len(prices))):
+        budget.release(str(number))
+    assert numbers(budget, 0.0) == (0, 0, 0, 100)
+
+
+def test_credits_count_at_the_price_of_their_day() -> None:
+    """A call that was reserved at 31 credits takes 31, though prices fall; an earlier run's, what one takes now."""
+    budget, cheaper = Budget(credits=104, plan=Plan.BASIC, per="ever"), PriceList(credits={Plan.BASIC: 10})
+    budget.spent_before([Charge("earlier", 0.0, PRICES.usd)])
+    for key in "abc":
+        budget.reserve(key, PRICES if key != "c" else cheaper, 0.0)
+    with pytest.raises(BudgetExceededError) as caught:
+        budget.reserve("d", PriceList(credits={Plan.BASIC: 23}), 0.0)
+    assert (caught.value.needed, caught.value.remaining) == (Decimal(23), Decimal(104 - 31 - 31 - 10 - 23))
+
+
+def test_prices_must_name_the_credits_that_a_budget_counts() -> None:
+    """Else it would allow any number of calls."""
+    budget = Budget(credits=10, plan=Plan.BASIC)
+    with pytest.raises(InvalidRequestError, match="BASIC"):
+        budget.reserve("a", PriceList(credits={Plan.STANDARD: 43}), 0.0)
+    assert budget.reserved == 0
+
+
+@pytest.mark.parametrize("usd", [0.3, "0.3", Decimal("0.3")], ids=repr)
+def test_prices_may_be_written_in_many_ways(usd: Any) -> None:
+    """And are Decimals."""
+    assert PriceList(usd=usd).estimate(3).usd == Decimal("0.9")
+
+
+def test_prices_that_cannot_be_right() -> None:
+    """Told all at once: a price below 0 would raise the budget."""
+    wrong: dict[str, Any] = {"usd": -1, "credits": {"basic": 31}}
+    with pytest.raises(InvalidRequestError) as caught:
+        PriceList(**wrong)
+    assert [problem.field for problem in caught.value.problems] == ["usd", "credits"]
+
+
+@pytest.mark.parametrize("jobs", [-1, 1.5, True, "3"], ids=repr)
+def test_so_many_jobs_cannot_be_estimated(jobs: Any) -> None:
+    """One clear error."""
+    with pytest.raises(InvalidRequestError, match="jobs"):
+        PRICES.estimate(jobs)
+
+
+@pytest.mark.parametrize("amount", [10**5000, "1e999999999", "1e-999999999"], ids=["digits", "large", "small"])
+def test_amounts_are_of_ordinary_size(amount: Any) -> None:
+    """So that sums are exact, and no other error comes up."""
+    with pytest.raises(InvalidRequestError, match="usd"):
+        Budget(usd=amount)
+
+
+def test_more_was_spent_than_is_allowed() -> None:
+    """Then nothing is left, not less."""
+    budget = Budget(usd=1, per="ever")
+    budget.spent_before([Charge("a", 0.0, Decimal(7))])
+    assert budget.remaining(0.0) == 0
+    assert budget.jobs_left(PRICES, 0.0) == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [({"usd": 1}, 4), ({"usd": 1, "jobs": 3}, 2), ({"credits": 100, "plan": Plan.BASIC}, 2), ({"usd": 0}, 0)],
+    ids=str,
+)
+def test_so_many_calls_are_left(limits: Any, left: int) -> None:
+    """As many as the tightest limit allows: they can be reserved, and one more cannot."""
+    budget = Budget(**limits)
+    if left:
+        budget.reserve("first", PRICES, 0.0)
+    assert budget.jobs_left(PRICES, 0.0) == left
+    for number in range(left):
+        budget.reserve(str(number), PRICES, 0.0)
+    with pytest.raises(BudgetExceededError):
+        budget.reserve("one too many", PRICES, 0.0)
+
+
+def test_what_is_free_may_be_called_without_end() -> None:
+    """No limit that counts only money stands against it."""
+    assert Budget(usd=0).jobs_left(PriceList(usd=Decimal(0)), 0.0) is None
+
+
+class Spending(RuleBasedStateMachine):
+    """Any budget beside a list of what each key is: its state, its price, and when it was charged."""
+
+    keys = st.sampled_from("abcdefgh")
+
+    @initialize(usd=st.integers(0, 10), jobs=st.integers(0, 6), credits_=st.integers(0, 200), which=st.integers(1, 7))
+    def a_budget(self, usd: int, jobs: int, credits_: int, which: int) -> None:
+        self.per = PERIODS[which % 3]
+        self.usd = Decimal(usd) / 5 if which & 1 else None
+        self.jobs = jobs if which & 2 else None
+        self.credits = credits_ if which & 4 else None
+        plan = Plan.BASIC if which & 4 else None
+        self.budget = Budget(usd=self.usd, jobs=self.jobs, credits=self.credits, plan=plan, per=self.per)
+        self.now = 0.0
+        self.calls: dict[str, tuple[str, Decimal, float]] = {}
+        self.before = 0
+
+    @rule(key=keys, prices=st.sampled_from([PRICES, CHEAP]))
+    def reserve(self, key: str, prices: PriceList) -> None:
+        try:
+            self.budget.reserve(key, prices, self.now)
+        except BudgetExceededError:
+            assert key not in self.calls
+            assert not self.fits(prices.usd, 1)
+        else:
+            assert key in self.calls or self.fits(prices.usd, 1)
+            self.calls.setdefault(key, ("reserved", prices.usd, 0.0))
+
+    @rule(key=keys)
+    def settle(self, key: str) -> None:
+        self.budget.settle(key, self.now)
+        if self.is_open(key):
+            self.calls[key] = ("charged", self.calls[key][1], self.now)
+
+    @rule(key=keys)
+    def release(self, key: str) -> None:
+        self.budget.release(key)
+        if self.is_open(key):
+            del self.calls[key]
+
+    @rule(key=keys)
+    def hold(self, key: str) -> None:
+        self.budget.hold(key)
+        if self.is_open(key):
+            self.calls[key] = ("held", self.calls[key][1], 0.0)
+
+    @rule(hours=st.floats(0.1, 30))
+    def wait(self, hours: float) -> None:
+        self.now += hours * 3600
+
+    @rule(hours=st.floats(0, 60), usd=st.sampled_from([PRICES.usd, CHEAP.usd]))
+    def an_earlier_run_is_told(self, hours: float, usd: Decimal) -> None:
+        """Only where it leaves the limits whole: what others spent before may well be more than they allow."""
+        at = max(self.now - hours * 3600, 0.0)
+        counts = self.per == "ever" or (self.per == "day" and at // DAY == self.now // DAY)
+        if counts and not self.fits(usd, 1):
+            return
+        self.before += 1
+        self.budget.spent_before([Charge(f"before {self.before}", at, usd)])
+        if self.per is not None:
+            self.calls[f"before {self.before}"] = ("charged", usd, at)
+
+    def is_open(self, key: str) -> bool:
+        return key in self.calls and self.calls[key][0] != "charged"
+
+    def usd_of(self, state: str) -> Decimal:
+        return sum((usd for usd in self.counted(state)), Decimal(0))
+
+    def counted(self, *states: str) -> list[Decimal]:
+        """The prices of those that count, one by one."""
+        today = self.now // DAY
+        return [
+            usd
+            for state, usd, at in self.calls.values()
+            if state in states and (state != "charged" or self.per != "day" or at // DAY == today)
+        ]
+
+    def fits(self, usd: Decimal, more: int) -> bool:
+        counted = self.counted("reserved", "held", "charged")
+        count = len(counted) + more
+        return (
+            (self.usd is None or sum(counted) + usd <= self.usd)
+            and (self.jobs is None or count <= self.jobs)
+            and (self.credits is None or 31 * count <= self.credits)
+        )
+
+    @invariant()
+    def no_limit_is_exceeded(self) -> None:
+        assert self.fits(Decimal(0), 0)
+        total = self.budget.reserved + self.budget.held + self.budget.spent(self.now)
+        assert self.usd is None or total <= self.usd
+
+    @invariant()
+    def the_numbers_are_those_of_the_list(self) -> None:
+        told = (self.budget.reserved, self.budget.held, self.budget.spent(self.now))
+        assert told == (self.usd_of("reserved"), self.usd_of("held"), self.usd_of("charged"))
+        left = None if self.usd is None else self.usd - sum(told)
+        assert self.budget.remaining(self.now) == left
+
+
+TestSpending = Spending.TestCase

@@ -1,0 +1,204 @@
+"""What may be asked for: each rule, each documented limit, all problems at once."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from helpers.world import a_request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelslab_async import InvalidRequestError
+from modelslab_async.protocol import wire
+from modelslab_async.protocol.limits import LIMITS, check
+from modelslab_async.protocol.request import Deployment
+from modelslab_async.protocol.secret import ApiKey
+
+PICTURE = "https://pub-3626123a908346a7a8be8d9295f44e26.r2.dev/livewire-tmp/a-metaNTliM2Vm==-.webp"
+FIRST_EXAMPLE = (
+    '{"key":"","init_image":"' + PICTURE + '","prompt":"moving character","negative_prompt":"low quality",'
+    '"resolution":320,"num_frames":16,"num_inference_steps":31,"guidance_scale":7,"webhook": null,"track_id":null}'
+)
+SECOND_EXAMPLE = (
+    '{"key":"","init_image":"' + PICTURE + '","prompt":"moving character","negative_prompt":"low quality",'
+    '"resolution":480,"num_frames":81,"num_inference_steps":30,"guidance_scale": 5.0,"shift_sample":3,"fps":16,'
+    '"webhook": null,"track_id":null}'
+)
+
+
+@pytest.mark.parametrize(("text", "steps"), [(FIRST_EXAMPLE, 31), (SECOND_EXAMPLE, 30)])
+def test_the_examples_of_the_documentation_page(text: str, steps: int) -> None:
+    """Both are taken as they stand; their one problem is the steps, which go beyond the page's own limit."""
+    asked = json.loads(text)
+    request = wire.request_from(asked)
+    (problem,) = check(request)
+    assert (problem.field, problem.value, problem.overridable) == ("num_inference_steps", str(steps), True)
+    sent = json.loads(wire.encode_body(wire.encode_request(request, ref="r"), ApiKey("k"), picture=PICTURE))
+    expected = {name: value for name, value in asked.items() if value is not None}
+    if "shift_sample" in expected:
+        expected["sample_shift"] = expected.pop("shift_sample")
+    assert sent == {**expected, "key": "k", "track_id": "r"}
+
+
+def nested(levels: int) -> list[Any]:
+    """A list in a list in a list."""
+    value: list[Any] = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+CIRCLE: dict[str, Any] = {}
+CIRCLE["itself"] = CIRCLE
+IMPOSSIBLE: list[tuple[str, Any]] = [
+    ("prompt", ""),
+    ("prompt", " \n"),
+    ("prompt", None),
+    ("prompt", "a caf\udce9"),
+    ("negative_prompt", 3),
+    ("negative_prompt", "\ud83d"),
+    ("seed", "7"),
+    ("seed", True),
+    ("seed", 2**70),
+    ("resolution", 0),
+    ("resolution", -480),
+    ("resolution", "high"),
+    ("resolution", True),
+    ("num_frames", 0),
+    ("num_frames", -1),
+    ("num_frames", 81.0),
+    ("num_inference_steps", -5),
+    ("fps", True),
+    ("fps", -1),
+    ("sample_shift", -1),
+    ("guidance_scale", float("nan")),
+    ("guidance_scale", float("inf")),
+    ("guidance_scale", 10**400),
+    ("guidance_scale", True),
+    ("guidance_scale", "5"),
+    ("portrait", 1),
+    ("temp", "yes"),
+    ("webhook", "example.com/hook"),
+    ("webhook", "https://exa mple.com"),
+    ("track_id", ""),
+    ("track_id", "\udfff"),
+    ("model_id", 2),
+    ("extra", [1]),
+    ("extra", {"fps": 3}),
+    ("extra", {"shift_sample": 3}),
+    ("extra", {"new": float("nan")}),
+    ("extra", {"new": object()}),
+    ("extra", {"new": [10**5000]}),
+    ("extra", {"new": {"deep": ["\ud800"]}}),
+    ("extra", {"new": nested(3000)}),
+    ("extra", {"new": nested(21)}),
+    ("extra", {"new": CIRCLE}),
+    ("extra", {"\ud800": 1}),
+    ("webhook", "https://example.com/\ud800"),
+    ("extra", {1: 2}),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), IMPOSSIBLE)
+def test_what_cannot_be_right_is_always_refused(field: str, value: object) -> None:
+    """No `limits` lifts these; the problem names field, value, rule and way out."""
+    problems = [problem for problem in check(a_request(**{field: value})) if problem.field == field]
+    assert [problem.overridable for problem in problems] == [False]
+    assert all(
+        part in str(problems[0]) for part in (field, problems[0].value, problems[0].requirement, problems[0].hint)
+    )
+    assert all((problems[0].value, problems[0].requirement, problems[0].hint))
+
+
+def test_an_extra_may_be_twenty_deep() -> None:
+    """Of lists and of dicts alike, as the refusal of a deeper one says."""
+    dicts: Any = 1
+    for _ in range(20):
+        dicts = {"deeper": dicts}
+    assert check(a_request(extra={"lists": nested(20), "dicts": dicts})) == []
+    assert len(check(a_request(extra={"dicts": {"deeper": dicts}}))) == 1
+
+
+@pytest.mark.parametrize(("frames", "fps"), [(10, 10), (10, 12), (None, 81)])
+def test_fps_is_less_than_num_frames(frames: int | None, fps: int) -> None:
+    """Also against the default number of frames."""
+    hard = [problem for problem in check(a_request(num_frames=frames, fps=fps)) if not problem.overridable]
+    assert [problem.field for problem in hard] == ["fps"]
+
+
+ROWS = [
+    (deployment, model, name, limit)
+    for deployment, models in LIMITS.items()
+    for model, limits in models.items()
+    for name, limit in limits.items()
+]
+
+
+@pytest.mark.parametrize(("deployment", "model", "name", "limit"), ROWS)
+def test_each_documented_limit(deployment: Deployment, model: str | None, name: str, limit: Any) -> None:
+    """At the limit nothing is wrong; a step beyond, only that, and it may be overruled."""
+    for edge, step in ((limit.maximum, 1), (limit.minimum, -0.5)):
+        if edge is not None:
+            assert check(a_request(model_id=model, **{name: edge}), deployment) == []
+            (problem,) = check(a_request(model_id=model, **{name: edge + step}), deployment)
+            assert (problem.field, problem.overridable) == (name, True)
+            assert "limits=" in problem.hint
+
+
+def test_the_documented_numbers() -> None:
+    """The table says what the pages say."""
+    page, dedicated = LIMITS[Deployment.V6][None], LIMITS[Deployment.ENTERPRISE][None]
+    maxima = {name: limit.maximum for name, limit in page.items()}
+    assert maxima == {
+        "resolution": 480,
+        "num_inference_steps": 25,
+        "guidance_scale": 8.0,
+        "fps": 16,
+        "sample_shift": 10,
+    }
+    assert LIMITS[Deployment.V6]["wan2.2"]["resolution"].maximum == 720
+    assert [dedicated[name].maximum for name in ("num_inference_steps", "guidance_scale", "fps")] == [8, 2.0, 18]
+    assert (page["guidance_scale"].minimum, dedicated["guidance_scale"].minimum) == (0.0, 1.0)
+
+
+def test_models() -> None:
+    """A ratio is for ltx-2.3; an unknown model is told, because the service would silently take another."""
+    assert check(a_request(model_id="ltx-2.3", resolution="16:9")) == []
+    assert [p.field for p in check(a_request(resolution="16:9"))] == ["resolution"]
+    assert [p.field for p in check(a_request(model_id="wan9"))] == ["model_id"]
+
+
+def test_all_problems_come_at_once() -> None:
+    """Who made five mistakes hears of five."""
+    request = a_request(prompt="", seed=True, fps=99, guidance_scale=9.0, temp="no")
+    assert {problem.field for problem in check(request)} == {"prompt", "seed", "fps", "guidance_scale", "temp"}
+
+
+def test_a_key_is_no_parameter_and_is_not_shown() -> None:
+    """Neither in `extra` nor among the parameters, and no error repeats it."""
+    (problem,) = check(a_request(extra={"key": "a-real-secret"}))
+    assert "a-real-secret" not in str(problem)
+    with pytest.raises(InvalidRequestError) as caught:
+        wire.request_from({"prompt": "a", "init_image": "b", "key": "a-real-secret"})
+    assert "api_key" in str(caught.value)
+    assert "a-real-secret" not in str(caught.value)
+
+
+def test_unknown_names_are_refused_with_a_suggestion() -> None:
+    """A typo is no parameter; what the page lacks goes into extra; two spellings must agree."""
+    with pytest.raises(InvalidRequestError) as caught:
+        wire.request_from({"promt": "a", "strange": 1, "sample_shift": 3, "shift_sample": 4})
+    text = str(caught.value)
+    assert all(words in text for words in ("did you mean prompt", "extra={'strange'", "shift_sample", "init_image"))
+
+
+@given(
+    value=st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.text()))
+)
+def test_nothing_makes_the_check_raise(value: object) -> None:
+    """Whatever a field holds, it is judged, not stumbled over."""
+    for name in ("prompt", "resolution", "fps", "num_frames", "guidance_scale", "extra", "webhook", "model_id", "seed"):
+        problems = check(a_request(**{name: value}))
+        assert all(problem.field for problem in problems)
