@@ -20,6 +20,7 @@ from aiohttp import web
 
 from benchmarks._chaos_server import ChaosServer, video
 from benchmarks._damage import CHANGES, Damages
+from benchmarks._open_jobs import OpenJobs
 from modelslab_async import Client, ImageToVideoUltra, Job, JobError, JobState, ModelsLabError, Timeouts, Video
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.protocol import record
@@ -175,7 +176,7 @@ class _Seen:
     tell: Callable[[str], None]
     in_flight: int
     webhook: str = ""
-    client: Client | None = None
+    open_jobs: OpenJobs = attrs.field(factory=OpenJobs)
     states: dict[str, JobState] = attrs.field(factory=dict[str, JobState])
     saved: set[str] = attrs.field(factory=set[str])
     wrong: dict[str, Video] = attrs.field(factory=dict[str, Video])
@@ -204,7 +205,7 @@ class _Seen:
         self.late_bytes = _resident_bytes()
 
     async def _all(self, url: str) -> None:
-        self.client = Client(
+        client = Client(
             "any",
             base_url=url,
             max_in_flight=self.in_flight,
@@ -212,8 +213,9 @@ class _Seen:
             max_polls_per_second=None,
             timeouts=_LIMITS,
             journal=self.folder / "jobs.db",
+            telemetry=self.open_jobs,
         )
-        async with self.client as client, asyncio.TaskGroup() as saves:
+        async with client, asyncio.TaskGroup() as saves:
             async for job in client.map(self._requests(), lookahead=2 * self.in_flight):
                 await self._note(job)
                 saves.create_task(self._save(job))
@@ -334,9 +336,7 @@ async def _receiver(seen: _Seen) -> AsyncIterator[None]:
     """Receive webhooks, and wake their jobs."""
 
     async def wake(request: web.Request) -> web.Response:
-        told = await request.json()
-        if seen.client and (job := seen.client._dispatcher.jobs.get(told.get("track_id"))):
-            job.wake()
+        seen.open_jobs.wake((await request.json()).get("track_id"))
         return web.Response()
 
     app = web.Application()

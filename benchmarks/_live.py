@@ -22,7 +22,8 @@ import attrs
 from aiohttp import web
 
 from benchmarks._common import Server
-from modelslab_async import Client, Job, JobState
+from benchmarks._open_jobs import OpenJobs
+from modelslab_async import Client, JobState
 from modelslab_async.emulator.order import DEFAULT_ETA
 
 SPEED = 20.0
@@ -90,13 +91,11 @@ async def ours(url: str, jobs: int) -> Ends:
 
 async def ours_woken(url: str, jobs: int) -> Ends:
     """The same, and a webhook wakes the jobs."""
-    async with Client(KEY, base_url=url, max_in_flight=jobs) as client:
+    open_jobs = OpenJobs()
+    async with Client(KEY, base_url=url, max_in_flight=jobs, telemetry=open_jobs) as client:
 
         async def wake(request: web.Request) -> web.Response:
-            ref = (await request.json())["track_id"]
-            job: Job | None = client._dispatcher.jobs.get(ref)
-            if job:
-                job.wake()
+            open_jobs.wake((await request.json())["track_id"])
             return web.Response()
 
         app = web.Application()

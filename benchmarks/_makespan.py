@@ -25,6 +25,7 @@ from aiohttp import web
 
 from benchmarks._common import Server
 from benchmarks._live import KEY, PARAMS, PEER, SPEED, HastyLoop
+from benchmarks._open_jobs import OpenJobs
 from modelslab_async import Client, JobState
 
 JOBS = 200
@@ -72,11 +73,11 @@ async def ours(url: str, limit: int) -> None:
 
 async def ours_woken(url: str, limit: int) -> None:
     """The same, and a webhook wakes the jobs."""
-    async with Client(KEY, base_url=url, max_in_flight=limit) as client, AsyncExitStack() as stack:
+    jobs = OpenJobs()
+    async with Client(KEY, base_url=url, max_in_flight=limit, telemetry=jobs) as client, AsyncExitStack() as stack:
 
         async def wake(request: web.Request) -> web.Response:
-            if job := client._dispatcher.jobs.get((await request.json())["track_id"]):
-                job.wake()
+            jobs.wake((await request.json())["track_id"])
             return web.Response()
 
         app = web.Application()

@@ -2,7 +2,8 @@
 
 import logging
 
-from modelslab_async.client import BeyondDocumentationWarning, Client
+from modelslab_async.client import Client
+from modelslab_async.engine.engine import BeyondDocumentationWarning
 from modelslab_async.engine.recovery import Recovery
 from modelslab_async.errors import (
     APIError,

@@ -12,8 +12,8 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def wait_for_event(event: asyncio.Event, seconds: float) -> bool:
-    """Wait until *event* is set, for at most *seconds*. Return whether it is set."""
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until *event* is set, for at most *seconds*; None for as long as it takes. Return whether it is set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

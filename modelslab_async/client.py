@@ -1,88 +1,222 @@
-"""Client: one account, one asyncio session, many jobs."""
+"""The client: one account, its jobs, and calls that cost nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-import warnings
+import random
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable
 from contextlib import aclosing
-from typing import Unpack, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, Unpack
 
-import attrs
+import aiohttp
 
-from modelslab_async.engine.account import make_account
 from modelslab_async.engine.config import (
     AnyRequest,
+    SharedResources,
     check_arguments,
     check_key,
     normalize_request,
+    proxies_of,
     require_key,
     wrapped_key,
 )
-from modelslab_async.engine.engine import Session
-from modelslab_async.engine.recorder import account_fingerprint, request_from_record
-from modelslab_async.engine.recovery import CANDIDATES, Recovery
+from modelslab_async.engine.engine import Engine
+from modelslab_async.engine.recorder import account_fingerprint
+from modelslab_async.engine.recovery import Recovery, new_ref
+from modelslab_async.engine.saver import MAX_SAVES
 from modelslab_async.errors import InvalidRequestError, ModelsLabError
+from modelslab_async.job import streams
 from modelslab_async.job.future import Job
-from modelslab_async.job.streams import BoundedMap
-from modelslab_async.media import images
+from modelslab_async.journal.base import Journal
+from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
-from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.polling.estimator import DurationEstimator
+from modelslab_async.polling.flow import WaitStrategy
+from modelslab_async.polling.schedule import DEFAULT_POLL_COST, RateLimiter, gaps_at
+from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
-from modelslab_async.protocol.limits import check
-from modelslab_async.protocol.pricing import Budget, Estimate
-from modelslab_async.protocol.problems import refusal, wrong
+from modelslab_async.protocol.pricing import Budget, Estimate, PriceList
+from modelslab_async.protocol.problems import refusal
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra, RequestParams
+from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra, LimitsMode, RequestParams
 from modelslab_async.protocol.secret import ApiKey, hides_key
 from modelslab_async.protocol.statistics import Statistics
+from modelslab_async.protocol.timeouts import Timeouts
+from modelslab_async.telemetry import Telemetry
+from modelslab_async.transport.aiohttp import AiohttpTransport
+from modelslab_async.transport.base import Transport
 
+if TYPE_CHECKING:
+    from modelslab_async.webhook import Webhook
 
-class BeyondDocumentationWarning(UserWarning):
-    """A request is sent although it goes beyond the documented limits: `Client(limits="warn")`."""
+DEFAULT_MAX_IN_FLIGHT = 5
+"""What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
+DEFAULT_MAX_POLLS_PER_SECOND = 20.0
+"""More than any account's jobs need: five jobs are polled about once a second, all together."""
 
 
 @hides_key
-class Client(Session):
-    """Submits requests, watches the jobs, and keeps the account's limits.
+class Client:
+    """Submit requests, wait for the jobs, and keep within the account's limits.
 
     Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. Leaving it by an
-    exception submits no more and detaches from the jobs that run; `attach` watches them on, here or in another process.
+    exception submits no more and detaches from the jobs that run; `attach` goes on with them, here or in another
+    process.
 
     api_key: None takes it from the environment's MODELSLAB_API_KEY.
     base_url: https, or http on loopback, where an emulator listens.
     enterprise: True uses the paths and limits of a dedicated server.
-    max_in_flight: jobs at the service at a time. The service's own limit is found and kept, whatever is said here.
-    limits: "refuse" raises for a request beyond the documented limits, "warn" warns and sends, None just sends.
-    wait: "auto" asks the service until it says success, then probes the links until the file reads; "poll" takes the
-        service's word for it; "links" probes the announced links, and asks now and then so that a failure is seen.
-    journal: a path, "jobs.db", keeps every job on disk, so that `recover` can collect what a process that died has paid
-        for; or any `Journal`. A client with a journal starts in `async with`. None keeps nothing.
-    budget: what may be spent, see `Budget`; one may be shared by several clients. None for no bounds.
+    max_in_flight: jobs at the service at a time. If the service allows fewer, the client finds and keeps that limit.
+    limits: "refuse" raises for a request beyond the documented limits, "warn" warns and sends it, None just sends it.
+    wait: "auto" polls the service until it reports success, then probes the links until the file can be read; "poll"
+        trusts the report of success; "links" probes the announced links, and polls now and then to see a failure.
+    poll_cost: seconds of lateness that are worth one poll. Less polls more often.
+    max_polls_per_second: a bound for all jobs together; None for no bound.
+    journal: a path such as "jobs.db" keeps every job on disk, so that `recover` can collect what a process that died
+        has paid for. Any `Journal` will do. A client with a journal is used as `async with`. None keeps nothing.
+    budget: what may be spent, see `Budget`; several clients may share one. None for no bound.
     prices: what a call costs, for budget and estimates; None for the documented prices.
     timeouts: see `Timeouts`.
-    webhook: where the service tells of ends, see `modelslab_async.webhook.Webhook`; requests that name one of their own
-        keep it. None only looks.
-    telemetry: is told what happens, see `modelslab_async.telemetry.Telemetry`.
-    session: an aiohttp session to use; it is not closed here. None opens two at the first request: one for submits,
-        each on a connection of its own, one for the rest. A session that is passed in cannot promise that: a reply left
-        in one of its pooled connections may answer a submit, so a refusal that is not the service's own JSON is
-        UNCERTAIN then.
+    webhook: where the service reports ends, see `modelslab_async.webhook.Webhook`. A request with a webhook of its own
+        keeps that. None only polls.
+    telemetry: is notified of what happens, see `modelslab_async.telemetry.Telemetry`.
+    session: an aiohttp session to use; the client does not close it. None opens two at the first request: one for
+        submits, each on a connection of its own, and one for the rest. A session that is passed in cannot promise that:
+        a reply left in one of its pooled connections may answer a submit. So a refusal that is not the service's own
+        JSON is UNCERTAIN then.
     proxy: the URL of an http(s) proxy for all requests except to loopback. None uses HTTPS_PROXY, HTTP_PROXY, ALL_PROXY
         and NO_PROXY of the environment, as curl does. With `session`, that session's own settings hold.
     rng: for jitter; None seeds one from the system.
-    transport: what carries requests, instead of aiohttp: an emulator in this process.
+    transport: carries requests instead of aiohttp, such as an emulator in this process.
 
     Raises InvalidRequestError for arguments that cannot be right, AuthenticationError without a key.
     """
 
+    _api_key = ApiKey("")
+    """Empty until a key was passed."""
+
+    def __init__(
+        self,
+        api_key: str | ApiKey | None = None,
+        *,
+        base_url: str = wire.DEFAULT_BASE_URL,
+        enterprise: bool = False,
+        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
+        limits: LimitsMode = "refuse",
+        wait: WaitStrategy = "auto",
+        poll_cost: float = DEFAULT_POLL_COST,
+        max_polls_per_second: float | None = DEFAULT_MAX_POLLS_PER_SECOND,
+        journal: str | os.PathLike[str] | Journal | None = None,
+        budget: Budget | None = None,
+        prices: PriceList | None = None,
+        timeouts: Timeouts | None = None,
+        webhook: Webhook | None = None,
+        telemetry: Telemetry | None = None,
+        session: aiohttp.ClientSession | None = None,
+        proxy: str | None = None,
+        rng: random.Random | None = None,
+        transport: Transport | None = None,
+    ) -> None:
+        self._api_key = key = wrapped_key(api_key)
+        del api_key  # a traceback from here on may be shown with local variables
+        require_key(key)
+        check_arguments(locals(), key)
+        proxies = proxies_of(proxy, base_url, is_session_passed_in=session is not None)
+        timeouts = timeouts or Timeouts()
+        shared = SharedResources(
+            base_url=base_url.rstrip("/"),
+            deployment=Deployment.ENTERPRISE if enterprise else Deployment.V6,
+            limits=limits,
+            wait=wait,
+            estimator=DurationEstimator(gaps_at(poll_cost)),
+            rate_limiter=RateLimiter(max_polls_per_second),
+            journal=SqliteJournal(Path(journal)) if isinstance(journal, str | os.PathLike) else journal,
+            prices=prices or PriceList(),
+            timeouts=timeouts,
+            webhook=webhook,
+            telemetry=telemetry,
+            rng=rng or random.Random(),
+            transport=transport or AiohttpTransport(timeouts, session=session, proxies=proxies),
+            max_in_flight=max_in_flight,
+            downloads=asyncio.Semaphore(MAX_SAVES),
+        )
+        self._engine = Engine(shared, key, budget=budget, max_in_flight=max_in_flight)
+        self._accounts: dict[Engine, Client] = {self._engine: self}
+        """The clients of all accounts on these resources, by engine."""
+
+    def __repr__(self) -> str:
+        dispatcher = self._engine.dispatcher
+        slots = dispatcher.slots
+        return f"<Client {self.base_url} jobs={len(dispatcher.jobs)} in_flight={slots.taken}/{slots.cap}>"
+
+    async def __aenter__(self) -> Self:
+        """Open the journal and check the wallet.
+
+        Raises JournalError for a journal that cannot be kept, and BudgetExceededError if the wallet is too small.
+        """
+        await self._engine.open()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self.aclose(drain=kind is None)
+
+    async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
+        """Close the client, in one of three ways.
+
+        - By default, wait for all jobs first, including those that still wait for their turn.
+        - With *timeout*, in seconds, submit no job any more, and wait for those that run for at most that long.
+        - Without *drain*, submit no job any more, and wait for none.
+
+        Replies to submits under way are always waited for, within `Timeouts.submit`, however often the caller is
+        cancelled: they say what is paid for. Then the client detaches from the jobs that run. With a journal, a job
+        that was not sent stays WAITING there: the next client finds it in `recover().unsent` and sends it by
+        `resubmit`. Without a journal it is cancelled.
+        """
+        await self._engine.close(drain=drain, timeout=timeout)
+
+    @property
+    def base_url(self) -> str:
+        """Where requests go."""
+        return self._engine.shared.base_url
+
+    @property
+    def deployment(self) -> Deployment:
+        """The service's deployment that is used: the shared one, or a dedicated server."""
+        return self._engine.shared.deployment
+
+    @property
+    def account_id(self) -> str:
+        """A fingerprint of the account, as the journal's rows have it in `JobRecord.account`. It hides the key."""
+        return self._engine.account
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal; None if the client keeps none."""
+        return self._engine.recorder.journal
+
+    @property
+    def prices(self) -> PriceList:
+        """The prices of calls."""
+        return self._engine.recorder.prices
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget; None for no bound."""
+        return self._engine.recorder.budget
+
+    def redact(self, text: str | None) -> str:
+        """Return *text* without the API key, for logs and pages that show a part of a request; "" for None."""
+        return str(self._api_key.redact(text or ""))
+
     async def account(
         self, api_key: str | ApiKey, *, budget: Budget | None = None, max_in_flight: int | None = None
     ) -> Client:
-        """The client of another account, for an application with many users: places and budget of its own; session,
-        journal, pace and what is learned of waiting are shared. The same key gives the same client, as it was first
-        asked for. It is closed with this one.
+        """Return the client of another account, for an application with many users.
+
+        It has slots and a budget of its own. It shares this client's session, journal, bound on polls, and what is
+        learned about waiting. It closes with this client. The same key gives the same client, as it was first made.
 
         Raises AuthenticationError for an empty key, InvalidRequestError, JournalError, ClientStateError.
         """
@@ -95,181 +229,136 @@ class Client(Session):
             raise
 
     async def _account(self, key: ApiKey, *, budget: Budget | None, max_in_flight: int | None) -> Client:
-        self._enter()
-        if isinstance(self._parent, Client):
-            return await self._parent._account(key, budget=budget, max_in_flight=max_in_flight)
-        common = self._common
-        places = common.max_in_flight if max_in_flight is None else max_in_flight
-        check_arguments({"max_in_flight": places, "budget": budget}, key)
+        self._engine.require_usable()
+        root = self._engine.parent or self._engine
+        slots = root.shared.max_in_flight if max_in_flight is None else max_in_flight
+        check_arguments({"max_in_flight": slots, "budget": budget}, key)
         require_key(key)
-        check_key(key, common.base_url)
-        name = account_fingerprint(key, common.base_url)
-        if name == self._recorder.account:
+        check_key(key, self.base_url)
+        if account_fingerprint(key, self.base_url) == root.account:
             if budget or max_in_flight:
-                raise refusal("api_key", "hidden", "not this client's own, which has its budget", "pass just the key")
-            return self
-        async with self._opening:
-            child = self._accounts.get(name)
-            if child is None or child._closed:
-                child = Client.__new__(Client)
-                own = make_account(common, key, budget=budget, max_in_flight=places, shares_journal=True)
-                child._begin(common, own, parent=self)
-                self._accounts[name] = child  # from here on it closes with this one
-                await child.__aenter__()
-        child._enter()  # may be closing
-        return cast("Client", child)
+                requirement = "cannot be the first client's own key, which has its budget and slots already"
+                raise refusal("api_key", "hidden", requirement, "pass only the key")
+            return self._accounts[root]
+        engine = await root.child(key, budget=budget, max_in_flight=slots)
+        if engine not in self._accounts:
+            self._accounts[engine] = _AccountClient(engine, self._accounts)
+        return self._accounts[engine]
 
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
-        """Give the job future of a request; returns at once.
+        """Submit a request. Return its job future at once; the request is sent when a slot is free.
 
-        The request is an `ImageToVideoUltra`, a mapping with the names of the documentation page, or keywords;
-        keywords override the others. It is sent when its turn comes.
+        The request is an `ImageToVideoUltra`, a mapping with the names of the documentation page, or keywords.
+        Keywords override the others.
 
-        Raises InvalidRequestError with all that is wrong, BudgetExceededError where the budget does not allow it,
-        ClientStateError for a closed client or a foreign loop.
+        Raises InvalidRequestError with all that is wrong, BudgetExceededError if the budget does not allow the job,
+        ClientStateError for a closed client or a foreign event loop.
         """
-        self._enter()
-        wanted = normalize_request(request, params)
-        image = self._checked(wanted)
-        ref = wanted.track_id or _new_ref()
-        is_called = False
-        if self._common.webhook and wanted.webhook is None:
-            is_called, wanted = (
-                True,
-                attrs.evolve(wanted, webhook=self._common.webhook.url(ref, self._recorder.account)),
-            )
-        job = Job(self._dispatcher, wanted, ref, image=image, is_called=is_called)
-        self._recorder.begin(job)
-        self._dispatcher.enqueue(job)
-        return job
+        return self._engine.submit(normalize_request(request, params)).job
 
     def check(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> None:
-        """What `submit` would check. Nothing is sent or reserved. Raises InvalidRequestError with all that is wrong."""
-        self._enter()
-        self._checked(normalize_request(request, params))
+        """Check a request as `submit` does, without sending or reserving anything.
+
+        Raises InvalidRequestError with all that is wrong.
+        """
+        self._engine.require_usable()
+        self._engine.check(normalize_request(request, params), stacklevel=4)
 
     async def generate(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Video:
-        """`submit`, and await the video."""
+        """Submit a request, and wait for its video. Raises as `submit` does, or the job's error."""
         return await self.submit(request, **params)
 
-    def attach(self, job_id: str | int) -> Job:
-        """The job future of a job that was submitted before, here or elsewhere, with the same key. It costs nothing.
+    async def attach(self, ref_or_id: str | int) -> Job:
+        """Return the job with this ref, or with this id of the service. Nothing is paid.
 
-        `job_id` is the service's id, or the ref of a job that is open here, or that another client left: a ref wins.
-        Raises InvalidRequestError for an empty one, and for one that holds the key.
+        - A job that is open here, or ended here, is returned as it is.
+        - A job of the journal is resumed if no live client owns it. If it ended, the returned job is done.
+        - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
+          does not know it, the job ends with NotFoundError, not charged.
+
+        Raises InvalidRequestError for an empty name, and for one that holds the key; JournalError.
         """
-        self._enter()
-        known = str(job_id).strip()
-        self._api_key.require_absent(job_id=known)
-        if left := self._recoverer.attach(known) or self._dispatcher.jobs.get(known):
-            self._recoverer.undelivered.discard(left.ref)
-            return left
-        if not known:
-            raise refusal("job_id", job_id, "empty", "pass the id that the service gave")
-        job = Job(self._dispatcher, None, _new_ref(), job_id=known)
-        self._dispatcher.adopt(job)
-        return job
+        return await self._engine.attach(str(ref_or_id).strip())
 
-    async def find(self, ref: str) -> JobRecord | None:
-        """What the journal knows of the job with this ref, or id of the service; None for nothing.
+    async def find(self, ref_or_id: str) -> JobRecord | None:
+        """Return the journal's row of the job with this ref, or id of the service; None if there is none.
 
-        Raises ClientStateError without a journal, JournalError, InvalidRequestError for a ref that holds the key.
+        Raises ClientStateError without a journal, JournalError, InvalidRequestError for a name that holds the key.
         """
-        self._enter()
-        self._api_key.require_absent(ref=ref)
-        return await self._recoverer.find(ref)
+        self._engine.require_usable()
+        self._api_key.require_absent(ref=ref_or_id)
+        return await self._engine.recoverer.find(ref_or_id)
 
     async def history(self, limit: int = 100) -> tuple[JobRecord, ...]:
-        """The journal's last jobs of this account, the newest first. Raises as `find` does."""
-        self._enter()
-        return tuple(await self._recoverer.journal.recent(self._recorder.account, limit))
+        """Return the journal's latest jobs of this account, the newest first. Raises as `find` does."""
+        self._engine.require_usable()
+        return tuple(await self._engine.recoverer.journal.recent(self.account_id, limit))
 
     async def recover(self, refs: Collection[str] | None = None, *, search: bool = False) -> Recovery:
-        """Take up what clients that are gone left in the journal: see `Recovery`. Nothing is submitted again.
+        """Take up what clients that are gone left in the journal, see `Recovery`. Nothing is submitted again.
 
-        With `refs`, only those jobs, by ref or id; also a READY one whose video was saved before. With `search`, the
-        account's recent videos that no row knows are listed as candidates; none is matched.
+        refs: only these jobs, by ref or id, including READY ones whose video was saved before. None for all.
+        search: list the account's recent videos that no row knows as candidates. None is matched.
 
-        Raises ClientStateError without a journal, JournalError, InvalidRequestError for a ref that holds the key; with
-        `search`, APIError or TransportError.
+        Raises ClientStateError without a journal, JournalError, InvalidRequestError for a ref that holds the key. With
+        `search`, APIError or TransportError too.
         """
-        self._enter()
-        for ref in [refs] if isinstance(refs, str) else refs or ():
-            self._api_key.require_absent(refs=ref)
-        body = wire.encode_assets(self._api_key)
-        assets = await self._call(wire.ASSETS_PATH, body, wire.assets) if search and self._recoverer.journal else ()
-        candidates = await self._recoverer.unknown(assets)
-        return (await self._recoverer.recover(refs))._replace(candidates=candidates)
+        return await self._engine.recover([refs] if isinstance(refs, str) else refs, search=search)
 
     async def resubmit(self, records: Iterable[JobRecord]) -> tuple[Job, ...]:
         """Submit jobs that an earlier client never sent, as `recover().unsent` lists them, under their refs.
 
-        A job whose picture is gone, or was passed as bytes, is given as REFUSED: nothing is charged for it.
+        A job whose picture is gone, or was passed as bytes, is returned as REFUSED. Nothing is charged for it.
 
-        Raises InvalidRequestError, before any job is sent, for a record that is not WAITING any more or that another
-        client which is alive looks after; ClientStateError without a journal; JournalError.
+        Raises InvalidRequestError, before any job is sent, for a record that is not WAITING any more or that belongs to
+        another client that is alive; ClientStateError without a journal; JournalError.
         """
-        self._enter()
-        unsent = [await self._recoverer.unsent(record) for record in records]
-        return tuple([self._resubmit(record) for record in unsent])
-
-    def _resubmit(self, record: JobRecord) -> Job:
-        request = request_from_record(record)
-        if request is None or not (record.picture or {}).get("where"):
-            hint = "submit it anew, with its picture"
-            lost = refusal("init_image", b"", "was passed as bytes, which the journal does not keep", hint)
-            return self._refused(request, record.ref, lost)
-        return self._submit_or_refuse(self._without_own_webhook(attrs.evolve(request, track_id=record.ref)))
-
-    def _without_own_webhook(self, request: ImageToVideoUltra) -> ImageToVideoUltra:
-        """The URL that the earlier client had its webhook make is made anew."""
-        own = self._common.webhook and self._common.webhook.url(request.track_id or "", self._recorder.account)
-        return attrs.evolve(request, webhook=None) if own and request.webhook == own else request
+        return tuple([run.job for run in await self._engine.resubmit(records)])
 
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
-        """A person's word on an uncertain job: the service took it as `id`, or it was `lost` and not charged.
+        """Resolve an uncertain job by hand: either the service accepted it as *id*, or it was lost and not charged.
 
-        Gives the job, watched on, or None for one that was lost; that ref may then be submitted again.
+        Return the job, which goes on, or None for one that was lost. The ref of a lost job may be submitted again.
 
-        Raises InvalidRequestError where no uncertain job has this ref, the service knows no such id, or not one of the
-        two is told.
+        Raises InvalidRequestError if no uncertain job has this ref, if the service knows no such id, and unless
+        exactly one of *id* and *lost* is passed.
         """
-        self._enter()
         job_id = None if id is None else str(id).strip()
-        self._api_key.require_absent(ref=ref, id=job_id)
-        if bool(job_id) == lost:
-            raise refusal("id", id, "just one of id= and lost=True", "pass what you know of the job")
-        if job_id and isinstance(await self._api.fetch(job_id, self._api.timeouts.fetch), wire.UnknownId):
-            raise refusal("id", id, "the service knows no such job", CANDIDATES)
-        return await self._recoverer.resolve(ref, job_id=job_id)
+        run = await self._engine.resolve(ref, job_id=job_id, lost=lost)
+        return run.job if run else None
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:
-        """What so many requests cost. Nothing is sent or reserved; they are counted, not checked."""
-        return self._recorder.prices.estimate(sum(1 for _ in requests))
+        """Return what these requests cost. They are counted, not checked, and nothing is sent or reserved."""
+        return self.prices.estimate(sum(1 for _ in requests))
 
     async def as_completed(self, jobs: Iterable[Job]) -> AsyncGenerator[Job]:
-        """The jobs, each when it ends, however it ends; `job.result()` gives the video or raises."""
-        ended: asyncio.Queue[Job] = asyncio.Queue()
-        awaited = dict.fromkeys(jobs)
-        for job in awaited:
-            job.add_done_callback(ended.put_nowait)
-        for _ in awaited:
-            yield await ended.get()
+        """Yield each job when it ends, however it ends. `job.result()` then gives the video or raises."""
+        async for job in streams.as_completed(jobs):
+            yield job
 
     async def map(
         self, requests: Iterable[AnyRequest] | AsyncIterable[AnyRequest], *, lookahead: int = 20
     ) -> AsyncGenerator[Job]:
-        """Submit requests as there is room, and give each job when it ends: a million without a million objects.
+        """Submit requests while there is room, and yield each job when it ends. The requests may be endless.
 
-        `lookahead` bounds the jobs that are submitted and not yet given. A request that cannot be sent is given as a
-        job that is REFUSED. What the iterable raises is raised here, after the jobs before it were given.
+        lookahead: at most this many jobs are submitted and not yet yielded.
+
+        A request that cannot be sent is yielded as a REFUSED job. What the iterable raises is raised here, after the
+        jobs before it were yielded. Raises InvalidRequestError for a *lookahead* below 1.
         """
         if lookahead < 1:
-            raise refusal("lookahead", lookahead, "at least 1", "pass more")
-        feed = BoundedMap(requests, self._submit_or_refuse, lookahead)
-        async with aclosing(feed.jobs()) as jobs:
+            raise refusal("lookahead", lookahead, "must be at least 1", "omit it for 20")
+        async with aclosing(streams.BoundedMap(requests, self._submit_or_refuse, lookahead).jobs()) as jobs:
             async for job in jobs:
                 yield job
+
+    def _submit_or_refuse(self, request: AnyRequest) -> Job:
+        try:
+            return self.submit(request)
+        except InvalidRequestError as error:
+            known = request if isinstance(request, ImageToVideoUltra) else None
+            ref = known.track_id if known and isinstance(known.track_id, str) else None
+            return self._engine.refused(known, ref or new_ref(), error).job
 
     async def download(
         self,
@@ -280,76 +369,48 @@ class Client(Session):
         overwrite: bool = True,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> SavedVideo:
-        """Put a video, or what a URL gives, at `path`: streamed, resumed after a break, verified to be a whole mp4.
+        """Save a video, or the file behind a URL, at *path*: streamed, resumed after a break, verified as a whole mp4.
 
-        Folders are made, and a file that is there is replaced once the new one is whole and on disk; without
-        `overwrite` it never is. `progress` is called with the bytes received and the total, or None if the server does
-        not say. A file longer than `max_bytes`, 2 GiB by default, is not saved. At most 50 downloads run at once;
-        further calls wait.
+        Missing folders are made. An existing file is replaced once the new one is whole and on disk.
 
-        Raises InvalidVideoError where no link gives a whole mp4, InvalidRequestError for a path that can be no file,
-        FileExistsError without `overwrite`, OSError where the disk does not play along.
+        progress: called with the bytes received and the total, or None if the server does not say.
+        overwrite: False never replaces an existing file.
+        max_bytes: a longer file is not saved; 2 GiB by default.
+
+        At most 50 downloads run at once; further calls wait.
+
+        Raises InvalidVideoError if no link gives a whole mp4, InvalidRequestError for a path that can be no file,
+        FileExistsError without `overwrite`, OSError if the disk fails.
         """
-        self._enter(closing_too=True)
-        return await self._saver.save(video, path, progress, overwrite=overwrite, max_bytes=max_bytes)
+        self._engine.require_usable(while_closing=True)
+        return await self._engine.saver.save(video, path, progress, overwrite=overwrite, max_bytes=max_bytes)
 
     def statistics(self) -> Statistics:
-        """What the client did so far, and how it stands: a snapshot."""
-        self._enter(closing_too=True)
-        return self._dispatcher.statistics()
+        """Return a snapshot of what the client did so far and what it does now."""
+        self._engine.require_usable(while_closing=True)
+        return self._engine.dispatcher.statistics()
+
+    async def balance(self) -> wire.Balance:
+        """Return what the account's wallet holds. Raises APIError or TransportError."""
+        return await self._engine.balance()
+
+    async def queue_depth(self) -> int:
+        """Return how many jobs the account has queued or processing, of all endpoints and processes.
+
+        The service takes at most 30 such calls a minute. Raises APIError or TransportError.
+        """
+        return await self._engine.call(wire.QUEUE_DEPTH_PATH, self._engine.api.bare_body, wire.queue_depth)
 
     async def upload(self, image: ImageInput) -> str:
-        """Put a local picture (path, bytes or data URI; 5 MB at most) at the service; gives a URL that lives 24 hours.
+        """Upload a local picture (path, bytes or data URI; 5 MB at most). Return a URL that the service keeps 24 hours.
 
         Raises InvalidRequestError for what is no picture, APIError or TransportError.
         """
-        self._enter(closing_too=True)
-        body = await asyncio.get_running_loop().run_in_executor(None, self._encode_upload, image)
-        return await self._call(wire.UPLOAD_PATH, body, wire.upload)
-
-    def _encode_upload(self, image: ImageInput) -> bytes:
-        picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Deployment.V6)
-        data = images.load(picture)
-        if isinstance(data, str):
-            raise refusal("image", image, "a URL already", "pass it as init_image as it is")
-        return wire.encode_upload(data, images.sniff(data) or "", self._api_key)
-
-    def _checked(self, request: ImageToVideoUltra) -> images.Image:
-        """The request's picture. Raises, or warns, as `limits` says."""
-        problems = self._api_key.problems_in(track_id=request.track_id) + check(request, self._api.deployment)
-        image = None
-        try:
-            image = images.examine(request, self._api.deployment)
-        except InvalidRequestError as error:
-            problems += error.problems
-        if isinstance(request.track_id, str) and request.track_id in self._dispatcher.jobs:
-            requirement = "a job with this track_id is open"
-            problems.append(wrong("track_id", request.track_id, requirement, "choose another, or leave it out"))
-        limits = self._common.limits
-        if problems and (limits == "refuse" or not all(problem.overridable for problem in problems)):
-            raise InvalidRequestError(problems)
-        for problem in map(self._api_key.redact_problem, problems if limits == "warn" else ()):
-            warnings.warn(
-                f"{problem.field}={problem.value}: {problem.requirement}", BeyondDocumentationWarning, stacklevel=4
-            )
-        assert image  # noqa: S101 - raised above
-        return image
-
-    def _submit_or_refuse(self, request: AnyRequest) -> Job:
-        try:
-            return self.submit(request)
-        except InvalidRequestError as error:
-            refused = request if isinstance(request, ImageToVideoUltra) else None
-            ref = refused.track_id if refused and isinstance(refused.track_id, str) else None
-            return self._refused(refused, ref or _new_ref(), error)
-
-    def _refused(self, request: ImageToVideoUltra | None, ref: str, error: InvalidRequestError) -> Job:
-        """Return a job that ended before it was sent."""
-        job = Job(self._dispatcher, request, ref)
-        job._advance(lifecycle.Rejected(error))
-        return job
+        return await self._engine.upload(image)
 
 
-def _new_ref() -> str:
-    """No two are the same."""
-    return os.urandom(16).hex()
+class _AccountClient(Client):
+    """The client of an engine that exists already, see `Client.account`."""
+
+    def __init__(self, engine: Engine, accounts: dict[Engine, Client]) -> None:
+        self._api_key, self._engine, self._accounts = engine.key, engine, accounts

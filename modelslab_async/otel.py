@@ -50,7 +50,7 @@ class OpenTelemetry(Telemetry):
         name = f"{_OPERATION} {known['gen_ai.request.model']}"
         attributes = {**known, "gen_ai.output.type": "video", "modelslab_async.ref": job.ref}
         if job.request and job.request.seed is not None:
-            attributes["gen_ai.request.seed"] = job._api_key.redact(str(job.request.seed))
+            attributes["gen_ai.request.seed"] = job.redact(str(job.request.seed))
         self._spans[job.ref] = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
 
     def accepted(self, job: Job) -> None:
@@ -65,7 +65,7 @@ class OpenTelemetry(Telemetry):
 
     def ended(self, job: Job) -> None:
         """End the span, and count."""
-        error = job._error()
+        error = job.error
         kind = "cancelled" if job.cancelled() else None if error is None else type(error).__name__
         known = {**_known(job), **({"error.type": kind} if kind else {})}
         if span := self._spans.pop(job.ref, None):
@@ -74,7 +74,7 @@ class OpenTelemetry(Telemetry):
                 span.set_attribute("error.type", kind)
                 span.set_status(trace.StatusCode.ERROR, kind)
             span.end()
-        self._duration.record(job._history[-1].elapsed, known)
+        self._duration.record(job.elapsed, known)
         if job.state is not JobState.REFUSED:
             self.polls.record(job.polls, known)
 
@@ -101,7 +101,7 @@ class OpenTelemetry(Telemetry):
 
 
 def _known(job: Job) -> dict[str, str]:
-    model = job._api_key.redact(job.request.model_id) if job.request else None
+    model = job.redact(job.request.model_id) if job.request else None
     return {
         "gen_ai.operation.name": _OPERATION,
         "gen_ai.provider.name": "modelslab",

@@ -88,9 +88,9 @@ async def server_sent_events(
         finally:
             coming.cancel()
             await asyncio.wait([coming])
-    if isinstance(job._error(), JobDetachedError):
-        return  # it goes on, and the browser comes again
-    last = {**_told(job._history[-1]), "state": job.state.value, "eta": job.eta, "error": _why(job)}
+    if isinstance(job.error, JobDetachedError):
+        return  # the job goes on, and the browser connects again
+    last = {"state": job.state.value, "elapsed": round(job.elapsed, 3), "eta": job.eta, "error": _why(job)}
     yield _event(number + 1, "end", last)
 
 
@@ -103,5 +103,5 @@ def _told(news: JobEvent) -> dict[str, Any]:
 
 
 def _why(job: Job) -> str | None:
-    error = "cancelled" if job.cancelled() else job._error()
+    error = "cancelled" if job.cancelled() else job.error
     return str(error) if error else None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.inside import engine_of
 from helpers.world import KEY, World, a_request
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -67,10 +68,10 @@ async def test_a_download_is_not_longer_for_the_wait_before_it(world: MakeWorld,
     async with world().client(telemetry=Durations()) as client:
         job = client.submit(a_request())
         await job
-        client._saver.room = asyncio.Semaphore(0)
+        engine_of(client).saver.slots = asyncio.Semaphore(0)
         saving = asyncio.create_task(job.save(tmp_path / "a.mp4"))
         await asyncio.sleep(60)
-        client._saver.room.release()
+        engine_of(client).saver.slots.release()
         await saving
     (seconds,) = told
     assert seconds < 60

@@ -90,11 +90,11 @@ async def open_batch(
         problem = wrong("lookahead", lookahead, "at least 1", "pass more")
     if problem:
         raise InvalidRequestError([problem])
-    journal = client._recorder.journal
-    if journal is None or not client._recorder.is_open:
+    journal = client.journal
+    if journal is None or not journal.owner:
         raise ClientStateError("a batch goes on after a crash: async with Client(journal=...) as client")
     where = getattr(journal, "path", type(journal).__qualname__)
-    owner = Owner(account=client._recorder.account, journal=os.path.abspath(where), emulator=emulator)  # noqa: PTH100, ASYNC240 - no I/O
+    owner = Owner(account=client.account_id, journal=os.path.abspath(where), emulator=emulator)  # noqa: PTH100, ASYNC240 - no I/O
     options = Options(
         name=name,
         lookahead=lookahead,

@@ -83,4 +83,5 @@ class Decider:
 
     async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
         ref = steps.ref_of(self.folder.batch, entry, attempt)
-        return await self.client._recoverer.journal.find(self.client._recorder.account, ref=ref)
+        journal = self.client.journal
+        return await journal.find(self.client.account_id, ref=ref) if journal else None

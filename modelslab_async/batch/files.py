@@ -17,7 +17,7 @@ _BLOCK_BYTES = 2**20
 
 def values_of(job: Job, line: int) -> dict[str, str | int]:
     """What the fields of a pattern of names mean for a job whose video is there."""
-    record, seed = job._record, job.result().seed
+    record, seed = job.record, job.result().seed
     where = (record.picture or {}).get("where") if record else None
     return {
         "stem": stem_of(where),
@@ -26,7 +26,7 @@ def values_of(job: Job, line: int) -> dict[str, str | int]:
         "ref": job.ref,
         "item": job.ref,
         "id": job.id or "x",
-        "prompt": job._api_key.redact(job.request.prompt) if job.request else "x",
+        "prompt": job.redact(job.request.prompt) if job.request else "x",
     }
 
 

@@ -18,7 +18,7 @@ from typing import Any, TextIO
 import attrs
 
 from modelslab_async.errors import InvalidRequestError, Problem
-from modelslab_async.job.streams import asynchronous
+from modelslab_async.job.streams import as_async
 from modelslab_async.media.images import is_data_uri, sniff
 from modelslab_async.protocol.limits import unwritable
 from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra, is_http_url
@@ -323,6 +323,6 @@ def _is_picture(path: Path) -> bool:
 async def entries(source: Source) -> AsyncIterator[Entry]:
     """Yield the entries of a batch's source. Items of a program are counted from 1."""
     line = 0
-    async for each in asynchronous(source):
+    async for each in as_async(source):
         line += 1
         yield each if isinstance(each, Entry) else _entry_of(line, each)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import assert_never
@@ -28,7 +29,7 @@ async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> Bat
                 for problem in problems_of(client, entry):
                     plan.wrong(problem, entry.line)
     plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
-    plan.usd = client._recorder.prices.estimate(plan.submit).usd
+    plan.usd = client.prices.estimate(plan.submit).usd
     _check_budget(plan, client)
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
         plan.wrong(Problem("wallet", f"{wallet} USD", f"the batch costs {plan.usd} USD", "fill it, or make fewer"))
@@ -46,7 +47,7 @@ async def price(client: Client, source: Source) -> BatchPlan:
             for problem in problems:
                 plan.wrong(problem, entry.line)
     plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
-    plan.usd = client._recorder.prices.estimate(plan.submit).usd
+    plan.usd = client.prices.estimate(plan.submit).usd
     return plan
 
 
@@ -99,8 +100,7 @@ def problems_of(client: Client, entry: Entry) -> Sequence[Problem]:
 
 
 def _check_budget(plan: BatchPlan, client: Client) -> None:
-    recorder = client._recorder
-    left = recorder.budget.jobs_left(recorder.prices, recorder.clock()) if recorder.budget else None
+    left = client.budget.jobs_left(client.prices, time.time()) if client.budget else None
     if left is not None and left < plan.submit:
         requirement = f"allows {left} more of the batch's {plan.submit} jobs, which cost {plan.usd} USD"
-        plan.wrong(Problem("budget", repr(recorder.budget), requirement, "allow more, or make fewer"))
+        plan.wrong(Problem("budget", repr(client.budget), requirement, "allow more, or make fewer"))

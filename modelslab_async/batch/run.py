@@ -174,11 +174,9 @@ class Run:
         is_another = known is not None and known.file == name  # it was compared with the result's digest
         if name and not is_another and (found := await _in_thread(examine, self.folder.path / name)):
             return await self._ended(entry, self._result(entry, record, saved=(name, found)))
-        recoverer = self.client._recoverer
-        is_mine = record.owner == recoverer.journal.owner or not recoverer.journal.is_alive(record.owner)
-        if is_mine and (job := await recoverer.restored(record)):
-            recoverer.undelivered.discard(job.ref)
-            return await self._awaited(entry, job)
+        journal = self.client.journal
+        if journal and (record.owner == journal.owner or not journal.is_alive(record.owner)):
+            return await self._awaited(entry, await self.client.attach(record.ref))
         return BatchEvent(entry=entry, step=Step.LEFT)  # another client is at it
 
     async def _submit(self, entry: Entry, ref: str) -> BatchEvent:
@@ -191,7 +189,7 @@ class Run:
                 refused = steps.refused(entry, error, service=self.client.base_url, ref=ref, key=self._key)
                 return await self._ended(entry, refused)
             event = await self._awaited(entry, job)
-            if event.step is Step.ENDED or not isinstance(job._error(), steps.PASSES):
+            if event.step is Step.ENDED or not isinstance(job.error, steps.PASSES):
                 return event
             await self._outage(entry, job)
         return BatchEvent(entry=entry, step=Step.LEFT)
@@ -203,21 +201,21 @@ class Run:
             await job.wait()
         finally:
             self._jobs.discard(job)
-        error = job._error()
+        error = job.error
         if isinstance(error, steps.ENDS_THE_BATCH):
             raise error
         if job.cancelled() or isinstance(error, (JobDetachedError, *steps.PASSES)):
             return BatchEvent(entry=entry, step=Step.LEFT, job=job)
         self._out_since = None
-        assert job._record is not None  # noqa: S101 - there is a journal
+        assert job.record is not None  # noqa: S101 - there is a journal
         if job.state is not JobState.READY:
-            return await self._ended(entry, self._result(entry, job._record, error=error), job)
+            return await self._ended(entry, self._result(entry, job.record, error=error), job)
         try:
             wanted = names(self.decider.options.name, {**values_of(job, entry.line), "item": entry.item})
             saved = await save_as(job, self.folder.path, wanted, partial(self.folder.claims, entry.item))
-            result = self._result(entry, job._record, saved=saved)
+            result = self._result(entry, job.record, saved=saved)
         except InvalidVideoError as unreadable:
-            result = self._result(entry, job._record, error=unreadable)
+            result = self._result(entry, job.record, error=unreadable)
         return await self._ended(entry, result, job)
 
     async def _ended(self, entry: Entry, result: Result, job: Job | None = None) -> BatchEvent:

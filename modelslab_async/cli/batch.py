@@ -207,7 +207,7 @@ def _told(event: BatchEvent) -> dict[str, Any]:
     if event.job and event.step is Step.BEGUN:
         told["ref"] = event.job.ref
     if event.job and event.step is Step.DELAYED:
-        told["error"] = words_of(event.job._error() or asyncio.CancelledError())
+        told["error"] = words_of(event.job.error or asyncio.CancelledError())
     return {**told, **({"result": to_told(event.result)} if event.result else {})}
 
 
@@ -227,7 +227,7 @@ async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given
     key = next(usable, wrapped_key("no key is needed"))
     async with Client(key, enterprise=settings.enterprise, limits=limits_of(settings)) as client:
         plan = await price(client, read_manifest(manifest, for_all))
-        estimate = client._recorder.prices.estimate(plan.submit)
+        estimate = client.prices.estimate(plan.submit)
     _check_lines(plan, manifest)
     for problem in plan.problems:
         output.say(str(problem), "red")

@@ -62,11 +62,11 @@ def _row_of(jobs: list[Job]) -> Table:
     """A line for each job: state, how far, how long it takes, how long it will."""
     grid = Table.grid(padding=(0, 2))
     for job in jobs:
-        elapsed, eta = job._loop.time() - job._submitted_at, job.eta
+        elapsed, eta = job.elapsed, job.eta
         part = 0.0 if eta is None else elapsed / (elapsed + eta)
         left = "" if eta is None else f"about {length(eta)} left"
         bar = ProgressBar(total=1.0, completed=part, width=_BAR, pulse=eta is None and not job.done())
-        what = job._api_key.redact(job.request.prompt)[:32] if job.request else job.ref
+        what = job.redact(job.request.prompt)[:32] if job.request else job.ref
         grid.add_row(Text(job.state.value), bar, length(elapsed), left, Text(what, "dim", no_wrap=True))
     return grid
 
@@ -118,7 +118,7 @@ class BatchDisplay:
 
     def let_go(self, job: Job) -> None:
         """It is not seen to its end here; what is known of its charge counts all the same."""
-        if record := job._record:
+        if record := job.record:
             at = None if record.submitted_at is None else datetime.fromtimestamp(record.submitted_at, UTC)
             self._paid(record.charged, record.price, at)
 

@@ -85,10 +85,10 @@ async def _check_unpaid(client: Client, wanted: Mapping[str, Any]) -> None:
     told = wire.encode_request(normalize_request(wanted, {}), ref="")
     picture = str(wanted["init_image"])
     place = _place(picture)
-    journal = client._recoverer.journal
-    for row in await journal.unfinished(client._recorder.account):
+    journal = client.journal
+    for row in await journal.unfinished(client.account_id) if journal else ():
         is_same = row.picture and _place(str(row.picture.get("where", ""))) == place
-        is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
+        is_open = row.state is not JobState.WAITING and journal is not None and not journal.is_alive(row.owner)
         if is_same and is_open and {**(row.request or {}), "track_id": ""} == told:
             what = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
             hint = f"modelslab-async {what} {row.ref}, or --track-id NAME to pay for another"
@@ -150,7 +150,7 @@ def _say_how_to_collect(output: Output, job: Job, target: Path | None) -> None:
         output.say("not submitted: nothing was charged")
         return
     if job.id is None:
-        output.error(job._error() or asyncio.CancelledError())
+        output.error(job.error or asyncio.CancelledError())
         _say_how_to_resolve(output, job)
         return
     told = {"ref": job.ref, "job_id": job.id, "state": job.state}

@@ -179,7 +179,7 @@ async def _found(client: Client, ref: str) -> JobRecord:
 
 def _needs_care(client: Client, row: JobRecord) -> bool:
     """Whether somebody should still look after it; what was never sent, and nobody will send, needs no care."""
-    is_left = row.state is JobState.WAITING and not client._recoverer.journal.is_alive(row.owner)
+    is_left = row.state is JobState.WAITING and client.journal is not None and not client.journal.is_alive(row.owner)
     return row.state in UNFINISHED and row.saved_path is None and not is_left
 
 

@@ -15,10 +15,10 @@ from typing import Any, cast
 
 import click
 
+from modelslab_async import BeyondDocumentationWarning, Client
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import URL_VARIABLE, Settings, key_of
-from modelslab_async.client import BeyondDocumentationWarning, Client
 from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.pricing import Budget

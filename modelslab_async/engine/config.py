@@ -1,27 +1,38 @@
-"""What a user gave to `Client` and `submit`, checked and made into one thing."""
+"""Check what users pass to `Client` and `submit`, and hold what the clients of several accounts share."""
 
+import asyncio
 import os
+import random
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from urllib.parse import urlsplit
 
 import attrs
 
 from modelslab_async.errors import AuthenticationError, InvalidRequestError, Problem
+from modelslab_async.journal.base import Journal
+from modelslab_async.polling.estimator import DurationEstimator
 from modelslab_async.polling.flow import WaitStrategy
+from modelslab_async.polling.schedule import RateLimiter
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.problems import is_positive, refusal, require
-from modelslab_async.protocol.request import ImageToVideoUltra, is_loopback
+from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, LimitsMode, is_loopback
 from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.timeouts import Timeouts
+from modelslab_async.telemetry import Telemetry
+from modelslab_async.transport.base import Transport
 from modelslab_async.transport.proxies import Proxies, from_argument, from_environment, problem_of, without_password
+
+if TYPE_CHECKING:
+    from modelslab_async.webhook import Webhook
 
 AnyRequest = ImageToVideoUltra | Mapping[str, Any]
 KEY_VARIABLE = "MODELSLAB_API_KEY"
 
 
 def wrapped_key(argument: object) -> ApiKey:
-    """Hide the argument, or the environment's key if it is None. This is called before anything can be raised."""
+    """Wrap the argument, or the environment's key if it is None, so that no traceback shows it. Raises nothing."""
     if isinstance(argument, ApiKey):
         return argument
     key = os.environ.get(KEY_VARIABLE, "") if argument is None else argument
@@ -29,18 +40,18 @@ def wrapped_key(argument: object) -> ApiKey:
 
 
 def require_key(key: ApiKey) -> None:
-    """Raise AuthenticationError if there is no key, or one that no HTTP client could send, such as two lines."""
+    """Raise AuthenticationError if the key is missing, or if no HTTP request can carry it, such as two lines."""
     if key.is_empty:
         raise AuthenticationError(
-            f"no API key: pass Client(api_key=...) or set {KEY_VARIABLE}. Without an account there is the emulator: "
+            f"no API key (hint: pass Client(api_key=...) or set {KEY_VARIABLE}; without an account, use the emulator: "
             "async with modelslab_async.emulator.Emulator() as emulator: "
-            'Client(api_key="any", base_url=emulator.url)'
+            'Client(api_key="any", base_url=emulator.url))'
         )
     _refuse(key.problem(is_any_length=True))
 
 
 def check_key(key: ApiKey, base_url: str) -> None:
-    """Raise AuthenticationError if the service can have given no such key. An emulator on loopback takes any text."""
+    """Raise AuthenticationError if the service gives out no such key. An emulator on loopback takes any text."""
     _refuse(key.problem(is_any_length=is_loopback(urlsplit(base_url).hostname)))
 
 
@@ -52,7 +63,7 @@ def _refuse(problem: str | None) -> None:
 def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) -> Proxies:
     """Return the proxies of a client: the argument, or else the environment's.
 
-    Raises InvalidRequestError for one that cannot be used, and for a proxy beside a session, which has its own.
+    Raises InvalidRequestError for a proxy that cannot be used, and for a proxy together with a session.
     """
     if is_session_passed_in:
         hint = "configure the proxy on that session, or omit session"
@@ -71,10 +82,10 @@ def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) 
 
 
 def normalize_request(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
-    """Return one request of what `submit` was given. Raise InvalidRequestError if it is no request."""
+    """Return the request that was passed to `submit`. Raises InvalidRequestError if it is no request."""
     given: object = request
     if not isinstance(given, ImageToVideoUltra | Mapping | None):
-        requirement = "must be an ImageToVideoUltra, or a mapping of parameters"
+        requirement = "must be an ImageToVideoUltra or a mapping of parameters"
         raise refusal("request", given, requirement, "pass submit(prompt=..., init_image=...)")
     if isinstance(request, ImageToVideoUltra):
         if not params:
@@ -95,35 +106,58 @@ def _is_journal(value: object) -> bool:
     return value is None or callable(getattr(value, "append", None))
 
 
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
+_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
     "base_url": (
         wire.is_safe_base_url,
-        "an https URL, or http to this machine: the key travels in every request",
-        "pass one, or leave it out",
+        "must be an https URL, or http to this machine, because every request carries the key",
+        "omit it for the service itself",
     ),
-    "max_in_flight": (_is_count, "an integer, at least 1", "pass 5, 10 or 15"),
-    "limits": (("refuse", "warn", None).__contains__, '"refuse", "warn" or None', "pass one of them"),
-    "wait": (get_args(WaitStrategy).__contains__, '"auto", "poll" or "links"', "pass one of them"),
-    "poll_cost": (is_positive, "seconds above 0", "pass 1, or leave it out"),
+    "max_in_flight": (_is_count, "must be an integer of at least 1", "pass your plan's limit: 5, 10 or 15"),
+    "limits": (("refuse", "warn", None).__contains__, 'must be "refuse", "warn" or None', 'omit it for "refuse"'),
+    "wait": (get_args(WaitStrategy).__contains__, 'must be "auto", "poll" or "links"', 'omit it for "auto"'),
+    "poll_cost": (is_positive, "must be seconds above 0", "omit it for 1"),
     "max_polls_per_second": (
         lambda rate: rate is None or is_positive(rate),
-        "a number above 0, or None for no bounds",
-        "pass 20, or leave it out",
+        "must be a number above 0, or None for no limit",
+        "omit it for 20",
     ),
-    "journal": (_is_journal, "the path of a file, or a Journal", 'pass "jobs.db"'),
-    "budget": (lambda it: isinstance(it, Budget | None), "a Budget", "pass Budget(usd=...)"),
-    "prices": (lambda it: isinstance(it, PriceList | None), "a PriceList", "pass PriceList(usd=...), or leave it out"),
+    "journal": (_is_journal, "must be the path of a file, or a Journal", 'pass "jobs.db"'),
+    "budget": (lambda it: isinstance(it, Budget | None), "must be a Budget", "pass Budget(usd=...)"),
+    "prices": (lambda it: isinstance(it, PriceList | None), "must be a PriceList", "pass PriceList(usd=...)"),
     "webhook": (
         lambda it: it is None or callable(getattr(it, "url", None)),
-        "a Webhook",
+        "must be a Webhook",
         "pass Webhook(public_url=..., secret=...)",
     ),
 }
-"""What a client's arguments must be: whether one is right, the rule, the way out."""
+"""For each argument of `Client`: whether a value is right, the requirement, and the hint."""
 
 
 def check_arguments(given: Mapping[str, object], key: ApiKey) -> None:
-    """Those that have a rule. Raises InvalidRequestError with all that cannot be right, or holds the key."""
-    key.require_absent(**{name: given[name] for name in (*_RULES, "proxy") if name in given})
-    rules = ((name, given[name], *requirement) for name, requirement in _RULES.items() if name in given)
-    require(*((is_right(value), name, value, requirement, hint) for name, value, is_right, requirement, hint in rules))
+    """Check the arguments of `Client` together. Raises InvalidRequestError with all that are wrong or hold the key."""
+    key.require_absent(**{name: given[name] for name in (*_CHECKS, "proxy") if name in given})
+    checks = ((name, given[name], *check) for name, check in _CHECKS.items() if name in given)
+    require(*((is_right(value), name, value, requirement, hint) for name, value, is_right, requirement, hint in checks))
+
+
+class SharedResources(NamedTuple):
+    """What the engines of several accounts share: the checked arguments of `Client` and what is made from them.
+
+    downloads: lets a bounded number of downloads run at a time.
+    """
+
+    base_url: str
+    deployment: Deployment
+    limits: LimitsMode
+    wait: WaitStrategy
+    estimator: DurationEstimator
+    rate_limiter: RateLimiter
+    journal: Journal | None
+    prices: PriceList
+    timeouts: Timeouts
+    webhook: "Webhook | None"
+    telemetry: Telemetry | None
+    rng: random.Random
+    transport: Transport
+    max_in_flight: int
+    downloads: asyncio.Semaphore

@@ -1,4 +1,4 @@
-"""What becomes of a webhook's delivery: it wakes its job, here or in the process that looks after it."""
+"""Handle webhook deliveries: wake the job, here or in the process that owns it."""
 
 import asyncio
 import logging
@@ -12,91 +12,87 @@ from modelslab_async.engine.recorder import Recorder
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.engine.webhook_health import WebhookHealth
 from modelslab_async.errors import JournalError
-from modelslab_async.job.future import Job
+from modelslab_async.job.run import JobRun
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 
-LISTEN_EVERY = 0.5
-"""Seconds between two looks at what other processes took for jobs of this one."""
-WAKES_APART = 1.0
+READ_EVERY = 0.5
+"""Seconds between two reads of the deliveries that other processes received for jobs of this client."""
+WAKE_GAP = 1.0
 """Seconds between two wake-ups of a job."""
 _MOST_TASKS = 1000
 _log = logging.getLogger("modelslab_async")
 
 
 class DeliveryHandler:
-    """A delivery decides nothing: it leads to a look, and that answer counts."""
+    """Handle the deliveries for one account's jobs. A delivery decides nothing: it leads to a poll, which does."""
 
     def __init__(
         self, dispatcher: Dispatcher, recorder: Recorder, recoverer: Recoverer, webhook_health: WebhookHealth
     ) -> None:
-        self.dispatcher, self.recorder, self.recoverer, self.webhook_health = (
-            dispatcher,
-            recorder,
-            recoverer,
-            webhook_health,
-        )
+        self.dispatcher, self.recorder, self.recoverer = dispatcher, recorder, recoverer
+        self.webhook_health = webhook_health
         self._tasks = set[asyncio.Task[None]]()
         self._closing = asyncio.Event()
-        self._resting = dict[Job, bool]()
-        """Jobs that were woken just now, and whether they are to be woken again."""
+        self._resting = dict[JobRun, bool]()
+        """Jobs that were woken less than `WAKE_GAP` ago, and whether each is to be woken again."""
 
     def knows(self, ref: str) -> bool:
-        """Whether this job runs here."""
+        """Return whether the job with this ref runs here."""
         return ref in self.dispatcher.jobs
 
     def receive(self, ref: str, job_id: str | None) -> None:
-        """A delivery for this ref came, which names this id of the service (None: none). The key is no id."""
+        """Take a delivery for a job. *job_id* is the service's id in it, or None."""
         job_id = None if job_id and self.recorder.key.is_in(job_id) else job_id
         is_open = self.recorder.is_open and not self._closing.is_set()
-        if not self._tell(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
-            self._go(self._pass_on(ref, job_id))
+        if not self._deliver(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
+            self._start(self._pass_on(ref, job_id))
 
-    def _tell(self, ref: str, job_id: str | None) -> bool:
-        """Whether its job is open here, and then knows."""
-        job = self.dispatcher.jobs.get(ref)
-        if job is None:
+    def _deliver(self, ref: str, job_id: str | None) -> bool:
+        """Deliver to a job that is open here. Return whether there is one."""
+        run = self.dispatcher.jobs.get(ref)
+        if run is None:
             self.webhook_health.delivered_late(ref)
             return False
-        if job_id in self.dispatcher.recent_ids:
+        if self.dispatcher.ended.has_id(job_id):  # a late delivery for an earlier job with the same ref
             job_id = None
-        if job.state is JobState.UNCERTAIN:
+        if run.state is JobState.UNCERTAIN:
             if job_id:
-                job._advance(wire.Accepted(id=job_id))
-                job.wake()
-        elif job.state is not JobState.WAITING:
-            if job._is_called:
-                self.webhook_health.told(ref)
-            job._heard_id = job_id or job._heard_id
-            self._wake(job)
+                run.advance(wire.Accepted(id=job_id))
+                run.wake()
+        elif run.state is not JobState.WAITING:
+            if run.has_webhook:
+                self.webhook_health.delivered(ref)
+            run.id_from_webhook = job_id or run.id_from_webhook
+            self._wake(run)
         return True
 
-    def _wake(self, job: Job) -> None:
-        """Once a second at most, however often somebody repeats a delivery; none is forgotten."""
-        if job in self._resting:
-            self._resting[job] = True
+    def _wake(self, run: JobRun) -> None:
+        """Wake the job at most once in `WAKE_GAP`, however often a delivery is repeated. No delivery is forgotten."""
+        if run in self._resting:
+            self._resting[run] = True
             return
-        job.wake()
-        self._resting[job] = False
-        asyncio.get_running_loop().call_later(WAKES_APART, self._rested, job)
+        run.wake()
+        self._resting[run] = False
+        asyncio.get_running_loop().call_later(WAKE_GAP, self._rested, run)
 
-    def _rested(self, job: Job) -> None:
-        if self._resting.pop(job, False) and not job.done():
-            self._wake(job)
+    def _rested(self, run: JobRun) -> None:
+        if self._resting.pop(run, False) and not run.future.done():
+            self._wake(run)
 
-    def listen(self) -> None:
-        """Hear from other processes from now on."""
-        self._go(self._listen())
+    def start_reading(self) -> None:
+        """Read from now on the deliveries that other processes received for jobs of this client."""
+        self._start(self._read())
 
     async def close(self) -> None:
-        """Hear no more of jobs that are not open; what was taken from the journal is passed on first."""
+        """Take no more deliveries. Those that were read from the journal are passed on first."""
         self._closing.set()
         self.webhook_health.close()
         while self._tasks:
             await asyncio.wait(self._tasks)
 
     async def _pass_on(self, ref: str, job_id: str | None) -> None:
-        """A job that another client has, or had, or that ended here as uncertain."""
+        """Pass a delivery on to the client that owns the job, or take up a job that no live client owns."""
         record = await self.recoverer.find(ref)
         journal = self.recoverer.journal
         if record is None or record.state not in _OPEN:
@@ -104,18 +100,19 @@ class DeliveryHandler:
         if record.owner != journal.owner and journal.is_alive(record.owner):
             await journal.deliver(record, job_id)
             return
-        known = record.state in (JobState.PROCESSING, JobState.TIMED_OUT)
-        if job := await (self.recoverer.restored(record) if known else self.recoverer.found(record, job_id)):
-            job.wake()
+        is_known = record.state in (JobState.PROCESSING, JobState.TIMED_OUT)
+        restoring = self.recoverer.restore(record) if is_known else self.recoverer.accept_uncertain(record, job_id)
+        if run := await restoring:
+            run.wake()
 
-    async def _listen(self) -> None:
-        while not await wait_for_event(self._closing, LISTEN_EVERY):
+    async def _read(self) -> None:
+        while not await wait_for_event(self._closing, READ_EVERY):
             with suppress(JournalError):
-                for word in await self.recoverer.journal.delivered(self.recorder.account):
-                    if not self._tell(*word):
-                        self._go(self._pass_on(*word))
+                for ref, job_id in await self.recoverer.journal.delivered(self.recorder.account):
+                    if not self._deliver(ref, job_id):
+                        self._start(self._pass_on(ref, job_id))
 
-    def _go(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work, name="modelslab_async delivery")
         self._tasks.add(task)
         task.add_done_callback(self._ended)

@@ -1,19 +1,22 @@
-"""Many jobs on few places: whose turn it is, and which tasks run."""
+"""Decide which queued job may be submitted next, and keep the tasks that drive the jobs."""
 
 import asyncio
 import logging
+import os
 from collections import Counter, deque
 from decimal import Decimal
 from typing import Any, assert_never
+from weakref import WeakValueDictionary
 
 from modelslab_async import aio
-from modelslab_async.engine.endings import give_up, let_go, mistake, stays_uncertain
 from modelslab_async.engine.poller import Poller
 from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
 from modelslab_async.errors import JournalError
 from modelslab_async.job.future import Job
-from modelslab_async.polling.schedule import urgency
+from modelslab_async.job.run import JobRun, internal_error
+from modelslab_async.media.saved import Progress, SavedVideo
+from modelslab_async.polling.estimator import JobForecast
 from modelslab_async.protocol import lifecycle, record, wire
 from modelslab_async.protocol.effects import SlotEffect, effects_of
 from modelslab_async.protocol.lifecycle import JobState
@@ -24,202 +27,228 @@ from modelslab_async.telemetry import Notifier, Telemetry
 
 _log = logging.getLogger("modelslab_async")
 ASK_ELSEWHERE_EVERY = 2.0
-"""Seconds between two looks into the journal for places of other clients, while somebody waits for one."""
-_DOUBTS = 2.0
-"""An uncertain job holds its place for so many times what such jobs take."""
-HEARD_WITHIN = 600.0
-"""Seconds for which a word is waited for of a job whose reply was lost, where it has a webhook."""
+"""Seconds between two reads of the journal for slots that other clients use, while a job waits for a slot."""
+_UNCERTAIN_HOLD = 2.0
+"""An uncertain job holds its slot for the expected time of such a job, multiplied by this."""
+DELIVERY_WITHIN = 600.0
+"""Seconds for which a webhook's delivery is waited for after the reply to a submit was lost."""
+_REMEMBERED = 1000
+"""Jobs that ended are kept for `attach`, and their ids for late deliveries: the latest of them."""
+_LONG_URL = 10_000
+"""Characters. A picture's URL or path is shorter; a data URI is longer."""
 _TURNS = 5
-"""Turns of the event loop that a result may take through shields, timeouts and tasks to who awaits it."""
+"""Turns of the event loop that a result may take through shields, timeouts and tasks to the task that awaits it."""
 _TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
 
 
 class Dispatcher:
-    """Gives jobs their turn, and keeps the tasks that drive them. A job that waits costs no task."""
+    """Give queued jobs their slots, and run one task for each job that has one. A queued job costs no task."""
 
     def __init__(
-        self, submitter: Submitter, poller: Poller, saver: Saver, notifier: Notifier, max_in_flight: int
+        self, submitter: Submitter, poller: Poller, saver: Saver, notifier: Notifier, slots: Slots[JobRun]
     ) -> None:
-        self.jobs: dict[str, Job] = {}
+        self.jobs: dict[str, JobRun] = {}
         """The open jobs, by ref."""
-        self.recent_ids = deque[str | None](maxlen=1000)
-        """Ids of the last that ended: a delivery of theirs may come late, to a job that has the same ref."""
-        self.slots = Slots[Job](max_in_flight)
+        self.ended = EndedJobs()
+        self.slots = slots
         self._submitter, self._poller, self._saver = submitter, poller, saver
-        self.forecast, self.save = poller.forecast, saver.save
         self._api, self._recorder, self._notifier = submitter.api, submitter.recorder, notifier
-        self._tasks: dict[Job, asyncio.Task[None]] = {}
-        self._submits: dict[Job, asyncio.Task[None]] = {}
-        """Paid requests under way. A cancelled driver does not cancel its own."""
+        self._tasks: dict[JobRun, asyncio.Task[None]] = {}
+        self._submits: dict[JobRun, asyncio.Task[None]] = {}
+        """Paid requests under way. Cancelling a job's task does not cancel its request."""
         self._is_stopping = False
-        self._holds: dict[Job, asyncio.TimerHandle] = {}
-        self._doubts: dict[Job, asyncio.TimerHandle] = {}
+        self._slot_holds: dict[JobRun, asyncio.TimerHandle] = {}
+        """When each uncertain job gives up its slot."""
+        self._delivery_waits: dict[JobRun, asyncio.TimerHandle] = {}
+        """When each uncertain job with a webhook ends as UNCERTAIN."""
         self._retry: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
-        self._asking: asyncio.Task[None] | None = None
-        poller.webhook_health.poll_value.urgency = lambda: urgency(self.slots.waiting, self.slots.cap)
-
-    async def count_slots_used_elsewhere(self) -> None:
-        """Places that other clients' jobs are known to fill are not free for ours."""
-        used_elsewhere = await self._recorder.slots_used_elsewhere()
-        now = self._count_idle_time(aio.now())
-        self.slots.used_elsewhere = used_elsewhere
-        self._pump(now)
-
-    def statistics(self) -> Statistics:
-        """How it stands."""
-        self._count_idle_time(aio.now())
-        states = Counter(job.state for job in self.jobs.values())
-        return self._api.counters.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
-
-    def enqueue(self, job: Job) -> None:
-        """A new job: it goes when its turn comes."""
-        self._notifier.notify(Telemetry.submitted, job)
-        self.jobs[job.ref] = job
-        if self.slots.is_full and not self.slots.used_elsewhere:  # then nothing follows from one more
-            self.slots.enqueue(job)
-            return
-        now = self._count_idle_time(job._submitted_at)
-        self.slots.enqueue(job)
-        self._pump(now)
-
-    def adopt(self, job: Job) -> None:
-        """A job that is at the service already."""
-        self.jobs[job.ref] = job
-        if job.state is JobState.PROCESSING:
-            self.slots.occupy(job)
-        self._run(job)
-
-    def resolved(self, ref: str) -> None:
-        """A person knows what became of a job: it is in doubt no more, and holds no place for that."""
-        if job := self.jobs.get(ref):
-            stays_uncertain(job)
-        for job in [job for job in self._holds if job.ref == ref]:
-            self._holds[job].cancel()
-            self._free(job)
+        self._asking_elsewhere: asyncio.Task[None] | None = None
 
     @property
     def api_key(self) -> ApiKey:
-        """The key of the client's account."""
+        """The account's key."""
         return self._api.key
 
     @property
     def price(self) -> Decimal:
-        """What a job costs, USD."""
+        """The price of one job, USD."""
         return self._recorder.prices.usd
 
-    def moved(self, job: Job, event: lifecycle.Event) -> None:
-        """What a job's move means for the places, and who is next."""
-        self._recorder.moved(job, event)
-        _log.log(logging.WARNING if job.state in _TROUBLE else logging.INFO, "%r: %s", job, type(event).__name__)
-        self._announce(job, event)
+    def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
+        """Return when the job is expected to end. *eta* is the service's estimate in seconds, or None."""
+        return self._poller.forecast(run, eta)
+
+    async def save(
+        self,
+        run: JobRun,
+        /,
+        path: str | os.PathLike[str],
+        progress: Progress | None,
+        *,
+        overwrite: bool,
+        max_bytes: int,
+    ) -> SavedVideo:
+        """Wait for the job's video and save it at *path*."""
+        return await self._saver.save(run.job, path, progress, overwrite=overwrite, max_bytes=max_bytes)
+
+    def statistics(self) -> Statistics:
+        """Return what the client did so far and what it does now."""
+        self._count_idle_time(aio.now())
+        states = Counter(run.state for run in self.jobs.values())
+        return self._api.counters.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
+
+    def enqueue(self, run: JobRun) -> None:
+        """Queue a new job. It is submitted when a slot is free for it."""
+        self._notifier.notify(Telemetry.submitted, run.job)
+        self.jobs[run.ref] = run
+        if self.slots.is_full and not self.slots.used_elsewhere:  # then one more in the queue changes nothing
+            self.slots.enqueue(run)
+            return
+        now = self._count_idle_time(run.submitted_at)
+        self.slots.enqueue(run)
+        self._pump(now)
+
+    def adopt(self, run: JobRun) -> None:
+        """Go on with a job that the service has already."""
+        self.jobs[run.ref] = run
+        if run.state is JobState.PROCESSING:
+            self.slots.occupy(run)
+        self._start(run)
+
+    def open_job(self, ref_or_id: str) -> JobRun | None:
+        """Return the open job with this ref, or else with this id of the service; None if there is none."""
+        by_ref = self.jobs.get(ref_or_id)
+        return by_ref or next((run for run in self.jobs.values() if run.id == ref_or_id), None)
+
+    def has_id(self, job_id: str, but: JobRun) -> bool:
+        """Return whether another job that runs here, or ended here lately, has this id of the service."""
+        return self.ended.has_id(job_id) or any(run.id == job_id for run in self._tasks if run is not but)
+
+    def end_uncertainty(self, ref: str) -> None:
+        """End the job's doubt and free its slot, because the user resolved it by hand."""
+        if run := self.jobs.get(ref):
+            run.end_uncertain()
+        for run in [run for run in self._slot_holds if run.ref == ref]:
+            self._slot_holds[run].cancel()
+            self._release_slot(run)
+
+    def on_event(self, run: JobRun, event: lifecycle.Event) -> None:
+        """Record an event that has just changed a job's state, log it, and move the queue."""
+        self._recorder.on_event(run, event)
+        _log.log(
+            logging.WARNING if run.state in _TROUBLE else logging.INFO, "%r: %s", run, _described(event, self.price)
+        )
+        self._notify(run, event)
         if effects_of(event).slot is not SlotEffect.KEEP:
-            now = self._count_idle_time(job._loop.time())
-            self._place(job, event, now)
-            if job.state is not JobState.WAITING:
-                job._image = None
+            now = self._count_idle_time(run.loop.time())
+            self._update_slots(run, event, now)
+            if run.state is not JobState.WAITING:
+                run.image = None
             if self.slots.waiting:
                 self._pump(now)
 
-    def _place(self, job: Job, event: lifecycle.Event, now: float) -> None:
+    def on_end(self, run: JobRun) -> None:
+        """Forget a job that has just got its result or its error."""
+        if self.jobs.get(run.ref) is run:  # a refused job may share the ref of an open one
+            del self.jobs[run.ref]
+        self.ended.add(run)
+        self._api.counters.ended[run.state] += 1
+        self._notifier.notify(Telemetry.ended, run.job)
+
+    def _update_slots(self, run: JobRun, event: lifecycle.Event, now: float) -> None:
         effects = effects_of(event)
         match effects.slot:
             case SlotEffect.ACCEPT:
-                self._heard_of(job)
-                self.slots.accepted(job)
-                self._run(job)
+                self._accept_uncertain(run)
+                self.slots.accepted(run)
+                self._start(run)
             case SlotEffect.PUT_BACK:
                 assert isinstance(event, lifecycle.PutBack)  # noqa: S101 - the only event with this effect
-                self.slots.put_back(job, now, wait=event.wait, maximum=event.maximum)
+                self.slots.put_back(run, now, wait=event.wait, maximum=event.maximum)
             case SlotEffect.DOUBT:
-                self._lose(job, may_be_heard_of=not effects.ends)
+                self._hold_slot(run, wait_for_delivery=not effects.ends)
             case SlotEffect.WITHDRAW:
-                self.slots.withdraw(job)
+                self.slots.withdraw(run)
             case SlotEffect.RELEASE:
-                if isinstance(event, wire.Ready) and self.slots.is_unanswered(job):
-                    self.slots.accepted(job)  # success at once is an acceptance too
-                self.slots.release(job)
+                if isinstance(event, wire.Ready) and self.slots.is_unanswered(run):
+                    self.slots.accepted(run)  # success at once is an acceptance too
+                self.slots.release(run)
             case SlotEffect.KEEP:
                 pass
             case _:
                 assert_never(effects.slot)
 
-    def _announce(self, job: Job, event: lifecycle.Event) -> None:
-        """Notify the application's telemetry."""
+    def _notify(self, run: JobRun, event: lifecycle.Event) -> None:
         match event:
             case wire.Accepted():
-                self._notifier.notify(Telemetry.accepted, job)
-            case wire.Ready() if self.slots.is_unanswered(job):
-                self._notifier.notify(Telemetry.accepted, job)
+                self._notifier.notify(Telemetry.accepted, run.job)
+            case wire.Ready() if self.slots.is_unanswered(run):
+                self._notifier.notify(Telemetry.accepted, run.job)
             case lifecycle.PutBack():
-                self._notifier.notify(Telemetry.refused, job, None)
+                self._notifier.notify(Telemetry.refused, run.job, None)
             case lifecycle.Rejected(error=error):
-                self._notifier.notify(Telemetry.refused, job, error)
-
-    def ended(self, job: Job) -> None:
-        """The job has a result."""
-        if self.jobs.get(job.ref) is job:  # one that was refused may share the ref of an open job
-            del self.jobs[job.ref]
-        self.recent_ids.append(job.id)
-        self._api.counters.ended[job.state] += 1
-        self._notifier.notify(Telemetry.ended, job)
+                self._notifier.notify(Telemetry.refused, run.job, error)
 
     def stop(self) -> None:
-        """Grant no slot from now on: the client is about to close, and a new paid job would not be waited for."""
+        """Grant no slot from now on, because the client is about to close and would not wait for a new paid job."""
         self._is_stopping = True
 
     async def drain(self) -> None:
-        """Wait for the end of every job and every download. After `stop`, only of those that are under way."""
+        """Wait for the end of every job and every download. After `stop`, wait only for those under way."""
         while True:
             for _ in range(_TURNS):
                 await asyncio.sleep(0)  # a task that awaited a job may be about to save its video
-            jobs = self._tasks.values() if self._is_stopping else [job._future for job in self.jobs.values()]
+            jobs = self._tasks.values() if self._is_stopping else [run.future for run in self.jobs.values()]
             ends: list[asyncio.Future[Any]] = [*jobs, *self._saver.saves]
             if not ends:
                 return
             await asyncio.wait(ends)
 
-    async def let_go(self) -> None:
-        """Submit nothing more, wait for the replies under way within their bound, and detach from the rest.
+    async def detach(self) -> None:
+        """Submit nothing more, wait for the replies under way within their bound, and detach from the other jobs.
 
-        A job that waits for its turn stays WAITING in the journal, for the next client; without one it is cancelled.
+        A job that waits for its turn stays WAITING in the journal for the next client; without one it is cancelled.
         """
         self._api.closing.set()
         try:
             if self._submits:
                 await asyncio.wait(list(self._submits.values()), timeout=self._api.timeouts.submit)
         finally:
-            tasks = [task for task in (*self._submits.values(), *self._tasks.values(), self._asking) if task]
+            tasks = [task for task in (*self._submits.values(), *self._tasks.values(), self._asking_elsewhere) if task]
             for task in tasks:
                 task.cancel()
             try:
                 await asyncio.gather(*tasks, return_exceptions=True)
             finally:
-                for job in list(self.jobs.values()):
-                    self._let_go(job)
-                for timer in (*self._holds.values(), self._retry):
+                for run in list(self.jobs.values()):
+                    self._detach(run)
+                for timer in (*self._slot_holds.values(), self._retry):
                     if timer:
                         timer.cancel()
 
-    def _let_go(self, job: Job) -> None:
-        let_go(job, is_kept=self._recorder.is_kept(job), is_sent=job in self._submits)
-        if job.state is JobState.WAITING:
-            self._recorder.postpone(job)
+    def _detach(self, run: JobRun) -> None:
+        run.detach(is_kept=self._recorder.is_kept(run), is_sent=run in self._submits)
+        if run.state is JobState.WAITING:
+            self._recorder.postpone(run)
 
-    def has_id(self, job_id: str, but: Job) -> bool:
-        """Return whether another job that runs here, or ended here lately, has this id of the service."""
-        return job_id in self.recent_ids or any(job.id == job_id for job in self._tasks if job is not but)
+    async def count_slots_used_elsewhere(self) -> None:
+        """Read from the journal how many slots other clients' jobs hold, and grant what is free."""
+        used = await self._recorder.slots_used_elsewhere()
+        now = self._count_idle_time(aio.now())
+        self.slots.used_elsewhere = used
+        self._pump(now)
 
     def _pump(self, now: float) -> None:
-        """Give the free places to those who wait; come again when the service said so."""
+        """Give the free slots to queued jobs, and come again when the service said so."""
         if self._api.closing.is_set() or self._is_stopping:
             return
-        for job in self.slots.grant(now):
-            job._advance(lifecycle.Started())
-            self._run(job)
+        for run in self.slots.grant(now):
+            run.advance(lifecycle.Started())
+            self._start(run)
         self._retry_at(self.slots.retry_at)
-        if self.slots.used_elsewhere and self.slots.waiting and self._asking is None:
-            self._asking = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")
+        if self.slots.used_elsewhere and self.slots.waiting and self._asking_elsewhere is None:
+            self._asking_elsewhere = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")
 
     def _retry_at(self, at: float | None) -> None:
         if self._retry and self._retry.when() != at:
@@ -233,75 +262,128 @@ class Dispatcher:
         self._pump(self._count_idle_time(aio.now()))
 
     async def _ask_elsewhere(self) -> None:
-        """See from time to time whether a place has become free."""
+        """Read again, after a while, whether other clients have freed a slot."""
         await asyncio.sleep(ASK_ELSEWHERE_EVERY)
-        self._asking = None
+        self._asking_elsewhere = None
         try:
             await self.count_slots_used_elsewhere()
-        except JournalError:  # then what was known goes on
+        except JournalError:  # the last known number stays
             self._pump(self._count_idle_time(aio.now()))
 
     def _count_idle_time(self, now: float) -> float:
-        """Called before the places change. Gives the time."""
+        """Add up for how long free slots were not used. Called before the slots change; returns *now*."""
         if self.slots.waiting:
             self._api.counters.slot_idle_time += (now - self._idle_since) * self.slots.idle
         self._idle_since = now
         return now
 
-    def _run(self, job: Job) -> None:
-        """Have it driven to its end, if it is not."""
-        if job not in self._tasks:
-            self._tasks[job] = job._loop.create_task(self._drive(job), name=f"modelslab_async {job.ref}")
+    def _start(self, run: JobRun) -> None:
+        """Start the task that drives the job, if it has none."""
+        if run not in self._tasks:
+            self._tasks[run] = run.loop.create_task(self._drive(run), name=f"modelslab_async {run.ref}")
 
-    async def _drive(self, job: Job) -> None:
-        """From its turn, or from where it is, to its end."""
+    async def _drive(self, run: JobRun) -> None:
+        """Drive a job from its present state to its end."""
         try:
-            while job.state is JobState.SUBMITTING:
-                await self._submit(job)
-            if self._api.closing.is_set() and job.state is not JobState.UNCERTAIN:
-                return self._let_go(job)
-            if job.state is JobState.PROCESSING:
-                await self._poller.follow(job)
-            if job.state is JobState.READY:
-                await self._poller.find_file(job)
+            while run.state is JobState.SUBMITTING:
+                await self._submit(run)
+            if self._api.closing.is_set() and run.state is not JobState.UNCERTAIN:
+                return self._detach(run)
+            if run.state is JobState.PROCESSING:
+                await self._poller.poll_until_done(run)
+            if run.state is JobState.READY:
+                await self._poller.poll_until_readable(run)
         except asyncio.CancelledError:
-            self._let_go(job)
+            self._detach(run)
             raise
-        except Exception as error:  # noqa: BLE001 - a mistake of ours, and somebody awaits this job
-            give_up(job, mistake(job, error))
+        except Exception as error:  # noqa: BLE001 - a bug of ours must not leave the job without an end
+            run.abandon(internal_error(run, error))
         finally:
-            self._tasks.pop(job, None)
+            self._tasks.pop(run, None)
 
-    async def _submit(self, job: Job) -> None:
-        """Send it in a task of its own: if the driver is cancelled, the reply is still waited for and written down."""
-        sending = job._loop.create_task(self._submitter.submit(job, self.has_id), name=f"modelslab_async {job.ref}")
-        self._submits[job] = sending
+    async def _submit(self, run: JobRun) -> None:
+        """Submit in a task of its own: if the job's task is cancelled, the reply is still awaited and recorded."""
+        sending = run.loop.create_task(self._submitter.submit(run, self.has_id), name=f"modelslab_async {run.ref}")
+        self._submits[run] = sending
         try:
             await aio.uninterrupted(sending)
         finally:
-            del self._submits[job]
+            del self._submits[run]
 
-    def _lose(self, job: Job, *, may_be_heard_of: bool) -> None:
-        """Hold its place for a while; and wait for a word of it, where one may come."""
-        if doubt := self._doubts.pop(job, None):
-            doubt.cancel()
+    def _hold_slot(self, run: JobRun, *, wait_for_delivery: bool) -> None:
+        """Hold the slot of an uncertain job for a while, and wait for a delivery if one may come."""
+        if wait := self._delivery_waits.pop(run, None):
+            wait.cancel()
         else:
-            self.slots.in_doubt(job)
-            hold = min(record.SLOT_HOLD, _DOUBTS * self.forecast(job, None).left(0.0))
-            self._holds[job] = asyncio.get_running_loop().call_later(hold, self._free, job)
-        if may_be_heard_of:
-            self._doubts[job] = asyncio.get_running_loop().call_later(HEARD_WITHIN, stays_uncertain, job)
+            self.slots.in_doubt(run)
+            hold = min(record.SLOT_HOLD, _UNCERTAIN_HOLD * self.forecast(run, None).left(0.0))
+            self._slot_holds[run] = asyncio.get_running_loop().call_later(hold, self._release_slot, run)
+        if wait_for_delivery:
+            self._delivery_waits[run] = asyncio.get_running_loop().call_later(DELIVERY_WITHIN, run.end_uncertain)
 
-    def _heard_of(self, job: Job) -> None:
-        """It was taken all the same."""
-        if doubt := self._doubts.pop(job, None):
-            doubt.cancel()
-            if hold := self._holds.pop(job, None):
+    def _accept_uncertain(self, run: JobRun) -> None:
+        """Stop waiting for a delivery of a job that turned out to be accepted."""
+        if wait := self._delivery_waits.pop(run, None):
+            wait.cancel()
+            if hold := self._slot_holds.pop(run, None):
                 hold.cancel()
-            self.slots.occupy(job)
+            self.slots.occupy(run)
 
-    def _free(self, job: Job) -> None:
+    def _release_slot(self, run: JobRun) -> None:
         now = self._count_idle_time(aio.now())
-        self._holds.pop(job, None)
-        self.slots.release(job)
+        self._slot_holds.pop(run, None)
+        self.slots.release(run)
         self._pump(now)
+
+
+class EndedJobs:
+    """Remember the latest jobs that ended, by ref and by id, and find older ones while the program holds them.
+
+    A job whose picture was passed as bytes or a data URI is not kept alive here, because pictures take megabytes.
+    """
+
+    def __init__(self) -> None:
+        self._ids = deque[str | None](maxlen=_REMEMBERED)
+        self._kept = deque[Job](maxlen=_REMEMBERED)
+        self._found = WeakValueDictionary[str, Job]()
+
+    def add(self, run: JobRun) -> None:
+        """Remember a job that ended, unless the service knew no such id: the next `attach` asks again."""
+        if run.is_unknown and run.state is JobState.REFUSED:
+            return
+        self._ids.append(run.id)
+        self._found[run.ref] = run.job
+        if run.id:
+            self._found[run.id] = run.job
+        picture = run.request.init_image if run.request else None
+        if not isinstance(picture, bytes | str) or len(picture) < _LONG_URL:
+            self._kept.append(run.job)
+
+    def has_id(self, job_id: str | None) -> bool:
+        """Return whether one of the latest jobs had this id of the service."""
+        return job_id in self._ids
+
+    def find(self, ref_or_id: str) -> Job | None:
+        """Return the job with this ref or id, or None."""
+        return self._found.get(ref_or_id)
+
+
+def _described(event: lifecycle.Event, price: Decimal) -> str:
+    """Return a log line for an event: what happened, why, and what is known of the charge."""
+    match event:
+        case lifecycle.Started():
+            return "submitting"
+        case lifecycle.PutBack(wait=wait):
+            when = f"in {wait:.0f} s" if wait else "when one is free"
+            return f"not taken, because the account has no free slot; sent again {when}"
+        case lifecycle.Cancelled():
+            return "cancelled before it was sent. Not charged"
+        case wire.Accepted(eta=eta):
+            return f"accepted, charged ${price}{'' if eta is None else f'. The service expects {eta:.0f} s'}"
+        case wire.Ready():
+            return f"the service reports success, charged ${price}"
+        case lifecycle.Verified():
+            return "the video can be read"
+        case _:
+            charged = {False: "Not charged", True: f"Charged ${price}", None: f"May have been charged ${price}"}
+            return f"{Exception.__str__(event.error)}. {charged[effects_of(event).charged]}"

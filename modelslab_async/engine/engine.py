@@ -1,143 +1,138 @@
-"""A session: how a client begins, to which event loop it belongs, how it ends, and calls that cost nothing."""
+"""Run the jobs of one account: lifetime, submits, and calls that cost nothing."""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import random
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AsyncExitStack, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TypeVar
 
-import aiohttp
+import attrs
 
 from modelslab_async.aio import uninterrupted
-from modelslab_async.engine.account import Account, Common, make_account
-from modelslab_async.engine.config import check_arguments, check_key, proxies_of, require_key, wrapped_key
-from modelslab_async.engine.saver import MAX_SAVES
-from modelslab_async.errors import ClientStateError
-from modelslab_async.journal.base import Journal
-from modelslab_async.polling.estimator import DurationEstimator
-from modelslab_async.polling.flow import WaitStrategy
-from modelslab_async.polling.schedule import DEFAULT_POLL_COST, RateLimiter, gaps_at
-from modelslab_async.protocol import wire
-from modelslab_async.protocol.pricing import Budget, PriceList
+from modelslab_async.engine.config import SharedResources, check_key
+from modelslab_async.engine.deliveries import DeliveryHandler
+from modelslab_async.engine.dispatcher import Dispatcher
+from modelslab_async.engine.poller import Poller
+from modelslab_async.engine.recorder import Recorder, account_fingerprint, request_from_record
+from modelslab_async.engine.recovery import SEE_CANDIDATES, Recoverer, Recovery, new_ref
+from modelslab_async.engine.saver import Saver
+from modelslab_async.engine.submitter import Submitter
+from modelslab_async.engine.webhook_health import WebhookHealth
+from modelslab_async.errors import ClientStateError, InvalidRequestError
+from modelslab_async.job.future import Job
+from modelslab_async.job.run import JobRun
+from modelslab_async.media import images
+from modelslab_async.polling.estimator import PollValue
+from modelslab_async.polling.schedule import urgency
+from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.limits import check
+from modelslab_async.protocol.pricing import Budget
+from modelslab_async.protocol.problems import refusal, wrong
+from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.reply import Body
-from modelslab_async.protocol.request import Deployment, LimitsMode
-from modelslab_async.protocol.secret import ApiKey, hides_key
-from modelslab_async.protocol.timeouts import Timeouts
-from modelslab_async.telemetry import Telemetry
-from modelslab_async.transport.aiohttp import AiohttpTransport
-from modelslab_async.transport.base import Transport
+from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra
+from modelslab_async.protocol.secret import ApiKey
+from modelslab_async.protocol.slots import Slots
+from modelslab_async.telemetry import Notifier
+from modelslab_async.transport.api import ServiceApi
 
-if TYPE_CHECKING:
-    from modelslab_async.webhook import Webhook
-
-DEFAULT_MAX_IN_FLIGHT = 5
-"""What a pay-as-you-go account may have queued or processing; Standard has 10, Premium 15."""
-DEFAULT_MAX_POLLS_PER_SECOND = 20.0
-"""More than the jobs of any account need: five jobs are looked at about once a second, all together."""
 _T = TypeVar("_T")
 
 
-@hides_key
-class Session:
-    """What a `Client` is before it does anything; for the arguments see there."""
+class BeyondDocumentationWarning(UserWarning):
+    """A request is sent although it goes beyond the documented limits, because of `Client(limits="warn")`."""
 
-    _api_key = ApiKey("")
-    """No key, until one was passed."""
+
+class Engine:
+    """The parts that run one account's jobs, on resources that several accounts may share.
+
+    parent: the engine whose resources this one uses; it closes this one. None if the resources are its own.
+    """
 
     def __init__(
         self,
-        api_key: str | ApiKey | None = None,
+        shared: SharedResources,
+        key: ApiKey,
         *,
-        base_url: str = wire.DEFAULT_BASE_URL,
-        enterprise: bool = False,
-        max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
-        limits: LimitsMode = "refuse",
-        wait: WaitStrategy = "auto",
-        poll_cost: float = DEFAULT_POLL_COST,
-        max_polls_per_second: float | None = DEFAULT_MAX_POLLS_PER_SECOND,
-        journal: str | os.PathLike[str] | Journal | None = None,
-        budget: Budget | None = None,
-        prices: PriceList | None = None,
-        timeouts: Timeouts | None = None,
-        webhook: Webhook | None = None,
-        telemetry: Telemetry | None = None,
-        session: aiohttp.ClientSession | None = None,
-        proxy: str | None = None,
-        rng: random.Random | None = None,
-        transport: Transport | None = None,
+        budget: Budget | None,
+        max_in_flight: int,
+        parent: Engine | None = None,
     ) -> None:
-        self._api_key = key = wrapped_key(api_key)
-        del api_key  # a traceback from here on may be shown with local variables
-        require_key(key)
-        check_arguments(locals(), key)
-        proxies = proxies_of(proxy, base_url, is_session_passed_in=session is not None)
-        timeouts = timeouts or Timeouts()
-        common = Common(
-            base_url=base_url.rstrip("/"),
-            deployment=Deployment.ENTERPRISE if enterprise else Deployment.V6,
-            limits=limits,
-            wait=wait,
-            estimator=DurationEstimator(gaps_at(poll_cost)),
-            rate_limiter=RateLimiter(max_polls_per_second),
-            journal=_sqlite(journal) if isinstance(journal, str | os.PathLike) else journal,
-            prices=prices or PriceList(),
-            timeouts=timeouts,
-            webhook=webhook,
-            telemetry=telemetry,
-            rng=rng or random.Random(),
-            transport=transport or AiohttpTransport(timeouts, session=session, proxies=proxies),
-            max_in_flight=max_in_flight,
-            saves=asyncio.Semaphore(MAX_SAVES),
+        self.shared, self.key, self.parent = shared, key, parent
+        self.api = ServiceApi(shared.transport, key, shared.base_url, shared.deployment, shared.timeouts, shared.rng)
+        self.recorder = Recorder(
+            key, shared.base_url, shared.journal, budget, shared.prices, shares_journal=parent is not None
         )
-        self._begin(common, make_account(common, key, budget=budget, max_in_flight=max_in_flight), parent=None)
-
-    def _begin(self, common: Common, own: Account, *, parent: Session | None) -> None:
-        self._common, self._parent, self._api_key = common, parent, own.api.key
-        self._api, self._recorder, self._saver, self._dispatcher, self._recoverer, self._deliveries = own
-        self._accounts: dict[str, Session] = {}
-        self._opening = asyncio.Lock()
+        slots = Slots[JobRun](max_in_flight)
+        notifier = Notifier(shared.telemetry)
+        webhook_health = WebhookHealth(PollValue(lambda: urgency(slots.waiting, slots.cap)))
+        poller = Poller(self.api, notifier, shared.wait, shared.estimator, shared.rate_limiter, webhook_health)
+        self.saver = Saver(self.api, notifier, self.recorder, shared.downloads)
+        self.dispatcher = Dispatcher(Submitter(self.api, notifier, self.recorder), poller, self.saver, notifier, slots)
+        self.recoverer = Recoverer(self.recorder, self.dispatcher)
+        self.deliveries = DeliveryHandler(self.dispatcher, self.recorder, self.recoverer, webhook_health)
+        self.children: dict[str, Engine] = {}
+        """The engines of other accounts on these resources, by account."""
+        self.is_closing = self.is_closed = False
+        self._opening_child = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing = self._closed = False
 
-    def __repr__(self) -> str:
-        slots = self._dispatcher.slots
-        return f"<Client {self.base_url} jobs={len(self._dispatcher.jobs)} in_flight={slots.taken}/{slots.cap}>"
+    @property
+    def account(self) -> str:
+        """The account's fingerprint, as the journal's rows have it."""
+        return self.recorder.account
 
-    async def __aenter__(self) -> Self:
-        """Raises JournalError for a journal that cannot be kept, BudgetExceededError for a wallet that is too small."""
-        self._enter(opening=True)
+    async def open(self) -> None:
+        """Open the journal and check the wallet. Raises JournalError, BudgetExceededError, APIError, TransportError."""
+        self.require_usable(opening=True)
         try:
-            await self._recorder.open()
-            await self._recorder.check_balance(self.balance)
-            await self._dispatcher.count_slots_used_elsewhere()
+            await self.recorder.open()
+            await self.recorder.check_balance(self.balance)
+            await self.dispatcher.count_slots_used_elsewhere()
         except BaseException:
-            await self.aclose(drain=False)
+            await self.close(drain=False)
             raise
-        if self._common.webhook and self._recorder.journal:
-            self._deliveries.listen()
-        return self
+        if self.shared.webhook and self.recorder.journal:
+            self.deliveries.start_reading()
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self.aclose(drain=kind is None)
+    async def child(self, key: ApiKey, *, budget: Budget | None, max_in_flight: int) -> Engine:
+        """Return the open engine of another account on the same resources. The same key gives the same engine."""
+        account = account_fingerprint(key, self.shared.base_url)
+        async with self._opening_child:
+            child = self.children.get(account)
+            if child is None or child.is_closed:
+                child = Engine(self.shared, key, budget=budget, max_in_flight=max_in_flight, parent=self)
+                self.children[account] = child  # from here on it closes with this engine
+                await child.open()
+        child.require_usable()  # it may be closing
+        return child
 
-    async def aclose(self, *, drain: bool = True, timeout: float | None = None) -> None:
-        """Close the client, in one of three ways.
+    def require_usable(self, *, while_closing: bool = False, opening: bool = False) -> None:
+        """Raise ClientStateError if the engine is closed, not open yet, or used from another event loop."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ClientStateError("a Client needs a running event loop (hint: call it from async code)") from None
+        if loop is not (self._loop or loop):
+            raise ClientStateError("this Client works in another event loop (hint: make one for each loop)")
+        is_closing = self.is_closing or (self.parent is not None and self.parent.is_closing)
+        if self.is_closed or (is_closing and not while_closing):
+            raise ClientStateError("this Client is closed (hint: make a new one)")
+        if self.recorder.journal and not (self.recorder.is_open or opening or while_closing):
+            hint = "use async with Client(journal=...) as client"
+            raise ClientStateError(f"a Client with a journal must be entered before it is used (hint: {hint})")
+        if self._loop is None:
+            check_key(self.key, self.shared.base_url)
+            self._loop = loop
+            if self.shared.webhook:
+                self.shared.webhook.register(self.deliveries, self.account)
 
-        - By default all jobs are waited for first, also those that still wait for their turn.
-        - With *timeout*, in seconds, no job is submitted any more; those that run are waited for, for so long at most.
-        - Without *drain*, no job is submitted any more, and none is waited for.
-
-        Replies to submits under way are always waited for, within `Timeouts.submit`, however often the caller is
-        cancelled: they say what is paid for. Then the client detaches from the jobs that run. With a journal, a job
-        that was not sent stays WAITING there: the next client finds it in `recover().unsent` and sends it by
-        `resubmit`. Without one it is cancelled.
-        """
-        self._closing = True
+    async def close(self, *, drain: bool, timeout: float | None = None) -> None:
+        """Close the engine, see `Client.aclose`."""
+        self.is_closing = True
         try:
             if drain and self._ending is None:
                 await self._drain(timeout)
@@ -147,7 +142,7 @@ class Session:
             await uninterrupted(self._ending)
 
     async def _drain(self, timeout: float | None) -> None:
-        dispatchers = [each._dispatcher for each in (self, *self._accounts.values())]
+        dispatchers = [each.dispatcher for each in (self, *self.children.values())]
         if timeout is not None:
             for each in dispatchers:
                 each.stop()
@@ -156,66 +151,132 @@ class Session:
                 await asyncio.gather(*(each.drain() for each in dispatchers))
 
     async def _end(self) -> None:
-        async with AsyncExitStack() as stack:
-            stack.callback(self._leave)
-            if self._parent is None:
-                stack.push_async_callback(self._common.transport.aclose)
-            for close in (self._recorder.close, self._dispatcher.let_go, self._deliveries.close):  # the last one first
+        async with AsyncExitStack() as stack:  # the last one that is pushed runs first
+            if self.shared.webhook:
+                stack.callback(self.shared.webhook.unregister, self.deliveries)
+            if self.parent is None:
+                stack.push_async_callback(self.shared.transport.aclose)
+            for close in (self.recorder.close, self.dispatcher.detach, self.deliveries.close):
                 stack.push_async_callback(close)
-            stack.callback(setattr, self, "_closed", True)
-            for account in self._accounts.values():
-                stack.push_async_callback(account.aclose, drain=False)
+            stack.callback(setattr, self, "is_closed", True)
+            for child in self.children.values():
+                stack.push_async_callback(child.close, drain=False)
 
-    def _leave(self) -> None:
-        if self._common.webhook:
-            self._common.webhook.unregister(self._deliveries)
+    def submit(self, request: ImageToVideoUltra) -> JobRun:
+        """Check a request, reserve its price, and queue its job."""
+        self.require_usable()
+        image = self.check(request, stacklevel=5)
+        ref = request.track_id or new_ref()
+        has_webhook = self.shared.webhook is not None and request.webhook is None
+        if self.shared.webhook and has_webhook:
+            request = attrs.evolve(request, webhook=self.shared.webhook.url(ref, self.account))
+        run = JobRun(self.dispatcher, request, ref, image=image, has_webhook=has_webhook)
+        self.recorder.begin(run)
+        self.dispatcher.enqueue(run)
+        return run
 
-    @property
-    def base_url(self) -> str:
-        """Where requests go."""
-        return self._common.base_url
+    def refused(self, request: ImageToVideoUltra | None, ref: str, error: InvalidRequestError) -> JobRun:
+        """Return a job that ended before it was sent."""
+        run = JobRun(self.dispatcher, request, ref)
+        run.advance(lifecycle.Rejected(error))
+        return run
 
-    @property
-    def prices(self) -> PriceList:
-        """What calls cost."""
-        return self._recorder.prices
+    def check(self, request: ImageToVideoUltra, *, stacklevel: int) -> images.Image:
+        """Return the picture of a request.
+
+        Raises InvalidRequestError with every problem, or warns of those beyond the documentation, as `limits` says. A
+        warning shows the line of the caller that is *stacklevel* calls away.
+        """
+        problems = self.key.problems_in(track_id=request.track_id) + check(request, self.api.deployment)
+        image = None
+        try:
+            image = images.examine(request, self.api.deployment)
+        except InvalidRequestError as error:
+            problems += error.problems
+        if isinstance(request.track_id, str) and request.track_id in self.dispatcher.jobs:
+            requirement = "cannot be used twice at a time: a job with this track_id is open"
+            problems.append(wrong("track_id", request.track_id, requirement, "choose another, or omit it"))
+        limits = self.shared.limits
+        if problems and (limits == "refuse" or not all(problem.overridable for problem in problems)):
+            raise InvalidRequestError(problems)
+        for problem in map(self.key.redact_problem, problems if limits == "warn" else ()):
+            what = f"{problem.field}={problem.value}: {problem.requirement}"
+            warnings.warn(what, BeyondDocumentationWarning, stacklevel=stacklevel)
+        assert image  # noqa: S101 - without one there was a problem
+        return image
 
     async def balance(self) -> wire.Balance:
-        """What the account's wallet holds. Raises APIError or TransportError."""
-        return await self._call(wire.BALANCE_PATH, self._api.bare_body, wire.balance)
+        """Return what the account's wallet holds."""
+        return await self.call(wire.BALANCE_PATH, self.api.bare_body, wire.balance)
 
-    async def queue_depth(self) -> int:
-        """How many jobs the account has queued or processing, of all endpoints and processes.
+    async def call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
+        """Make a call that costs nothing, and return what *pick* takes from the reply."""
+        self.require_usable(while_closing=True)
+        return await self.api.call(path, body, pick)
 
-        The service takes at most 30 such calls a minute. Raises APIError or TransportError.
-        """
-        return await self._call(wire.QUEUE_DEPTH_PATH, self._api.bare_body, wire.queue_depth)
+    async def attach(self, ref_or_id: str) -> Job:
+        """Return the job with this ref or id."""
+        self.require_usable()
+        self.key.require_absent(job_id=ref_or_id)
+        if not ref_or_id:
+            raise refusal("job_id", ref_or_id, "must not be empty", "pass the id that the service gave, or a ref")
+        return await self.recoverer.attach(ref_or_id)
 
-    async def _call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
-        self._enter(closing_too=True)
-        return await self._api.call(path, body, pick)
+    async def recover(self, refs: Collection[str] | None, *, search: bool) -> Recovery:
+        """Take up what earlier clients left in the journal."""
+        self.require_usable()
+        for ref in refs or ():
+            self.key.require_absent(refs=ref)
+        assets: tuple[wire.Asset, ...] = ()
+        if search and self.recoverer.journal:
+            assets = await self.call(wire.ASSETS_PATH, wire.encode_assets(self.key), wire.assets)
+        candidates = await self.recoverer.unknown(assets)
+        return (await self.recoverer.recover(refs))._replace(candidates=candidates)
 
-    def _enter(self, *, closing_too: bool = False, opening: bool = False) -> None:
-        """Hold the client to one event loop, and to its lifetime."""
+    async def resubmit(self, records: Iterable[JobRecord]) -> list[JobRun]:
+        """Submit jobs that an earlier client never sent."""
+        self.require_usable()
+        unsent = [await self.recoverer.unsent(record) for record in records]
+        return [self._resubmit(record) for record in unsent]
+
+    def _resubmit(self, record: JobRecord) -> JobRun:
+        request = request_from_record(record)
+        if request is None or not (record.picture or {}).get("where"):
+            requirement = "cannot be sent: it was passed as bytes, which the journal does not keep"
+            error = refusal("init_image", b"", requirement, "submit the request again, with its picture")
+            return self.refused(request, record.ref, error)
+        request = self._without_own_webhook(attrs.evolve(request, track_id=record.ref))
         try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise ClientStateError("a Client works inside a running event loop: call it from async code") from None
-        if loop is not (self._loop or loop):
-            raise ClientStateError("this Client works in another event loop: make one for each loop")
-        is_closing = self._closing or (self._parent is not None and self._parent._closing)
-        if self._closed or (is_closing and not closing_too):
-            raise ClientStateError("this Client is closed: make a new one")
-        if self._recorder.journal and not (self._recorder.is_open or opening or closing_too):
-            raise ClientStateError("a Client with a journal is used as: async with Client(journal=...) as client")
-        if self._loop is None:
-            check_key(self._api_key, self.base_url)
-            self._loop = loop
-            if self._common.webhook:
-                self._common.webhook.register(self._deliveries, self._recorder.account)
+            return self.submit(request)
+        except InvalidRequestError as error:
+            return self.refused(request, record.ref, error)
 
+    def _without_own_webhook(self, request: ImageToVideoUltra) -> ImageToVideoUltra:
+        """Remove the URL that the earlier client's webhook made, because `submit` makes it anew."""
+        own = self.shared.webhook and self.shared.webhook.url(request.track_id or "", self.account)
+        return attrs.evolve(request, webhook=None) if own and request.webhook == own else request
 
-def _sqlite(path: str | os.PathLike[str]) -> Journal:
-    from modelslab_async.journal.sqlite import SqliteJournal  # noqa: PLC0415 - most clients have none
+    async def resolve(self, ref: str, *, job_id: str | None, lost: bool) -> JobRun | None:
+        """Resolve an uncertain job by hand."""
+        self.require_usable()
+        self.key.require_absent(ref=ref, id=job_id)
+        if bool(job_id) == lost:
+            raise refusal(
+                "id", job_id, "cannot decide: exactly one of id and lost is needed", "pass id=... or lost=True"
+            )
+        if job_id and isinstance(await self.api.fetch(job_id, self.api.timeouts.fetch), wire.UnknownId):
+            raise refusal("id", job_id, "is unknown to the service", SEE_CANDIDATES)
+        return await self.recoverer.resolve(ref, job_id=job_id)
 
-    return SqliteJournal(Path(path))
+    async def upload(self, image: ImageInput) -> str:
+        """Upload a picture. Return the URL that the service gives it."""
+        self.require_usable(while_closing=True)
+        body = await asyncio.get_running_loop().run_in_executor(None, self._encode_upload, image)
+        return await self.call(wire.UPLOAD_PATH, body, wire.upload)
+
+    def _encode_upload(self, image: ImageInput) -> bytes:
+        picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Deployment.V6)
+        data = images.load(picture)
+        if isinstance(data, str):
+            raise refusal("image", image, "cannot be uploaded: it is a URL already", "pass the URL as init_image")
+        return wire.encode_upload(data, images.sniff(data) or "", self.key)

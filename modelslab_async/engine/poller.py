@@ -1,4 +1,4 @@
-"""The waiting part: from the service's acceptance to a file that reads."""
+"""Wait for a job: from the service's acceptance to a file that can be read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from functools import partial
 from typing import TypeVar, assert_never
 
 from modelslab_async.engine.webhook_health import WebhookHealth
-from modelslab_async.errors import InvalidVideoError, JobTimeoutError, TransportError
-from modelslab_async.job.future import Job
+from modelslab_async.errors import InvalidVideoError, JobTimeoutError, NotFoundError, TransportError
+from modelslab_async.job.run import JobRun
 from modelslab_async.media import mp4
 from modelslab_async.polling import flow
 from modelslab_async.polling.estimator import DurationEstimator, JobForecast, shape_of
@@ -24,14 +24,14 @@ from modelslab_async.transport.api import ServiceApi
 
 _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024
-_NO_FILE_YET = 8.0
-"""Seconds at most between two rounds over links that do not read yet."""
+_LONGEST_PROBE_GAP = 8.0
+"""Seconds between two rounds of probes of links that cannot be read yet, at most."""
 _Outcome = TypeVar("_Outcome")
 _Found = wire.FetchReply | TransportError | flow.Readable | flow.Unreadable
 
 
 class Poller:
-    """Performs what the core's flows decide."""
+    """Perform what the pure flows of `polling.flow` decide."""
 
     def __init__(
         self,
@@ -42,74 +42,87 @@ class Poller:
         rate_limiter: RateLimiter,
         webhook_health: WebhookHealth,
     ) -> None:
-        self.notifier = notifier
-        self.api, self.estimator, self.rate_limiter, self.webhook_health = api, estimator, rate_limiter, webhook_health
+        self.api, self.notifier, self.estimator, self.rate_limiter = api, notifier, estimator, rate_limiter
+        self.webhook_health = webhook_health
         self.strategy: flow.WaitStrategy = strategy
 
-    def forecast(self, job: Job, eta: float | None) -> JobForecast:
-        """What is expected of a job, and when to look at it."""
-        return JobForecast(
-            self.estimator, shape_of(job.request), eta, self.api.rng, self.webhook_health.poll_value, job._is_called
-        )
+    def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
+        """Return when the job is expected to end, and so when to poll it. *eta* is the service's estimate, or None."""
+        poll_value = self.webhook_health.poll_value
+        return JobForecast(self.estimator, shape_of(run.request), eta, self.api.rng, poll_value, run.has_webhook)
 
-    async def follow(self, job: Job) -> None:
-        """From the service's acceptance to its word that the job ended."""
-        limits = self.api.timeouts
-        policy = flow.PollPolicy(self.strategy, limits.job, limits.fetch, limits.link, at_once=job._is_found)
-        links, at = job._accepted.future_links if job._accepted else (), job._loop.time()
-        age = at - job._taken_at
+    async def poll_until_done(self, run: JobRun) -> None:
+        """Poll a job until the service says that it ended, and advance it by the outcome."""
+        policy = flow.PollPolicy(
+            self.strategy,
+            self.api.timeouts.job,
+            self.api.timeouts.fetch,
+            self.api.timeouts.link,
+            at_once=run.submitted_elsewhere,
+            unknown_id_grace=0.0 if run.is_unknown else flow.UNKNOWN_ID_GRACE,
+        )
+        now = run.loop.time()
         steps = flow.poll_until_done(
-            policy, job._forecast, self.rate_limiter, self.api.backoff, now=at, age=age, links=links
+            policy,
+            run.forecast,
+            self.rate_limiter,
+            self.api.backoff,
+            now=now,
+            age=now - run.accepted_at,
+            links=run.accepted.future_links if run.accepted else (),
         )
-        outcome = await self._perform(job, steps)
-        if not job._is_found:
-            self._learn(job, outcome)
-        if job._is_called and not isinstance(outcome, lifecycle.Abandoned):
-            self.webhook_health.ended(job.ref)
-        job._advance(outcome)
+        outcome = await self._perform(run, steps)
+        if not run.submitted_elsewhere:
+            self._learn_from(run, outcome)
+        if run.has_webhook and not isinstance(outcome, lifecycle.Abandoned):
+            self.webhook_health.ended(run.ref)
+        if run.is_unknown and isinstance(outcome, lifecycle.Abandoned) and isinstance(outcome.error, NotFoundError):
+            run.advance(lifecycle.NotFound(outcome.error))
+        else:
+            run.advance(outcome)
 
-    def _learn(self, job: Job, outcome: flow.PollOutcome) -> None:
-        """What the end of a watch tells of jobs of this kind."""
-        running, at = job._running_at, job._loop.time()
+    def _learn_from(self, run: JobRun, outcome: flow.PollOutcome) -> None:
+        """Teach the estimator how long the job took."""
+        last_running, now = run.last_seen_running_at, run.loop.time()
         if not isinstance(outcome, lifecycle.Abandoned):
-            job._forecast.learn(running - job._taken_at, at - job._taken_at)
-            self.api.counters.detected(job.polls, at - running)
+            run.forecast.learn(last_running - run.accepted_at, now - run.accepted_at)
+            self.api.counters.detected(run.polls, now - last_running)
         elif isinstance(outcome.error, JobTimeoutError):
-            job._forecast.learn(running - job._taken_at, math.inf)
+            run.forecast.learn(last_running - run.accepted_at, math.inf)
 
-    async def find_file(self, job: Job) -> None:
-        """From there to a file that reads."""
-        accepted, ready = job._accepted, job._ready or wire.Ready()
+    async def poll_until_readable(self, run: JobRun) -> None:
+        """Probe the links of a job that the service calls done until one reads as an mp4, and advance the job."""
+        accepted, ready = run.accepted, run.ready or wire.Ready()
         announced = accepted.future_links if accepted else ()
         links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *announced)))
         if self.strategy == "poll" and links:
             outcome: flow.Readable | flow.Unreadable = flow.Readable(links[0])
         else:
-            limits, at = self.api.timeouts, job._loop.time()
-            backoff = partial(retry.delays, self.api.rng, _NO_FILE_YET)
-            steps = flow.poll_until_readable(links, backoff, now=at, probe_timeout=limits.fetch, grace=limits.link)
-            outcome = await self._perform(job, steps)
+            limits, now = self.api.timeouts, run.loop.time()
+            backoff = partial(retry.delays, self.api.rng, _LONGEST_PROBE_GAP)
+            steps = flow.poll_until_readable(links, backoff, now=now, probe_timeout=limits.fetch, grace=limits.link)
+            outcome = await self._perform(run, steps)
         if isinstance(outcome, flow.Unreadable):
-            again = f"{outcome.reason}; Client.attach({job.id!r}) looks again"
-            words = f"the service reports success, and no link reads as an mp4: {again}"
-            job._advance(lifecycle.Unreadable(InvalidVideoError(words)))
+            what = f"the service reports success, but no link reads as an mp4: {outcome.reason}"
+            hint = f"(hint: Client.attach({run.id!r}) tries again)"
+            run.advance(lifecycle.Unreadable(InvalidVideoError(f"{what} {hint}")))
         else:
-            job._advance(lifecycle.Verified(_video(job, ready, outcome.url, links)))
+            run.advance(lifecycle.Verified(_video(run, ready, outcome.url, links)))
 
-    async def _perform(self, job: Job, steps: Generator[flow.Action, flow.Seen, _Outcome]) -> _Outcome:
-        """Drive a flow of the core to its end."""
-        time = job._loop.time
+    async def _perform(self, run: JobRun, steps: Generator[flow.Action, flow.Seen, _Outcome]) -> _Outcome:
+        """Drive a flow to its end."""
+        time = run.loop.time
         try:
             action = next(steps)
             while True:
                 found, woken = None, False
                 match action:
                     case flow.Wait(seconds=seconds, wakeable=True):
-                        woken = await job._sleep(seconds)
+                        woken = await run.sleep(seconds)
                     case flow.Wait(seconds=seconds):
                         await asyncio.sleep(seconds)
                     case flow.Fetch() | flow.Probe():
-                        found = await self._look(job, action)
+                        found = await self._poll(run, action)
                     case _:
                         assert_never(action)
                 action = steps.send(flow.Seen(time(), found, woken))
@@ -117,23 +130,24 @@ class Poller:
             outcome: _Outcome = end.value
             return outcome
 
-    async def _look(self, job: Job, action: flow.Fetch | flow.Probe) -> _Found:
+    async def _poll(self, run: JobRun, action: flow.Fetch | flow.Probe) -> _Found:
+        """Ask the service or a link once."""
         found: _Found
         if isinstance(action, flow.Fetch):
-            found = await self.api.fetch(job.id or "", action.timeout)
+            found = await self.api.fetch(run.id or "", action.timeout)
             if isinstance(found, TransportError):
-                _log.info("%r: a look failed: %s", job, found)
+                _log.info("%r: a poll failed: %s", run, found)
         else:
             found = await self._probe(action.url, action.timeout)
         if isinstance(found, wire.NotReady):
             self.api.note(found.notes)
-        job.polled(running=isinstance(found, wire.NotReady))
-        _log.debug("%r: looked: %s", job, type(found).__name__)
-        self.notifier.notify(Telemetry.polled, job, type(found).__name__)
+        run.polled(running=isinstance(found, wire.NotReady))
+        _log.debug("%r: polled: %s", run, type(found).__name__)
+        self.notifier.notify(Telemetry.polled, run.job, type(found).__name__)
         return found
 
     async def _probe(self, url: str, timeout: float) -> flow.Readable | flow.Unreadable:
-        """Read the first bytes of a link. No key goes along."""
+        """Read the first bytes of a link. The request carries no key."""
         try:
             reply = await self.api.head(url, _PROBE_BYTES, timeout)
         except TransportError as error:
@@ -143,17 +157,17 @@ class Poller:
         return flow.Readable(url) if mp4.looks_like_mp4(reply.body) else flow.Unreadable("not an mp4")
 
 
-def _video(job: Job, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
-    meta = ready.meta or (job._accepted and job._accepted.meta) or {}
+def _video(run: JobRun, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
+    meta = ready.meta or (run.accepted and run.accepted.meta) or {}
     seed = seed_of(meta)
-    asked = job.request.seed if job.request else None
+    requested_seed = run.request.seed if run.request else None
     return Video(
-        id=job.id,
-        ref=job.ref,
+        id=run.id,
+        ref=run.ref,
         url=url,
         links=links,
-        seed=asked if seed is None else seed,
+        seed=requested_seed if seed is None else seed,
         meta=dict(meta),
         generation_time=ready.generation_time,
-        is_temporary=bool(job.request and job.request.temp),
+        is_temporary=bool(run.request and run.request.temp),
     )

@@ -1,4 +1,4 @@
-"""What is kept of each job while it moves: its row in the journal, and what it takes from the budget."""
+"""Record each job's progress: update its journal row and its budget reservation on every event."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from typing import Any, assert_never
 import attrs
 
 from modelslab_async.errors import JournalError
-from modelslab_async.job.future import Job
+from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Journal
 from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, wire
@@ -25,14 +25,14 @@ _log = logging.getLogger("modelslab_async")
 
 
 def account_fingerprint(key: ApiKey, base_url: str) -> str:
-    """A fingerprint that tells accounts apart and does not tell the key."""
+    """Return a name for an account that does not reveal its key."""
     return key.fingerprint(f"modelslab_async journal {base_url}")
 
 
 class Recorder:
-    """The journal's rows, and the budget's numbers. One for each Client.
+    """The journal rows and the budget reservations of one account's jobs.
 
-    A guest's journal is another client's, which opens and closes it. The clock gives unix seconds, for other processes.
+    shares_journal: the journal belongs to another client, which opens and closes it.
     """
 
     def __init__(
@@ -44,161 +44,162 @@ class Recorder:
         prices: PriceList,
         *,
         shares_journal: bool = False,
-        clock: Callable[[], float] = time.time,
     ) -> None:
         self.key, self.journal, self.budget, self.prices = key, journal, budget, prices
-        self.shares_journal, self.clock = shares_journal, clock
+        self.shares_journal = shares_journal
+        self.clock: Callable[[], float] = time.time
+        """Gives unix seconds, because other processes read the rows."""
         self.account = account_fingerprint(key, base_url)
         self.is_open = False
-        self.left = dict[str, JobRecord]()
-        """What ran, or was uncertain, when this client was opened, by ref."""
 
     async def open(self) -> None:
-        """Raises JournalError. What earlier runs spent counts from here on."""
-        if self.journal and not self.is_open:
-            if not self.shares_journal:
-                try:
-                    await self.journal.open()
-                except BaseException:
-                    await self.journal.close()
-                    raise
-            self.is_open = True
-            unfinished = await self.journal.unfinished(self.account, ready=False)
-            self.left = {record.ref: record for record in unfinished}
-            if self.budget:
-                charges = await self.journal.charges(self.account)
-                under_way = self._under_way(self.journal)
-                self.budget.spent_before(charge for charge in charges if charge.key not in under_way)
+        """Open the journal, and count what earlier clients spent. Raises JournalError."""
+        if self.journal is None or self.is_open:
+            return
+        if not self.shares_journal:
+            try:
+                await self.journal.open()
+            except BaseException:
+                await self.journal.close()
+                raise
+        self.is_open = True
+        if self.budget:
+            charges = await self.journal.charges(self.account)
+            submitting = await self._submitting_elsewhere(self.journal)
+            self.budget.spent_before(charge for charge in charges if charge.key not in submitting)
 
-    def _under_way(self, journal: Journal) -> set[str]:
-        """Keys of what other clients are submitting: they will know whether it is charged, and this one will not."""
-        is_alive, rows = journal.is_alive, self.left.values()
-        submitting = [row for row in rows if row.state is JobState.SUBMITTING and is_alive(row.owner)]
+    async def _submitting_elsewhere(self, journal: Journal) -> set[str]:
+        """Return the keys of jobs that other live clients submit now: only they learn whether the jobs are charged."""
+        unfinished = await journal.unfinished(self.account, ready=False)
+        submitting = [row for row in unfinished if row.state is JobState.SUBMITTING and journal.is_alive(row.owner)]
         return {key_of(row.account, row.ref, row.created_at) for row in submitting}
 
     async def check_balance(self, balance: Callable[[], Awaitable[wire.Balance]]) -> None:
-        """Where the budget asks for it: that the wallet can pay for it. Raises BudgetExceededError."""
+        """Raise BudgetExceededError if the budget asks for this check and the wallet holds less than the budget."""
         if self.budget and self.budget.check_balance:
             self.budget.compare((await balance()).amount, self.clock())
 
     async def close(self) -> None:
-        """Write what is left."""
+        """Write what is left, and close the journal."""
         if self.journal and self.is_open:
             self.is_open = False
             if not self.shares_journal:
                 await asyncio.shield(self.journal.close())
 
-    def begin(self, job: Job) -> None:
-        """A job is to be submitted. Raises BudgetExceededError."""
+    def begin(self, run: JobRun) -> None:
+        """Reserve the job's price, and note its row as WAITING. Raises BudgetExceededError."""
         if not (self.budget or self.journal):
             return
         created_at = self.clock()
-        job._key = key_of(self.account, job.ref, created_at)
+        run.budget_key = key_of(self.account, run.ref, created_at)
         if self.budget:
-            self.budget.reserve(job._key, self.prices, created_at)
+            self.budget.reserve(run.budget_key, self.prices, created_at)
         if self.journal:
-            assert job.request is not None  # noqa: S101 - it is to be submitted
-            assert job._image is not None  # noqa: S101 - so it has a picture
-            request = self.key.redact(wire.encode_request(job.request, ref=job.ref))
-            job._record = JobRecord(
+            assert run.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
+            assert run.image is not None  # noqa: S101 - the picture is kept until it is sent
+            run.record = JobRecord(
                 account=self.account,
-                ref=job.ref,
+                ref=run.ref,
                 owner=self.journal.owner,
                 created_at=created_at,
-                request=request,
-                picture=self.key.redact(images.origin(job._image)),
+                request=self.key.redact(wire.encode_request(run.request, ref=run.ref)),
+                picture=self.key.redact(images.origin(run.image)),
                 price=self.prices.usd,
             )
-            self.journal.note(job._record)
+            self.journal.note(run.record)
 
-    async def intend(self, job: Job, picture: Mapping[str, Any]) -> None:
-        """On disk before the POST. Raises JournalError, or InvalidRequestError for a ref that was sent before."""
-        if self.journal is None or job._record is None:
+    async def record_intent(self, run: JobRun, picture: Mapping[str, Any]) -> None:
+        """Write the row to disk before the job is submitted.
+
+        Raises JournalError, or InvalidRequestError if a job with this ref was sent before.
+        """
+        if self.journal is None or run.record is None:
             return
-        job._record = job._record._replace(picture=self.key.redact(picture))
-        if not await self.journal.append(job._record):
-            requirement = "a job with this track_id was sent before, and may be paid for"
-            hint = "collect it with Client.recover or attach, or choose another track_id to pay for a new one"
-            raise refusal("track_id", job.ref, requirement, hint)
+        run.record = run.record._replace(picture=self.key.redact(picture))
+        if not await self.journal.append(run.record):
+            requirement = "cannot be used again: a job with this track_id was sent before, and may be paid for"
+            hint = "collect it with Client.recover or attach, or choose another track_id to pay for a new job"
+            raise refusal("track_id", run.ref, requirement, hint)
 
-    async def answered(self, job: Job, event: lifecycle.Event) -> bool:
-        """Write an acceptance right after the reply, before it is announced.
+    async def record_acceptance(self, run: JobRun, event: lifecycle.Event) -> bool:
+        """Write an acceptance to disk right after the reply, before anyone is notified of it.
 
         Return False if another job of the account has the service's id already.
         """
-        if self.journal and job._record and isinstance(event, wire.Accepted | wire.Ready):
+        if self.journal and run.record and isinstance(event, wire.Accepted | wire.Ready):
             try:
-                accepted = after(job._record, event, self.clock())
+                accepted = after(run.record, event, self.clock())
                 return await self.journal.append(accepted) or await self._is_known(accepted)
             except JournalError as error:
-                _log.error("%r was accepted, and that could not be written to the journal: %s", job, error)
+                _log.error("%r was accepted, but that could not be written to the journal: %s", run, error)
         return True
 
     async def _is_known(self, accepted: JobRecord) -> bool:
         """Return whether another client, which took the row over, knows this job by the same id already."""
-        assert self.journal is not None  # noqa: S101 - the acceptance was refused by it
+        assert self.journal is not None  # noqa: S101 - it refused the acceptance
         row = await self.journal.find(self.account, ref=accepted.ref)
         return row is not None and (row.created_at, row.job_id) == (accepted.created_at, accepted.job_id)
 
-    def is_kept(self, job: Job) -> bool:
+    def is_kept(self, run: JobRun) -> bool:
         """Return whether the journal keeps the job for a later client."""
-        return self.journal is not None and job._record is not None
+        return self.journal is not None and run.record is not None
 
-    def postpone(self, job: Job) -> None:
-        """Release the budget of a job that is left to a later client."""
+    def postpone(self, run: JobRun) -> None:
+        """Release the reservation of a job that is left to a later client."""
         if self.budget:
-            self.budget.release(job._key)
+            self.budget.release(run.budget_key)
 
-    def moved(self, job: Job, event: lifecycle.Event) -> None:
-        """Every event comes here."""
+    def on_event(self, run: JobRun, event: lifecycle.Event) -> None:
+        """Record an event that has just changed the job's state."""
         if self.budget:
-            _settle(self.budget, job, event, self.clock())
-        if self.journal and job._record:
-            job._record = after(job._record, event, self.clock())
-            if job._is_found or not isinstance(event, lifecycle.Started | wire.Accepted):  # those are waited for
-                self.journal.note(job._record)
+            _update_budget(self.budget, run.budget_key, event, self.clock())
+        if self.journal and run.record:
+            run.record = after(run.record, event, self.clock())
+            is_written = isinstance(event, lifecycle.Started | wire.Accepted) and not run.submitted_elsewhere
+            if not is_written:
+                self.journal.note(run.record)
 
-    async def saved(self, ref: str, path: str) -> None:
-        """The video of a job is on disk."""
+    async def record_saved(self, ref: str, path: str) -> None:
+        """Write where a job's video was saved. A journal that cannot be written is logged."""
         if self.journal:
             try:
                 record = await self.journal.find(self.account, ref=ref)
                 if record and record.state is JobState.READY:
                     await self.take_over(record, saved_path=path)
             except JournalError as error:
-                _log.error("%s is saved, and that could not be written down: %s", path, error)
+                _log.error("%s is saved, but that could not be written to the journal: %s", path, error)
 
-    def resolved(self, record: JobRecord, *, taken: bool) -> None:
-        """A person knows what became of an uncertain job."""
+    def record_resolved(self, record: JobRecord, *, accepted: bool) -> None:
+        """Settle or release the reservation of an uncertain job that was resolved."""
         key = key_of(record.account, record.ref, record.created_at)
-        if self.budget and taken:
+        if self.budget and accepted:
             self.budget.settle(key, record.submitted_at or self.clock())
         elif self.budget:
             self.budget.release(key)
 
     async def slots_used_elsewhere(self) -> int:
-        """How many places jobs of other clients are taken to fill."""
+        """Return how many of the account's slots the jobs of other clients hold, as far as the journal knows."""
         if self.journal is None or not self.is_open:
             return 0
-        now, mine = self.clock(), self.journal.owner
-        unfinished = await self.journal.unfinished(self.account, ready=False)  # of READY ones there may be very many
-        return sum(record.owner != mine and record.holds_slot(now) for record in unfinished)
+        now, owner = self.clock(), self.journal.owner
+        unfinished = await self.journal.unfinished(self.account, ready=False)  # there may be very many READY ones
+        return sum(record.owner != owner and record.holds_slot(now) for record in unfinished)
 
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
-        """Have the row of a client that is gone, changed; None where another was quicker."""
-        assert self.journal is not None  # noqa: S101 - rows come from it
+        """Take the row of another client, with *changes*. Return None if another client was quicker."""
+        assert self.journal is not None  # noqa: S101 - the row comes from it
         mine = record._replace(owner=self.journal.owner, **changes)
         return mine if await self.journal.append(mine, take_over=record.owner) else None
 
 
-def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> None:
+def _update_budget(budget: Budget, key: str, event: lifecycle.Event, now: float) -> None:
     match effect := effects_of(event).budget:
         case BudgetEffect.SETTLE:
-            budget.settle(job._key, now)
+            budget.settle(key, now)
         case BudgetEffect.RELEASE:
-            budget.release(job._key)
+            budget.release(key)
         case BudgetEffect.HOLD:
-            budget.hold(job._key)
+            budget.hold(key)
         case BudgetEffect.KEEP:
             pass
         case _:
@@ -206,7 +207,7 @@ def _settle(budget: Budget, job: Job, event: lifecycle.Event, now: float) -> Non
 
 
 def request_from_record(record: JobRecord) -> ImageToVideoUltra | None:
-    """What was asked for; its picture as where it came from."""
+    """Return the request of a journal row, with its picture by the place it came from; None if the row has none."""
     if record.request is None:
         return None
     picture = record.picture or {}

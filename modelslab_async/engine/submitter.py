@@ -1,4 +1,4 @@
-"""The paid part: from a job's turn to the service's answer."""
+"""Submit a job: the paid request, from the job's turn to the service's answer."""
 
 import asyncio
 import logging
@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 from modelslab_async.aio import wait_for_event
-from modelslab_async.engine.endings import closed_before, mistake, uncertain
 from modelslab_async.engine.recorder import Recorder
 from modelslab_async.errors import (
     JobFailedError,
@@ -16,7 +15,7 @@ from modelslab_async.errors import (
     SubmitUncertainError,
     TransportError,
 )
-from modelslab_async.job.future import Job
+from modelslab_async.job.run import JobRun, closed_before_sending, internal_error
 from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.reply import Refused
@@ -27,47 +26,47 @@ _log = logging.getLogger("modelslab_async")
 
 
 class Submitter:
-    """Sends what is paid for: written down before, never sent twice."""
+    """Send paid requests: each is recorded before it is sent, and none is sent twice."""
 
     def __init__(self, api: ServiceApi, notifier: Notifier, recorder: Recorder) -> None:
         self.api, self.notifier, self.recorder = api, notifier, recorder
 
-    async def submit(self, job: Job, has_id: Callable[[str, Job], bool]) -> None:
-        """From the job's turn to the service's answer. *has_id* says whether another job here has an id."""
+    async def submit(self, run: JobRun, has_id: Callable[[str, JobRun], bool]) -> None:
+        """Submit a job and advance it by the answer. *has_id* says whether another job here has an id."""
         try:
-            body, picture = await self._encoded(job)
-            await self.recorder.intend(job, picture)
-        except Exception as error:  # noqa: BLE001 - its picture is gone, it cannot be written down, or a mistake: not sent
-            job._advance(lifecycle.Rejected(error if isinstance(error, ModelsLabError) else mistake(job, error)))
+            body, picture = await self._encoded(run)
+            await self.recorder.record_intent(run, picture)
+        except Exception as error:  # noqa: BLE001 - the picture or the journal is gone, or a bug: nothing was sent
+            run.advance(lifecycle.Rejected(error if isinstance(error, ModelsLabError) else internal_error(run, error)))
             return
-        event = await self._post_submit(job, body)
+        event = await self._post_submit(run, body)
         try:
             job_id = event.id if isinstance(event, wire.Accepted | wire.Ready) else None
-            is_taken = bool(job_id and has_id(job_id, job)) or not await self.recorder.answered(job, event)
+            is_taken = bool(job_id and has_id(job_id, run)) or not await self.recorder.record_acceptance(run, event)
             if is_taken:
-                event = lifecycle.ReplyLost(_of_another_job(job_id), may_be_heard_of=job._is_called)
+                event = lifecycle.ReplyLost(_id_of_another_job(job_id), may_be_heard_of=run.has_webhook)
         finally:
-            job._advance(event)
+            run.advance(event)
 
-    async def _encoded(self, job: Job) -> tuple[bytes, Mapping[str, Any]]:
-        """The body, and what the journal keeps of the picture in it."""
-        if isinstance(job._image, images.ImageUrl):
-            return self._encode(job)
-        return await asyncio.get_running_loop().run_in_executor(None, self._encode, job)
+    async def _encoded(self, run: JobRun) -> tuple[bytes, Mapping[str, Any]]:
+        """Return the request's body, and what the journal keeps of the picture in it."""
+        if isinstance(run.image, images.ImageUrl):
+            return self._encode(run)
+        return await asyncio.get_running_loop().run_in_executor(None, self._encode, run)
 
-    def _encode(self, job: Job) -> tuple[bytes, Mapping[str, Any]]:
-        request, image = job.request, job._image
-        assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere
-        assert image is not None  # noqa: S101 - it was not sent yet
-        params = wire.encode_request(request, ref=job.ref)
+    def _encode(self, run: JobRun) -> tuple[bytes, Mapping[str, Any]]:
+        request, image = run.request, run.image
+        assert request is not None  # noqa: S101 - only jobs without a request were submitted elsewhere
+        assert image is not None  # noqa: S101 - the picture is kept until it is sent
+        params = wire.encode_request(request, ref=run.ref)
         picture = images.load(image)
         return wire.encode_body(params, self.api.key, picture=picture), images.facts(image, picture)
 
-    async def _post_submit(self, job: Job, body: bytes) -> lifecycle.Event:
-        """The paid POST, repeated only while it surely was not taken."""
+    async def _post_submit(self, run: JobRun, body: bytes) -> lifecycle.Event:
+        """Send the paid request. Repeat it only while it surely was not taken."""
         waits = islice(self.api.backoff(), retry.SUBMIT_ATTEMPTS - 1)
         while not self.api.closing.is_set():
-            match reply := await self._post_once(job, body):
+            match reply := await self._post_once(run, body):
                 case wire.Accepted(notes=notes):
                     self.api.note(notes)
                     return reply
@@ -78,32 +77,40 @@ class Submitter:
             error = reply if isinstance(reply, TransportError) else wire.error_of(reply)
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
-                    self.notifier.notify(Telemetry.retried, job, error)
-                    _log.warning("%r: surely not taken, so it is sent again: %s", job, error)
+                    self.notifier.notify(Telemetry.retried, run.job, error)
+                    _log.warning("%r: surely not taken, so it is submitted again: %s", run, error)
                     await wait_for_event(self.api.closing, max(wait, wished(error)))
                 case retry.Verdict.PUT_BACK:
                     maximum = reply.maximum if isinstance(reply, Refused) else None
                     return lifecycle.PutBack(wished(error) or None, maximum)
                 case retry.Verdict.REPEAT | retry.Verdict.REFUSED:
                     return lifecycle.Rejected(error)
-                case retry.Verdict.UNCERTAIN if job._heard_id:
-                    job._is_found = True
-                    return wire.Accepted(id=job._heard_id)
+                case retry.Verdict.UNCERTAIN if run.id_from_webhook:
+                    run.submitted_elsewhere = True
+                    return wire.Accepted(id=run.id_from_webhook)
                 case retry.Verdict.UNCERTAIN:
-                    return lifecycle.ReplyLost(uncertain(error), may_be_heard_of=job._is_called)
-        return lifecycle.PutBack() if self.recorder.is_kept(job) else lifecycle.Rejected(closed_before())
+                    return lifecycle.ReplyLost(_uncertain(error), may_be_heard_of=run.has_webhook)
+        return lifecycle.PutBack() if self.recorder.is_kept(run) else lifecycle.Rejected(closed_before_sending())
 
-    async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:
+    async def _post_once(self, run: JobRun, body: bytes) -> wire.SubmitReply | TransportError:
         try:
             path = wire.SUBMIT_PATHS[self.api.deployment]
             reply = await self.api.post("submit", path, body, self.api.timeouts.submit)
         except TransportError as error:
             return error
         except asyncio.CancelledError:
-            job._advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
+            run.advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
             raise
         return wire.decode_submit(reply, self.api.key)
 
 
-def _of_another_job(job_id: str | None) -> SubmitUncertainError:
-    return uncertain(MalformedReplyError(f"the service answered with the id {job_id}, which another job has"))
+def _uncertain(error: ModelsLabError) -> SubmitUncertainError:
+    """Return the error of a submit whose reply was lost, or decides nothing."""
+    message = f"the submit was sent and its outcome is unknown, so it is not sent again: {error.args[0]}"
+    lost = SubmitUncertainError(message)
+    lost.__cause__ = error
+    return lost
+
+
+def _id_of_another_job(job_id: str | None) -> SubmitUncertainError:
+    return _uncertain(MalformedReplyError(f"the service answered with the id {job_id}, which another job has"))

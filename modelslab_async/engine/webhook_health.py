@@ -1,45 +1,46 @@
-"""Whether deliveries of a webhook come, so that waiting may rely on them."""
+"""Track whether webhook deliveries arrive, so that the poller can rely on them."""
 
 import asyncio
 
 from modelslab_async.polling.estimator import PollValue
 
-PROVED = 3
-"""So many ends in a row that a delivery told."""
-LATE = 10.0
-"""Seconds after an end was seen by a look, in which its delivery still counts as come."""
+ENDS_IN_A_ROW = 3
+"""Deliveries are relied on after they reported this many ends in a row."""
+LATE_WITHIN = 10.0
+"""Seconds after a poll saw an end during which its delivery still counts as arrived."""
 
 
 class WebhookHealth:
-    """Counts ends that were told in a row; one that was not told begins anew."""
+    """Count the ends in a row that a delivery reported. An end without a delivery starts the count again."""
 
-    def __init__(self) -> None:
-        self.poll_value = PollValue()
-        self._row = 0
-        self._told = set[str]()
-        """Refs of jobs that still run here."""
+    def __init__(self, poll_value: PollValue) -> None:
+        self.poll_value = poll_value
+        self._in_a_row = 0
+        self._delivered = set[str]()
+        """Refs of running jobs that had a delivery."""
         self._awaited = dict[str, asyncio.TimerHandle]()
+        """Refs of ended jobs whose delivery may still arrive."""
 
-    def told(self, ref: str) -> None:
-        """A delivery came for a job that runs here."""
-        self._told.add(ref)
+    def delivered(self, ref: str) -> None:
+        """Count a delivery for a job that runs here."""
+        self._delivered.add(ref)
 
     def delivered_late(self, ref: str) -> None:
-        """A delivery came for a job that does not run here any more."""
+        """Count a delivery for a job that does not run here any more."""
         if timer := self._awaited.pop(ref, None):
             timer.cancel()
-            self._count(self._row + 1)
+            self._count(self._in_a_row + 1)
 
     def ended(self, ref: str) -> None:
-        """The end of a job was seen."""
-        if ref in self._told:
-            self._told.discard(ref)
-            self._count(self._row + 1)
+        """Count the end of a job with a webhook."""
+        if ref in self._delivered:
+            self._delivered.discard(ref)
+            self._count(self._in_a_row + 1)
         else:
-            self._awaited[ref] = asyncio.get_running_loop().call_later(LATE, self._missed, ref)
+            self._awaited[ref] = asyncio.get_running_loop().call_later(LATE_WITHIN, self._missed, ref)
 
     def close(self) -> None:
-        """Nobody listens any more."""
+        """Stop waiting for late deliveries."""
         for timer in self._awaited.values():
             timer.cancel()
         self._awaited.clear()
@@ -48,6 +49,6 @@ class WebhookHealth:
         self._awaited.pop(ref, None)
         self._count(0)
 
-    def _count(self, row: int) -> None:
-        self._row = row
-        self.poll_value.is_reliable = row >= PROVED
+    def _count(self, in_a_row: int) -> None:
+        self._in_a_row = in_a_row
+        self.poll_value.is_reliable = in_a_row >= ENDS_IN_A_ROW

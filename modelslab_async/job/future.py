@@ -1,271 +1,184 @@
-"""The job future, and the one function that moves it."""
+"""The job future: what users await."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
-from decimal import Decimal
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from modelslab_async.errors import JobDetachedError, ModelsLabError
-from modelslab_async.media.images import Image
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
-from modelslab_async.polling.estimator import JobForecast
-from modelslab_async.protocol import lifecycle, wire
-from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
-from modelslab_async.protocol.record import JobRecord, video_of
+from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.secret import ApiKey, without_key
 
-_LEAST_LEFT = 1.0
-"""Seconds: nothing is told to be over before it is."""
-
-
-class JobRuntime(Protocol):
-    """What a job asks of the client that runs it."""
-
-    @property
-    def api_key(self) -> ApiKey:
-        """The key that no error may show."""
-        ...
-
-    @property
-    def price(self) -> Decimal:
-        """What a job costs, USD."""
-        ...
-
-    def forecast(self, job: Job, eta: float | None) -> JobForecast:
-        """What is expected of the job, for which the service says `eta` seconds."""
-        ...
-
-    def moved(self, job: Job, event: lifecycle.Event) -> None:
-        """The job came into another state."""
-        ...
-
-    def ended(self, job: Job) -> None:
-        """The job has a result."""
-        ...
-
-    async def save(
-        self, job: Job, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool, max_bytes: int
-    ) -> SavedVideo:
-        """Put the job's video on disk, once it is there."""
-        ...
+if TYPE_CHECKING:
+    from modelslab_async.job.run import JobRun
 
 
 class Job:
-    """A video to come. Await it for the `Video`; cancelling the task that awaits it never cancels the job.
+    """A video that is being made. Await the job for its `Video`.
 
-    state: where it is.
-    ref: its reference, chosen by us (or the request's track_id), sent as track_id.
-    id: the service's id; None before the service took it.
-    request: what was asked for; None for a job that was attached to.
+    Cancelling a task that awaits a job does not cancel the job, because the job is paid for.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_accepted",
-        "_doubt",
-        "_due_at",
-        "_forecast",
-        "_future",
-        "_heard_id",
-        "_history",
-        "_image",
-        "_is_called",
-        "_is_found",
-        "_is_woken",
-        "_keeper",
-        "_key",
-        "_loop",
-        "_news",
-        "_ready",
-        "_record",
-        "_running_at",
-        "_sleeper",
-        "_submitted_at",
-        "_taken_at",
-        "id",
-        "polls",
-        "ref",
-        "request",
-        "state",
-    )  # fmt: skip
-    _forecast: JobForecast
-    """What is expected of it, from the service's acceptance on."""
+    __slots__ = ("__weakref__", "_run")
 
-    def __init__(
-        self,
-        keeper: JobRuntime,
-        request: ImageToVideoUltra | None,
-        ref: str,
-        *,
-        image: Image | None = None,
-        job_id: str | None = None,
-        is_called: bool = False,
-    ) -> None:
-        self.request, self.ref, self.id = request, ref, job_id
-        self.state = JobState.WAITING if job_id is None else JobState.PROCESSING
-        self._keeper = keeper
-        self._image = image
-        """What it is to be made of, until it was sent."""
-        self._is_called = is_called
-        """The service is given a webhook of ours for it."""
-        self._loop = asyncio.get_running_loop()
-        self._submitted_at = self._loop.time()
-        self._future: asyncio.Future[Video] = self._loop.create_future()
-        self._news: asyncio.Event | None = None
-        """Those who listen wait for it; made for the first of them."""
-        self._sleeper: asyncio.Future[None] | None = None
-        """Who watches it, between two looks."""
-        self._is_woken = False
-        self._doubt: ModelsLabError | None = None
-        """Why it is UNCERTAIN, while a webhook may still tell that it was taken."""
-        self._heard_id: str | None = None
-        """The service's id, as a delivery told it."""
-        self._accepted: wire.Accepted | None = None
-        self._ready: wire.Ready | None = None
-        self._record: JobRecord | None = None
-        self._key = ""
-        self._is_found = job_id is not None
-        """It was submitted elsewhere: nobody here saw it begin."""
-        self.polls = 0
-        self._taken_at = self._running_at = self._due_at = self._submitted_at
-        self._history = [JobEvent(JobState.WAITING, 0.0)] if job_id is None else list[JobEvent]()
-        """The events so far."""
-        if job_id is not None:
-            self._forecast = keeper.forecast(self, None)
-            self._seen_running()
-
-    @classmethod
-    def restored(cls, keeper: JobRuntime, record: JobRecord, request: ImageToVideoUltra | None, *, age: float) -> Job:
-        """A job of the journal that is PROCESSING, or READY with its video; accepted `age` seconds ago."""
-        job = cls(keeper, request, record.ref, job_id=record.job_id or "")
-        job._record, job.id, job.state = record, record.job_id, record.state
-        meta = {} if record.seed is None else {"seed": record.seed}
-        job._accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
-        job._taken_at -= age
-        job._forecast = keeper.forecast(job, record.eta)
-        job._history = []
-        if video := video_of(record):
-            job._future.set_result(video)
-        job._note(job.eta)
-        return job
+    def __init__(self, run: JobRun) -> None:
+        self._run = run
 
     def __repr__(self) -> str:
         return f"<Job {self.state.value} ref={self.ref} id={self.id}>"
 
     def __await__(self) -> Generator[None, None, Video]:
-        """The video, or the error that ended the job."""
-        if not self.done():
-            waiter = self._loop.create_future()  # whose cancelling is not the job's
-            tell = partial(_end, waiter)
-            self._future.add_done_callback(tell)
+        """Wait for the end. Return the video, or raise the error that ended the job."""
+        future = self._run.future
+        if not future.done():
+            waiter = self._run.loop.create_future()  # cancelling the task that awaits cancels this one, not the job's
+            wake = partial(_set, waiter)
+            future.add_done_callback(wake)
             try:
                 yield from waiter
             finally:
-                self._future.remove_done_callback(tell)
-        return self.result()
+                future.remove_done_callback(wake)
+        return future.result()
+
+    @property
+    def state(self) -> JobState:
+        """Where the job is, see `JobState`."""
+        return self._run.state
+
+    @property
+    def ref(self) -> str:
+        """The job's reference: the request's `track_id`, or a random one. The service gets it as `track_id`."""
+        return self._run.ref
+
+    @property
+    def id(self) -> str | None:
+        """The service's id; None before the service accepted the job."""
+        return self._run.id
+
+    @property
+    def request(self) -> ImageToVideoUltra | None:
+        """What was asked for; None for a job that was attached to by its id."""
+        return self._run.request
+
+    @property
+    def record(self) -> JobRecord | None:
+        """The job's row in the journal; None without a journal."""
+        return self._run.record
+
+    @property
+    def polls(self) -> int:
+        """How often the service or a link was asked after the job."""
+        return self._run.polls
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the job was submitted here, until now or until its end."""
+        run = self._run
+        return run.event_log[-1].elapsed if run.future.done() else run.loop.time() - run.submitted_at
 
     @property
     def eta(self) -> float | None:
-        """Seconds left until the video is there, as likely less as more: the client's own estimate.
+        """The client's estimate of the seconds until the video is there: it is as likely too long as too short.
 
-        It counts down, and is corrected when a look sees the job still running. It starts from the service's eta, and
-        from how long jobs of the kind took. 0 once the video is there, and at least 1 before; None before the service
-        took the job, and for one that ended without a video.
+        The estimate starts from the service's eta and from how long similar jobs took. It counts down, and rises if a
+        poll finds the job still running. It is 0 once the video is there and at least 1 before. It is None before the
+        service accepted the job, and after an end without a video.
         """
-        match self.state:
-            case JobState.PROCESSING | JobState.READY if not self.done():
-                return max(self._due_at - self._loop.time(), _LEAST_LEFT)
-            case JobState.READY if self._future.exception() is None:
-                return 0.0
-            case _:
-                return None
+        return self._run.eta
+
+    @property
+    def progress(self) -> float:
+        """How much of the expected time has passed: 0.0 before the service accepted the job, 1.0 once it is done.
+
+        The value never falls, and stays below 1.0 until the video is there. After an end without a video it stays
+        where it was.
+        """
+        return self._run.event_now().progress
 
     def done(self) -> bool:
-        """Whether there is a result or an exception."""
-        return self._future.done()
+        """Return whether the job has a result or an error."""
+        return self._run.future.done()
 
     def cancelled(self) -> bool:
-        """Whether `cancel` withdrew it."""
-        return self._future.cancelled()
+        """Return whether `cancel` withdrew the job."""
+        return self._run.future.cancelled()
 
     def result(self) -> Video:
-        """The video; raises the job's error, asyncio.CancelledError, or asyncio.InvalidStateError before the end."""
-        return self._future.result()
+        """Return the video.
+
+        Raises the job's error, asyncio.CancelledError if it was withdrawn, or asyncio.InvalidStateError before the end.
+        """
+        return self._run.future.result()
 
     def exception(self) -> BaseException | None:
-        """The error that ended the job, or None; raises as `result` does for a job without an end or cancelled."""
-        return self._future.exception()
+        """Return the error that ended the job, or None. Raises as `result` does before the end and if withdrawn."""
+        return self._run.future.exception()
 
-    def _error(self) -> BaseException | None:
-        """The error that ended the job; None where there is none (yet), and where it was cancelled."""
-        return self.exception() if self.done() and not self.cancelled() else None
+    @property
+    def error(self) -> BaseException | None:
+        """The error that ended the job. None before the end, after success, and if the job was withdrawn."""
+        return self._run.error
 
     def add_done_callback(self, callback: Callable[[Job], object]) -> None:
-        """Have `callback(job)` called by the event loop soon after the end, or soon if it was."""
-        self._future.add_done_callback(lambda _: callback(self))
+        """Have the event loop call `callback(job)` soon after the end, or soon if the job has ended."""
+        self._run.future.add_done_callback(_Callback(self, callback))
+
+    def remove_done_callback(self, callback: Callable[[Job], object]) -> int:
+        """Remove all instances of *callback* from the callbacks. Return how many were removed."""
+        return self._run.future.remove_done_callback(_Callback(self, callback))
+
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop that the job runs in."""
+        return self._run.loop
+
+    def wake(self) -> None:
+        """Poll now, because something says that the job ended. The service's answer decides."""
+        self._run.wake()
 
     def cancel(self) -> bool:
-        """Withdraw it: True only while it waits for its turn, and then nothing is charged. Later there is no way."""
-        if self.state is not JobState.WAITING:
-            return False
-        self._advance(lifecycle.Cancelled())
-        return True
+        """Withdraw the job. Return True only if it was still waiting for its turn: then nothing is charged.
+
+        Later the job goes on, because the service cannot cancel it.
+        """
+        return self._run.cancel()
 
     async def submitted(self) -> str:
-        """Wait until the service took it, and give the service's id ("" where it told none); raises the job's error."""
-        async for change in self.events():
-            if change.state in (JobState.PROCESSING, JobState.READY):
+        """Wait until the service accepted the job. Return the service's id, or "" if the service named none.
+
+        Raises the job's error.
+        """
+        async for event in self.events():
+            if event.state in (JobState.PROCESSING, JobState.READY):
                 break
         else:
             await self
         return self.id or ""
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, for at most so many seconds; True if it came. Raises no error of the job."""
-        done, _ = await asyncio.wait([self._future], timeout=timeout)
+        """Wait for the end, for at most *timeout* seconds. Return whether it came. Raises no error of the job."""
+        done, _ = await asyncio.wait([self._run.future], timeout=timeout)
         return bool(done)
 
-    def wake(self) -> None:
-        """Look now: something says that the job ended. What the service then answers decides."""
-        self._is_woken = True
-        if self._sleeper:
-            _end(self._sleeper)
+    async def events(self, *, every: float | None = None) -> AsyncGenerator[JobEvent]:
+        """Yield the job's events so far, then each as it happens, until the end.
 
-    async def _sleep(self, seconds: float) -> bool:
-        """Let so many seconds pass, or less where it is woken. Whether it was: one wake-up, one look."""
-        if not self._is_woken:
-            self._sleeper = self._loop.create_future()
-            timer = self._loop.call_later(seconds, _end, self._sleeper)
-            try:
-                await self._sleeper
-            finally:
-                timer.cancel()
-                self._sleeper = None
-        woken, self._is_woken = self._is_woken, False
-        return woken
-
-    async def events(self) -> AsyncGenerator[JobEvent]:
-        """The news so far, then each as it comes, until the end of the job: its states, and each look that saw it run.
-
-        `eta` in it may rise at a look, since a job that is still running may take longer than was thought; between two
-        events it only counts down.
+        An event is a new state, or a poll that found the job running. With *every*, in seconds, an event with the
+        present eta and progress comes at least that often, so that a progress bar moves between polls.
         """
-        told = 0
+        run, given = self._run, 0
         while True:
-            while news := self._history[told:]:
-                told += len(news)
-                for event in news:
-                    yield event
-            if self.done():
+            while given < len(run.event_log):
+                given += 1
+                yield run.event_log[given - 1]
+            if run.future.done():
                 return
-            self._news = self._news or asyncio.Event()
-            await self._news.wait()
+            if not await run.wait_for_change(every):
+                yield run.event_now()
 
     @without_key
     async def save(
@@ -276,102 +189,36 @@ class Job:
         overwrite: bool = True,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> SavedVideo:
-        """Wait for the video and put it at `path`, whole or not at all. See `Client.download`."""
-        return await self._keeper.save(self, path, progress, overwrite=overwrite, max_bytes=max_bytes)
+        """Wait for the video and save it at *path*, whole or not at all. See `Client.download`."""
+        return await self._run.runtime.save(self._run, path, progress, overwrite=overwrite, max_bytes=max_bytes)
+
+    def redact(self, text: str | None) -> str:
+        """Return *text* without the API key, for logs and pages that show a part of a request; "" for None."""
+        return str(self._api_key.redact(text or ""))
 
     @property
     def _api_key(self) -> ApiKey:
-        return self._keeper.api_key
-
-    def _advance(self, event: lifecycle.Event) -> None:
-        """The one way in which a job moves: table, own fields, keeper, result, listeners."""
-        if self._future.done():
-            raise lifecycle.ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job that ended")
-        before = self.state
-        self.state = lifecycle.transition(before, event)
-        if isinstance(error := getattr(event, "error", None), ModelsLabError):
-            self._api_key.hide_in(error)  # before the journal, telemetry or the caller sees it
-        self._learn(event)
-        self._keeper.moved(self, event)
-        self._settle(event)
-        if self.state is JobState.PROCESSING:
-            self._seen_running()
-        elif self.state is not before or self._future.done():
-            self._note(self.eta)
-        self._tell()
-
-    def polled(self, *, running: bool) -> None:
-        """A look came back."""
-        self.polls += 1
-        if running:
-            self._seen_running()
-            self._tell()
-
-    def _seen_running(self) -> None:
-        """It runs: that is news of how long it takes."""
-        self._running_at = now = self._loop.time()
-        left = self._forecast.left(now - self._taken_at)
-        self._due_at = now + left
-        self._note(max(left, _LEAST_LEFT))
-
-    def _note(self, eta: float | None) -> None:
-        self._history.append(JobEvent(self.state, self._loop.time() - self._submitted_at, eta))
-
-    def _learn(self, event: lifecycle.Event) -> None:
-        match event:
-            case wire.Accepted():
-                self._is_found = self._is_found or self._doubt is not None
-                self.id, self._accepted = event.id, event
-                self._taken_at = self._loop.time()
-                self._forecast = self._keeper.forecast(self, event.eta)
-            case wire.Ready():
-                self.id, self._ready, self._due_at = self.id or event.id, event, self._loop.time()
-            case lifecycle.Failed(id=job_id):
-                self.id = self.id or job_id
-            case lifecycle.ReplyLost(error=error):
-                self._doubt = error
-
-    def _settle(self, event: lifecycle.Event) -> None:
-        """Give the job its result or its error, if the event ends it."""
-        effects = effects_of(event)
-        if not effects.ends:
-            return
-        match event:
-            case lifecycle.Verified(video=video):
-                self._future.set_result(video)
-            case lifecycle.Cancelled():
-                self._future.cancel()
-            case (
-                lifecycle.Rejected(error=error)
-                | lifecycle.Failed(error=error)
-                | lifecycle.ReplyLost(error=error)
-                | lifecycle.Abandoned(error=error)
-                | lifecycle.Unreadable(error=error)
-            ):
-                self._fail(error, charged=effects.charged)
-
-    def _detach(self) -> None:
-        """The client leaves; the job goes on at the service, and its state here stays the last that was known."""
-        if not self.done():
-            is_unsent = self.state is JobState.WAITING
-            later = "Client.recover() lists it as unsent" if is_unsent else f"Client.attach({self.id!r}) watches it on"
-            when = "before this job was sent" if is_unsent else "while this job was running"
-            self._fail(JobDetachedError(f"the client was closed {when}; {later}"), charged=not is_unsent)
-            self._tell()
-
-    def _fail(self, error: ModelsLabError, *, charged: bool | None) -> None:
-        price = None if self._is_found and self._record is None else self._keeper.price
-        self._future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged, price=price))
-        self._future.exception()  # told by log and state; asyncio's "never retrieved" would tell it a second time
-
-    def _tell(self) -> None:
-        if self._future.done():
-            self._keeper.ended(self)
-        if news := self._news:
-            self._news = None
-            news.set()
+        return self._run.runtime.api_key
 
 
-def _end(sleeper: asyncio.Future[None], _: object = None) -> None:
-    if not sleeper.done():
-        sleeper.set_result(None)
+class _Callback:
+    """A done callback that gets the job. Equal ones call the same function, so that it can be removed."""
+
+    __slots__ = ("_callback", "_job")
+
+    def __init__(self, job: Job, callback: Callable[[Job], object]) -> None:
+        self._job, self._callback = job, callback
+
+    def __call__(self, _: object) -> None:
+        self._callback(self._job)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Callback) and (self._job, self._callback) == (other._job, other._callback)
+
+    def __hash__(self) -> int:
+        return hash((self._job, self._callback))
+
+
+def _set(waiter: asyncio.Future[None], _: object) -> None:
+    if not waiter.done():
+        waiter.set_result(None)

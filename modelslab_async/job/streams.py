@@ -1,4 +1,4 @@
-"""Endless requests through a window: what `Client.map` is made of."""
+"""Streams of jobs: `Client.as_completed` over given jobs, `Client.map` over endless requests."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterable
@@ -9,8 +9,18 @@ from modelslab_async.job.future import Job
 T = TypeVar("T")
 
 
+async def as_completed(jobs: Iterable[Job]) -> AsyncGenerator[Job]:
+    """Yield each job when it ends."""
+    ended: asyncio.Queue[Job] = asyncio.Queue()
+    awaited = dict.fromkeys(jobs)
+    for job in awaited:
+        job.add_done_callback(ended.put_nowait)
+    for _ in awaited:
+        yield await ended.get()
+
+
 class BoundedMap(Generic[T]):
-    """Submits from a source while there is room; gives the jobs as they end."""
+    """Submit the items of a source, at most *lookahead* ahead of the reader, and yield the jobs as they end."""
 
     def __init__(self, source: Iterable[T] | AsyncIterable[T], submit: Callable[[T], Job], lookahead: int) -> None:
         self.source, self.submit = source, submit
@@ -19,8 +29,8 @@ class BoundedMap(Generic[T]):
         self.submitted = 0
 
     async def jobs(self) -> AsyncGenerator[Job]:
-        """Each job when it ends; then what the source raised, if it did."""
-        feeder = asyncio.create_task(self._fill())
+        """Yield each job when it ends. At the end, raise what the source raised."""
+        feeder = asyncio.create_task(self._feed())
         feeder.add_done_callback(lambda _: self.ended.put_nowait(None))
         given = 0
         try:
@@ -35,10 +45,10 @@ class BoundedMap(Generic[T]):
             feeder.cancel()
             await asyncio.wait([feeder])
             if not feeder.cancelled():
-                feeder.exception()  # told already, or nobody listens any more
+                feeder.exception()  # raised above, or the reader stopped before the end
 
-    async def _fill(self) -> None:
-        requests = asynchronous(self.source)
+    async def _feed(self) -> None:
+        requests = as_async(self.source)
         while True:
             await self.room.acquire()
             try:
@@ -50,8 +60,8 @@ class BoundedMap(Generic[T]):
             job.add_done_callback(self.ended.put_nowait)
 
 
-async def asynchronous(source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    """One kind of iterable of two."""
+async def as_async(source: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """Yield the items of an iterable of either kind."""
     if isinstance(source, AsyncIterable):
         async for item in source:
             yield item

@@ -46,8 +46,8 @@ class PollValue:
     ends of jobs with a webhook are told.
     """
 
-    def __init__(self) -> None:
-        self.urgency: Callable[[], int] = lambda: 1
+    def __init__(self, urgency: Callable[[], int] = lambda: 1) -> None:
+        self.urgency = urgency
         self.is_reliable = False
 
     def of(self, *, is_called: bool) -> float:

@@ -103,6 +103,7 @@ class PollPolicy(NamedTuple):
     fetch_timeout: float | None = None
     link_grace: float | None = READY_GRACE
     at_once: bool = False
+    unknown_id_grace: float = UNKNOWN_ID_GRACE
 
 
 def poll_until_done(
@@ -123,7 +124,7 @@ def poll_until_done(
     """
     started, deadline = now - age, math.inf if policy.timeout is None else now + policy.timeout
     looks = _Looks(policy, schedule, links if policy.strategy == "links" else ())
-    answers = _Answers(math.inf if policy.link_grace is None else policy.link_grace)
+    answers = _Answers(math.inf if policy.link_grace is None else policy.link_grace, policy.unknown_id_grace)
     troubles: Iterator[float] | None = None
     pause = 0.0
     while True:
@@ -193,7 +194,8 @@ class _Looks:
 class _Answers:
     """Judge each answer of the service in the light of the answers before it."""
 
-    def __init__(self, link_grace: float) -> None:
+    def __init__(self, link_grace: float, unknown_id_grace: float) -> None:
+        self._unknown_id_grace = unknown_id_grace
         self.trouble = ""
         """Why the latest poll failed, for an error; empty if it did not fail."""
         self.without_link: lifecycle.Abandoned | None = None
@@ -220,7 +222,7 @@ class _Answers:
             case wire.Failed(message=message):
                 return lifecycle.Failed(JobFailedError(f"the service failed the job: {message}"))
             case wire.UnknownId(message=message):
-                return lifecycle.Abandoned(NotFoundError(message)) if elapsed > UNKNOWN_ID_GRACE else 0.0
+                return lifecycle.Abandoned(NotFoundError(message)) if elapsed >= self._unknown_id_grace else 0.0
             case Refused():
                 return self._refused(answer, elapsed)
             case Malformed() | TransportError():
@@ -239,7 +241,7 @@ class _Answers:
         match error := wire.error_of(refusal):
             case AuthenticationError() | InsufficientCreditsError():
                 return lifecycle.Abandoned(error)
-            case NotFoundError() if elapsed > UNKNOWN_ID_GRACE:
+            case NotFoundError() if elapsed >= self._unknown_id_grace:
                 return lifecycle.Abandoned(error)
             case NotFoundError():
                 pass

@@ -61,6 +61,7 @@ _TABLE: Mapping[type[Event], Effects] = {
     lifecycle.ReplyLost: Effects(None, _B.HOLD, _S.DOUBT, ends=True),
     lifecycle.Failed: Effects(None, _B.SETTLE, _S.RELEASE, ends=True),
     lifecycle.Abandoned: Effects(True, _B.KEEP, _S.RELEASE, ends=True),
+    lifecycle.NotFound: Effects(False, _B.KEEP, _S.RELEASE, ends=True),
     lifecycle.Verified: Effects(True, _B.KEEP, _S.KEEP, ends=True),
     lifecycle.Unreadable: Effects(True, _B.KEEP, _S.KEEP, ends=True),
     wire.Accepted: Effects(True, _B.SETTLE, _S.ACCEPT, ends=False),

@@ -60,15 +60,16 @@ class Video:
 
 
 class JobEvent(NamedTuple):
-    """News of a job: it came into a state, or a look saw it running.
+    """One event of a job: a new state, or a poll that found it running.
 
-    elapsed: seconds since it was submitted here.
-    eta: what `Job.eta` was then, seconds left; so elapsed / (elapsed + eta) is an honest progress bar.
+    elapsed: seconds since the job was submitted here.
+    eta, progress: `Job.eta` and `Job.progress` at that moment.
     """
 
     state: JobState
     elapsed: float
     eta: float | None = None
+    progress: float = 0.0
 
 
 class Started(NamedTuple):
@@ -124,8 +125,25 @@ class Abandoned(NamedTuple):
     error: ModelsLabError
 
 
+class NotFound(NamedTuple):
+    """The service knows no job with the id that was attached to."""
+
+    error: ModelsLabError
+
+
 Event = (
-    Started | PutBack | Cancelled | Accepted | Ready | Verified | Unreadable | Rejected | Failed | ReplyLost | Abandoned
+    Started
+    | PutBack
+    | Cancelled
+    | Accepted
+    | Ready
+    | Verified
+    | Unreadable
+    | Rejected
+    | Failed
+    | ReplyLost
+    | Abandoned
+    | NotFound
 )
 
 _S = JobState
@@ -144,6 +162,7 @@ TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
     (_S.PROCESSING, Ready): _S.READY,
     (_S.PROCESSING, Failed): _S.FAILED,
     (_S.PROCESSING, Abandoned): _S.TIMED_OUT,
+    (_S.PROCESSING, NotFound): _S.REFUSED,
     (_S.READY, Verified): _S.READY,
     (_S.READY, Unreadable): _S.READY,
 }

@@ -104,7 +104,7 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
             return {**taken, "links": links, "ended_at": now}
         case lifecycle.Verified(video=video):
             return {"video": _kept(video), "links": video.links, "error": None}
-        case lifecycle.Cancelled() | lifecycle.Rejected():
+        case lifecycle.Cancelled() | lifecycle.Rejected() | lifecycle.NotFound():
             return {"ended_at": now}
         case lifecycle.Failed(id=job_id):
             taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}

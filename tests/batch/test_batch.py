@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.inside import engine_of
 from helpers.world import PNG, World, a_request
 from rich.console import Console
 
@@ -580,8 +581,8 @@ async def test_a_video_without_a_row_is_not_kept_twice(world: MakeWorld, tmp_pat
     (folder / "results.jsonl").unlink()
     async with here.client(journal=tmp_path / "jobs.db") as client:
         [record] = await client.history()
-        assert client._recorder.journal is not None
-        taken = await client._recorder.take_over(record, saved_path=None)
+        assert client.journal is not None
+        taken = await engine_of(client).recorder.take_over(record, saved_path=None)
         assert taken is not None
     [event] = [event for event in await run(here, folder, requests(1)) if event.step is Step.ENDED]
     assert event.result is not None

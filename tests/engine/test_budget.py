@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import pytest
+from helpers.inside import engine_of
 from helpers.world import KEY, World, a_request
 
 from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, JobFailedError, Plan, PriceList
@@ -24,7 +25,7 @@ NOON = 20_000.5 * 86_400
 
 def at_noon(client: Client) -> Client:
     """What it writes down is of one day, whenever the test runs."""
-    client._recorder.clock = lambda: NOON
+    engine_of(client).recorder.clock = lambda: NOON
     return client
 
 

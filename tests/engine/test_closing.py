@@ -197,7 +197,7 @@ async def test_a_job_of_a_client_that_is_alive_is_not_resubmitted(world: MakeWor
             assert record is not None
             with pytest.raises(InvalidRequestError, match="alive"):
                 await other.resubmit([record])
-            with pytest.raises(InvalidRequestError, match="no job"):
+            with pytest.raises(InvalidRequestError, match="is not in the journal"):
                 await other.resubmit([record._replace(ref="unknown")])
     assert len(here.service.ledger.charges) == 2
 
@@ -232,7 +232,7 @@ async def test_a_resubmitted_job_gets_a_webhook_of_its_own_client(world: MakeWor
     async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as later:
         (again, _) = await later.resubmit((await later.recover()).unsent)
         await asyncio.sleep(1)
-        path = webhook.url(again.ref, later._recorder.account).removeprefix("https://example.com")
+        path = webhook.url(again.ref, later.account_id).removeprefix("https://example.com")
         fetches = here.count("fetch")
         await webhook.handle(path, b"{}")
         assert here.count("fetch") == fetches + 1
@@ -249,8 +249,9 @@ async def test_a_reply_after_another_client_resolved_the_job(world: MakeWorld, t
         job = client.submit(a_request())
         await asyncio.sleep(1.0)
         async with here.client(journal=tmp_path / "jobs.db") as other:
-            row, journal = await other.find(job.ref), other._recoverer.journal
+            row, journal = await other.find(job.ref), other.journal
             assert row is not None
+            assert journal is not None
             charged = str(here.service.ledger.charges[0].job_id) if same_id else "another"
             known = row._replace(owner=journal.owner, state=S.PROCESSING, job_id=charged, accepted_at=row.submitted_at)
             assert await journal.append(known, take_over=row.owner)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from helpers.inside import engine_of, events_of
 from helpers.world import World, a_request
 
 from modelslab_async import Client, Job, JobState
@@ -75,7 +76,7 @@ async def test_a_place_that_frees_up_is_used_before_the_wait_is_over(world: Make
         first = client.submit(a_request(num_frames=25))
         second = client.submit(a_request())
         changes = [change async for change in second.events()]
-        ended = next(change.elapsed for change in first._history if change.state is JobState.READY)
+        ended = next(change.elapsed for change in await events_of(first) if change.state is JobState.READY)
     resubmitted = {change.state: change.elapsed for change in changes}[JobState.SUBMITTING]
     assert ended <= resubmitted <= ended + 0.1 < 30.0
 
@@ -96,7 +97,7 @@ async def test_an_uncertain_job_holds_its_place_for_a_while(world: MakeWorld) ->
     async with here.client(max_in_flight=1) as client:
         lost, following = client.submit(a_request()), client.submit(a_request())
         await following
-        times = {change.state: change.elapsed for change in following._history}
+        times = {change.state: change.elapsed for change in await events_of(following)}
     assert lost.state is JobState.UNCERTAIN
     assert 60.0 < times[JobState.SUBMITTING] <= 120.0
 
@@ -107,8 +108,8 @@ async def test_success_at_once_lets_the_cap_climb(world: MakeWorld) -> None:
     async with here.client() as client:
         jobs = [client.submit(a_request(num_frames=9, fps=8)) for _ in range(12)]
         await asyncio.gather(*jobs)
-        assert client._dispatcher.slots.cap == 5
-    at_once = [job for job in jobs if JobState.PROCESSING not in {change.state for change in job._history}]
+        assert engine_of(client).dispatcher.slots.cap == 5
+    at_once = [job for job in jobs if JobState.PROCESSING not in {change.state for change in await events_of(job)}]
     assert len(at_once) > 6
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.inside import engine_of
 from helpers.world import KEY, PNG, World, a_request
 
 from modelslab_async import (
@@ -46,8 +47,8 @@ LOST_REPLY = Rule(Fault.RESET_AFTER, times=1)
 
 async def row(client: Client, ref: str) -> JobRecord:
     """What the journal has of a job."""
-    assert client._recorder.journal is not None
-    record = await client._recorder.journal.find(client._recorder.account, ref=ref)
+    assert client.journal is not None
+    record = await client.journal.find(client.account_id, ref=ref)
     assert record is not None
     return record
 
@@ -235,14 +236,14 @@ async def test_a_word_that_comes_while_its_job_is_recovered_counts(
     left = await left_called(here, tmp_path / "jobs.db", webhook)
     async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
         died = (await row(client, left.ref))._replace(state=S.SUBMITTING, job_id=None, charged=None, accepted_at=None)
-        assert client._recorder.journal is not None
-        await client._recorder.journal.append(died, take_over=died.owner)
+        assert client.journal is not None
+        await client.journal.append(died, take_over=died.owner)
         word = webhook.handle(url_of(left), json.dumps({"status": "success", "id": left.id}).encode())
         calls = [client.recover(), word]
         await asyncio.gather(*(calls if is_recovered_first else reversed(calls)))
         await asyncio.sleep(1)
         assert (await row(client, left.ref)).job_id == left.id
-        assert (await client._dispatcher.jobs[left.ref]).id == left.id
+        assert (await client.attach(left.ref)).id == left.id
     assert len(here.service.ledger.charges) == 1
 
 
@@ -297,7 +298,7 @@ async def test_what_was_attached_to_is_not_recovered_too(world: MakeWorld, tmp_p
     async with here.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
         await webhook.handle(url_of(left), b"{}")
         await asyncio.sleep(1)
-        assert client.attach(left.ref).id == left.id
+        assert (await client.attach(left.ref)).id == left.id
         assert (await client.recover()).jobs == ()
 
 
@@ -307,9 +308,9 @@ async def test_attach_gives_a_job_that_is_open_here(world: MakeWorld, tmp_path: 
     (left,) = await left_running(here, tmp_path / "jobs.db", 1)
     async with here.client(journal=tmp_path / "jobs.db") as client:
         (found,) = (await client.recover()).jobs
-        assert client.attach(left.ref) is found
+        assert await client.attach(left.ref) is found
         own = client.submit(a_request())
-        assert client.attach(own.ref) is own
+        assert await client.attach(own.ref) is own
 
 
 async def test_an_own_job_that_ends_while_recover_works_is_not_taken_up(world: MakeWorld, tmp_path: Path) -> None:
@@ -321,7 +322,7 @@ async def test_an_own_job_that_ends_while_recover_works_is_not_taken_up(world: M
         await own.submitted()
         stale = await row(client, own.ref)
         await own.save(tmp_path / "own.mp4")
-        assert await client._recoverer.restored(stale) is None
+        assert await engine_of(client).recoverer.restore(stale) is None
         assert (await row(client, own.ref)).saved_path == str(tmp_path / "own.mp4")
 
 
@@ -364,11 +365,11 @@ async def test_a_video_that_was_not_saved_can_be_saved_later(world: MakeWorld, t
     async with here.client(journal=tmp_path / "jobs.db") as client:
         job = client.submit(a_request())
         await job
-        assert client._recorder.journal is not None
+        assert client.journal is not None
         record = await row(client, job.ref)
         assert record.video is not None
         dead = {**record.video, "url": "https://files.invalid/gone"}
-        await client._recorder.journal.append(record._replace(links=("https://files.invalid/gone",), video=dead))
+        await client.journal.append(record._replace(links=("https://files.invalid/gone",), video=dead))
     async with here.client(journal=tmp_path / "jobs.db") as client:
         (found,) = (await client.recover()).jobs
         assert found.result().url == "https://files.invalid/gone"
@@ -444,11 +445,11 @@ async def test_resolving_what_cannot_be(world: MakeWorld, tmp_path: Path) -> Non
     async with world().client(journal=tmp_path / "jobs.db") as client:
         job = client.submit(a_request())
         await job
-        with pytest.raises(InvalidRequestError, match="no uncertain job"):
+        with pytest.raises(InvalidRequestError, match="is not in the journal"):
             await client.resolve("unknown", lost=True)
         with pytest.raises(InvalidRequestError, match="ready"):
             await client.resolve(job.ref, lost=True)
-        with pytest.raises(InvalidRequestError, match="just one"):
+        with pytest.raises(InvalidRequestError, match="exactly one"):
             await client.resolve(job.ref)
 
 
@@ -504,7 +505,7 @@ async def test_attach_knows_refs_of_the_journal(world: MakeWorld, tmp_path: Path
         await job.submitted()
         await client.aclose(drain=False)
     async with here.client(journal=tmp_path / "jobs.db") as client:
-        found = client.attach("mine")
+        found = await client.attach("mine")
         assert (found.id, found.request is not None) == (job.id, True)
         assert (await found).ref == "mine"
 
@@ -524,7 +525,7 @@ async def test_a_new_job_is_not_taken_for_an_old_one_with_its_ref(world: MakeWor
         new = {ref: client.submit(a_request(track_id=ref)) for ref in ("paid", "running", "uncertain")}
         assert (await client.recover()).jobs == ()
         with pytest.raises(InvalidRequestError, match="a new job with this ref"):
-            client.attach("running")
+            await client.attach("running")
         with pytest.raises(InvalidRequestError, match="a new job with this ref"):
             await client.resolve("uncertain", id=here.service.ledger.charges[2].job_id)
         for job in new.values():
@@ -543,10 +544,10 @@ async def test_a_ref_is_attached_to_while_it_is_recovered(world: MakeWorld, tmp_
         await client.submit(a_request(track_id="mine")).submitted()
         await client.aclose(drain=False)
     async with here.client(journal=tmp_path / "jobs.db") as client:
-        recovering = asyncio.create_task(client._recoverer.restored(client._recorder.left["mine"]))
+        recovering = asyncio.create_task(client.recover(["mine"]))
         await asyncio.sleep(0)
-        attached = client.attach("mine")
-        assert await recovering is attached
+        attached = await client.attach("mine")
+        assert {*(await recovering).jobs} <= {attached}
         await attached
 
 
@@ -554,7 +555,7 @@ async def test_what_cannot_be_written_down_is_not_sent(world: MakeWorld, tmp_pat
     """With a full disk the job is refused, for the journal's reason, and costs nothing; with room the next one goes."""
     here = world()
     async with here.client(journal=tmp_path / "jobs.db") as client:
-        journal = client._recorder.journal
+        journal = client.journal
         assert isinstance(journal, SqliteJournal)
         connection = journal._database._connection
         assert connection is not None
@@ -654,13 +655,13 @@ async def test_what_was_resolved_counts_on_the_day_on_which_it_was_sent(world: M
     """As it does for the next client, which reads the journal."""
     here, now, spent = world(faults=[LOST_REPLY]), 20_000 * 86_400.0, list[Decimal]()
     async with here.client(journal=tmp_path / "jobs.db") as client:
-        client._recorder.clock = lambda: now
+        engine_of(client).recorder.clock = lambda: now
         job = client.submit(a_request(track_id="mine"))
         await job.wait()
     for _ in range(2):
         budget = Budget(usd=1, per="day")
         client = here.client(journal=tmp_path / "jobs.db", budget=budget)
-        client._recorder.clock = lambda: now + 86_400
+        engine_of(client).recorder.clock = lambda: now + 86_400
         async with client:
             if job.state is S.UNCERTAIN and not spent:
                 await client.resolve("mine", id=here.service.ledger.charges[0].job_id)
@@ -674,10 +675,10 @@ async def test_a_budget_is_released_when_the_journal_agrees(world: MakeWorld, tm
     async with here.client(journal=tmp_path / "jobs.db", budget=budget) as client:
         job = client.submit(a_request())
         await job.wait()
-        with pytest.raises(InvalidRequestError, match="just one"):
+        with pytest.raises(InvalidRequestError, match="exactly one"):
             await client.resolve(job.ref, id=" ")
-        assert isinstance(client._recorder.journal, SqliteJournal)
-        connection = client._recorder.journal._database._connection
+        assert isinstance(client.journal, SqliteJournal)
+        connection = client.journal._database._connection
         assert connection is not None
         await row(client, job.ref)  # all is written
         connection.execute("PRAGMA query_only = 1")
@@ -718,7 +719,7 @@ async def test_a_client_that_does_not_open_leaves_nothing(world: MakeWorld, tmp_
     client = world().client(journal=path)
     with pytest.raises(JournalError):
         await client.__aenter__()
-    assert not client._recorder.is_open
+    assert not engine_of(client).recorder.is_open
     assert not list(tmp_path.glob("*alive*"))
 
 
@@ -728,7 +729,7 @@ async def test_a_file_is_saved_though_its_client_was_closed(world: MakeWorld, tm
     async with client:
         job = client.submit(a_request())
         await job
-    await client._recorder.saved(job.ref, "a.mp4")
+    await engine_of(client).recorder.record_saved(job.ref, "a.mp4")
     assert (await row_of(tmp_path / "jobs.db", client, job.ref)).saved_path is None
 
 
@@ -736,7 +737,7 @@ async def row_of(path: Path, client: Client, ref: str) -> JobRecord:
     """What a new journal has of a job of an old client."""
     journal = SqliteJournal(path)
     await journal.open()
-    record = await journal.find(client._recorder.account, ref=ref)
+    record = await journal.find(client.account_id, ref=ref)
     await journal.close()
     assert record is not None
     return record

@@ -104,7 +104,7 @@ async def test_looks_keep_the_pace(world: MakeWorld) -> None:
     async with here.client(max_in_flight=100) as elsewhere, here.client(max_polls_per_second=0.5) as client:
         ids = [await elsewhere.submit(a_request()).submitted() for _ in range(100)]
         begun = asyncio.get_running_loop().time()
-        jobs = [client.attach(job_id) for job_id in ids]
+        jobs = [await client.attach(job_id) for job_id in ids]
         await asyncio.gather(*jobs)
         fetches = client.statistics().requests["fetch"]
         assert asyncio.get_running_loop().time() - begun >= (fetches - 1) * 2
@@ -143,7 +143,7 @@ async def test_a_job_that_is_attached_to_is_looked_at_at_once(world: MakeWorld) 
     async with here.client() as client:
         video = await client.generate(a_request())
         begun = asyncio.get_running_loop().time()
-        assert (await client.attach(str(video.id))).url == video.url
+        assert (await (await client.attach(str(video.id)))).url == video.url
         assert asyncio.get_running_loop().time() - begun < 1
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import pytest
 from aiohttp import web
+from helpers.inside import events_of
 from helpers.world import KEY, World, a_request
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,13 +155,13 @@ async def test_known_and_unknown_refs_are_answered_alike(world: MakeWorld) -> No
     webhook = a_webhook()
     async with world().client(webhook=webhook) as client:
         job = client.submit(a_request(track_id="mine"))
-        answers = set()
+        answers, polls = set(), job.polls
         for url in (url_of(job), webhook.url("nobody's", "")):
             token = url.rpartition(".")[2]
             forged = url.replace(token, token[::-1])
             answers.add(await webhook.handle(forged, body()))
         assert answers == {(404, b"not found")}
-        assert not job._is_woken
+        assert job.polls == polls
         await client.aclose(drain=False)
 
 
@@ -491,7 +492,7 @@ async def test_a_delivery_wakes_its_job(world: MakeWorld) -> None:
         job, own = client.submit(a_request()), client.submit(a_request(webhook="https://mine.invalid/x"))
         await job
         [order, other] = here.service.book.orders.values()
-        seen = next(news.elapsed for news in job._history if news.state is S.READY)
+        seen = next(news.elapsed for news in await events_of(job) if news.state is S.READY)
         assert order.done_at <= seen <= order.done_at + 0.5
         assert order.params["webhook"].startswith(HOOKS)
         assert other.params["webhook"] == "https://mine.invalid/x"
@@ -662,7 +663,7 @@ async def test_an_owner_of_which_nobody_can_tell_keeps_its_word_and_no_other(wor
     """Its presence cannot be read: that hides no word from others, loses none, and its own stays."""
     here, journal = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), tmp_path / "jobs.db"
     async with called(here, journal=journal) as (client, _):
-        job, file = await waits_for_word(here, client), client._recorder.journal
+        job, file = await waits_for_word(here, client), client.journal
         record = await client.find(job.ref)
         assert isinstance(file, SqliteJournal)
         assert record is not None
@@ -682,7 +683,7 @@ async def test_a_word_for_an_owner_that_died_is_not_lost(world: MakeWorld, tmp_p
         job = await waits_for_word(here, client)
         await client.aclose(drain=False)
     async with here.client(journal=journal) as other, here.client(journal=journal) as alive:
-        left, file = await other.find(job.ref), alive._recorder.journal
+        left, file = await other.find(job.ref), alive.journal
         assert left is not None
         assert left.state is S.UNCERTAIN
         assert isinstance(file, SqliteJournal)
@@ -818,7 +819,7 @@ async def test_a_word_that_is_being_taken_from_the_journal_counts_while_the_clie
     journal = tmp_path / "jobs.db"
     async with here.client(journal=journal, webhook=other), here.client(journal=journal, webhook=mine) as owner:
         job, taken, loop = owner.submit(a_request()), asyncio.Event(), asyncio.get_running_loop()
-        kept = owner._recorder.journal
+        kept = owner.journal
         assert isinstance(kept, SqliteJournal)
         delivered = kept._database.delivered
 

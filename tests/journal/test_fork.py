@@ -140,7 +140,7 @@ def test_a_child_that_ends_leaves_the_client_of_its_parent_alone(tmp_path: Path,
     script = f"""
 async def main():
     async with Client("key-of-a-test", journal=path) as client:
-        journal = client._recorder.journal
+        journal = client.journal
         journal.note(row(journal, "noted"))
         child = os.fork()
         if child == 0:
@@ -178,7 +178,7 @@ client = Client("key-of-a-test", journal=path)
 
 async def serve():
     async with client:
-        journal = client._recorder.journal
+        journal = client.journal
         await journal.append(row(journal, journal.owner))
         say(journal.owner)
         time.sleep(60)

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
-import os
-import random
-from decimal import Decimal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from modelslab_async import Job, JobError, JobState, SavedVideo, Video
-from modelslab_async.media.saved import Progress
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast
+from modelslab_async import JobError, JobState, Video
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Event, ImpossibleMoveError, transition
-from modelslab_async.protocol.secret import ApiKey
 
 S = JobState
 ERROR = JobError("why")
@@ -34,6 +24,7 @@ EVENTS: list[Event] = [
     lifecycle.Failed(ERROR),
     lifecycle.ReplyLost(ERROR),
     lifecycle.Abandoned(ERROR),
+    lifecycle.NotFound(ERROR),
 ]
 MOVES = {
     S.WAITING: {"Started": S.SUBMITTING, "Cancelled": S.CANCELLED, "Rejected": S.REFUSED},
@@ -46,7 +37,7 @@ MOVES = {
         "ReplyLost": S.UNCERTAIN,
     },
     S.UNCERTAIN: {"ReplyLost": S.UNCERTAIN, "Accepted": S.PROCESSING},
-    S.PROCESSING: {"Ready": S.READY, "Failed": S.FAILED, "Abandoned": S.TIMED_OUT},
+    S.PROCESSING: {"Ready": S.READY, "Failed": S.FAILED, "Abandoned": S.TIMED_OUT, "NotFound": S.REFUSED},
     S.READY: {"Verified": S.READY, "Unreadable": S.READY},
 }
 
@@ -69,45 +60,3 @@ def test_every_pair(state: JobState, event: Event) -> None:
 def test_the_list_of_events_is_whole() -> None:
     """No event escapes the test above."""
     assert {type(event) for event in EVENTS} == set(Event.__args__)
-
-
-class Kept:
-    """A keeper that counts the ends."""
-
-    price = Decimal("0.2")
-    api_key = ApiKey("any")
-
-    def __init__(self) -> None:
-        self.ends = 0
-
-    def forecast(self, job: Job, eta: float | None) -> JobForecast:
-        return JobForecast(DurationEstimator(), (), eta, random.Random(1))
-
-    def moved(self, job: Job, event: Event) -> None:
-        """Nothing to do."""
-
-    def ended(self, job: Job) -> None:
-        self.ends += 1
-
-    async def save(
-        self, job: Job, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool, max_bytes: int
-    ) -> SavedVideo:
-        raise NotImplementedError
-
-
-@given(st.lists(st.sampled_from(EVENTS), max_size=12))
-def test_no_order_of_events_resolves_a_job_twice(events: list[Event]) -> None:
-    """Whatever comes, in any order and as often as it likes: one result at most, and it stays."""
-
-    async def live() -> None:
-        keeper = Kept()
-        job, result = Job(keeper, None, "ref"), None
-        for event in events:
-            with contextlib.suppress(ImpossibleMoveError):
-                job._advance(event)
-            if job.done():
-                result = result or (job.state, job._future)
-                assert (job.state, job._future) == result
-        assert keeper.ends == int(job.done())
-
-    asyncio.run(live())

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import pytest
+from helpers.inside import engine_of
 from helpers.world import World, a_request
 
 from modelslab_async import Client, InvalidRequestError, Job, JobRecord, JobState
@@ -82,8 +83,8 @@ async def left(here: World, path: Path, state: JobState) -> Job:
         await client.aclose(drain=False)
     file = SqliteJournal(path)
     await file.open()
-    assert job._record is not None
-    record = await file.find(job._record.account, ref=job.ref)
+    assert job.record is not None
+    record = await file.find(job.record.account, ref=job.ref)
     assert record is not None
     if state in (S.SUBMITTING, S.UNCERTAIN):
         record = record._replace(job_id=None, charged=None, accepted_at=None, links=(), submitted_at=0.0)
@@ -98,7 +99,7 @@ async def test_lost_is_not_believed_of_a_job_that_was_just_heard_of(world: MakeW
     job = await left(here, tmp_path / "jobs.db", S.UNCERTAIN)
     async with here.client(journal=journal, webhook=webhook) as client:
         journal.after_find = lambda: deliver(webhook, job, job.id)
-        with pytest.raises(InvalidRequestError, match="word of it came"):
+        with pytest.raises(InvalidRequestError, match="just reported by a delivery"):
             await client.resolve(job.ref, lost=True)
         await client.aclose(drain=False)
     async with here.client(journal=tmp_path / "jobs.db") as client:
@@ -122,7 +123,7 @@ async def test_lost_is_not_believed_where_its_living_owner_hears_of_it(world: Ma
         assert job.state is S.UNCERTAIN
         the_id = str(here.service.ledger.charges[0].job_id)
         journal.after_find = lambda: deliver(webhook, job, the_id)
-        with pytest.raises(InvalidRequestError, match="word of it came"):
+        with pytest.raises(InvalidRequestError, match="just reported by a delivery"):
             await other.resolve("mine", lost=True)
         assert (await row(other, "mine")).job_id == the_id
     assert len(here.service.ledger.charges) == 1
@@ -138,7 +139,7 @@ async def test_attach_puts_no_old_row_over_one_that_ended(world: MakeWorld, tmp_
             await job.save(tmp_path / "a.mp4")
             await owner.aclose()
             before = await row(other, job.ref)
-            other.attach(job.ref)
+            await other.attach(job.ref)
             assert await row(other, job.ref) == before
     assert before.saved_path == str(tmp_path / "a.mp4")
 
@@ -187,13 +188,15 @@ async def test_what_is_attached_to_while_it_is_recovered_is_not_given_twice(worl
     here, journal = world(), Hooked(tmp_path / "jobs.db")
     job = await left(here, tmp_path / "jobs.db", S.PROCESSING)
     async with here.client(journal=journal) as client:
+        attaching = list[asyncio.Task[Job]]()
 
         async def attach() -> None:
-            client.attach(job.ref)
+            attaching.append(asyncio.create_task(client.attach(job.ref)))
 
         journal.after_find = attach
         assert (await client.recover()).jobs == ()
-        assert client.attach(job.ref).id == job.id
+        assert (await attaching[0]).id == job.id
+        assert (await client.attach(job.ref)).id == job.id
 
 
 async def test_no_job_is_left_without_an_end_where_the_client_closes(world: MakeWorld, tmp_path: Path) -> None:
@@ -209,7 +212,7 @@ async def test_no_job_is_left_without_an_end_where_the_client_closes(world: Make
             await asyncio.wait([recovering])
             given = () if recovering.exception() else recovering.result().jobs
             assert all([await job.wait(1) for job in given]), turns
-            assert not client._dispatcher.jobs, turns
+            assert not engine_of(client).dispatcher.jobs, turns
 
 
 @pytest.mark.parametrize("others", [0, 1001])
@@ -220,7 +223,7 @@ async def test_a_word_for_a_dead_client_is_used_though_many_come_or_its_taker_cl
     here, file = world(), Hooked(tmp_path / "jobs.db")
     job = await left(here, tmp_path / "jobs.db", S.UNCERTAIN)
     async with here.client(journal=tmp_path / "jobs.db") as other:
-        record, shared = await row(other, job.ref), other._recorder.journal
+        record, shared = await row(other, job.ref), other.journal
         assert isinstance(shared, SqliteJournal)
         words = [(record.owner, record.account, f"another-{number}", None) for number in range(others)]
         async with here.client(journal=file, webhook=hook()) as client:

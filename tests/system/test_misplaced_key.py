@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from helpers.inside import engine_of, run_of
 from helpers.reporters import shown
 from helpers.secret import REQUEST, a_record, client_of, holds_key, secret, written_in
 from helpers.world import PNG
@@ -67,7 +68,7 @@ REFUSED_MISTAKES: dict[str, Mistake] = {
     "extra that is no mapping": lambda client, _: awaited(client.submit(REQUEST, extra=secret())),
     "extra that is no JSON": lambda client, _: awaited(client.submit(REQUEST, extra={secret(): object()})),
     "check": lambda client, _: checked(client),
-    "attach": lambda client, _: awaited(client.attach(secret())),
+    "attach": lambda client, _: client.attach(secret()),
     "find": lambda client, _: client.find(secret()),
     "recover": lambda client, _: client.recover(["a", secret()]),
     "recover just": lambda client, _: client.recover(secret()),
@@ -188,9 +189,9 @@ async def test_a_delivery_that_names_the_key_as_its_id() -> None:
     """A webhook's delivery is no answer of the service: an id in it that is the key is passed over."""
     async with client_of() as client:
         job = client.submit(REQUEST)
-        client._deliveries.receive(job.ref, secret())
+        engine_of(client).deliveries.receive(job.ref, secret())
         await asyncio.sleep(0)
-        assert job._heard_id is None
+        assert run_of(client, job.ref).id_from_webhook is None
         await client.aclose(drain=False)
 
 

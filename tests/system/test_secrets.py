@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, http_writer, web
 from aiohttp.base_protocol import BaseProtocol
+from helpers.inside import engine_of
 from helpers.reporters import rich_traceback, shown
 from helpers.secret import REQUEST, a_record, can_be_read, client_of, holds_key, secret
 from helpers.world import KEY, PNG, World, a_request
@@ -112,7 +113,7 @@ async def test_a_server_that_echoes_the_key(everything_logged: io.StringIO, repl
     async with echoing(reply) as url, Client(KEY, base_url=url, timeouts=timeouts, rng=AtOnce()) as client:
         job = client.submit(a_request())
         await job.wait(timeout=1)
-        shown = [repr(client), repr(vars(client)), repr(client._api), repr(client._recorder), repr(client._dispatcher)]
+        shown = [repr(client), repr(vars(client)), *map(repr, vars(engine_of(client)).values())]
         with pytest.raises(ModelsLabError) as caught:
             await client.queue_depth()
         shown += traceback.format_exception(caught.value)
@@ -297,7 +298,7 @@ async def beyond_a_budget() -> None:
 
 async def attached(*rules: Rule, **options: Any) -> None:
     async with client_of(*rules, **options) as client:
-        await client.attach("7")
+        await (await client.attach("7"))
 
 
 FAILURES: dict[str, Failure] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from helpers.inside import engine_of
 from helpers.world import KEY
 from hypothesis import given
 from hypothesis import strategies as st
@@ -133,7 +134,7 @@ async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("https_proxy", url)
         client = Client(KEY, base_url="https://service.invalid", timeouts=QUICK)
         with pytest.raises(ConnectError) as caught:
-            await client._common.transport.post("https://service.invalid/", b"{}", timeout=5)
+            await engine_of(client).shared.transport.post("https://service.invalid/", b"{}", timeout=5)
         await client.aclose()
     assert requests[0].startswith(b"CONNECT service.invalid:443 ")
     assert caught.value.charged is False

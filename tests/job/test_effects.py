@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 import pytest
+from helpers.job_runtime import FakeRuntime
 from helpers.world import a_request
-from test_lifecycle import Kept
 
-from modelslab_async import Budget, Job, JobError, JobRecord, JobState, ModelsLabError, NotFoundError, PriceList, Video
+from modelslab_async import Budget, JobError, JobRecord, JobState, ModelsLabError, NotFoundError, PriceList, Video
 from modelslab_async.engine.recorder import Recorder
+from modelslab_async.job.run import JobRun
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import TRANSITIONS, Event
@@ -39,22 +40,23 @@ EVENTS: dict[type[Event], Sequence[Event]] = {
     lifecycle.Failed: (lifecycle.Failed(JobError("failed")),),
     lifecycle.ReplyLost: (lifecycle.ReplyLost(JobError("lost")), HEARD_OF),
     lifecycle.Abandoned: (lifecycle.Abandoned(JobError("late")), lifecycle.Abandoned(NotFoundError("unknown"))),
+    lifecycle.NotFound: (lifecycle.NotFound(NotFoundError("unknown")),),
     wire.Accepted: (ACCEPTED,),
     wire.Ready: (READY,),
 }
-MOVES = [(state, event) for state, kind in TRANSITIONS for event in EVENTS[kind]]
+MOVES = [(state, event) for state, kind in TRANSITIONS for event in EVENTS[kind] if kind is not lifecycle.NotFound]
 
 
-class Recorded(Kept):
-    """Keeps the budget of a job as the client does."""
+class RecordingRuntime(FakeRuntime):
+    """A runtime that keeps the budget as the engine does."""
 
     def __init__(self) -> None:
         super().__init__()
         self.budget = Budget(jobs=5)
         self.recorder = Recorder(ApiKey("any"), "https://a.invalid", None, self.budget, PriceList())
 
-    def moved(self, job: Job, event: Event) -> None:
-        self.recorder.moved(job, event)
+    def on_event(self, run: JobRun, event: Event) -> None:
+        self.recorder.on_event(run, event)
 
     @property
     def counted(self) -> int:
@@ -68,22 +70,35 @@ def test_error_row_and_budget_agree(state: JobState, event: Event) -> None:
     """After each move: what the row and the error say of the charge is the same, and the budget counts just that."""
 
     async def move() -> None:
-        keeper = Recorded()
-        job = Job(keeper, a_request(), "ref")
-        keeper.recorder.begin(job)
+        runtime = RecordingRuntime()
+        run = JobRun(runtime, a_request(), "ref")
+        runtime.recorder.begin(run)
         row = JobRecord(account="a", ref="ref", owner="o", created_at=1.0, price=Decimal("0.2"))
         for each in (*WAYS[state], event):
-            job._advance(each)
+            run.advance(each)
             row = after(row, each, 2.0)
         effects = effects_of(event)
         assert row.charged is effects.charged
-        assert job.done() is effects.ends
-        if isinstance(error := job._error(), ModelsLabError):
+        assert run.job.done() is effects.ends
+        if isinstance(error := run.error, ModelsLabError):
             assert error.charged is effects.charged
         is_reserved = not effects.ends and effects.charged is False
-        assert keeper.counted == (1 if is_reserved else int(effects.charged is not False))
+        assert runtime.counted == (1 if is_reserved else int(effects.charged is not False))
 
     asyncio.run(move())
+
+
+def test_an_unknown_id_costs_nothing() -> None:
+    """A job that was attached to by an id which the service does not know ends, not charged, and reserves nothing."""
+
+    async def attach() -> None:
+        runtime = RecordingRuntime()
+        run = JobRun(runtime, None, "ref", job_id="typo", is_unknown=True)
+        run.advance(lifecycle.NotFound(NotFoundError("unknown")))
+        assert isinstance(run.error, NotFoundError)
+        assert (run.state, run.error.charged, runtime.counted) == (S.REFUSED, False, 0)
+
+    asyncio.run(attach())
 
 
 def test_every_event_has_a_row() -> None:
