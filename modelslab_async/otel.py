@@ -1,6 +1,7 @@
-"""Telemetry for OpenTelemetry: a span for each job, with its looks as events, and the usual figures. Extra `otel`.
+"""Telemetry for OpenTelemetry: a span for each job, with its polls as events, and metrics. Needs the extra `otel`.
 
-Names are those of the semantic conventions for generative AI where they have one.
+Names follow the semantic conventions for generative AI where they have one
+(https://opentelemetry.io/docs/specs/semconv/gen-ai/).
 """
 
 from collections.abc import Mapping
@@ -19,12 +20,13 @@ _OPERATION = "generate_content"
 
 
 class OpenTelemetry(Telemetry):
-    """`Client(telemetry=OpenTelemetry())`, with the application's providers, or with those that are passed.
+    """`Client(telemetry=OpenTelemetry())`, with the application's providers or with those that are passed.
 
-    Spans: "generate_content MODEL", of kind client, from submit to end; events "accepted", "look", "refused", "retry".
-    Metrics: gen_ai.client.operation.duration (s), modelslab_async.job.looks, modelslab_async.submit.refusals,
+    Spans: "generate_content MODEL", of kind client, from submit to end, with the events "accepted", "poll", "refused"
+    and "retry".
+    Metrics: gen_ai.client.operation.duration (s), modelslab_async.job.polls, modelslab_async.submit.refusals,
     modelslab_async.submit.retries, modelslab_async.download.size (By) and modelslab_async.download.duration (s).
-    No prompt, picture or key is in them.
+    They hold no prompt, no picture and no key.
     """
 
     def __init__(
@@ -33,53 +35,51 @@ class OpenTelemetry(Telemetry):
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
-        own = "modelslab_async", version("modelslab_async")
-        self._tracer = trace.get_tracer(*own, tracer_provider=tracer_provider)
-        meter = metrics.get_meter(*own, meter_provider=meter_provider)
+        library = "modelslab_async", version("modelslab_async")
+        self._tracer = trace.get_tracer(*library, tracer_provider=tracer_provider)
+        meter = metrics.get_meter(*library, meter_provider=meter_provider)
         self._spans: dict[str, trace.Span] = {}
-        self._duration = meter.create_histogram("gen_ai.client.operation.duration", "s", "From submit to end.")
-        self.polls = meter.create_histogram("modelslab_async.job.looks", "{look}", "Looks at a job.")
+        self._duration = meter.create_histogram("gen_ai.client.operation.duration", "s", "Time from submit to end.")
+        self._polls = meter.create_histogram("modelslab_async.job.polls", "{poll}", "Polls of a job.")
         self._refusals = meter.create_counter("modelslab_async.submit.refusals", "{refusal}", "Submits not taken.")
         self._retries = meter.create_counter("modelslab_async.submit.retries", "{retry}", "Submits sent again.")
-        self._size = meter.create_histogram("modelslab_async.download.size", "By", "Of a saved video.")
-        self._download = meter.create_histogram("modelslab_async.download.duration", "s", "Of a download.")
+        self._size = meter.create_histogram("modelslab_async.download.size", "By", "Size of a saved video.")
+        self._download = meter.create_histogram("modelslab_async.download.duration", "s", "Time of a download.")
 
     def submitted(self, job: Job) -> None:
-        """Begin the span."""
-        known = _known(job)
-        name = f"{_OPERATION} {known['gen_ai.request.model']}"
-        attributes = {**known, "gen_ai.output.type": "video", "modelslab_async.ref": job.ref}
+        """Start the span."""
+        attributes = {**_attributes(job), "gen_ai.output.type": "video", "modelslab_async.ref": job.ref}
+        name = f"{_OPERATION} {attributes['gen_ai.request.model']}"
         if job.request and job.request.seed is not None:
             attributes["gen_ai.request.seed"] = job.redact(str(job.request.seed))
         self._spans[job.ref] = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
 
     def accepted(self, job: Job) -> None:
-        """Note the service's id."""
+        """Add the service's id to the span."""
         if span := self._spans.get(job.ref):
             span.set_attribute("gen_ai.response.id", job.id or "")
             span.add_event("accepted")
 
     def polled(self, job: Job, found: str) -> None:
-        """Note a look."""
-        self._note(job, "look", {"modelslab_async.found": found})
+        """Add the poll to the span."""
+        self._add_event(job, "poll", {"modelslab_async.found": found})
 
     def ended(self, job: Job) -> None:
-        """End the span, and count."""
-        error = job.error
-        kind = "cancelled" if job.cancelled() else None if error is None else type(error).__name__
-        known = {**_known(job), **({"error.type": kind} if kind else {})}
+        """End the span, and record its duration and polls."""
+        kind = "cancelled" if job.cancelled() else type(job.error).__name__ if job.error else None
+        attributes = {**_attributes(job), **({"error.type": kind} if kind else {})}
         if span := self._spans.pop(job.ref, None):
             span.set_attribute("modelslab_async.state", job.state.value)
             if kind:
                 span.set_attribute("error.type", kind)
                 span.set_status(trace.StatusCode.ERROR, kind)
             span.end()
-        self._duration.record(job.elapsed, known)
+        self._duration.record(job.elapsed, attributes)
         if job.state is not JobState.REFUSED:
-            self.polls.record(job.polls, known)
+            self._polls.record(job.polls, attributes)
 
     def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:  # noqa: ARG002 - a Telemetry's
-        """Count a file."""
+        """Record the size and the time of a download."""
         self._size.record(saved.size_bytes)
         self._download.record(seconds)
 
@@ -88,20 +88,21 @@ class OpenTelemetry(Telemetry):
         self._count(self._refusals, job, "refused", "RateLimitError" if error is None else type(error).__name__)
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
-        """Count a repetition."""
+        """Count a submit that is sent again."""
         self._count(self._retries, job, "retry", type(error).__name__)
 
     def _count(self, counter: metrics.Counter, job: Job, event: str, kind: str) -> None:
         counter.add(1, {"error.type": kind})
-        self._note(job, event, {"error.type": kind})
+        self._add_event(job, event, {"error.type": kind})
 
-    def _note(self, job: Job, event: str, attributes: Mapping[str, str]) -> None:
+    def _add_event(self, job: Job, event: str, attributes: Mapping[str, str]) -> None:
         if span := self._spans.get(job.ref):
             span.add_event(event, attributes)
 
 
-def _known(job: Job) -> dict[str, str]:
-    model = job.redact(job.request.model_id) if job.request else None
+def _attributes(job: Job) -> dict[str, str]:
+    """Return the attributes that the span and the metrics of a job share."""
+    model = job.redact(job.request.model_id) if job.request else ""
     return {
         "gen_ai.operation.name": _OPERATION,
         "gen_ai.provider.name": "modelslab",

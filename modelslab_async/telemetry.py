@@ -1,4 +1,4 @@
-"""What happens, for those who count and trace: one class with a method for each thing that happens."""
+"""Notify an application of what happens, for its metrics and traces."""
 
 import logging
 from collections.abc import Callable
@@ -14,35 +14,36 @@ _P = ParamSpec("_P")
 
 
 class Telemetry:
-    """`Client(telemetry=...)`. Override what is of interest: here nothing is done.
+    """Base class for `Client(telemetry=...)`. Override the methods of interest; here they do nothing.
 
-    The methods are called in the event loop, so they return at once. What they raise is logged and goes no further.
+    The event loop calls the methods, so they must return at once. An exception that one raises is logged and goes no
+    further.
     """
 
     def submitted(self, job: Job) -> None:
-        """A job was handed to the client."""
+        """A job was passed to `Client.submit`, and waits for its turn."""
 
     def accepted(self, job: Job) -> None:
-        """The service took it, and charges it."""
+        """The service accepted the job, and charges it."""
 
     def polled(self, job: Job, found: str) -> None:
-        """A look came back: a fetch or a probe. `found` is what it found, such as "NotReady" or "Readable"."""
+        """A poll returned: a fetch or a probe. *found* names the result, such as "NotReady" or "Readable"."""
 
     def ended(self, job: Job) -> None:
-        """It has a result: `job.state`, `job.exception()`."""
+        """The job has a result or an error, see `job.state` and `job.error`."""
 
     def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:
-        """Its file is on disk."""
+        """A video was saved to disk. *seconds* is how long the download took."""
 
     def refused(self, job: Job, error: ModelsLabError | None) -> None:
-        """The service did not take it: for want of a place (None: it goes again), or with this error for good."""
+        """The service refused the job for good, with *error*. If that is None, the job waits for a free slot again."""
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
-        """Its submit surely was not taken, and is sent again."""
+        """The submit surely did not reach the service, because of *error*, and is sent again."""
 
 
 class Notifier:
-    """Notify the application's telemetry, if it has one. What its methods raise is logged and goes no further."""
+    """Notify the application's telemetry, if it has one. An exception that it raises is logged."""
 
     def __init__(self, telemetry: Telemetry | None) -> None:
         self._telemetry = telemetry
@@ -52,5 +53,5 @@ class Notifier:
         if self._telemetry:
             try:
                 getattr(self._telemetry, method.__name__)(*args, **kwargs)
-            except Exception:  # noqa: BLE001 - the application's
-                _log.exception("telemetry failed")
+            except Exception:  # noqa: BLE001 - the application's code
+                _log.exception("the application's telemetry failed")

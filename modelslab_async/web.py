@@ -1,4 +1,4 @@
-"""A client inside a web application: its life, and the progress of its jobs as server-sent events."""
+"""Use a client in a web application: open and close it with the application, and stream the progress of its jobs."""
 
 import asyncio
 import json
@@ -9,39 +9,46 @@ from typing import Any
 from modelslab_async.client import Client
 from modelslab_async.errors import JobDetachedError
 from modelslab_async.job.future import Job
-from modelslab_async.protocol.lifecycle import JobEvent
 
 GRACE = 10.0
-"""Seconds for which a shutdown waits for jobs; those that still run then are left to the service, and to `recover`."""
+"""Seconds for which a shutdown waits for jobs. Jobs that still run go on at the service, for `recover` to find."""
 HEARTBEAT = 15.0
+"""Seconds between two comments in a stream without events."""
+PROGRESS_EVERY = 1.0
+"""Seconds between two messages of a job that runs."""
 EVENT_STREAM = "text/event-stream"
+"""The content type of a response with `server_sent_events`."""
 
 
 def lifespan(
     make: Callable[[], Client], *, grace: float = GRACE
 ) -> Callable[[Any], AbstractAsyncContextManager[Mapping[str, Client]]]:
-    """One client for the life of an ASGI application: `Starlette(lifespan=lifespan(Client))`, FastAPI alike.
+    """Return a lifespan for Starlette or FastAPI, such as `Starlette(lifespan=lifespan(Client))`.
 
-    `make` is called inside the application's event loop. The client is `request.state.modelslab`. At the end it waits
-    for its jobs for `grace` seconds.
+    The application has one client, `request.state.modelslab`. When it shuts down, the client submits nothing more and
+    waits for the jobs that run, for at most *grace* seconds.
+
+    make: called inside the application's event loop to make the client.
     """
 
     @asynccontextmanager
     async def living(_: Any) -> AsyncIterator[Mapping[str, Client]]:
-        async with _living(make, grace) as client:
+        async with _open_client(make, grace) as client:
             yield {"modelslab": client}
 
     return living
 
 
 def cleanup_ctx(make: Callable[[], Client], key: Any, *, grace: float = GRACE) -> Callable[[Any], AsyncIterator[None]]:
-    """One client for the life of an aiohttp application: `app.cleanup_ctx.append(cleanup_ctx(Client, KEY))`.
+    """Return a cleanup context for aiohttp: `app.cleanup_ctx.append(cleanup_ctx(Client, KEY))`.
 
-    `key` is an `aiohttp.web.AppKey`; the client is `request.app[KEY]`. At the end it waits as with `lifespan`.
+    The application has one client, `request.app[KEY]`. It shuts down as with `lifespan`.
+
+    key: an `aiohttp.web.AppKey`.
     """
 
     async def living(app: Any) -> AsyncIterator[None]:
-        async with _living(make, grace) as client:
+        async with _open_client(make, grace) as client:
             app[key] = client
             yield
 
@@ -49,7 +56,7 @@ def cleanup_ctx(make: Callable[[], Client], key: Any, *, grace: float = GRACE) -
 
 
 @asynccontextmanager
-async def _living(make: Callable[[], Client], grace: float) -> AsyncIterator[Client]:
+async def _open_client(make: Callable[[], Client], grace: float) -> AsyncIterator[Client]:
     async with make() as client:
         try:
             yield client
@@ -58,15 +65,17 @@ async def _living(make: Callable[[], Client], grace: float) -> AsyncIterator[Cli
 
 
 async def server_sent_events(
-    job: Job, *, last_event_id: str | None = None, heartbeat: float = HEARTBEAT
+    job: Job, *, last_event_id: str | None = None, heartbeat: float = HEARTBEAT, every: float = PROGRESS_EVERY
 ) -> AsyncGenerator[bytes]:
-    """The body of an answer of type `EVENT_STREAM`: the job's news as they come, until its end.
+    """Yield the body of a response of type `EVENT_STREAM`: a job's events as they happen, until its end.
 
-    Each has an id, and data in JSON: `state`, `elapsed` and `eta` (seconds; null where it is not known). The last one
-    is called "end" and has `error` too: null, or why there is no video. A browser that lost the connection sends the
-    last id that it saw as Last-Event-ID: passed on, only what came after it is told. A comment is sent every
-    `heartbeat` seconds, so that nothing between here and there takes the connection for dead. Where the client is
-    closed while the job runs there is no "end": the browser comes again, to whoever has the job then.
+    Each message has data in JSON: `state`, `elapsed` and `eta` in seconds (`eta` is null if it is not known), and
+    `progress` from 0 to 1. While the job runs, a message comes at least *every* seconds. The last message is of the
+    type "end" and has `error` too: null, or why there is no video. If the client is closed while the job runs, the
+    stream stops without an "end", so that the browser connects again.
+
+    last_event_id: the Last-Event-ID header of a browser that connects again. Only what it has not seen is sent.
+    heartbeat: seconds between two comments while nothing happens, so that no proxy closes the connection.
     """
     known = last_event_id or ""
     seen = int(known) if known.isdecimal() and len(known) < 10 else 0
@@ -75,31 +84,36 @@ async def server_sent_events(
         coming = asyncio.ensure_future(anext(events, None))
         try:
             while True:
-                await asyncio.wait([coming], timeout=heartbeat)
+                await asyncio.wait([coming], timeout=heartbeat if job.eta is None else min(every, heartbeat))
                 if not coming.done():
-                    yield b": still here\n\n"
+                    yield b": still here\n\n" if job.eta is None else _message("progress", _progress(job))
                     continue
-                if (news := coming.result()) is None:
+                if (event := coming.result()) is None:
                     break
                 coming = asyncio.ensure_future(anext(events, None))
                 number += 1
                 if number > seen:
-                    yield _event(number, "progress", _told(news))
+                    yield _message("progress", _data(*event), number)
         finally:
             coming.cancel()
             await asyncio.wait([coming])
     if isinstance(job.error, JobDetachedError):
         return  # the job goes on, and the browser connects again
-    last = {"state": job.state.value, "elapsed": round(job.elapsed, 3), "eta": job.eta, "error": _why(job)}
-    yield _event(number + 1, "end", last)
+    yield _message("end", {**_progress(job), "error": _why(job)}, number + 1)
 
 
-def _event(number: int, name: str, told: Mapping[str, Any]) -> bytes:
-    return f"id: {number}\nevent: {name}\ndata: {json.dumps(told)}\n\n".encode()
+def _message(kind: str, data: Mapping[str, Any], number: int | None = None) -> bytes:
+    head = "" if number is None else f"id: {number}\n"
+    return f"{head}event: {kind}\ndata: {json.dumps(data)}\n\n".encode()
 
 
-def _told(news: JobEvent) -> dict[str, Any]:
-    return {"state": news.state.value, "elapsed": round(news.elapsed, 3), "eta": news.eta and round(news.eta, 3)}
+def _progress(job: Job) -> dict[str, Any]:
+    return _data(job.state, job.elapsed, job.eta, job.progress)
+
+
+def _data(state: str, elapsed: float, eta: float | None, progress: float) -> dict[str, Any]:
+    rounded = {"elapsed": round(elapsed, 3), "eta": eta and round(eta, 3), "progress": round(progress, 4)}
+    return {"state": str(state), **rounded}
 
 
 def _why(job: Job) -> str | None:

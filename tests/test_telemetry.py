@@ -42,7 +42,7 @@ class Notes(Telemetry):
         self.told.append(f"accepted {job.id}")
 
     def polled(self, job: Job, found: str) -> None:
-        self.told.append(f"looked {found}")
+        self.told.append(f"polled {found}")
 
     def ended(self, job: Job) -> None:
         self.told.append(f"ended {job.state.value}")
@@ -84,12 +84,12 @@ async def test_all_that_happens_is_told_in_its_order(world: MakeWorld, tmp_path:
     async with world(faults=faults).client(telemetry=notes) as client:
         job = client.submit(a_request())
         await job.save(tmp_path / "a.mp4")
-    looks = [told for told in notes.told if told.startswith("looked")]
-    assert [told for told in notes.told if told not in looks] == [
+    polls = [told for told in notes.told if told.startswith("polled")]
+    assert [told for told in notes.told if told not in polls] == [
         "submitted", "retried ServerError", "refused None", f"accepted {job.id}", "ended ready", "downloaded True True",
     ]  # fmt: skip
-    assert looks[-1] == "looked Readable"
-    assert Counter(looks)["looked Ready"] == 1
+    assert polls[-1] == "polled Readable"
+    assert Counter(polls)["polled Ready"] == 1
 
 
 async def test_telemetry_that_fails_harms_nobody(world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,12 +125,12 @@ async def test_open_telemetry(world: MakeWorld, tmp_path: Path) -> None:
     assert first.attributes["error.type"] == "JobFailedError"
     names = Counter(event.name for event in second.events)
     assert names["accepted"] == 1
-    assert names["look"] == job.polls
+    assert names["poll"] == job.polls
     assert (names["refused"], names["retry"]) == (1, 1)
     figures = _figures(reader)
     assert figures["gen_ai.client.operation.duration"] == 2
     assert figures["modelslab_async.submit.refusals"] == figures["modelslab_async.submit.retries"] == 1
-    assert figures["modelslab_async.job.looks"] == 2
+    assert figures["modelslab_async.job.polls"] == 2
     assert figures["modelslab_async.download.size"] == 1
     shown = "".join(span.to_json() for span in (first, second)) + str(reader.get_metrics_data())
     assert not any(word in shown for word in (KEY, "a secret prompt"))
