@@ -23,7 +23,7 @@ from aiohttp import web
 
 from benchmarks._common import Server
 from modelslab_async import Client, Job, JobState
-from modelslab_async.emulator.order import DEFAULT_ETA
+from modelslab_async.emulator.job import DEFAULT_ETA
 
 SPEED = 20.0
 JOBS = 30

@@ -36,8 +36,7 @@ from modelslab_async import (
     JobDetachedError,
     JobState,
 )
-from modelslab_async.emulator import Emulator, Fault, Rule
-from modelslab_async.emulator.order import skeleton
+from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
 from modelslab_async.web import EVENT_STREAM, cleanup_ctx, lifespan, server_sent_events
 from modelslab_async.webhook import Webhook
 
