@@ -22,8 +22,8 @@ from aiohttp import web
 
 from benchmarks._common import Server, _Counting, asked, tell_whenever_asked
 from benchmarks._damage import Damages, Proxy
-from modelslab_async.emulator import Rule, skeleton
-from modelslab_async.emulator.order import DEFAULT_ETA, Work
+from modelslab_async.emulator import Rule, Work, skeleton
+from modelslab_async.emulator.job import DEFAULT_ETA
 
 _LONGEST_FILE_BYTES = 100_000
 

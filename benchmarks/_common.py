@@ -29,7 +29,7 @@ import attrs
 from aiohttp import web
 
 from modelslab_async.emulator import Emulator, Fault, Rule, Service, skeleton
-from modelslab_async.emulator.order import EtaKind
+from modelslab_async.emulator.job import EtaKind
 from modelslab_async.emulator.replies import Delivery
 
 LINKS_AT_ONCE = Rule(Fault.EARLY_LINK, seconds=0)
@@ -276,13 +276,13 @@ class _Counting(Emulator):
         self.requests += 1
         return await super()._file(request)
 
-    async def _fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
+    async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
         return PICTURE
 
     async def _deliver(self, delivery: Delivery, rendered: asyncio.Task[None]) -> None:
         """To the instant: a timer of the event loop comes up to a millisecond late."""
-        await asyncio.sleep(delivery.at - self._now() - _TIMER)
-        while self._now() < delivery.at:  # noqa: ASYNC110 - an instant is no event
+        await asyncio.sleep(delivery.at - self.now() - _TIMER)
+        while self.now() < delivery.at:  # noqa: ASYNC110 - an instant is no event
             await asyncio.sleep(0)
         await super()._deliver(delivery, rendered)
 
@@ -309,8 +309,8 @@ async def tell_whenever_asked(server: Told) -> None:
     """What `Server` reads, until its end."""
     print(server.service.origin, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
-        orders, begun = server.service.orders.values(), server.started
-        spans = {order.id: (begun + order.taken_at, begun + order.done_at) for order in orders}
+        jobs, begun = server.service.jobs.values(), server.started
+        spans = {job.id: (begun + job.accepted_at, begun + job.done_at) for job in jobs}
         charges = Counter(server.service.ledger.track_ids())
         print(json.dumps({"requests": server.requests, "spans": spans, "charges": charges}), flush=True)
 

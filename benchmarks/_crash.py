@@ -33,7 +33,7 @@ _LONGEST = 60.0
 
 
 class _Emulator(Emulator):
-    async def _fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
+    async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
         return _TINY_PICTURE
 
 
@@ -80,7 +80,7 @@ class Killer:
                     killed += dead
                     ended = dead == 0
                     if dead and self.restarts and self.rng.random() < 0.5:
-                        await emulator._stop_listening(self.rng.uniform(0, 0.3))
+                        await emulator.stop_listening(self.rng.uniform(0, 0.3))
                 return await _toll(emulator, folder, killed)
 
     async def _generation(self, emulator: Emulator, folder: Path, may_kill: bool) -> int:

@@ -15,8 +15,8 @@ from typing import Any, Self
 
 from benchmarks._common import PICTURE, asked, tell_whenever_asked
 from modelslab_async.emulator import Service, skeleton
-from modelslab_async.emulator.files import served
-from modelslab_async.emulator.replies import Deed
+from modelslab_async.emulator.files import file_response
+from modelslab_async.emulator.replies import Action
 
 _END = b"\r\n\r\n"
 
@@ -63,14 +63,14 @@ class Lean:
         if not body:
             return self._file(now, path.rpartition("/")[2], headers)
         answer = self.service.handle(now, path, body, PICTURE)
-        assert answer.deed is Deed.REPLY, answer
+        assert answer.action is Action.REPLY, answer
         assert not answer.delay, answer
         return _reply(answer.status, {"Content-Type": "application/json"}, answer.body)
 
     def _file(self, now: float, name: str, headers: Mapping[str, str]) -> bytes:
         answer = self.service.file(now, name)
-        status, more, content, _ = served(answer, skeleton(answer.order.work) if answer.order else b"", headers)
-        return _reply(status, more, content)
+        response = file_response(answer, skeleton(answer.job.work) if answer.job else b"", headers)
+        return _reply(response.status, response.headers, response.body)
 
 
 def _reply(status: int, headers: Mapping[str, str], body: bytes) -> bytes:

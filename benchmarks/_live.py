@@ -24,7 +24,7 @@ from aiohttp import web
 from benchmarks._common import Server
 from benchmarks._open_jobs import OpenJobs
 from modelslab_async import Client, JobState
-from modelslab_async.emulator.order import DEFAULT_ETA
+from modelslab_async.emulator.job import DEFAULT_ETA
 
 SPEED = 20.0
 JOBS = 30

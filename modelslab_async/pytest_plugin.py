@@ -1,6 +1,6 @@
-"""Fixtures for tests of programs that use `modelslab_async`; installed with the package, loaded by pytest.
+"""Pytest fixtures for tests of programs that use `modelslab_async`. Pytest loads them from the installed package.
 
-They live in the test's own event loop: with pytest-asyncio, or with anyio's plugin where that is missing.
+They run in the test's own event loop, under pytest-asyncio, or under anyio's plugin if pytest-asyncio is missing.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from modelslab_async.emulator import Emulator
 
 SPEED = 100.0
-"""A job of 40 s takes 0.4 s."""
+"""Default speed of the emulator: a job of 40 s takes 0.4 s."""
 
 fixture: Callable[..., Any] = import_module("pytest_asyncio" if find_spec("pytest_asyncio") else "pytest").fixture
 
 
 @pytest.fixture
 def modelslab_emulator_options() -> dict[str, object]:
-    """Override it to choose options of the `Emulator`, for instance its faults; what it leaves out stays as it is."""
+    """Return options for `Emulator`, such as its faults. Override this fixture; an omitted option keeps its default."""
     return {}
 
 
 @fixture
 async def modelslab_emulator(modelslab_emulator_options: dict[str, object]) -> AsyncIterator[Emulator]:
-    """An emulator on a free port of this machine, a hundred times as fast as the service."""
-    from modelslab_async.emulator import Emulator  # noqa: PLC0415 - loaded only by tests that use it
+    """Run an emulator on a free port of this machine, 100 times as fast as the service."""
+    from modelslab_async.emulator import Emulator  # noqa: PLC0415 - heavy, and most test sessions do not use it
 
     options: dict[str, Any] = {"speed": SPEED, "eta": {"good": 1}, **modelslab_emulator_options}
     async with Emulator(**options) as emulator:
@@ -40,11 +40,11 @@ async def modelslab_emulator(modelslab_emulator_options: dict[str, object]) -> A
 
 @fixture
 async def modelslab_client(modelslab_emulator: Emulator) -> AsyncIterator[Client]:
-    """A Client of that emulator. At the end it lets go of jobs that still run.
+    """Open a Client that is connected to `modelslab_emulator`. After the test it detaches from unfinished jobs.
 
-    Time is dearer here by the emulator's speed, so looks are cheaper: tests do not wait for the next one.
+    Its poll cost is divided by the emulator's speed, so that the time between two polls is as short as the jobs are.
     """
-    from modelslab_async import Client  # noqa: PLC0415 - as above
+    from modelslab_async import Client  # noqa: PLC0415 - heavy, and most test sessions do not use it
 
     client = Client(api_key="any", base_url=modelslab_emulator.url, poll_cost=1 / modelslab_emulator.service.speed)
     yield client

@@ -9,6 +9,7 @@ from typing import Any
 from modelslab_async.client import Client
 from modelslab_async.errors import JobDetachedError
 from modelslab_async.job.future import Job
+from modelslab_async.protocol.lifecycle import JobEvent
 
 GRACE = 10.0
 """Seconds for which a shutdown waits for jobs. Jobs that still run go on at the service, for `recover` to find."""
@@ -93,7 +94,7 @@ async def server_sent_events(
                 coming = asyncio.ensure_future(anext(events, None))
                 number += 1
                 if number > seen:
-                    yield _message("progress", _data(*event), number)
+                    yield _message("progress", _data(event), number)
         finally:
             coming.cancel()
             await asyncio.wait([coming])
@@ -108,12 +109,12 @@ def _message(kind: str, data: Mapping[str, Any], number: int | None = None) -> b
 
 
 def _progress(job: Job) -> dict[str, Any]:
-    return _data(job.state, job.elapsed, job.eta, job.progress)
+    return _data(JobEvent(job.state, job.elapsed, job.eta, job.progress))
 
 
-def _data(state: str, elapsed: float, eta: float | None, progress: float) -> dict[str, Any]:
-    rounded = {"elapsed": round(elapsed, 3), "eta": eta and round(eta, 3), "progress": round(progress, 4)}
-    return {"state": str(state), **rounded}
+def _data(event: JobEvent) -> dict[str, Any]:
+    rounded = {"elapsed": round(event.elapsed, 3), "progress": round(event.progress, 4)}
+    return {"state": event.state, **rounded, "eta": event.eta and round(event.eta, 3)}
 
 
 def _why(job: Job) -> str | None:

@@ -299,10 +299,10 @@ class Broken(InProcess):
 
     part = ""
 
-    def _heard(self, path: str) -> float:
+    def record_request(self, path: str) -> float:
         if self.part in path:
             raise ArithmeticError("a mistake")
-        return super()._heard(path)
+        return super().record_request(path)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_a_loop_that_stops_under_a_submit_leaves_it_uncertain(world: MakeWorld) 
         async def post(
             self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
         ) -> HttpReply:
-            self._heard(url)
+            self.record_request(url)
             begun.set()
             await asyncio.Event().wait()
             raise AssertionError(url, body, timeout)
@@ -455,7 +455,7 @@ async def test_leaving_map_early_keeps_the_jobs(world: MakeWorld) -> None:
         charged = len(here.service.ledger.charges)
         assert 3 <= charged <= 5
     assert len(here.service.ledger.charges) <= charged + 3
-    assert all(order.state(float("inf")) == "success" for order in here.service.orders.values())
+    assert all(job.state(float("inf")) == "success" for job in here.service.jobs.values())
 
 
 async def test_limits_refuse_warn_or_send(world: MakeWorld) -> None:
@@ -622,7 +622,7 @@ async def test_a_service_that_is_down_for_an_hour_is_told_at_once(world: MakeWor
         async def post(
             self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
         ) -> HttpReply:
-            self._heard(url)
+            self.record_request(url)
             return HttpReply(503, b'{"status": "error", "message": "maintenance"}', "3600")
 
     here = world()
@@ -644,7 +644,7 @@ async def test_a_wait_that_the_service_asks_for_is_kept(world: MakeWorld, code: 
         ) -> HttpReply:
             if self.requests:
                 return await super().post(url, body, timeout=timeout, own_connection=own_connection)
-            self._heard(url)
+            self.record_request(url)
             return HttpReply(code, b'{"status": "error", "message": "busy"}', "25")
 
     here = world()
@@ -690,9 +690,9 @@ async def test_the_seed_is_the_services_where_it_names_one(world: MakeWorld, nam
             self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False
         ) -> HttpReply:
             await super().post(url, body, timeout=timeout, own_connection=own_connection)
-            (order,) = self.service.orders.values()
-            order.file_at = 0.0
-            told = {"status": "success", "id": order.id, "output": [order.link(self.service.origin)]}
+            (job,) = self.service.jobs.values()
+            job.file_at = 0.0
+            told = {"status": "success", "id": job.id, "output": [job.link(self.service.origin)]}
             more = {"generationTime": 4.5, "meta": {"seed": 9} if named else {}}
             return HttpReply(200, json.dumps({**told, **more}).encode())
 

@@ -1,4 +1,4 @@
-"""The fixtures that the installed package brings to its users' tests."""
+"""The pytest fixtures that the installed package provides."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICTURE = Path(__file__).parent.parent / "examples" / "rocket.jpg"
 
 
 async def test_the_fixtures(modelslab_emulator: Emulator, modelslab_client: Client, tmp_path: Path) -> None:
-    """A client and the emulator that it talks to: a job is done in less than a second, and its bill can be read."""
+    """The client is connected to the emulator: a job ends within a second, and the ledger has its charge."""
     job = modelslab_client.submit(prompt="zoom in", init_image=PICTURE, resolution=96, num_frames=9, fps=8)
     saved = await job.save(tmp_path / "video.mp4")
     assert job.state is JobState.READY
@@ -27,46 +27,46 @@ async def test_the_fixtures(modelslab_emulator: Emulator, modelslab_client: Clie
     assert modelslab_emulator.ledger.total() == Decimal("0.20")
 
 
-async def test_each_test_has_its_own(modelslab_emulator: Emulator) -> None:
-    """An emulator of one test knows nothing of another's: on this machine, and nothing on its bill."""
+async def test_each_test_has_its_own_emulator(modelslab_emulator: Emulator) -> None:
+    """A test gets a new emulator on this machine, with an empty ledger."""
     assert modelslab_emulator.url.startswith("http://127.0.0.1:")
     assert modelslab_emulator.ledger.charges == []
 
 
-async def test_a_job_may_be_left(modelslab_client: Client) -> None:
-    """A test may end while its job still runs: the fixture lets go of it."""
+async def test_a_test_may_end_while_its_job_runs(modelslab_client: Client) -> None:
+    """The client detaches from a job that still runs when the test ends."""
     job = modelslab_client.submit(prompt="zoom in", init_image=PICTURE)
     assert not job.done()
 
 
-def test_it_is_an_entry_point() -> None:
-    """The test runner loads the fixtures by itself, from the installed package."""
+def test_the_plugin_is_an_entry_point() -> None:
+    """Pytest finds the plugin by the entry point of the installed package."""
     (point,) = [point for point in entry_points(group="pytest11") if point.name == "modelslab_async"]
     assert point.value == "modelslab_async.pytest_plugin"
 
 
 class TestOptions:
-    """A user's own options."""
+    """A test class that overrides the emulator's options."""
 
     @pytest.fixture
     def modelslab_emulator_options(self) -> dict[str, object]:
         return {"speed": 1000.0, "queue_limit": 2, "keys": {"any"}, "wallet": Decimal("0.10")}
 
-    async def test_options_are_overridden_in_the_usual_way(self, modelslab_emulator: Emulator) -> None:
-        """A fixture of the same name chooses the emulator's options."""
-        assert (modelslab_emulator.service.speed, modelslab_emulator.service.book.limit) == (1000.0, 2)
+    async def test_a_fixture_overrides_the_options(self, modelslab_emulator: Emulator) -> None:
+        """A fixture named `modelslab_emulator_options` chooses the emulator's options."""
+        assert (modelslab_emulator.service.speed, modelslab_emulator.service.queue.limit) == (1000.0, 2)
 
 
 class TestOneOption:
-    """A user's own option, among those of the fixtures."""
+    """A test class that overrides one option."""
 
     @pytest.fixture
     def modelslab_emulator_options(self) -> dict[str, object]:
         return {"queue_limit": 2}
 
-    async def test_the_others_stay(self, modelslab_emulator: Emulator) -> None:
-        """Who chooses one option does not get a service that is a hundred times slower."""
-        assert (modelslab_emulator.service.speed, modelslab_emulator.service.book.limit) == (SPEED, 2)
+    async def test_other_options_keep_their_defaults(self, modelslab_emulator: Emulator) -> None:
+        """Overriding one option leaves the fixture's speed as it is."""
+        assert (modelslab_emulator.service.speed, modelslab_emulator.service.queue.limit) == (SPEED, 2)
 
 
 SETTINGS = """
@@ -86,8 +86,8 @@ def test_another():
 """
 
 
-def test_in_a_users_project(tmp_path: Path) -> None:
-    """In a project with nothing but a test file, the fixtures are there, and leak nothing."""
+def test_the_plugin_works_in_a_users_project(tmp_path: Path) -> None:
+    """A project with a single test file can use the fixtures, which leak nothing."""
     (tmp_path / "test_users.py").write_text(USERS_TESTS.format(picture=str(PICTURE)), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text(SETTINGS, encoding="utf-8")
     run = subprocess.run(

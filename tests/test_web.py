@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,7 @@ from modelslab_async import (
     JobDetachedError,
     JobState,
 )
-from modelslab_async.emulator import Emulator, Fault, Rule
-from modelslab_async.emulator.order import skeleton
+from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
 from modelslab_async.web import EVENT_STREAM, cleanup_ctx, lifespan, server_sent_events
 from modelslab_async.webhook import Webhook
 
@@ -103,27 +103,39 @@ def events(body: bytes) -> list[dict[str, Any]]:
     for block in body.decode().split("\n\n"):
         fields = dict(re.findall(r"^(\w+): (.*)$", block, re.MULTILINE))
         if "data" in fields:
-            told.append({**json.loads(fields["data"]), "id": int(fields["id"]), "event": fields["event"]})
+            told.append({**json.loads(fields["data"]), "id": int(fields.get("id", 0)), "event": fields["event"]})
     return told
 
 
 @pytest.mark.looptime
 async def test_progress_as_server_sent_events(world: MakeWorld) -> None:
-    """Each news once, numbered, with a heartbeat between; the end last; it can be resumed anywhere."""
+    """Each event once, numbered, and progress each second between; the end last; it can be resumed anywhere."""
     async with world().client() as client:
         job = client.submit(a_request())
-        whole = b"".join([part async for part in server_sent_events(job, heartbeat=3)])
-        told = events(whole)
+        whole = b"".join([part async for part in server_sent_events(job)])
+        every = events(whole)
+        told = [news for news in every if news["id"]]
         assert [news["id"] for news in told] == list(range(1, len(told) + 1))
+        assert all(after["elapsed"] - before["elapsed"] <= 1.01 for before, after in pairwise(every))
+        assert [news["progress"] for news in every] == sorted(news["progress"] for news in every)
         assert [told[0]["state"], told[-1]["state"], told[-1]["event"]] == ["waiting", "ready", "end"]
         assert (told[-1]["eta"], told[-1]["error"]) == (0, None)
-        assert whole.count(b": still here") >= 5
         for last in range(len(told) + 1):
             rest = b"".join([part async for part in server_sent_events(job, last_event_id=str(last))])
             assert events(rest) == (told[last:] or [told[-1]])
         for strange in ("x; drop", "9" * 5000):  # Python makes no number of so many digits
             again = b"".join([part async for part in server_sent_events(job, last_event_id=strange)])
             assert events(again) == told
+
+
+@pytest.mark.looptime
+async def test_a_stream_without_events_stays_open(world: MakeWorld) -> None:
+    """While a job waits for its turn, a comment keeps proxies from closing the connection."""
+    async with world().client(max_in_flight=1) as client:
+        first, waiting = client.submit(a_request()), client.submit(a_request())
+        await first.submitted()
+        parts = [part async for part in server_sent_events(waiting, heartbeat=3)]
+    assert parts.count(b": still here\n\n") >= 5
 
 
 @pytest.mark.looptime

@@ -1,4 +1,4 @@
-"""What goes wrong, and how often: a declarative plan, drawn from a seeded rng."""
+"""Fault injection: rules that say what goes wrong and how often, and the seeded draw that applies them."""
 
 from __future__ import annotations
 
@@ -14,66 +14,68 @@ import attrs
 from modelslab_async.protocol.problems import refusal, require
 
 Occasion = Literal["submit", "fetch", "call", "file", "webhook"]
+"""Where a fault can hit. "call" is every POST except submits and fetches, for example balance."""
 
 
 class Fault(Enum):
-    """One thing that goes wrong."""
+    """A fault that the emulator can inject. `seconds` in a description means the `seconds` of its `Rule`."""
 
-    REFUSED = "the server stops listening for `seconds`; a connection that is open then is reset"
-    RESET_BEFORE = "the connection is reset before the request is looked at"
-    RESET_AFTER = "the connection is reset after the request was done: a submit is charged"
+    REFUSED = "the server resets its connections and stops listening for `seconds`"
+    RESET_BEFORE = "the connection is reset before the request is processed"
+    RESET_AFTER = "the connection is reset after the request was processed: a submit is charged"
     SLOW = "the reply comes `seconds` late"
-    STALL = "the request is done, and no reply ever comes"
-    HTML_502 = "a gateway's page, after the request was done"
-    HTML_520 = "a gateway's page, after the request was done (520)"
-    HTML_524 = "a gateway's page, after the request was done (524)"
-    TRUNCATED_JSON = "the request is done, and its reply cut in the middle"
-    RATE_LIMIT = "429, as if the account's places were all taken"
-    ERROR_500 = "the service breaks, in its own JSON"
-    UNAVAILABLE_503 = "the service is down, in its own JSON"
-    EMPTY_OUTPUT = "success with an empty output"
-    TRY_AGAIN = '"Try Again" under status failed'
-    JOB_FAILS = "the job is taken, and fails at its end"
-    EARLY_LINK = "the file is there `seconds` before the job is done"
-    LATE_LINK = "the file is there only `seconds` after success"
-    CUT_MP4 = "half of the file, as if it were whole"
+    STALL = "the request is processed, and no reply ever comes"
+    HTML_502 = "the request is processed, and a gateway's HTML page with code 502 replaces the reply"
+    HTML_520 = "the request is processed, and a gateway's HTML page with code 520 replaces the reply"
+    HTML_524 = "the request is processed, and a gateway's HTML page with code 524 replaces the reply"
+    TRUNCATED_JSON = "the request is processed, and its reply is cut in the middle"
+    RATE_LIMIT = "the request is refused with code 429, as if the account had no free slot"
+    ERROR_500 = "the request is not processed, and the service answers code 500 in its own JSON"
+    UNAVAILABLE_503 = "the request is not processed, and the service answers code 503 in its own JSON"
+    EMPTY_OUTPUT = "a fetch of a finished job says success with an empty output"
+    TRY_AGAIN = 'a fetch says "Try Again" with the status failed'
+    JOB_FAILS = "the job is accepted and charged, and fails at its end"
+    EARLY_LINK = "the file appears `seconds` before the job is done"
+    LATE_LINK = "the file appears only `seconds` after success"
+    CUT_MP4 = "half of the file is served as if it were the whole file"
     BROKEN_DOWNLOAD = "the connection breaks in the middle of the file"
-    WRONG_TYPE = "the file as text/html"
-    HTML_AS_MP4 = "a page as video/mp4"
-    WEBHOOK_TWICE = "delivered twice"
-    WEBHOOK_LATE = "delivered `seconds` late"
-    WEBHOOK_FORGED = "before the true one, a false one that says failed"
-    WEBHOOK_MISSING = "never delivered"
+    WRONG_TYPE = "the file is served as text/html"
+    HTML_AS_MP4 = "an HTML page is served as video/mp4"
+    WEBHOOK_TWICE = "the webhook is delivered twice"
+    WEBHOOK_LATE = "the webhook is delivered `seconds` late"
+    WEBHOOK_FORGED = "a forged delivery that says failed precedes the true delivery"
+    WEBHOOK_MISSING = "the webhook is never delivered"
 
 
-CUTS = (Fault.CUT_MP4, Fault.BROKEN_DOWNLOAD)
-_OF_A_JOB = (Fault.JOB_FAILS, Fault.EARLY_LINK, Fault.LATE_LINK)
-_OF_A_FETCH = (Fault.EMPTY_OUTPUT, Fault.TRY_AGAIN)
-_OF_A_FILE = (*CUTS, Fault.WRONG_TYPE, Fault.HTML_AS_MP4)
-_LATER = (*_OF_A_JOB, *_OF_A_FETCH)
-"""They are drawn before it is known whether there is anything that they can show on."""
+CUT_FAULTS = (Fault.CUT_MP4, Fault.BROKEN_DOWNLOAD)
+"""Faults that a reader of a file's head cannot notice."""
+_JOB_FAULTS = (Fault.JOB_FAILS, Fault.EARLY_LINK, Fault.LATE_LINK)
+_FETCH_FAULTS = (Fault.EMPTY_OUTPUT, Fault.TRY_AGAIN)
+_FILE_FAULTS = (*CUT_FAULTS, Fault.WRONG_TYPE, Fault.HTML_AS_MP4)
+_COUNTED_LATER = (*_JOB_FAULTS, *_FETCH_FAULTS)
+"""Faults that are drawn before the service knows whether there is a job or a result that they can change."""
 
 
 def _occasions(fault: Fault) -> tuple[Occasion, ...]:
-    """Where a fault can hit; first where it belongs."""
+    """Return the occasions at which *fault* can hit; the first is its default."""
     if fault.name.startswith("WEBHOOK"):
         return ("webhook",)
-    if fault in _OF_A_FILE:
+    if fault in _FILE_FAULTS:
         return ("file",)
-    if fault in _OF_A_FETCH:
+    if fault in _FETCH_FAULTS:
         return ("fetch",)
-    return ("submit",) if fault in _OF_A_JOB else ("submit", "fetch", "call")
+    return ("submit",) if fault in _JOB_FAULTS else ("submit", "fetch", "call")
 
 
 @attrs.frozen
 class Rule:
-    """`fault` hits a share `rate` of the occasions `on`, at most `times` times (None: without end).
+    """Make `fault` hit a share `rate` of the occasions `on`, at most `times` times (None: without limit).
 
-    on: "submit", "fetch", "call" (balance and the like), "file" or "webhook", as far as the fault can be there; None:
-        where it belongs.
-    seconds: how long or how late, before `speed` divides it, for the faults that tell so.
+    on: "submit", "fetch", "call" (every other POST, for example balance), "file" or "webhook". Each fault can hit only
+        on some of them. None chooses the fault's own occasion.
+    seconds: the duration or delay of a fault whose description names `seconds`; the emulator divides it by `speed`.
 
-    Raises InvalidRequestError for a rule that could never show, or is none.
+    Raises InvalidRequestError if a value is out of range, or if the fault cannot hit on that occasion.
     """
 
     fault: Fault
@@ -85,42 +87,43 @@ class Rule:
     def __attrs_post_init__(self) -> None:
         fault: object = self.fault
         if not isinstance(fault, Fault):
-            raise refusal("fault", fault, "one of Fault", "pass Fault.RESET_AFTER")
+            raise refusal("fault", fault, "must be a Fault", "pass Fault.RESET_AFTER, for example")
         known = _occasions(fault)
+        where = f"must be {' or '.join(known)} for {fault.name}"
         is_count = self.times is None or (isinstance(self.times, int) and self.times >= 0)
         require(
-            (self.on in (None, *known), "on", self.on, f"{fault.name} can be on {', '.join(known)}", "leave it out"),
-            (0 <= self.rate <= 1, "rate", self.rate, "a share from 0 to 1", "pass 1 for always"),
-            (is_count, "times", self.times, "an integer, at least 0, or None", "leave it out for no end"),
-            (0 <= self.seconds < math.inf, "seconds", self.seconds, "a number, at least 0", "pass 30"),
+            (self.on in (None, *known), "on", self.on, where, "omit it"),
+            (0 <= self.rate <= 1, "rate", self.rate, "must be a share from 0 to 1", "pass 1 for always"),
+            (is_count, "times", self.times, "must be None or an integer of at least 0", "omit it for no limit"),
+            (0 <= self.seconds < math.inf, "seconds", self.seconds, "must be a finite number of at least 0", "pass 30"),
         )
 
     @property
     def occasion(self) -> Occasion:
-        """Where it hits."""
+        """The occasion at which the fault hits."""
         return self.on or _occasions(self.fault)[0]
 
 
 @attrs.define
 class FaultPlan:
-    """Rules in order: the first that hits decides."""
+    """Draw faults by rules, in order: the first rule that hits decides."""
 
     rules: Sequence[Rule]
     rng: random.Random
     _hits: Counter[int] = attrs.field(factory=Counter[int], init=False)
 
-    def draw(self, occasion: Occasion, but: Collection[Fault] = ()) -> Rule | None:
-        """What goes wrong this time, or None; none of `but`."""
+    def draw(self, occasion: Occasion, excluding: Collection[Fault] = ()) -> Rule | None:
+        """Return the rule that hits this time, or None. Never return a rule whose fault is in *excluding*."""
         for index, rule in enumerate(self.rules):
-            if rule.occasion != occasion or rule.fault in but or self._hits[index] == rule.times:
+            if rule.occasion != occasion or rule.fault in excluding or self._hits[index] == rule.times:
                 continue
             if self.rng.random() < rule.rate:
-                self._hits[index] += rule.fault not in _LATER
+                self._hits[index] += rule.fault not in _COUNTED_LATER
                 return rule
         return None
 
-    def shown(self, rule: Rule | None) -> None:
-        """What was drawn before one could know whether it would show has shown."""
-        if rule and rule.fault in _LATER:
+    def count_effect(self, rule: Rule | None) -> None:
+        """Count a hit of *rule* if `draw` could not know whether its fault would have an effect."""
+        if rule and rule.fault in _COUNTED_LATER:
             index = next(i for i, each in enumerate(self.rules) if each is rule and self._hits[i] != rule.times)
             self._hits[index] += 1

@@ -5,56 +5,74 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import attrs
 
 from modelslab_async.emulator.faults import Fault
-from modelslab_async.emulator.order import Order
+from modelslab_async.emulator.job import EmulatedJob, Work
+
+_NOT_FOUND_PAGE = b"<!doctype html><html><head><title>404</title></head><body>There is no such file.</body></html>"
 
 
 @attrs.frozen
 class FileAnswer:
-    """What a link gives now: a status, and at 200 whose file, or an upload; `fault` is what goes wrong with it."""
+    """The state of a link at an instant: an HTTP status and, at 200, the job's file or an upload.
+
+    fault: what goes wrong while the file is served, or None.
+    """
 
     status: int
-    order: Order | None = None
+    job: EmulatedJob | None = None
     upload: bytes = b""
     fault: Fault | None = None
 
 
-Served = tuple[int, dict[str, str], bytes, bool]
-"""Status, headers, body, and whether the connection breaks off after it."""
-_PAGE = b"<!doctype html><html><head><title>404</title></head><body>There is no such file.</body></html>"
+class FileResponse(NamedTuple):
+    """The HTTP response for a file; after `body` the connection breaks if `breaks_off` is set."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    breaks_off: bool
 
 
-def served(answer: FileAnswer, content: bytes, headers: Mapping[str, str]) -> Served:
-    """What goes over the wire for a file with this content."""
+def file_response(answer: FileAnswer, content: bytes, request_headers: Mapping[str, str]) -> FileResponse:
+    """Return the response that serves *content* with the fault of *answer*, or its error page."""
     if answer.status != 200:
-        return answer.status, {"Content-Type": "text/html"}, _PAGE, False
-    kind = "video/mp4" if answer.order else "application/octet-stream"
+        return FileResponse(answer.status, {"Content-Type": "text/html"}, _NOT_FOUND_PAGE, breaks_off=False)
+    content_type = "video/mp4" if answer.job else "application/octet-stream"
     match answer.fault:
         case Fault.HTML_AS_MP4:
-            content = _PAGE
+            content = _NOT_FOUND_PAGE
         case Fault.WRONG_TYPE:
-            kind = "text/html"
+            content_type = "text/html"
         case Fault.CUT_MP4:
             content = content[: len(content) // 2]
         case _:
             pass
-    status, body, more = _ranged(content, headers)
+    status, body, headers = _requested_range(content, request_headers)
     breaks_off = answer.fault is Fault.BROKEN_DOWNLOAD and len(body) > 1
-    more |= {"Content-Type": kind, "Content-Length": str(len(body))}
-    return status, more, body[: len(body) // 2] if breaks_off else body, breaks_off
+    headers |= {"Content-Type": content_type, "Content-Length": str(len(body))}
+    return FileResponse(status, headers, body[: len(body) // 2] if breaks_off else body, breaks_off)
 
 
-def _ranged(content: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, dict[str, str]]:
+def _requested_range(content: bytes, request_headers: Mapping[str, str]) -> tuple[int, bytes, dict[str, str]]:
+    """Return status, body and headers: the requested range, or the whole content without a valid `Range`."""
     etag = f'"{hashlib.sha256(content).hexdigest()[:16]}"'
-    more = {"ETag": etag, "Accept-Ranges": "bytes"}
-    wanted = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", headers.get("Range", ""))
-    if not wanted or headers.get("If-Range", etag) != etag:
-        return 200, content, more
+    headers = {"ETag": etag, "Accept-Ranges": "bytes"}
+    wanted = re.fullmatch(r"bytes=([0-9]{1,18})-([0-9]{0,18})", request_headers.get("Range", ""))
+    if not wanted or request_headers.get("If-Range", etag) != etag:
+        return 200, content, headers
     first, last = int(wanted[1]), int(wanted[2] or len(content) - 1)
     if first >= len(content) or last < first:
-        return 416, b"", more | {"Content-Range": f"bytes */{len(content)}"}
+        return 416, b"", headers | {"Content-Range": f"bytes */{len(content)}"}
     last = min(last, len(content) - 1)
-    return 206, content[first : last + 1], more | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+    return 206, content[first : last + 1], headers | {"Content-Range": f"bytes {first}-{last}/{len(content)}"}
+
+
+def skeleton(work: Work) -> bytes:
+    """Return the bare boxes of a whole mp4 without a picture, for tests that do not play the video."""
+    content = f"{work.seed} {work.prompt}".encode(errors="surrogatepass")
+    boxes = ((b"ftyp", b"isom\0\0\2\0isommp41"), (b"moov", b""), (b"mdat", content))
+    return b"".join((8 + len(data)).to_bytes(4) + kind + data for kind, data in boxes)

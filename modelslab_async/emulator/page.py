@@ -1,11 +1,11 @@
-"""What people and other processes may look at: a page, and the ledger as JSON."""
+"""The emulator's HTML page for people, and its ledger as JSON for other processes. Pure."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
 
-from modelslab_async.emulator.order import Order
+from modelslab_async.emulator.job import EmulatedJob
 from modelslab_async.emulator.service import Service
 
 _RECENT = 12
@@ -30,65 +30,70 @@ _REFRESH = """<script>setInterval(() => {
 
 
 def page(service: Service, now: float) -> str:
-    """The page at `/`: what this is, the queue, the recent jobs, the ledger."""
-    orders = list(service.orders.values())
-    states = [order.state(now) for order in orders]
-    recent = "".join(_job(order, now) for order in orders[: -_RECENT - 1 : -1])
+    """Return the HTML page at `/`: a notice that this is not ModelsLab, the queue, recent jobs and the ledger."""
+    jobs = list(service.jobs.values())
+    states = [job.state(now) for job in jobs]
+    recent = "".join(_article(job, now) for job in jobs[: -_RECENT - 1 : -1])
     figures = "".join(
         f"<span><b>{states.count(state)}</b>{state}</span>" for state in ("queued", "processing", "success", "failed")
     )
-    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8"><title>modelslab_async emulator</title>
+    return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
+<title>modelslab_async emulator (not ModelsLab)</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">{_REFRESH}<style>{_STYLE}</style></head><body>
 <h1>modelslab_async emulator</h1>
-<p class="notice">This is <b>not ModelsLab</b>. It speaks the protocol of its Image to Video Ultra endpoint on this
-machine, so that programs can be written and tested without an account. Videos are your picture with a moving camera;
-no money is spent.</p>
-<p>Use it with <code>Client(api_key="any", base_url="{escape(service.origin)}")</code>.</p>
+<p class="notice">This is <b>not ModelsLab</b>. This server emulates ModelsLab's Image to Video Ultra endpoint on your
+machine, to write and test programs without an account. Each video is the submitted picture with a moving camera.
+The emulator charges no money.</p>
+<p>Connect a client with <code>Client(api_key="any", base_url="{escape(service.origin)}")</code>.</p>
 <div class="figures">{figures}</div>
-<h2>Recent jobs</h2><div class="jobs">{recent or "<p>None yet.</p>"}</div>
-<h2>Ledger</h2>{_ledger(service)}
+<h2>Recent jobs</h2><div class="jobs">{recent or "<p>No jobs yet.</p>"}</div>
+<h2>Ledger</h2>{_ledger_table(service)}
 </body></html>"""
 
 
-def _job(order: Order, now: float) -> str:
-    work, state = order.work, order.state(now)
-    shown = f'<div class="blank">{state}</div>'
-    if state == "success" and now >= order.file_at:
-        shown = f'<video controls loop muted playsinline preload="metadata" src="/generations/{order.name}"></video>'
+def _article(job: EmulatedJob, now: float) -> str:
+    work, state = job.work, job.state(now)
+    video = f'<div class="blank">{state}</div>'
+    if state == "success" and now >= job.file_at:
+        video = f'<video controls loop muted playsinline preload="metadata" src="/generations/{job.file_name}"></video>'
     facts = f"{work.width}×{work.height}, {work.frames} frames at {work.fps} fps, seed {work.seed}"
-    ago = (
-        f"{now - order.taken_at:.0f} s ago"
-        if state in ("queued", "processing")
-        else (f"took {order.done_at - order.taken_at:.0f} s")
-    )
-    reason = f"<br>{escape(order.failed)}" if state == "failed" else ""
+    is_unfinished = state in ("queued", "processing")
+    age = f"{now - job.accepted_at:.0f} s ago" if is_unfinished else f"took {job.done_at - job.accepted_at:.0f} s"
+    reason = f"<br>{escape(job.failure)}" if state == "failed" else ""
     return (
-        f'<article>{shown}<div class="text">{escape(work.prompt[:120])}<br>'
-        f"<small>job {order.id}, {state}, {ago}<br>{facts}{reason}</small></div></article>"
+        f'<article>{video}<div class="text">{escape(work.prompt[:120])}<br>'
+        f"<small>job {job.id}, {state}, {age}<br>{facts}{reason}</small></div></article>"
     )
 
 
-def _ledger(service: Service) -> str:
-    ledger = service.ledger
-    if not ledger.charges:
-        return "<p>Nothing was charged.</p>"
+def _ledger_table(service: Service) -> str:
+    charges = service.ledger.charges
+    if not charges:
+        return "<p>No submit was accepted yet.</p>"
     rows = "".join(
-        f"<tr><td><code>{account}</code></td><td>{sum(c.account == account for c in ledger.charges)}</td>"
-        f"<td>${sum(c.usd for c in ledger.charges if c.account == account)}</td></tr>"
-        for account in dict.fromkeys(charge.account for charge in ledger.charges)
+        f"<tr><td><code>{account}</code></td><td>{sum(charge.account == account for charge in charges)}</td>"
+        f"<td>${sum(charge.usd for charge in charges if charge.account == account)}</td></tr>"
+        for account in dict.fromkeys(charge.account for charge in charges)
     )
-    return f"<table><tr><th>account (digest of its key)</th><th>calls</th><th>would have cost</th></tr>{rows}</table>"
+    head = "<tr><th>account (digest of its key)</th><th>accepted submits</th><th>cost at ModelsLab</th></tr>"
+    return f"<table>{head}{rows}</table>"
 
 
 def ledger_json(service: Service) -> dict[str, Any]:
-    """The ledger for other processes."""
+    """Return the ledger as JSON for other processes."""
     charges = [
-        {"account": c.account, "job_id": c.job_id, "track_id": c.track_id, "usd": str(c.usd), "at": c.at}
-        for c in service.ledger.charges
+        {
+            "account": charge.account,
+            "job_id": charge.job_id,
+            "track_id": charge.track_id,
+            "usd": str(charge.usd),
+            "at": charge.at,
+        }
+        for charge in service.ledger.charges
     ]
     return {
         "emulator": True,
         "total_usd": str(service.ledger.total()),
         "charges": charges,
-        "busiest": service.book.busiest,
+        "busiest": service.queue.peak_slots_used,
     }

@@ -1,4 +1,4 @@
-"""The parameters of a request as the service reads them: leniently, numbers perhaps as strings. Pure."""
+"""The parameters of a request as the service reads them: leniently, and numbers also as strings. Pure."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import random
 import re
 from typing import Any
 
-from modelslab_async.emulator.order import Work, size_of
+from modelslab_async.emulator.job import Work, video_size
 from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff
 
-_MOST_FRAMES, _MOST_PIXELS = 1000, 1080
-_DEEPEST = 40
-_MOST_STRETCHED = 4
+_MAX_FRAMES, _MAX_LINES = 1000, 1080
+_MAX_NESTING = 40
+_MAX_ASPECT_RATIO = 4
 
 
 class Refusal(Exception):  # noqa: N818 - it never leaves the service
-    """What the service says no with: an HTTP code and words."""
+    """The service refuses a request, with an HTTP status, a message and further fields of the reply."""
 
-    def __init__(self, status: int, message: Any, **more: Any) -> None:
+    def __init__(self, status: int, message: Any, **fields: Any) -> None:
         super().__init__(message)
-        self.status, self.message, self.more = status, message, more
+        self.status, self.message, self.fields = status, message, fields
 
 
-def parsed(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body, or an empty one; what nests too deeply to be echoed is empty too."""
+def parse_body(body: bytes) -> dict[str, Any]:
+    """Return the JSON object in *body*, or {} if there is none, or if it nests too deeply to be echoed."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) and _nests_within(value, _DEEPEST) else {}
+    return value if isinstance(value, dict) and _nests_within(value, _MAX_NESTING) else {}
 
 
 def _nests_within(value: Any, levels: int) -> bool:
@@ -39,23 +39,23 @@ def _nests_within(value: Any, levels: int) -> bool:
     return levels > 0 and all(_nests_within(item, levels - 1) for item in items)
 
 
-def positive(value: Any, default: int) -> int:
-    """A number above 0, also as a string; the default for all else."""
+def parse_positive(value: Any, default: int) -> int:
+    """Return an integer above 0, which may come as a string. Return *default* for anything else."""
     return int(value) if re.fullmatch(r"0*[1-9][0-9]{0,17}", str(value)) else default
 
 
-def truth(value: Any) -> bool:
-    """A boolean, also as a string."""
+def parse_bool(value: Any) -> bool:
+    """Return a boolean, which may come as a string."""
     return value is True or str(value).lower() in ("true", "yes", "1")
 
 
-def is_inline(params: dict[str, Any], *, enterprise: bool) -> bool:
-    """Whether init_image is the picture itself; a dedicated server knows no `base64`."""
-    return truth(params.get("base64")) and not enterprise
+def has_inline_picture(params: dict[str, Any], *, enterprise: bool) -> bool:
+    """Return whether init_image is the picture itself. A dedicated server ignores `base64`."""
+    return parse_bool(params.get("base64")) and not enterprise
 
 
-def decoded(data: Any) -> bytes | None:
-    """What base64 stands for, or None."""
+def decode_base64(data: Any) -> bytes | None:
+    """Return the bytes that *data* encodes, or None if it is not valid base64."""
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, TypeError, ValueError):
@@ -65,11 +65,15 @@ def decoded(data: Any) -> bytes | None:
 def read_work(
     params: dict[str, Any], picture: bytes | None, rng: random.Random, *, enterprise: bool
 ) -> tuple[Work, int]:
-    """What to render, and in how many steps. Numbers may come as strings, and maxima of the page are not enforced."""
-    wrong: dict[str, list[str]] = {}
+    """Return what a submit asks to render, and its number of steps. Raise Refusal if a parameter is wrong.
+
+    Numbers may come as strings. The maxima of the documentation page are not enforced, because the page's own examples
+    exceed them.
+    """
+    problems: dict[str, list[str]] = {}
     for name in ("prompt", "init_image"):
         if not isinstance(params.get(name), str) or not params[name].strip():
-            wrong[name] = [f"The {name.replace('_', ' ')} field is required."]
+            problems[name] = [f"The {name.replace('_', ' ')} field is required."]
 
     def number(name: str, default: int, most: int, least: int = 1) -> int:
         value = params.get(name)
@@ -78,22 +82,22 @@ def read_work(
         except (TypeError, ValueError, OverflowError):
             read = most + 1
         if not least <= read <= most:
-            wrong[name] = [f"The {name.replace('_', ' ')} must be an integer between {least} and {most}."]
+            problems[name] = [f"The {name.replace('_', ' ')} must be an integer between {least} and {most}."]
         return read
 
-    frames = number("num_frames", 92 if enterprise else 81, _MOST_FRAMES)
+    frames = number("num_frames", 92 if enterprise else 81, _MAX_FRAMES)
     steps = number("num_inference_steps", 8 if enterprise else 20, 100)
     seed = rng.getrandbits(32) if params.get("seed") is None else number("seed", 0, 2**63, least=-(2**63))
     fps = number("fps", 16, 60)
     ratio = params.get("resolution")
-    resolution: int | str = str(ratio) if _is_ratio(ratio) else number("resolution", 480, _MOST_PIXELS)
-    if is_inline(params, enterprise=enterprise):
-        picture = decoded(params.get("init_image"))
-    if not wrong and (picture is None or sniff(picture) is None):
-        wrong["init_image"] = ["The init image could not be fetched, or is not a valid image."]
-    if wrong:
-        raise Refusal(400, wrong)
-    width, height = size_of(resolution, portrait=truth(params.get("portrait")))
+    resolution: int | str = str(ratio) if _is_ratio(ratio) else number("resolution", 480, _MAX_LINES)
+    if has_inline_picture(params, enterprise=enterprise):
+        picture = decode_base64(params.get("init_image"))
+    if not problems and (picture is None or sniff(picture) is None):
+        problems["init_image"] = ["The init image could not be fetched, or is not a valid image."]
+    if problems:
+        raise Refusal(400, problems)
+    width, height = video_size(resolution, portrait=parse_bool(params.get("portrait")))
     return (
         Work(
             picture=picture or b"",
@@ -109,16 +113,16 @@ def read_work(
 
 
 def _is_ratio(value: Any) -> bool:
-    """As ltx-2.3 takes it; a shape that somebody would look at."""
+    """Return whether *value* is a ratio such as "16:9", which ltx-2.3 accepts, of at most 4:1 and at least 1:4."""
     parts = re.fullmatch(r"([1-9][0-9]?):([1-9][0-9]?)", value) if isinstance(value, str) else None
-    return parts is not None and 1 / _MOST_STRETCHED <= int(parts[1]) / int(parts[2]) <= _MOST_STRETCHED
+    return parts is not None and 1 / _MAX_ASPECT_RATIO <= int(parts[1]) / int(parts[2]) <= _MAX_ASPECT_RATIO
 
 
 def read_upload(params: dict[str, Any]) -> tuple[bytes, str]:
-    """An uploaded picture, and the extension that its content deserves."""
+    """Return an uploaded picture, and the file extension of its content. Raise Refusal if there is no valid picture."""
     text = params.get("base64_string")
     head, _, data = (text if isinstance(text, str) else "").partition(",")
-    picture = decoded(data)
+    picture = decode_base64(data)
     kind = sniff(picture) if picture else None
     if not head.startswith("data:image/") or picture is None or kind is None:
         raise Refusal(400, {"base64_string": ["The base64 string must be a data URI of an image."]})

@@ -1,7 +1,7 @@
-"""Render a real mp4 from the actual picture: H.264, yuv420p, fast start, so that it plays in a browser.
+"""Render an mp4 in which a camera moves over the submitted picture: H.264, yuv420p, fast start, for any browser.
 
-The camera moves over the picture; seed and prompt choose how. Equal work gives equal bytes. A small label says that an
-emulator made the video. Needs the extra `emulator` (PyAV, Pillow), imported when the first video is rendered.
+Seed and prompt choose the camera's path. Equal work gives equal bytes. A small label says that an emulator made the
+video. The renderer needs the extra `emulator` (PyAV, Pillow), and imports it when the first video is rendered.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from modelslab_async.emulator.order import Work
+from modelslab_async.emulator.job import Work
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,34 +31,36 @@ _OPTIONS = {
 }
 _MAX_PIXELS = 50_000_000
 _ZOOM = 0.78
-"""The share of the picture that the narrow end of a move shows."""
+"""The share of the picture that is visible at the narrow end of a zoom or pan."""
 
 
 class UnreadablePictureError(Exception):
-    """The content begins like a picture, and cannot be decoded."""
+    """The picture cannot be decoded, or has too many pixels."""
 
 
 class UnwantedError(Exception):
-    """The video is no longer waited for."""
+    """`is_wanted` returned False: the emulator is closing, and the video is not needed."""
 
 
 def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes:
-    """Return the video: exactly `frames` frames at `fps`, of `width` × `height`.
+    """Return the video as an mp4: exactly `frames` frames at `fps`, of `width` × `height`.
 
-    This takes about a second: call it in a thread. `is_wanted` is called before each frame. Raises
-    UnreadablePictureError, UnwantedError if `is_wanted` returned False, or ImportError without the extra.
+    Call it in a thread: it takes about a second. *is_wanted* is called before each frame.
+
+    Raises UnreadablePictureError if the picture cannot be decoded, UnwantedError if *is_wanted* returns False, and
+    ImportError without the extra `emulator`.
     """
-    import av  # noqa: PLC0415 - heavy, and only here
+    import av  # noqa: PLC0415 - an optional dependency
 
-    picture = _opened(work)
+    picture = _open_picture(work)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "video.mp4"  # fast start rewrites the file, so it must be one
+        path = Path(folder) / "video.mp4"  # fast start rewrites the output, which must therefore be a file
         options = {"movflags": "+faststart", "fflags": "+bitexact"}
         with av.open(str(path), "w", options=options) as container:
             container.metadata["comment"] = _LABEL
             stream = container.add_stream("libx264", rate=Fraction(work.fps), options=dict(_OPTIONS))
             stream.width, stream.height, stream.pix_fmt = work.width, work.height, "yuv420p"
-            stream.codec_context.thread_count = 1  # more threads, other bytes
+            stream.codec_context.thread_count = 1  # the number of threads changes the bytes
             for image in _frames(picture, work):
                 if not is_wanted():
                     raise UnwantedError
@@ -68,9 +70,9 @@ def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes
         return path.read_bytes()
 
 
-def _opened(work: Work) -> Image:
-    """Return the picture, cut to the video's shape."""
-    from PIL import Image, ImageOps  # noqa: PLC0415 - as above
+def _open_picture(work: Work) -> Image:
+    """Return the picture, upright and cropped to the video's shape, half as large again as the video."""
+    from PIL import Image, ImageOps  # noqa: PLC0415 - an optional dependency
 
     try:
         with Image.open(io.BytesIO(work.picture)) as opened:
@@ -83,11 +85,11 @@ def _opened(work: Work) -> Image:
 
 
 def _in_8_bits(picture: Image) -> Image:
-    """Return a grey picture of 16 or 32 bits a pixel in 8 bits. Pillow itself turns all that is brighter white."""
+    """Scale a grey picture of 16 or 32 bits a pixel to 8 bits. Pillow's own conversion clips values above 255."""
     if picture.mode[0] not in "IF":
         return picture
     grey = picture.convert("F")
-    extrema: Any = grey.getextrema()  # two floats, as there is one band
+    extrema: Any = grey.getextrema()  # two floats: the picture has one band
     black, white = min(extrema[0], 0.0), max(extrema[1], 1.0 if picture.mode == "F" else 255.0)
     scale = 255 / (white - black)
     return grey.point(lambda value: value * scale - black * scale).convert("L")
@@ -95,15 +97,15 @@ def _in_8_bits(picture: Image) -> Image:
 
 @attrs.frozen
 class _View:
-    """A part of the picture: its middle and its size, in shares of the whole."""
+    """A part of the picture: its center and its size, as shares of the whole."""
 
     x: float
     y: float
     size: float
 
 
-def _path(work: Work) -> tuple[_View, _View]:
-    """Return where the camera starts and ends. A prompt may say it: zoom in, zoom out, pan left, right, up, down."""
+def _camera_path(work: Work) -> tuple[_View, _View]:
+    """Return the first and the last view. The prompt may name a move: zoom in, zoom out, left, right, up, down."""
     rng = random.Random(f"{work.seed} {work.prompt}".encode(errors="surrogatepass"))
     wide = _View(0.5, 0.5, 1.0)
     reach = (1 - _ZOOM) / 2
@@ -120,9 +122,9 @@ def _path(work: Work) -> tuple[_View, _View]:
 
 
 def _frames(picture: Image, work: Work) -> Iterator[Image]:
-    from PIL.Image import Resampling  # noqa: PLC0415 - as above
+    from PIL.Image import Resampling  # noqa: PLC0415 - an optional dependency
 
-    start, end = _path(work)
+    start, end = _camera_path(work)
     for index in range(work.frames):
         time = index / max(work.frames - 1, 1)
         eased = (1 - math.cos(math.pi * time)) / 2
@@ -134,12 +136,12 @@ def _frames(picture: Image, work: Work) -> Iterator[Image]:
             min(float(picture.height), (view.y + view.size / 2) * picture.height),
         )
         frame = picture.resize((work.width, work.height), Resampling.BILINEAR, box=box)
-        _label(frame)
+        _draw_label(frame)
         yield frame
 
 
-def _label(frame: Image) -> None:
-    from PIL import ImageDraw  # noqa: PLC0415 - as above
+def _draw_label(frame: Image) -> None:
+    from PIL import ImageDraw  # noqa: PLC0415 - an optional dependency
 
     draw = ImageDraw.Draw(frame, "RGBA")
     left, top, right, bottom = draw.textbbox((0, 0), _LABEL)

@@ -8,7 +8,7 @@ CANCELLED     ├─▶ UNCERTAIN ─▶ PROCESSING, where a webhook shows that 
 """
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 import attrs
@@ -17,7 +17,7 @@ from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.wire import Accepted, Ready
 
 
-class JobState(Enum):
+class JobState(StrEnum):
     """Where a job is. The last five, and READY, are ends."""
 
     WAITING = "waiting"

@@ -265,8 +265,7 @@ async def test_a_job_that_the_service_does_not_know_is_told_as_failed(world: Mak
     """Nobody promises that it can be fetched: it may be paid again where a person says so."""
     here, folder = world(), tmp_path / "out"
     await leave(here, folder, requests(1), 5)
-    here.service.book.orders.clear()
-    here.service._first_id += 100  # an id that came twice would be another matter
+    here.service.forget_jobs()
     display = BatchDisplay(Output(as_json=False, err=Console(file=io.StringIO())), 1, "spent")
     for event in await run(here, folder, requests(1)):
         display.happened(event)
@@ -353,7 +352,7 @@ async def test_an_account_without_money_stops_the_batch(world: MakeWorld, tmp_pa
     with pytest.raises(InsufficientCreditsError):
         await run(here, folder, requests(8))
     assert [result.state for result in results(folder)] == [S.READY, S.READY]
-    here.service._wallet = Decimal(100)
+    here.service.wallet = Decimal(100)
     assert ends(await run(here, folder, requests(8))) == {(Step.KEPT, S.READY): 2, (Step.ENDED, S.READY): 6}
     assert charges(here) == 8
 

@@ -21,7 +21,7 @@ from modelslab_async.batch import Result
 from modelslab_async.batch.report import write_report
 from modelslab_async.batch.results import to_json
 from modelslab_async.batch.timeline import bars, svg
-from modelslab_async.emulator.order import Work
+from modelslab_async.emulator import Work
 from modelslab_async.emulator.render import render
 
 S = JobState

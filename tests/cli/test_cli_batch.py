@@ -20,8 +20,7 @@ from benchmarks import _batch
 from modelslab_async.cli.display import BatchDisplay
 from modelslab_async.cli.exit_codes import Exit
 from modelslab_async.cli.output import Output
-from modelslab_async.emulator import Fault, Rule
-from modelslab_async.emulator.order import skeleton
+from modelslab_async.emulator import Fault, Rule, skeleton
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and pseudo-terminals")
 

@@ -1,4 +1,4 @@
-"""Real videos: what the renderer makes of a picture. At small sizes, so that it is quick."""
+"""What the renderer makes of a picture. The videos are small, so that the tests are quick."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from modelslab_async.emulator import Work
-from modelslab_async.emulator.order import size_of
+from modelslab_async.emulator.job import video_size
 from modelslab_async.emulator.render import UnreadablePictureError, render
 
 ROCKET = (Path(__file__).parents[2] / "examples" / "rocket.jpg").read_bytes()
 
 
 def a_work(**changes: Any) -> Work:
+    """Return the work of a small video, with *changes*."""
     usual = {"picture": ROCKET, "prompt": "moving", "seed": 1, "width": 160, "height": 96, "frames": 10, "fps": 16}
     return Work(**{**usual, **changes})
 
 
 @attrs.frozen
-class Seen:
-    """What a player sees of a video."""
+class Decoded:
+    """A decoded video. `seconds` is its duration."""
 
     codec: str
     pixels: str
@@ -40,7 +41,8 @@ class Seen:
     frames: list[Image.Image]
 
 
-def seen(content: bytes) -> Seen:
+def decode(content: bytes) -> Decoded:
+    """Decode a video that has no other streams."""
     with av.open(io.BytesIO(content), "r") as container:
         (stream,) = container.streams
         video = container.streams.video[0]
@@ -48,7 +50,7 @@ def seen(content: bytes) -> Seen:
         frames = [frame.to_image() for frame in container.decode(video)]  # type: ignore[no-untyped-call]
         assert video.average_rate is not None
         assert container.duration is not None
-        return Seen(
+        return Decoded(
             video.codec_context.name,
             video.codec_context.pix_fmt or "",
             (video.width, video.height),
@@ -59,13 +61,13 @@ def seen(content: bytes) -> Seen:
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """The mean absolute difference of two pictures, of 255."""
+    """Return the mean absolute difference of two pictures, from 0 to 255."""
     means = ImageStat.Stat(ImageChops.difference(one, other)).mean
     return sum(means) / len(means)
 
 
 def boxes(content: bytes) -> list[str]:
-    """The names of an mp4's outer boxes, in order."""
+    """Return the names of an mp4's outer boxes, in order."""
     names, at = [], 0
     while at < len(content):
         names.append(content[at + 4 : at + 8].decode())
@@ -78,9 +80,9 @@ def boxes(content: bytes) -> list[str]:
     ("size", "frames", "fps"),
     [((160, 96), 17, 16), ((96, 160), 8, 8), ((112, 64), 1, 1), ((16, 16), 5, 12), ((64, 64), 30, 60)],
 )
-def test_exactly_what_was_asked_for(size: tuple[int, int], frames: int, fps: int) -> None:
-    """A clip has exactly the request's frames, rate and size, and lasts frames / fps seconds, in H.264 and yuv420p."""
-    video = seen(render(a_work(width=size[0], height=size[1], frames=frames, fps=fps)))
+def test_a_video_has_the_requested_size_frames_and_rate(size: tuple[int, int], frames: int, fps: int) -> None:
+    """A video has exactly the requested frames, rate and size, lasts frames / fps seconds, and is H.264 in yuv420p."""
+    video = decode(render(a_work(width=size[0], height=size[1], frames=frames, fps=fps)))
     assert (video.codec, video.pixels, video.size) == ("h264", "yuv420p", size)
     assert len(video.frames) == frames
     assert video.rate == fps
@@ -90,20 +92,20 @@ def test_exactly_what_was_asked_for(size: tuple[int, int], frames: int, fps: int
 @pytest.mark.parametrize("portrait", [True, False])
 @pytest.mark.parametrize("resolution", [64, 100, "1:1", "21:9", "9:16"])
 def test_any_size_of_a_request_can_be_rendered(resolution: int | str, portrait: bool) -> None:
-    """The video has the size that resolution, ratio and orientation give."""
-    size = size_of(resolution, portrait=portrait)
-    assert seen(render(a_work(width=size[0], height=size[1], frames=2))).size == size
+    """A video can have any size that a resolution, a ratio and an orientation give."""
+    size = video_size(resolution, portrait=portrait)
+    assert decode(render(a_work(width=size[0], height=size[1], frames=2))).size == size
 
 
-def test_it_starts_at_once_in_a_browser() -> None:
-    """What a player needs first stands before the pictures (fast start)."""
+def test_a_video_starts_at_once_in_a_browser() -> None:
+    """The index that a player needs first precedes the frames (fast start)."""
     names = boxes(render(a_work()))
     assert names[0] == "ftyp"
     assert names.index("moov") < names.index("mdat")
 
 
 def test_equal_work_gives_equal_bytes() -> None:
-    """The same work gives the same bytes; another seed, prompt or picture gives others."""
+    """Equal work gives equal bytes. Another seed, prompt or picture gives other bytes."""
     usual = render(a_work())
     assert render(a_work()) == usual
     others = [render(a_work(seed=2)), render(a_work(prompt="zoom out")), render(a_work(picture=a_picture("PNG")))]
@@ -115,8 +117,8 @@ MOVES = ["zoom in", "zoom out", "pan left", "pan right", "go up", "go down", "da
 
 @pytest.mark.parametrize("prompt", MOVES)
 def test_the_motion_is_visible_and_smooth(prompt: str) -> None:
-    """Each frame differs from the one before, and by little against how far the first is from the last."""
-    frames = seen(render(a_work(prompt=prompt, frames=40))).frames
+    """Each frame differs from the previous frame, by less than a third of the difference between first and last."""
+    frames = decode(render(a_work(prompt=prompt, frames=40))).frames
     steps = [difference(one, other) for one, other in itertools.pairwise(frames)]
     whole = difference(frames[0], frames[-1])
     middle = steps[4:-4]  # the camera starts and stops slowly
@@ -125,9 +127,9 @@ def test_the_motion_is_visible_and_smooth(prompt: str) -> None:
     assert whole > 3
 
 
-def test_it_is_the_actual_picture() -> None:
-    """The widest view is the picture itself, cut to the video's shape; only the label is on it."""
-    frame = seen(render(a_work(prompt="zoom in", frames=2, width=208, height=120))).frames[0]
+def test_the_video_shows_the_picture() -> None:
+    """The widest view is the picture itself, cropped to the video's shape. Only the label covers it."""
+    frame = decode(render(a_work(prompt="zoom in", frames=2, width=208, height=120))).frames[0]
     with Image.open(io.BytesIO(ROCKET)) as opened:
         whole = opened.convert("RGB")
     shape = min(whole.width / 208, whole.height / 120)
@@ -138,6 +140,7 @@ def test_it_is_the_actual_picture() -> None:
 
 
 def a_picture(kind: str, mode: str = "RGB") -> bytes:
+    """Return a picture file of this format and mode."""
     file = io.BytesIO()
     Image.linear_gradient("L").resize((70, 50)).convert(mode).save(file, kind)
     return file.getvalue()
@@ -151,12 +154,12 @@ def a_picture(kind: str, mode: str = "RGB") -> bytes:
     ],
 )
 def test_pictures_of_many_kinds(kind: str, mode: str) -> None:
-    """Pictures may be PNG, JPEG, GIF or WebP, in grey, with a palette, transparent or in CMYK."""
-    assert len(seen(render(a_work(picture=a_picture(kind, mode), frames=2))).frames) == 2
+    """A picture may be a PNG, JPEG, GIF or WebP, and grey, paletted, transparent or in CMYK."""
+    assert len(decode(render(a_work(picture=a_picture(kind, mode), frames=2))).frames) == 2
 
 
 def a_gradient(mode: str, brightness: Callable[[float], float]) -> Image.Image:
-    """A picture that grows brighter from left to right, from 0 to 1."""
+    """Return a picture whose columns have the *brightness* of their position, which runs from 0 to 1."""
     picture = Image.new(mode, (64, 48))
     for x in range(64):
         picture.paste(Image.new(mode, (1, 48), brightness(x / 63)), (x, 0))
@@ -164,7 +167,7 @@ def a_gradient(mode: str, brightness: Callable[[float], float]) -> Image.Image:
 
 
 def a_png(color_type: int, *samples: Callable[[int], int]) -> bytes:
-    """A PNG with 16 bits a sample, of 64 pixels a row; `samples` give each pixel's."""
+    """Return a PNG of 64 pixels a row with 16 bits a sample. Each of *samples* maps a column to a sample."""
     row = b"\0" + b"".join(struct.pack(">H", sample(x)) for x in range(64) for sample in samples)
     head = struct.pack(">IIBBBBB", 64, 48, 16, color_type, 0, 0, 0)
     chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(row * 48)), (b"IEND", b"")]
@@ -174,7 +177,8 @@ def a_png(color_type: int, *samples: Callable[[int], int]) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
+def encode(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return the file of a picture in this format."""
     file = io.BytesIO()
     picture.save(file, kind, **options)
     return file.getvalue()
@@ -183,49 +187,48 @@ def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
 BRIGHTER: Callable[[int], int] = lambda x: x * 65535 // 63  # noqa: E731
 FULL: Callable[[int], int] = lambda _: 65535  # noqa: E731
 GRADIENTS = {
-    "8 bits": saved(a_gradient("L", lambda share: round(share * 255)), "PNG"),
+    "8 bits": encode(a_gradient("L", lambda share: round(share * 255)), "PNG"),
     "grey of 16 bits": a_png(0, BRIGHTER),
     "grey of 16 bits, 12 of them used": a_png(0, lambda x: BRIGHTER(x) // 16),
     "grey of 16 bits, 8 of them used": a_png(0, lambda x: x * 255 // 63),
     "grey of 16 bits with transparency": a_png(4, BRIGHTER, FULL),
     "colours of 16 bits": a_png(2, BRIGHTER, BRIGHTER, BRIGHTER),
     "colours of 16 bits with transparency": a_png(6, BRIGHTER, BRIGHTER, BRIGHTER, FULL),
-    "I;16, big end first": saved(a_gradient("I;16B", lambda share: round(share * 65535)), "TIFF"),
-    "I": saved(a_gradient("I", lambda share: round(share * 2**31 - 1)), "TIFF"),
-    "I, with negative values": saved(a_gradient("I", lambda share: round(share * 60000 - 30000)), "TIFF"),
-    "F, up to 1": saved(a_gradient("F", lambda share: share), "TIFF"),
-    "F, up to 255": saved(a_gradient("F", lambda share: share * 255), "TIFF"),
-    "F, up to 65535": saved(a_gradient("F", lambda share: share * 65535), "TIFF"),
+    "I;16, big end first": encode(a_gradient("I;16B", lambda share: round(share * 65535)), "TIFF"),
+    "I": encode(a_gradient("I", lambda share: round(share * 2**31 - 1)), "TIFF"),
+    "I, with negative values": encode(a_gradient("I", lambda share: round(share * 60000 - 30000)), "TIFF"),
+    "F, up to 1": encode(a_gradient("F", lambda share: share), "TIFF"),
+    "F, up to 255": encode(a_gradient("F", lambda share: share * 255), "TIFF"),
+    "F, up to 65535": encode(a_gradient("F", lambda share: share * 65535), "TIFF"),
 }
 
 
 @pytest.mark.parametrize("name", GRADIENTS)
 def test_a_picture_of_any_depth_keeps_its_contrast(name: str) -> None:
-    """A gradient from black to white stays one, whatever the number of bits a sample."""
-    frame = seen(render(a_work(picture=GRADIENTS[name], prompt="zoom in", frames=1, width=128, height=96))).frames[0]
-    plain = seen(render(a_work(picture=GRADIENTS["8 bits"], prompt="zoom in", frames=1, width=128, height=96))).frames[
-        0
-    ]
+    """A gradient from black to white stays a gradient, whatever the number of bits a sample."""
+    pictures = (GRADIENTS[name], GRADIENTS["8 bits"])
+    works = [a_work(picture=picture, prompt="zoom in", frames=1, width=128, height=96) for picture in pictures]
+    frame, plain = (decode(render(work)).frames[0] for work in works)
     row: list[Any] = [frame.convert("L").getpixel((x, 40)) for x in range(4, 128, 20)]
     assert row == sorted({*row})
     assert difference(frame, plain) < 3
 
 
-@pytest.mark.parametrize(("value", "shown"), [(0, 0), (200, 200), (65535, 255)])
-def test_a_picture_of_one_grey_is_not_stretched(value: int, shown: int) -> None:
-    """Black stays black, white stays white, and what 8 bits can hold stays as it is."""
-    frame = seen(render(a_work(picture=a_png(0, lambda _: value), frames=1))).frames[0]
-    assert frame.convert("L").getpixel((40, 20)) == pytest.approx(shown, abs=3)
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (200, 200), (65535, 255)])
+def test_a_picture_of_one_grey_is_not_stretched(value: int, expected: int) -> None:
+    """Black stays black, white stays white, and a value of 8 bits stays the same."""
+    frame = decode(render(a_work(picture=a_png(0, lambda _: value), frames=1))).frames[0]
+    assert frame.convert("L").getpixel((40, 20)) == pytest.approx(expected, abs=3)
 
 
 @pytest.mark.parametrize("mode", ["L", "I;16"])
 def test_a_picture_is_shown_upright(mode: str) -> None:
-    """The orientation that a camera wrote into the picture is honoured."""
+    """The orientation in the picture's EXIF data is applied."""
     upright = a_gradient(mode, lambda share: round(share * 255))
     exif = Image.Exif()
-    exif[0x0112] = 8  # turned left when shown
-    turned = saved(upright.transpose(Image.Transpose.ROTATE_270), "PNG", exif=exif)
-    frames = [seen(render(a_work(picture=each, frames=1))).frames[0] for each in (saved(upright, "PNG"), turned)]
+    exif[0x0112] = 8  # viewers turn it left
+    turned = encode(upright.transpose(Image.Transpose.ROTATE_270), "PNG", exif=exif)
+    frames = [decode(render(a_work(picture=each, frames=1))).frames[0] for each in (encode(upright, "PNG"), turned)]
     assert difference(*frames) < 3
 
 
@@ -235,13 +238,13 @@ def test_a_picture_is_shown_upright(mode: str) -> None:
     ids=["empty", "text", "head", "half", "signature"],
 )
 def test_a_picture_that_cannot_be_decoded(picture: bytes) -> None:
-    """Content that begins like a picture and cannot be decoded raises UnreadablePictureError."""
+    """A picture that cannot be decoded raises UnreadablePictureError."""
     with pytest.raises(UnreadablePictureError, match=r"."):
         render(a_work(picture=picture))
 
 
-def test_a_picture_that_would_fill_the_memory() -> None:
-    """A small file of very many pixels is refused before it is decoded."""
+def test_a_picture_with_too_many_pixels() -> None:
+    """A small file with very many pixels is refused before it is decoded."""
     file = io.BytesIO()
     Image.new("1", (8000, 8000)).save(file, "PNG")
     with pytest.raises(UnreadablePictureError, match="pixels"):
@@ -250,5 +253,5 @@ def test_a_picture_that_would_fill_the_memory() -> None:
 
 @pytest.mark.parametrize("prompt", ["\ud800", "", "\x00", "zoom " * 10_000, "左"], ids=ascii)
 def test_any_prompt_can_be_rendered(prompt: str) -> None:
-    """Any text that JSON can hold is rendered, also half of a surrogate pair."""
+    """Any text that JSON can hold is accepted as a prompt, even half of a surrogate pair."""
     assert boxes(render(a_work(prompt=prompt[:20], frames=2)))[0] == "ftyp"

@@ -27,7 +27,7 @@ async def test_two_clients_share_an_account(world: MakeWorld, limit: int) -> Non
         jobs = [owners[number % 2].submit(a_request(track_id=str(number))) for number in range(200)]
         await asyncio.gather(*jobs)
     assert {job.state for job in jobs} == {JobState.READY}
-    assert here.service.book.busiest == limit
+    assert here.service.queue.peak_slots_used == limit
     taken = [int(track_id or -1) for track_id in here.service.ledger.track_ids()]
     assert sorted(taken) == list(range(200))
     for parity in (0, 1):
@@ -40,7 +40,7 @@ async def test_more_asked_than_the_account_allows(world: MakeWorld) -> None:
     here = world(queue_limit=5)
     async with here.client(max_in_flight=15) as client:
         await asyncio.gather(*[client.submit(a_request()) for _ in range(40)])
-    assert (here.service.book.busiest, len(here.service.ledger.charges)) == (5, 40)
+    assert (here.service.queue.peak_slots_used, len(here.service.ledger.charges)) == (5, 40)
     assert here.count("img2video_ultra") - 40 <= 15
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import random
 import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
@@ -34,7 +33,6 @@ from modelslab_async import (
     SubmitUncertainError,
 )
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.engine.recorder import Recorder
 from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.webhook import Webhook
@@ -283,7 +281,7 @@ async def test_what_a_recovery_that_failed_took_up_is_given_by_the_next(
     here, journal = world(), _UnreadableOnce(tmp_path / "jobs.db")
     left = await left_running(here, tmp_path / "jobs.db", 3)
     if search:
-        here.service._plan = FaultPlan([Rule(Fault.RESET_BEFORE, on="call", times=4)], random.Random(1))
+        here.service.set_faults([Rule(Fault.RESET_BEFORE, on="call", times=4)])
     async with here.client(journal=journal) as client:
         journal.fails = not search
         with pytest.raises(ModelsLabError):
@@ -517,7 +515,7 @@ async def test_a_new_job_is_not_taken_for_an_old_one_with_its_ref(world: MakeWor
         paid = await client.generate(a_request(track_id="paid"))
         running = client.submit(a_request(track_id="running"))
         await running.submitted()
-        here.service._plan = FaultPlan([LOST_REPLY], random.Random(1))
+        here.service.set_faults([LOST_REPLY])
         await client.submit(a_request(track_id="uncertain")).wait()
         await client.aclose(drain=False)
     async with here.client(journal=tmp_path / "jobs.db", max_in_flight=3) as client:

@@ -12,7 +12,7 @@ from helpers.world import World, a_request
 
 from modelslab_async import Client, InvalidRequestError, JobState
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.emulator.order import EtaKind
+from modelslab_async.emulator.job import EtaKind
 
 pytestmark = pytest.mark.looptime
 MakeWorld = Callable[..., World]

@@ -23,7 +23,6 @@ from starlette.routing import Mount
 
 from modelslab_async import Client, InvalidRequestError, Job, JobDetachedError, JobState, SubmitUncertainError, Timeouts
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.emulator.faults import FaultPlan
 from modelslab_async.emulator.replies import Delivery
 from modelslab_async.engine.deliveries import DeliveryHandler
 from modelslab_async.journal.sqlite import SqliteJournal
@@ -491,7 +490,7 @@ async def test_a_delivery_wakes_its_job(world: MakeWorld) -> None:
     async with called(here) as (client, _):
         job, own = client.submit(a_request()), client.submit(a_request(webhook="https://mine.invalid/x"))
         await job
-        [order, other] = here.service.book.orders.values()
+        [order, other] = here.service.jobs.values()
         seen = next(news.elapsed for news in await events_of(job) if news.state is S.READY)
         assert order.done_at <= seen <= order.done_at + 0.5
         assert order.params["webhook"].startswith(HOOKS)
@@ -561,7 +560,7 @@ async def test_waiting_relies_on_deliveries_that_come(world: MakeWorld) -> None:
         for seed in range(3):
             job = client.submit(a_request(seed=20 + seed))
             await job
-            order = list(here.service.book.orders.values())[-1]
+            order = list(here.service.jobs.values())[-1]
             latest.append(asyncio.get_running_loop().time() - order.done_at)
             await asyncio.sleep(15)
         assert latest[0] <= 61
@@ -634,7 +633,7 @@ async def test_a_delivery_reaches_the_owner_through_the_journal(world: MakeWorld
         for seed in range(6):
             job = owner.submit(a_request(seed=seed))
             await job
-            late = asyncio.get_running_loop().time() - list(here.service.book.orders.values())[-1].file_at
+            late = asyncio.get_running_loop().time() - list(here.service.jobs.values())[-1].file_at
         assert late <= 2.0
         looks = here.count("/fetch/")
         await owner.generate(a_request(seed=7))
@@ -861,7 +860,7 @@ async def test_a_delivery_for_another_account_is_not_ours(world: MakeWorld) -> N
         first = client.submit(a_request(track_id="order-1"))
         await first.submitted()
         await asyncio.sleep(20.0)
-        here.service._plan = FaultPlan([Rule(Fault.RESET_AFTER, times=1)], random.Random(1))
+        here.service.set_faults([Rule(Fault.RESET_AFTER, times=1)])
         second = other.submit(a_request(track_id="order-1"))
         states = [news.state async for news in second.events()]
         videos = await asyncio.gather(first, second)

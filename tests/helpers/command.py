@@ -18,8 +18,7 @@ import attrs
 
 from helpers.world import KEY, PNG
 from modelslab_async.batch import Result, read_results
-from modelslab_async.emulator import Emulator
-from modelslab_async.emulator.order import Work, skeleton
+from modelslab_async.emulator import Emulator, Work, skeleton
 
 COMMAND = [sys.executable, "-m", "modelslab_async"]
 PATIENCE = 20.0
@@ -195,7 +194,7 @@ async def until_charged(emulator: Emulator, count: int) -> None:
 async def until_done(emulator: Emulator) -> None:
     """Until all that was taken is finished."""
     async with asyncio.timeout(PATIENCE):
-        while not all(order.state(emulator._now()) == "success" for order in emulator.service.orders.values()):  # noqa: ASYNC110 - a job of the emulator's has no event
+        while not all(job.state(emulator.now()) == "success" for job in emulator.service.jobs.values()):  # noqa: ASYNC110 - a job of the emulator's has no event
             await asyncio.sleep(0.01)
 
 

@@ -56,6 +56,19 @@ def test_imports_point_one_way(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "emulator").glob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_the_emulator_does_not_stand_on_the_client(path: Path) -> None:
+    """emulator/ imports protocol/, the picture sniffer, the errors, aio and, in `InProcess`, the Transport protocol."""
+    allowed = {"emulator", "errors", "aio", "protocol", "media.images.sniff", "media.images.MAX_IMAGE_BYTES"}
+    if path.name == "inprocess.py":
+        allowed.add("transport.base")
+    prefixes = tuple(f"modelslab_async.{name}." for name in allowed)
+    used = {f"{name}." for name in imported(path) if name.split(".")[0] == "modelslab_async"}
+    assert {name for name in used if not name.startswith(prefixes)} == set()
+
+
+@pytest.mark.parametrize(
     "path", [path for path in FILES if part_of(path) in PURE], ids=lambda path: str(path.relative_to(PACKAGE))
 )
 def test_the_core_is_pure(path: Path) -> None:

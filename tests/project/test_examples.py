@@ -13,8 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from modelslab_async.emulator import Emulator
-from modelslab_async.emulator.order import skeleton
+from modelslab_async.emulator import Emulator, skeleton
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(24)
@@ -23,7 +22,7 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(24)
 class Gallery(Emulator):
     """Every URL is a picture."""
 
-    async def _fetch_picture(self, url: str) -> bytes:
+    async def fetch_picture(self, url: str) -> bytes:
         return PICTURE
 
 

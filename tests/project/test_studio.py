@@ -19,8 +19,7 @@ import pytest
 from helpers.browser import browsed, needs_browser
 from playwright.async_api import Page, expect
 
-from modelslab_async.emulator import Emulator
-from modelslab_async.emulator.order import skeleton
+from modelslab_async.emulator import Emulator, skeleton
 
 STUDIO = Path(__file__).parents[2] / "examples" / "studio" / "server.py"
 ROCKET = Path(__file__).parents[2] / "examples" / "rocket.jpg"

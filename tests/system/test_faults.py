@@ -134,7 +134,7 @@ async def test_success_without_a_link_gives_the_announced_file(world: MakeWorld)
     here = world(faults=[Rule(Fault.EMPTY_OUTPUT)])
     async with here.client() as client:
         video = await client.submit(a_request())
-    assert video.url == next(iter(here.service.orders.values())).link(here.service.origin)
+    assert video.url == next(iter(here.service.jobs.values())).link(here.service.origin)
 
 
 async def test_success_without_a_link_ends(world: MakeWorld) -> None:

@@ -77,23 +77,23 @@ def charged_on_the_way(
 
     answer = service.handle(100.0, path, body, PNG if isinstance(picture, str) else None)
     reply = decode_submit(HttpReply(answer.status, answer.body), KEY)
-    order = answer.order
-    assert order is not None
+    job = answer.job
+    assert job is not None
     assert isinstance(reply, Accepted | Ready)
-    assert reply.id == str(order.id)
+    assert reply.id == str(job.id)
     wanted = expected(request, params)
     assert {name: reply.meta[name] for name in wanted} == wanted
     assert reply.meta["base64"] == ("no" if isinstance(picture, str) else "yes")
-    assert (order.work.picture, order.work.prompt) == (PNG, request.prompt)
+    assert (job.work.picture, job.work.prompt) == (PNG, request.prompt)
 
     def fetched(now: float) -> object:
-        look = service.handle(now, fetch_path(deployment, str(order.id)), encode_body({}, KEY))
+        look = service.handle(now, fetch_path(deployment, str(job.id)), encode_body({}, KEY))
         return decode_fetch(HttpReply(look.status, look.body), KEY)
 
     announced = reply.future_links if isinstance(reply, Accepted) else reply.links
-    assert isinstance(fetched(order.done_at - order.done_at / 1e6), NotReady)
-    assert fetched(order.done_at) == Ready(id=reply.id, links=announced)
-    assert service.file(order.file_at, announced[0].rpartition("/")[2]).order is order
+    assert isinstance(fetched(job.done_at - job.done_at / 1e6), NotReady)
+    assert fetched(job.done_at) == Ready(id=reply.id, links=announced)
+    assert service.file(job.file_at, announced[0].rpartition("/")[2]).job is job
     return service.ledger.track_ids()
 
 
