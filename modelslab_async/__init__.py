@@ -1,47 +1,97 @@
 """Asyncio client for ModelsLab's Image to Video Ultra: a picture and a prompt become an mp4, never paid twice."""
 
 import logging
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from modelslab_async.client import Client
-from modelslab_async.engine.engine import BeyondDocumentationWarning
-from modelslab_async.engine.recovery import Recovery
-from modelslab_async.errors import (
-    APIError,
-    AuthenticationError,
-    BadRequestError,
-    BudgetExceededError,
-    ClientStateError,
-    ConnectError,
-    InsufficientCreditsError,
-    InvalidRequestError,
-    InvalidVideoError,
-    JobDetachedError,
-    JobError,
-    JobFailedError,
-    JobTimeoutError,
-    JournalError,
-    MalformedReplyError,
-    ModelsLabError,
-    NotFoundError,
-    Problem,
-    RateLimitError,
-    ReplyLostError,
-    ServerError,
-    SubmitUncertainError,
-    TransportError,
-)
-from modelslab_async.job.future import Job
-from modelslab_async.journal.base import Journal
-from modelslab_async.media.saved import SavedVideo
-from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
-from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
-from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import ImageToVideoUltra
-from modelslab_async.protocol.statistics import Statistics
-from modelslab_async.protocol.timeouts import Timeouts
-from modelslab_async.protocol.wire import Asset, Balance
+if TYPE_CHECKING:
+    from modelslab_async.client import Client
+    from modelslab_async.engine.engine import BeyondDocumentationWarning
+    from modelslab_async.engine.recovery import Recovery
+    from modelslab_async.errors import (
+        APIError,
+        AuthenticationError,
+        BadRequestError,
+        BudgetExceededError,
+        ClientStateError,
+        ConnectError,
+        InsufficientCreditsError,
+        InvalidRequestError,
+        InvalidVideoError,
+        JobDetachedError,
+        JobError,
+        JobFailedError,
+        JobTimeoutError,
+        JournalError,
+        MalformedReplyError,
+        ModelsLabError,
+        NotFoundError,
+        Problem,
+        RateLimitError,
+        ReplyLostError,
+        ServerError,
+        SubmitUncertainError,
+        TransportError,
+    )
+    from modelslab_async.job.future import Job
+    from modelslab_async.journal.base import Journal
+    from modelslab_async.media.saved import SavedVideo
+    from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
+    from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
+    from modelslab_async.protocol.record import JobRecord
+    from modelslab_async.protocol.request import ImageToVideoUltra
+    from modelslab_async.protocol.statistics import Statistics
+    from modelslab_async.protocol.timeouts import Timeouts
+    from modelslab_async.protocol.wire import Asset, Balance
 
-logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # the application decides what it shows
+_MODULES = {
+    "APIError": "modelslab_async.errors",
+    "Asset": "modelslab_async.protocol.wire",
+    "AuthenticationError": "modelslab_async.errors",
+    "BadRequestError": "modelslab_async.errors",
+    "Balance": "modelslab_async.protocol.wire",
+    "BeyondDocumentationWarning": "modelslab_async.engine.engine",
+    "Budget": "modelslab_async.protocol.pricing",
+    "BudgetExceededError": "modelslab_async.errors",
+    "Client": "modelslab_async.client",
+    "ClientStateError": "modelslab_async.errors",
+    "ConnectError": "modelslab_async.errors",
+    "Estimate": "modelslab_async.protocol.pricing",
+    "ImageToVideoUltra": "modelslab_async.protocol.request",
+    "InsufficientCreditsError": "modelslab_async.errors",
+    "InvalidRequestError": "modelslab_async.errors",
+    "InvalidVideoError": "modelslab_async.errors",
+    "Job": "modelslab_async.job.future",
+    "JobDetachedError": "modelslab_async.errors",
+    "JobError": "modelslab_async.errors",
+    "JobEvent": "modelslab_async.protocol.lifecycle",
+    "JobFailedError": "modelslab_async.errors",
+    "JobRecord": "modelslab_async.protocol.record",
+    "JobState": "modelslab_async.protocol.lifecycle",
+    "JobTimeoutError": "modelslab_async.errors",
+    "Journal": "modelslab_async.journal.base",
+    "JournalError": "modelslab_async.errors",
+    "MalformedReplyError": "modelslab_async.errors",
+    "ModelsLabError": "modelslab_async.errors",
+    "NotFoundError": "modelslab_async.errors",
+    "Plan": "modelslab_async.protocol.pricing",
+    "PriceList": "modelslab_async.protocol.pricing",
+    "Problem": "modelslab_async.errors",
+    "RateLimitError": "modelslab_async.errors",
+    "Recovery": "modelslab_async.engine.recovery",
+    "ReplyLostError": "modelslab_async.errors",
+    "SavedVideo": "modelslab_async.media.saved",
+    "ServerError": "modelslab_async.errors",
+    "Statistics": "modelslab_async.protocol.statistics",
+    "SubmitUncertainError": "modelslab_async.errors",
+    "Timeouts": "modelslab_async.protocol.timeouts",
+    "TransportError": "modelslab_async.errors",
+    "Video": "modelslab_async.protocol.lifecycle",
+}
+"""Where each public name is defined. Each is imported at its first use, so that the command's help stays fast."""
+
+__version__: str
 
 __all__ = [
     "APIError",
@@ -86,4 +136,20 @@ __all__ = [
     "Timeouts",
     "TransportError",
     "Video",
+    "__version__",
 ]
+
+logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # the application decides what it shows
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("modelslab_async")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

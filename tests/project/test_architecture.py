@@ -106,7 +106,8 @@ def test_public_names() -> None:
         "Timeouts",
         "Video",
     }
-    assert set(modelslab_async.__all__) == errors | others
+    assert {*modelslab_async.__all__} == errors | others | {"__version__"}
+    assert all(getattr(modelslab_async, name) for name in modelslab_async.__all__)
     assert modelslab_async.emulator.__all__ == sorted(modelslab_async.emulator.__all__)
 
 
