@@ -63,9 +63,9 @@ class PartialDownload:
             await self.flush(unwritten_blocks=1)
 
     async def flush(self, *, unwritten_blocks: int = 0) -> None:
-        """Wait until all but so many blocks are in the file and in the digest. Raise as `write` does.
+        """Wait until at most *unwritten_blocks* are not yet in the file and the digest. Raise as `write` does.
 
-        With one unwritten block, the thread always has work.
+        With one unwritten block allowed, the thread always has work.
         """
         block, self._block, self._block_bytes = self._block, [], 0
         self._writes.append(asyncio.get_running_loop().run_in_executor(self.thread, self._write_block, block))
@@ -102,7 +102,7 @@ async def save(
     progress: Progress | None,
     max_bytes: int,
 ) -> SavedVideo:
-    """Stream the first link with a whole mp4 to *path*, in constant memory. Only then an existing file is replaced.
+    """Stream the first link with a whole mp4 to *path*, in constant memory. An existing file is replaced only then.
 
     Raise as `Client.download` does. The paid video stays at its links in each case.
     """

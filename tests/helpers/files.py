@@ -15,7 +15,7 @@ Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def an_mp4(size_bytes: int) -> bytes:
-    """Make the boxes of a whole mp4 with so much random content."""
+    """Make the boxes of a whole mp4 with *size_bytes* of random content."""
     content = random.Random(size_bytes).randbytes(size_bytes)
     boxes = ((b"ftyp", b"isom\0\0\2\0isom"), (b"moov", b""), (b"mdat", content))
     return b"".join((8 + len(data)).to_bytes(4) + kind + data for kind, data in boxes)
@@ -28,7 +28,7 @@ MOVIE = an_mp4(3_000_000)
 class Files:
     """Serve a movie under every name, and list the requests with their ranges.
 
-    The names "page" and "cut" give a page that claims to be a video, and a movie that is cut short.
+    "page" is a page that claims to be a video, and "cut" is the movie cut short.
     """
 
     breaks: int = 0

@@ -1,4 +1,4 @@
-"""What a journal promises, through the `Journal` protocol alone: who may write a row, and what is read back."""
+"""What a journal promises, through the `Journal` protocol alone: which writes are applied, and what is read back."""
 
 from __future__ import annotations
 

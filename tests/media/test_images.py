@@ -136,7 +136,7 @@ def test_base64_that_lost_its_plus_signs_is_refused(count: int) -> None:
 
 @given(st.text(max_size=60), st.sampled_from(["", "data:", *DATA_URI_HEADS]))
 def test_any_text_is_a_picture_or_a_problem(text: str, head: str) -> None:
-    """Any text in place of base64 gives a picture or one problem, and raises nothing else."""
+    """Any text in place of base64 is a picture or one problem, and nothing else is raised."""
     assert isinstance(examined(head + text, base64=True), Problem | ImageBytes)
 
 

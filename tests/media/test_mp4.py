@@ -139,7 +139,7 @@ def test_a_moov_that_cannot_be_judged_counts_as_whole(name: str) -> None:
 
 
 def peak_memory(parser: Parser, chunk: bytes, times: int) -> int:
-    """Return the peak of allocated bytes while a chunk is fed so many times."""
+    """Return the peak of allocated bytes while a chunk is fed *times* times."""
     tracemalloc.start()
     try:
         for _ in range(times):
