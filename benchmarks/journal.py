@@ -23,8 +23,8 @@ import attrs
 from benchmarks._common import Reach, conclude, options, say, table
 from modelslab_async import Client, JobState
 from modelslab_async.emulator import InProcess, Service
-from modelslab_async.journal.sqlite import SqliteJournal
-from modelslab_async.journal.sqlite_file import Database, Write
+from modelslab_async.journal.sqlite import SqliteJournal, SqliteStore
+from modelslab_async.journal.store import Write
 from modelslab_async.protocol.record import JobRecord
 
 WRITERS = 100
@@ -72,14 +72,14 @@ async def grouped(path: Path) -> float:
 
 async def alone(path: Path) -> float:
     """Transitions a second with a transaction for each."""
-    database = Database(path)
-    database.open()
+    store = SqliteStore(path)
+    store.open()
     begun = time.perf_counter()
     for number in range(ALONE):
         state = STATES[number % len(STATES)]
-        database.write([Write(_record("me", str(number // len(STATES)), state), None)])
+        store.write([Write(_record("me", str(number // len(STATES)), state), None)])
     took = time.perf_counter() - begun
-    database.close()
+    store.close()
     return ALONE / took
 
 

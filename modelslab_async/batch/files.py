@@ -32,16 +32,17 @@ def values_of(job: Job, line: int) -> dict[str, str | int]:
 
 def examine(path: Path) -> SavedVideo | None:
     """What a file on disk is; None for one that is not there, or is no whole mp4. Reads it: call it in a thread."""
-    walk, digest, size = mp4.Walk(), hashlib.sha256(), 0
+    parser, digest, size = mp4.Parser(), hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
-                walk.feed(block)
+                parser.feed(block)
                 digest.update(block)
                 size += len(block)
     except OSError:
         return None
-    return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.verdict() is mp4.Verdict.WHOLE else None
+    is_whole = parser.verdict() is mp4.Verdict.WHOLE
+    return SavedVideo(path, size, digest.hexdigest(), *parser.facts()) if is_whole else None
 
 
 async def save_as(

@@ -84,7 +84,7 @@ def opened(path: Path, owner: Owner) -> Iterator[Folder]:
     except (FileExistsError, NotADirectoryError):
         raise _problem(path, "a file is in its way", "choose another folder") from None
     with (path / BATCH_FILE).open("a+b") as lock:
-        if not presence.locks(lock):
+        if not presence.try_lock(lock):
             raise _problem(path, "another run is at work in it", "wait for its end, or choose another folder")
         batch = _identified(path, lock, owner)
         with (path / RESULTS_FILE).open("ab+") as results, _index() as index:

@@ -140,7 +140,7 @@ class Poller:
         else:
             found = await self._probe(action.url, action.timeout)
         if isinstance(found, wire.NotReady):
-            self.api.note(found.notes)
+            self.api.log_notes(found.notes)
         run.polled(running=isinstance(found, wire.NotReady))
         _log.debug("%r: polled: %s", run, type(found).__name__)
         self.notifier.notify(Telemetry.polled, run.job, type(found).__name__)
@@ -149,7 +149,7 @@ class Poller:
     async def _probe(self, url: str, timeout: float) -> flow.Readable | flow.Unreadable:
         """Read the first bytes of a link. The request carries no key."""
         try:
-            reply = await self.api.head(url, _PROBE_BYTES, timeout)
+            reply = await self.api.probe(url, _PROBE_BYTES, timeout)
         except TransportError as error:
             return flow.Unreadable(str(error.args[0]))
         if reply.status not in (200, 206):

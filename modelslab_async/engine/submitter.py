@@ -20,7 +20,7 @@ from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.reply import Refused
 from modelslab_async.telemetry import Notifier, Telemetry
-from modelslab_async.transport.api import ServiceApi, wished
+from modelslab_async.transport.api import ServiceApi, retry_after
 
 _log = logging.getLogger("modelslab_async")
 
@@ -68,7 +68,7 @@ class Submitter:
         while not self.api.closing.is_set():
             match reply := await self._post_once(run, body):
                 case wire.Accepted(notes=notes):
-                    self.api.note(notes)
+                    self.api.log_notes(notes)
                     return reply
                 case wire.Ready():
                     return reply
@@ -79,10 +79,10 @@ class Submitter:
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.notifier.notify(Telemetry.retried, run.job, error)
                     _log.warning("%r: surely not taken, so it is submitted again: %s", run, error)
-                    await wait_for_event(self.api.closing, max(wait, wished(error)))
+                    await wait_for_event(self.api.closing, max(wait, retry_after(error)))
                 case retry.Verdict.PUT_BACK:
                     maximum = reply.maximum if isinstance(reply, Refused) else None
-                    return lifecycle.PutBack(wished(error) or None, maximum)
+                    return lifecycle.PutBack(retry_after(error) or None, maximum)
                 case retry.Verdict.REPEAT | retry.Verdict.REFUSED:
                     return lifecycle.Rejected(error)
                 case retry.Verdict.UNCERTAIN if run.id_from_webhook:

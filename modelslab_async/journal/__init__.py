@@ -1,1 +1,1 @@
-"""Jobs on disk: what a client asks of a journal, and the SQLite file that is one."""
+"""Job records on disk: the `Journal` protocol, and the journal that keeps them in a SQLite file."""

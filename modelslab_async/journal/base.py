@@ -1,68 +1,81 @@
-"""Jobs on disk: what a client asks of a journal. `sqlite` keeps one in a file."""
+"""The `Journal` protocol: what a client needs to keep its jobs on disk. `sqlite` implements it in a file."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from modelslab_async.protocol.record import Charge, JobRecord
 
 
 class Journal(Protocol):
-    """Where jobs are written down. All errors are JournalError."""
+    """Keep the records of jobs, for the clients of one process or of several. All errors are JournalError."""
 
     @property
     def owner(self) -> str:
-        """Return the name of the client that writes, which `open` draws; no two that live have the same."""
+        """Return the name under which this client writes. `open` draws it; no two living clients have the same name."""
         ...
 
     async def open(self) -> None:
-        """Make ready, or say why that cannot be."""
+        """Get ready to read and write. Raise JournalError if the journal cannot be used."""
         ...
 
-    def append(self, record: JobRecord, *, take_over: str | None = None) -> Awaitable[bool]:
-        """Write a job as it now is; durable once awaited.
+    async def append(self, record: JobRecord, *, take_over: str | None = None) -> bool:
+        """Write the current record of a job, and return once it is durable.
 
-        Return False, and write nothing, in two cases:
+        Return True if it was written. Return False, and write nothing, in two cases:
 
-        - The row of this ref was or may have been sent, and another client owns it, or it was made at another time.
-          `take_over` names an owner from which the row is taken, unless it ended meanwhile or would lose its id.
-          An acceptance (`job_id` or `accepted_at`) is taken whoever owns the row, and the writer owns it then. That
-          needs the same `created_at`, and a row that is SUBMITTING or UNCERTAIN and has no id.
-        - The id is new to this row, and another row of the account has it: no two paid jobs share an id.
+        - A job with this ref was, or may have been, submitted, and its row has another owner or `created_at`.
+          *take_over* names an owner whose row may be taken. It is taken unless that job ended meanwhile, or the row
+          would lose its id.
+          An acceptance (`job_id` or `accepted_at` is set) is written whoever owns the row, and the writer owns the row
+          from then on. That needs the same `created_at`, and a row that is SUBMITTING or UNCERTAIN and has no id.
+        - The id is new to this row, and another row of the account has it. No two paid jobs share an id.
         """
         ...
 
     def note(self, record: JobRecord) -> None:
-        """The same without anybody waiting for it: soon, and surely before `close` is done."""
+        """Queue the current record of a job, and return at once. It is written soon, at the latest by `close`.
+
+        The rules of `append` decide whether it is written. The outcome is not reported.
+        """
         ...
 
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
-        """The jobs of an account that somebody should still look after; `ready` with videos that were not saved."""
+        """Return the account's jobs that still need a client, the oldest first.
+
+        With *ready*, finished videos that were not saved are among them.
+        """
         ...
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
-        """The job with this ref, or this id of the service."""
+        """Return the account's job with this ref, or else with this id of the service. Return None if there is none."""
         ...
 
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
-        """The last jobs, the newest first."""
+        """Return the account's last *limit* jobs, the newest first."""
         ...
 
     async def deliver(self, record: JobRecord, job_id: str | None) -> None:
-        """Leave word for the record's owner that its webhook was called, with this id of the service or none."""
+        """Leave a notification for the record's owner: the job's webhook was called.
+
+        *job_id* is the service's id that the call named, or None if it named none.
+        """
         ...
 
     async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
-        """The refs and ids of which word was left for this client, or a dead one; once each."""
+        """Take the notifications addressed to this client or to a dead one, as (ref, id or None).
+
+        Each notification is returned once.
+        """
         ...
 
     async def charges(self, account: str) -> Sequence[Charge]:
-        """The jobs that the service took, or may have."""
+        """Return what the account was charged, or may have been: one entry for each such job."""
         ...
 
     def is_alive(self, owner: str) -> bool:
-        """Whether another client still drives its jobs."""
+        """Return whether the client of this name still drives its jobs."""
         ...
 
     async def close(self) -> None:
-        """Write what is left, and let go."""
+        """Write what is queued, and release everything that `open` took."""
         ...

@@ -1,4 +1,4 @@
-"""Which clients are alive, across processes: each holds a lock on a file of its own, which ends with its process."""
+"""Tell which clients are alive, across processes: each client locks a file of its own until its process ends."""
 
 import os
 import sys
@@ -13,10 +13,11 @@ if sys.platform != "win32":
 _locked = weakref.WeakSet[IO[bytes]]()
 
 
-def locks(file: IO[bytes]) -> bool:
-    """Take the lock, and return whether it was free. It ends with this process: a forked child closes its copy.
+def try_lock(file: IO[bytes]) -> bool:
+    """Lock *file* if no other process has locked it, and return whether it is locked now.
 
-    On Windows an open file cannot be deleted, which is lock enough.
+    The lock ends with this process: a forked child closes its copy of the file. On Windows an open file cannot be
+    deleted, which serves as the lock.
     """
     _locked.add(file)
     if sys.platform != "win32":
@@ -28,9 +29,10 @@ def locks(file: IO[bytes]) -> bool:
 
 
 def _close_inherited() -> None:
-    """Close a forked child's copies. LOCK_UN would take the lock from the parent too, as flock(2) says.
+    """Close a forked child's copies of locked files.
 
-    A buffer is not flushed, because the parent flushes the same bytes.
+    LOCK_UN would release the parent's lock too, see flock(2). Buffers are not flushed, because the parent flushes the
+    same bytes.
     """
     for file in list(_locked):
         getattr(file, "raw", file).close()
@@ -41,36 +43,36 @@ if sys.platform != "win32":
 
 
 class LivenessLock:
-    """A client's own lock, beside the file that clients share; and a look at the others'."""
+    """Hold the lock of one client, and test the locks of others. The lock files stand in the folder of *path*."""
 
-    def __init__(self, beside: Path) -> None:
-        self._beside = beside
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: IO[bytes] | None = None
         self.owner = ""
-        """Drawn by `enter`, so that processes that were forked before have names of their own."""
+        """The client's name. `acquire` draws it, so that processes forked before have names of their own."""
 
-    def enter(self) -> None:
-        """Be alive under a new name, until `leave` or the end of the process, however it ends. Raises OSError."""
-        self._beside = Path(os.path.realpath(self._beside))
+    def acquire(self) -> None:
+        """Be alive under a new name until `release`, or until the process ends in any way. Raise OSError."""
+        self._path = Path(os.path.realpath(self._path))
         self.owner = uuid.uuid4().hex[:16]
-        self._file = self._path(self.owner).open("xb")
-        locks(self._file)
+        self._file = self.path_of(self.owner).open("xb")
+        try_lock(self._file)
 
-    def leave(self) -> None:
-        """Be gone. A forked child, whose copy of the file is closed, leaves the parent's file where it is."""
+    def release(self) -> None:
+        """Release the lock and remove its file. A forked child leaves its parent's file alone: its copy is closed."""
         if self._file and not self._file.closed:
             self._file.close()
-            self._path(self.owner).unlink(missing_ok=True)
+            self.path_of(self.owner).unlink(missing_ok=True)
         self._file = None
 
     def is_alive(self, owner: str) -> bool:
-        """Return whether an owner drives its jobs; True if that is unknown. A dead owner's file is removed."""
+        """Return whether the client of this name is alive; True if that is unknown. Remove the file of a dead one."""
         if owner == self.owner:
             return True
-        path = self._path(owner)
+        path = self.path_of(owner)
         try:
             with path.open("rb") as file:
-                if not locks(file):
+                if not try_lock(file):
                     return True
             path.unlink()
         except FileNotFoundError:
@@ -79,5 +81,6 @@ class LivenessLock:
             return True
         return False
 
-    def _path(self, owner: str) -> Path:
-        return self._beside.with_name(f"{self._beside.name}-{owner}.alive")
+    def path_of(self, owner: str) -> Path:
+        """Return the path of an owner's lock file."""
+        return self._path.with_name(f"{self._path.name}-{owner}.alive")

@@ -1,274 +1,221 @@
-"""The journal in a SQLite file: an intent is there before its POST, an acceptance right after its reply.
+"""The journal in a SQLite file, which several processes may share.
 
-Writes of many jobs share a transaction (group commit): while one is being written, the next gather, and a few that come
-soon after it wait a moment for company. All of it happens in one thread of its own, off the event loop. Several
-processes may share the file. A journal that was open when its process was forked is not open in the child, which may
-open it, or another to the same file, for itself. Imported with the first journal.
+The file is in write-ahead mode, and each transaction is flushed to the disk (synchronous FULL).
 """
 
-from __future__ import annotations
-
-import asyncio
-import math
-import os
-import sys
-import threading
-import weakref
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
-
-import attrs
 
 from modelslab_async.errors import JournalError
+from modelslab_async.journal import sqlite_rows as rows
+from modelslab_async.journal.group_commit import GroupCommitJournal
 from modelslab_async.journal.liveness import LivenessLock
-from modelslab_async.journal.sqlite_file import BUSY_SECONDS, Database, UnwritableError, Write, told
-from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord, key_of
+from modelslab_async.journal.store import UnwritableError, Write
+from modelslab_async.protocol.record import Charge, JobRecord
 
-NOTED_WITHIN = 0.05
-"""Seconds for which a note may wait for company."""
-_APART = 0.02
-"""Seconds from one transaction to the next, unless `_MANY` writes wait: each costs a flush to the disk and two changes
-of thread. Who writes seldom does not wait."""
-_MANY = 16
-_NOT_SENT = (JobState.WAITING, JobState.SUBMITTING)
-_at_work = threading.Lock()
-"""Held while a file is in use. A fork waits for it, so that no child inherits half a transaction."""
-_forking = threading.local()
+APPLICATION_ID = 0x4D4C6A31
+"""SQLite's mark of the program that a file belongs to: "MLj1"."""
+BUSY_SECONDS = 5.0
+"""How long another process may lock the file before that is an error."""
+_RETRY_SECONDS = 0.02
+_DISK_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+"""SQLite's codes for a full disk, and for a quota that is used up."""
+_HINTS = {
+    "locked": "another program has locked it: close that program, or use another file",
+    "full": "make room on the disk",
+    "readonly": "make it writable, or choose another path",
+    "unable to open": "check that the folder exists and is writable",
+    "not a database": "the file is something else: choose another path",
+    "malformed": "the file is damaged: restore a copy, or move it away and start a new one",
+    "I/O": "check the disk",
+}
+"""What to do, by a part of SQLite's message."""
+_inherited: list[sqlite3.Connection] = []
+"""Connections of the parent process, in a forked child."""
 
-_T = TypeVar("_T")
 
-
-class SqliteJournal:
-    """A `Journal` in one SQLite file, which is made where there is none."""
+class SqliteJournal(GroupCommitJournal):
+    """A `Journal` in one SQLite file, which is created if it does not exist."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._liveness = LivenessLock(path)
-        self._database = Database(path)
-        self._clear()
+        self.store = SqliteStore(path)
+        super().__init__(self.store, LivenessLock(path))
 
-    def _clear(self) -> None:
-        """Have nothing to write, and no thread that writes."""
-        self._thread: ThreadPoolExecutor | None = None
-        self._pending: list[_Waiting] = []
-        self._unwritten: dict[str, _Waiting] = {}
-        self._writer: asyncio.Task[None] | None = None
-        self._later: asyncio.TimerHandle | None = None
-        self._began = -math.inf
-        """When the last transaction did."""
 
-    def leave_to_parent(self) -> None:
-        """Be closed in a forked child: the parent writes its rows, and the thread did not come along."""
-        self._clear()
-        self._database.leave_to_parent()
+class SqliteStore:
+    """A `Store` in a SQLite file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._connection: sqlite3.Connection | None = None
 
     @property
-    def owner(self) -> str:
-        """As in `Journal`."""
-        return self._liveness.owner
+    def name(self) -> str:
+        """As in `Store`."""
+        return f"journal {self.path}"
 
-    async def open(self) -> None:
-        """As in `Journal`."""
-        if self._thread:
-            raise JournalError(f"journal {self.path}: it is open already (hint: make a journal for each client)")
-        self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
-        _opened.add(self)
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """Return the open connection. Raise JournalError if the store is closed."""
+        if self._connection is None:
+            raise JournalError(f"{self.name}: it is not open")
+        return self._connection
+
+    def open(self) -> None:
+        """As in `Store`. Create or migrate the file if need be.
+
+        In a forked child the parent's connections are closed first. While SQLite knows one of them, it takes no locks
+        for another connection to the same file, and rows are lost: see "fork" in
+        https://www.sqlite.org/howtocorrupt.html.
+
+        SQLite says "locked" at once, whatever its timeout is, if another process is opening the file too, or recovers
+        it after a crash. That passes, so opening is tried again for `BUSY_SECONDS`.
+        """
+        while _inherited:
+            _inherited.pop().close()
+        give_up_at = time.monotonic() + BUSY_SECONDS
+        while True:
+            connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(connection)
+            except BaseException as error:
+                connection.close()
+                self._connection = None
+                is_locked = isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+                if not is_locked or time.monotonic() >= give_up_at:
+                    raise
+                time.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    def close(self) -> None:
+        """As in `Store`."""
+        if self._connection:
+            self._connection.close()
+            self._connection = None
+
+    def reset_after_fork(self) -> None:
+        """As in `Store`. The connection is kept unused, because closing it could harm the parent's transaction."""
+        if self._connection:
+            _inherited.append(self._connection)
+            self._connection = None
+
+    def write(self, batch: Sequence[Write]) -> list[bool | JournalError]:
+        """As in `Store`, in one transaction.
+
+        If the disk has no room for it, each write gets a transaction of its own, because a small one may fit. The
+        write-ahead log is copied into the file first, so that its pages can be used again.
+        """
         try:
-            await self._in_thread(self._database.open)
-            with told(self.path):
-                self._liveness.enter()
+            return self._write_together(batch)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DISK_FULL:
+                raise
+        with suppress(sqlite3.Error):
+            self.connection.execute("PRAGMA wal_checkpoint")
+        return [self._write_alone(write) for write in batch]
+
+    def unfinished(self, account: str, ready: bool) -> list[JobRecord]:
+        """As in `Store`."""
+        return rows.unfinished(self.connection, account, ready)
+
+    def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+        """As in `Store`."""
+        return rows.find(self.connection, account, ref, job_id)
+
+    def recent(self, account: str, limit: int) -> list[JobRecord]:
+        """As in `Store`."""
+        return rows.recent(self.connection, account, limit)
+
+    def deliver(self, owner: str, account: str, ref: str, job_id: str | None) -> None:
+        """As in `Store`."""
+        rows.deliver(self.connection, owner, account, ref, job_id)
+
+    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
+        """As in `Store`."""
+        owners = rows.owners_of_deliveries(self.connection, account)
+        return rows.take_deliveries(
+            self.connection, account, [each for each in owners if each == owner or not is_alive(each)]
+        )
+
+    def charges(self, account: str) -> list[Charge]:
+        """As in `Store`."""
+        return rows.charges(self.connection, account)
+
+    def explain(self, error: Exception) -> JournalError:
+        """As in `Store`."""
+        reason = str(error) or repr(error)
+        hint = next((hint for part, hint in _HINTS.items() if part in reason), "see the cause")
+        return JournalError(f"{self.name}: {reason} (hint: {hint})")
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Hold the file's write lock; commit at the end, or roll back if the block raises."""
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield connection
+            connection.execute("COMMIT")
         except BaseException:
-            await self.close()
+            with suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
             raise
 
-    def append(self, record: JobRecord, *, take_over: str | None = None) -> asyncio.Future[bool]:
-        """As in `Journal`."""
-        written = asyncio.get_running_loop().create_future()
-        self._pending.append(_Waiting(Write(record, take_over), written))
-        self._start()
-        return written
+    def _write_together(self, batch: Sequence[Write]) -> list[bool | JournalError]:
+        with self.transaction() as connection:
+            return [self._write_one(connection, write) for write in batch]
 
-    def note(self, record: JobRecord) -> None:
-        """Write a job as it now is, with the next that is waited for, or a little later."""
-        self._pending.append(_Waiting(Write(record, None), None))
-        if self._later is None:
-            self._later = asyncio.get_running_loop().call_later(NOTED_WITHIN, self._start)
-
-    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
-        """As in `Journal`."""
-        return await self._read(self._database.unfinished, account, ready)
-
-    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
-        """As in `Journal`."""
-        return await self._read(self._database.find, account, ref, job_id)
-
-    async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
-        """As in `Journal`."""
-        return await self._read(self._database.recent, account, limit)
-
-    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
-        """As in `Journal`."""
-        await self._in_thread(self._database.deliver, record.owner, record.account, record.ref, job_id)
-
-    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
-        """As in `Journal`."""
-        return await self._in_thread(self._database.delivered, account, self.owner, self.is_alive)
-
-    async def charges(self, account: str) -> Sequence[Charge]:
-        """As in `Journal`."""
-        return await self._read(self._database.charges, account)
-
-    def is_alive(self, owner: str) -> bool:
-        """As in `Journal`."""
-        return self._liveness.is_alive(owner)
-
-    async def close(self) -> None:
-        """As in `Journal`."""
+    def _write_alone(self, write: Write) -> bool | JournalError:
         try:
-            await self._settled()
-            self._pending[:0] = self._unwritten.values()
-            self._unwritten.clear()
-            await self._settled()
-            with suppress(JournalError):
-                await self._in_thread(self._database.close)
-        finally:
-            if self._thread:
-                self._thread.shutdown()
-                self._thread = None
-            self._liveness.leave()
-
-    def _start(self) -> None:
-        if self._later:
-            self._later.cancel()
-            self._later = None
-        if self._pending and (self._writer is None or self._writer.done()):
-            self._writer = asyncio.create_task(self._write(), name="modelslab_async journal")
-
-    async def _write(self) -> None:
-        """Write what gathered; then, apart from it, what could not be written before and may fail again."""
-        await self._gather_company()
-        batch, self._pending = _latest(self._pending), []
-        batch = [waiting.after(self._unwritten.get(waiting.key)) for waiting in batch]
-        overtaken = {waiting.key for waiting in batch}
-        backlog = [waiting for key, waiting in self._unwritten.items() if key not in overtaken]
-        try:
-            is_usable = await self._commit(batch)
-        except BaseException:
-            self._pending[:0] = batch
-            raise
-        if is_usable and backlog:
-            await self._commit(backlog)
-        asyncio.get_running_loop().call_soon(self._start)  # what came meanwhile
-
-    async def _commit(self, batch: Sequence[_Waiting]) -> bool:
-        """Write a batch, and keep what may be written later. Return whether the file could be used at all."""
-        outcomes: Sequence[bool | JournalError]
-        is_usable = True
-        try:
-            outcomes = await self._in_thread(self._database.write, [waiting.write for waiting in batch])
+            return self._write_together([write])[0]
         except JournalError as error:
-            is_usable, outcomes = False, [error] * len(batch)
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            self._keep(waiting, outcome)
-            waiting.end(outcome)
-        return is_usable
+            return error
+        except Exception as error:  # noqa: BLE001 - the outcome of this write alone
+            explained = self.explain(error)
+            explained.__cause__ = error
+            return explained
 
-    async def _gather_company(self) -> None:
-        clock = asyncio.get_running_loop().time
-        if len(self._pending) < _MANY:
-            await asyncio.sleep(max(0.0, self._began + _APART - clock()))
-        self._began = clock()
+    def _write_one(self, connection: sqlite3.Connection, write: Write) -> bool | JournalError:
+        try:
+            return rows.write(connection, write.record, write.take_over)
+        except rows.UNWRITABLE as error:
+            return UnwritableError(f"{self.name}: this job cannot be written: {error}")
 
-    def _keep(self, waiting: _Waiting, outcome: bool | JournalError) -> None:
-        """Keep what could not be written for the next time; but not an intent, because its job is not sent."""
-        if not isinstance(outcome, JournalError) or isinstance(outcome, UnwritableError):
-            self._unwritten.pop(waiting.key, None)
-        elif waiting.write.record.state not in _NOT_SENT:
-            self._unwritten[waiting.key] = waiting.after(self._unwritten.get(waiting.key))
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        version = self._schema_version(connection)
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise JournalError(f"{self.name}: no write-ahead log is possible there (hint: choose a local disk)")
+        connection.execute("PRAGMA synchronous = FULL")
+        self._connection = connection
+        if version < len(rows.MIGRATIONS):
+            self._migrate()
 
-    async def _read(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        await self._settled()
-        return await self._in_thread(work, *arguments)
+    def _schema_version(self, connection: sqlite3.Connection) -> int:
+        """Return the file's schema version, 0 for a new file. Raise JournalError if the file is not a usable journal.
 
-    async def _settled(self) -> None:
-        """Have all written that was appended or noted before, by the transaction that is under way and the next."""
-        for _ in range(2):
-            self._start()
-            if self._writer:
-                await asyncio.wait([self._writer])
+        All is read in one transaction, because another process may be creating the file.
+        """
+        connection.execute("BEGIN")
+        queries = "PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master"
+        application_id, version, tables = (connection.execute(query).fetchone()[0] for query in queries)
+        connection.execute("COMMIT")
+        if tables and application_id != APPLICATION_ID:
+            raise JournalError(f"{self.name}: this database is another program's (hint: choose another path)")
+        if version > len(rows.MIGRATIONS):
+            versions = f"its schema is {version}, this version knows {len(rows.MIGRATIONS)}"
+            raise JournalError(f"{self.name}: a newer version wrote it: {versions} (hint: update modelslab_async)")
+        return int(version)
 
-    async def _in_thread(self, work: Callable[..., _T], *arguments: Any) -> _T:
-        if self._thread is None:
-            raise JournalError(f"journal {self.path}: it is not open")
-        with told(self.path):
-            return await asyncio.get_running_loop().run_in_executor(self._thread, _undisturbed, work, *arguments)
-
-
-_opened = weakref.WeakSet[SqliteJournal]()
-
-
-def _undisturbed(work: Callable[..., _T], *arguments: Any) -> _T:
-    """Call *work* while no fork can happen."""
-    with _at_work:
-        return work(*arguments)
-
-
-def _pause() -> None:
-    """Wait until no file is in use, but not for ever, because a disk may hang."""
-    _forking.is_paused = _at_work.acquire(timeout=BUSY_SECONDS)
-
-
-def _go_on() -> None:
-    if _forking.is_paused:
-        _at_work.release()
-
-
-def _leave_to_parent() -> None:
-    """Have nothing open, and nothing in use, in a forked child."""
-    for journal in list(_opened):
-        journal.leave_to_parent()
-    if _at_work.locked():
-        _at_work.release()
-
-
-if sys.platform != "win32":
-    os.register_at_fork(before=_pause, after_in_parent=_go_on, after_in_child=_leave_to_parent)
-
-
-@attrs.frozen
-class _Waiting:
-    """A write, and who waits for it, if anybody does."""
-
-    write: Write
-    written: asyncio.Future[bool] | None
-
-    @property
-    def key(self) -> str:
-        """Return a name for the job."""
-        record = self.write.record
-        return key_of(record.account, record.ref, record.created_at)
-
-    def after(self, failed: _Waiting | None) -> _Waiting:
-        """Return this write, with leave to take the row over if a write of the same job that *failed* had it."""
-        if failed is None or self.write.take_over:
-            return self
-        return attrs.evolve(self, write=self.write._replace(take_over=failed.write.take_over))
-
-    def end(self, outcome: bool | JournalError) -> None:
-        if self.written is None or self.written.done():
-            return
-        if isinstance(outcome, bool):
-            self.written.set_result(outcome)
-        else:
-            self.written.set_exception(outcome)
-            self.written.exception()  # who does not look hears of it with the next intent
-
-
-def _latest(pending: Sequence[_Waiting]) -> Sequence[_Waiting]:
-    """A row is a job as it now is: a note that a later write of the job overtakes needs no writing."""
-    last = {waiting.key: waiting for waiting in pending}
-    return [waiting for waiting in pending if waiting.written or last[waiting.key] is waiting]
+    def _migrate(self) -> None:
+        """Bring the schema up to date. The version is read again, because another process may just have done that."""
+        with self.transaction() as connection:
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            for script in rows.MIGRATIONS[version:]:
+                for statement in script.split(";"):
+                    connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            connection.execute(f"PRAGMA user_version = {len(rows.MIGRATIONS)}")

@@ -1,1 +1,1 @@
-"""Pictures on their way in, and videos on their way to the disk."""
+"""Media files: pictures to submit, and finished videos to save."""

@@ -1,4 +1,4 @@
-"""A finished video on disk: streamed, verified, placed. A file appears at its path only when it is whole."""
+"""Save a finished video: stream it, verify it, and move it to its path, where only whole files ever appear."""
 
 from __future__ import annotations
 
@@ -24,59 +24,73 @@ from modelslab_async.transport.api import ServiceApi
 from modelslab_async.transport.base import Incoming
 
 RESUMES_PER_LINK = 5
-"""Breaks in a row that bring no new byte, after which a link counts as dead."""
+"""Failures in a row without a new byte, after which a link is given up."""
 _BLOCK_BYTES = 2**20
-_DEAD_CODES = (400, 401, 404, 410)
+_DEAD_LINK_CODES = (400, 401, 404, 410)
+_FILE_HINT = "pass the path of a file"
 
 
-class _Arriving:
-    """What has come of one link's file. One thread, for the order, writes and digests a block while the next comes."""
+class PartialDownload:
+    """The part of one link's file that has arrived.
+
+    A thread writes and digests each block of chunks while the next block arrives. It must be a single one, which keeps
+    the blocks in order.
+    """
 
     def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor, progress: Progress | None, max_bytes: int) -> None:
         self.file, self.thread, self.progress, self.max_bytes = file, thread, progress, max_bytes
-        self.walk, self.digest = mp4.Walk(), hashlib.sha256()
-        self.received = self._gathered = 0
         self.total: int | None = None
+        """The length that the server announced, bytes."""
         self.validator: str | None = None
-        """ETag or Last-Modified: proves that the rest belongs to what is here."""
+        """ETag or Last-Modified: proves that the rest of a file belongs to this part."""
+        self.parser, self.digest = mp4.Parser(), hashlib.sha256()
+        self.received = self._block_bytes = 0
         self._block = list[bytes]()
-        self._writing = list[asyncio.Future[None]]()
+        self._writes = list[asyncio.Future[None]]()
         self._failure: Exception | None = None
 
-    async def take(self, chunk: bytes) -> None:
-        """One more chunk, to be written in time. Raises OSError, of this one or of one before."""
+    def start_over(self, total: int | None, validator: str | None) -> None:
+        """Forget what arrived: the file begins anew."""
+        self.parser, self.digest, self.received = mp4.Parser(), hashlib.sha256(), 0
+        self.total, self.validator = total, validator
+
+    async def write(self, chunk: bytes) -> None:
+        """Append a chunk. Raise the error of this write, or of an earlier one, such as OSError."""
         self.received += len(chunk)
         self._block.append(chunk)
-        self._gathered += len(chunk)
-        if self._gathered >= _BLOCK_BYTES:
-            await self.settle(behind=1)
+        self._block_bytes += len(chunk)
+        if self._block_bytes >= _BLOCK_BYTES:
+            await self.flush(unwritten_blocks=1)
 
-    async def settle(self, behind: int = 0) -> None:
-        """All is in the file and in the digest, but for so many blocks: with one, the thread never waits for more."""
-        block, self._block, self._gathered = self._block, [], 0
-        self._writing.append(asyncio.get_running_loop().run_in_executor(self.thread, self._write, block))
-        while len(self._writing) > behind:
-            await asyncio.wait(self._writing[:1])  # who is cancelled here leaves the thread alone
-            self._writing.pop(0)
+    async def flush(self, *, unwritten_blocks: int = 0) -> None:
+        """Wait until at most *unwritten_blocks* are not yet in the file and the digest. Raise as `write` does.
+
+        With one unwritten block allowed, the thread always has work.
+        """
+        block, self._block, self._block_bytes = self._block, [], 0
+        self._writes.append(asyncio.get_running_loop().run_in_executor(self.thread, self._write_block, block))
+        while len(self._writes) > unwritten_blocks:
+            await asyncio.wait(self._writes[:1])  # if this is cancelled, the thread still finishes the block
+            self._writes.pop(0)
         if self._failure:
             raise self._failure
 
-    def _write(self, block: list[bytes]) -> None:
+    def _write_block(self, block: list[bytes]) -> None:
         try:
-            begun = self.file.tell()
+            start = self.file.tell()
             for chunk in () if self._failure else block:
                 self.file.write(chunk)
-                self.digest.update(chunk)  # while the processor has it at hand
-            _advise(self.file, begun)
-        except Exception as error:  # noqa: BLE001 - raised in `settle`
+                self.digest.update(chunk)  # at once, while the chunk is in the processor's cache
+            _start_writeback(self.file, start)
+        except Exception as error:  # noqa: BLE001 - raised in `flush`
             self._failure = error
 
 
-def _advise(file: BinaryIO, begun: int) -> None:
-    """At this, Linux begins to write to the disk: less is left to wait for at the end."""
+def _start_writeback(file: BinaryIO, start: int) -> None:
+    """Make Linux begin to write to the disk, so that less is left for the flush at the end."""
     if hasattr(os, "posix_fadvise"):
         with suppress(OSError):
-            os.posix_fadvise(file.fileno(), begun, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(file.fileno(), start, 0, os.POSIX_FADV_DONTNEED)
 
 
 async def save(
@@ -88,207 +102,207 @@ async def save(
     progress: Progress | None,
     max_bytes: int,
 ) -> SavedVideo:
-    """Stream the first link that gives a whole mp4 to `path`, in constant memory; an existing file is replaced then.
+    """Stream the first link with a whole mp4 to *path*, in constant memory. An existing file is replaced only then.
 
-    Raises as `Client.download` does. The paid video stays at its links in each case.
+    Raise as `Client.download` does. The paid video stays at its links in each case.
     """
     target = Path(path)
     loop = asyncio.get_running_loop()
     if not target.name or "\0" in str(target):
-        raise refusal("path", str(path), "no name of a file", "pass the path of a file")
+        raise refusal("path", str(path), "must name a file", _FILE_HINT)
     part = target.with_name(f"{target.name[:50]}.{secrets.token_hex(4)}.part")
     opening = loop.run_in_executor(None, _open_part, target, part, overwrite)
     try:
         file = await asyncio.shield(opening)
     except asyncio.CancelledError:
-        opening.add_done_callback(lambda opened: None if opened.exception() else _clear(opened.result(), part))
+        opening.add_done_callback(lambda opened: None if opened.exception() else _remove_part(opened.result(), part))
         raise
     try:
-        arrived = await _first_whole(api, links, file, progress, max_bytes)
-        await loop.run_in_executor(None, _place, file, part, target, overwrite)
+        download = await _download_first_whole(api, links, file, progress, max_bytes)
+        await loop.run_in_executor(None, _move_into_place, file, part, target, overwrite)
     finally:
-        await asyncio.shield(loop.run_in_executor(None, _clear, file, part))
-    return SavedVideo(target, arrived.received, arrived.digest.hexdigest(), *arrived.walk.facts())
+        await asyncio.shield(loop.run_in_executor(None, _remove_part, file, part))
+    return SavedVideo(target, download.received, download.digest.hexdigest(), *download.parser.facts())
 
 
 def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:
     if not overwrite and target.exists():
-        raise _exists(target)
+        raise _file_exists(target)
     if target.is_dir():
-        raise refusal("path", str(target), "a folder", "pass the path of a file")
+        raise refusal("path", str(target), "must be a file, and is a folder", _FILE_HINT)
     target.parent.mkdir(parents=True, exist_ok=True)
     return part.open("xb")
 
 
-def _clear(file: BinaryIO, part: Path) -> None:
-    """Remove the partial file. A file system that does not let it go costs a leftover, not the result."""
+def _remove_part(file: BinaryIO, part: Path) -> None:
+    """Remove the partial file. If the file system refuses, the file is left over, and the result stands."""
     with suppress(OSError):
         file.close()
     with suppress(OSError):
         part.unlink(missing_ok=True)
 
 
-def _place(file: BinaryIO, part: Path, target: Path, overwrite: bool) -> None:
-    """Flush the file to the disk, then give it its name: after a crash there is the old file or the whole new one."""
+def _move_into_place(file: BinaryIO, part: Path, target: Path, overwrite: bool) -> None:
+    """Flush the file to the disk, then rename it. After a crash there is either the old file or the whole new one."""
     file.flush()
     os.fsync(file.fileno())
     file.close()
     if overwrite:
         part.replace(target)
     else:
-        _place_anew(part, target)
+        _move_without_replacing(part, target)
     flush_folder(target.parent)
 
 
-def _place_anew(part: Path, target: Path) -> None:
-    """Only where nothing is: a link cannot replace. A file system without links is asked first."""
+def _move_without_replacing(part: Path, target: Path) -> None:
+    """Rename by a hard link, which cannot replace a file. Without hard links, check first that there is no file."""
     try:
         target.hardlink_to(part)
     except FileExistsError:
         raise
     except OSError:
         if target.exists():
-            raise _exists(target) from None
+            raise _file_exists(target) from None
         part.replace(target)
 
 
-def _exists(target: Path) -> FileExistsError:
+def _file_exists(target: Path) -> FileExistsError:
     return FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
 
 
 class _DeadLinkError(Exception):
-    """This link gives no whole mp4."""
+    """A link does not lead to a whole mp4, and trying again would not help."""
 
 
-async def _first_whole(
+async def _download_first_whole(
     api: ServiceApi, links: Sequence[str], file: BinaryIO, progress: Progress | None, max_bytes: int
-) -> _Arriving:
+) -> PartialDownload:
     reasons, thread = [], ThreadPoolExecutor(1)
     try:
         for link in links:
-            arriving = _Arriving(file, thread, progress, max_bytes)
+            download = PartialDownload(file, thread, progress, max_bytes)
             try:
-                await _arrive(api, link, arriving)
+                await _download(api, link, download)
             except _DeadLinkError as error:
                 reasons.append(f"{link}: {error}")
             else:
-                return arriving
+                return download
     finally:
         thread.shutdown(wait=False)
-    raise InvalidVideoError(f"no link gives a whole mp4: {'; '.join(reasons) or 'there are no links'}")
+    raise InvalidVideoError(f"no link leads to a whole mp4: {'; '.join(reasons) or 'there are no links'}")
 
 
-async def _arrive(api: ServiceApi, link: str, arriving: _Arriving) -> None:
-    """All of one link's file, over as many requests as it takes. Raises _DeadLinkError."""
-    delays, failures, most = api.backoff(), 0, 0
+async def _download(api: ServiceApi, link: str, download: PartialDownload) -> None:
+    """Download one link's file, with as many requests as it takes. Raise _DeadLinkError."""
+    delays, failures, most_received = api.backoff(), 0, 0
     while True:
         try:
-            await _receive(api, link, arriving)
-            if not (reason := _incomplete(arriving)):
+            await _request(api, link, download)
+            if not (reason := _why_incomplete(download)):
                 return
         except TransportError as error:
             reason = str(error.args[0])
-        if arriving.received > most:
-            delays, failures, most = api.backoff(), 0, arriving.received
+        if download.received > most_received:
+            delays, failures, most_received = api.backoff(), 0, download.received
         failures += 1
         if failures > RESUMES_PER_LINK:
             raise _DeadLinkError(reason)
         await asyncio.sleep(next(delays))
 
 
-def _incomplete(arriving: _Arriving) -> str:
-    """Why the file is not whole, or "". Raises _DeadLinkError where more bytes would not help."""
-    if arriving.total is not None and arriving.received < arriving.total:
-        return f"broke off after {arriving.received} of {arriving.total} bytes"
-    verdict = arriving.walk.verdict()
+def _why_incomplete(download: PartialDownload) -> str:
+    """Return why the file is not whole yet, or "" if it is. Raise _DeadLinkError if more bytes would not help."""
+    if download.total is not None and download.received < download.total:
+        return f"broke off after {download.received} of {download.total} bytes"
+    verdict = download.parser.verdict()
     if verdict is not mp4.Verdict.WHOLE:
-        raise _DeadLinkError(f"{verdict.value}: {arriving.received} bytes")
+        raise _DeadLinkError(f"{verdict.value}: {download.received} bytes")
     return ""
 
 
-async def _receive(api: ServiceApi, link: str, arriving: _Arriving) -> None:
-    """One request: the whole file, or the rest of it where the server can prove that it is the same file."""
+async def _request(api: ServiceApi, link: str, download: PartialDownload) -> None:
+    """Request the whole file, or its rest if the server can prove that it is the same file."""
     headers = {}
-    if arriving.received and arriving.validator:
-        headers = {"Range": f"bytes={arriving.received}-", "If-Range": arriving.validator}
+    if download.received and download.validator:
+        headers = {"Range": f"bytes={download.received}-", "If-Range": download.validator}
     async with api.get(link, headers=headers) as incoming:
-        if incoming.status == 416 and incoming.headers.get("Content-Range") == f"bytes */{arriving.received}":
-            arriving.total = arriving.received  # nothing is left: only the mark of its end did not come
+        if incoming.status == 416 and incoming.headers.get("Content-Range") == f"bytes */{download.received}":
+            download.total = download.received  # the file is whole: only the end of the body was not received
             return
-        await _begin(incoming, arriving)
+        await _check_head(incoming, download)
         try:
-            await _take_all(arriving, incoming.chunks)
+            await _read_body(incoming.chunks, download)
         finally:
-            await arriving.settle()
+            await download.flush()
 
 
-async def _take_all(arriving: _Arriving, chunks: AsyncIterable[bytes]) -> None:
-    """Take the body's chunks, decoded if they are gzip, whatever the headers say of that."""
+async def _check_head(incoming: Incoming, download: PartialDownload) -> None:
+    """Check status and headers. Start over, unless the reply is the rest of the file."""
+    if incoming.status in _DEAD_LINK_CODES:
+        raise _DeadLinkError(f"HTTP {incoming.status}")
+    if incoming.status not in (200, 206):
+        if incoming.status == 416:
+            download.validator = None  # the file has become shorter: request the whole
+        raise TransportError(f"HTTP {incoming.status}")
+    length, coding = (incoming.headers.get(name, "") for name in ("Content-Length", "Content-Encoding"))
+    is_plain = coding.lower() in ("", "identity")  # else lengths and ranges count encoded bytes
+    announced = int(length) if re.fullmatch(r"[0-9]{1,18}", length) and is_plain else None
+    if announced is not None and announced > download.max_bytes:
+        raise _DeadLinkError(f"{announced} bytes long, which is more than max_bytes={download.max_bytes}")
+    if incoming.status == 206 and download.received:
+        if _is_the_rest(incoming, download):
+            return
+        download.validator = None  # the parts would not fit: request the whole
+        raise TransportError("the server sent a range that was not requested, or the range of another file")
+    await asyncio.get_running_loop().run_in_executor(None, _truncate, download.file)
+    download.start_over(announced, _validator(incoming) if is_plain else None)
+
+
+async def _read_body(chunks: AsyncIterable[bytes], download: PartialDownload) -> None:
+    """Write the body's chunks. A gzip stream is decoded, whether the headers announce it or not."""
     gunzip: Gunzip | None = None
     async for chunk in chunks:
-        if arriving.received == 0 and gunzip is None and chunk.startswith(GZIP_MAGIC):  # no mp4 begins with these bytes
-            gunzip, arriving.total, arriving.validator = Gunzip(), None, None
+        if download.received == 0 and gunzip is None and chunk.startswith(GZIP_MAGIC):  # no mp4 begins with these bytes
+            gunzip, download.total, download.validator = Gunzip(), None, None
         if gunzip is None:
-            await _take(arriving, chunk)
+            await _check_and_write(chunk, download)
             continue
         try:
             for piece in gunzip.feed(chunk):
-                await _take(arriving, piece)
-                await asyncio.sleep(0)  # a few bytes may hold megabytes
+                await _check_and_write(piece, download)
+                await asyncio.sleep(0)  # a few encoded bytes may hold megabytes
         except ValueError as error:
             raise TransportError(f"no file: {error}") from None
     if gunzip and not gunzip.is_whole:
         raise TransportError("no file: the gzip stream broke off")
 
 
-async def _take(arriving: _Arriving, chunk: bytes) -> None:
-    if arriving.received + len(chunk) > arriving.max_bytes:
-        raise _DeadLinkError(f"longer than max_bytes={arriving.max_bytes}")
-    arriving.walk.feed(chunk)
-    if arriving.walk.verdict() is mp4.Verdict.NOT_MP4:
+async def _check_and_write(chunk: bytes, download: PartialDownload) -> None:
+    if download.received + len(chunk) > download.max_bytes:
+        raise _DeadLinkError(f"longer than max_bytes={download.max_bytes}")
+    download.parser.feed(chunk)
+    if download.parser.verdict() is mp4.Verdict.NOT_MP4:
         raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
-    await arriving.take(chunk)
-    if arriving.progress:
-        arriving.progress(arriving.received, arriving.total)
+    await download.write(chunk)
+    if download.progress:
+        download.progress(download.received, download.total)
 
 
-async def _begin(incoming: Incoming, arriving: _Arriving) -> None:
-    """Take the headers; start over unless this is the rest of what is here."""
-    if incoming.status in _DEAD_CODES:
-        raise _DeadLinkError(f"HTTP {incoming.status}")
-    if incoming.status not in (200, 206):
-        if incoming.status == 416:
-            arriving.validator = None  # start over: it is shorter than it was
-        raise TransportError(f"HTTP {incoming.status}")
-    length, coding = (incoming.headers.get(name, "") for name in ("Content-Length", "Content-Encoding"))
-    is_plain = coding.lower() in ("", "identity")  # else lengths and ranges are those of other bytes
-    announced = int(length) if re.fullmatch(r"[0-9]{1,18}", length) and is_plain else None
-    if announced is not None and announced > arriving.max_bytes:
-        raise _DeadLinkError(f"{announced} bytes long, which is more than max_bytes={arriving.max_bytes}")
-    if incoming.status == 206 and arriving.received:
-        if _is_the_rest(incoming, arriving):
-            return
-        arriving.validator = None  # start over: the pieces would not fit
-        raise TransportError("the server sent another range, or of another file, than was asked for")
-    await asyncio.get_running_loop().run_in_executor(None, _rewind, arriving.file)
-    arriving.walk, arriving.digest, arriving.received, arriving.total = mp4.Walk(), hashlib.sha256(), 0, announced
-    arriving.validator = _validator(incoming) if is_plain else None
-
-
-def _is_the_rest(incoming: Incoming, arriving: _Arriving) -> bool:
-    """Whether a 206 goes on where we are, in the same file: some servers do not look at If-Range."""
+def _is_the_rest(incoming: Incoming, download: PartialDownload) -> bool:
+    """Return whether a 206 continues the same file at the right byte. Some servers ignore If-Range."""
     validator = _validator(incoming)
-    total = r"\d+" if arriving.total is None else arriving.total
-    wanted = rf"bytes {arriving.received}-\d+/(\*|{total})"
-    same = validator is None or validator == arriving.validator
-    return same and re.fullmatch(wanted, incoming.headers.get("Content-Range", "")) is not None
+    total = r"\d+" if download.total is None else download.total
+    wanted = rf"bytes {download.received}-\d+/(\*|{total})"
+    is_same = validator is None or validator == download.validator
+    return is_same and re.fullmatch(wanted, incoming.headers.get("Content-Range", "")) is not None
 
 
 def _validator(incoming: Incoming) -> str | None:
-    etag = incoming.headers.get("ETag") or "W/"  # a weak one proves nothing
+    """Return the ETag, or Last-Modified if there is no ETag, or a weak one, which proves nothing."""
+    etag = incoming.headers.get("ETag") or "W/"
     return incoming.headers.get("Last-Modified") if etag.startswith("W/") else etag
 
 
-def _rewind(file: BinaryIO) -> None:
+def _truncate(file: BinaryIO) -> None:
     file.seek(0)
     file.truncate()

@@ -1,6 +1,6 @@
-"""Recognise a path, bytes, a data URI or a URL as `init_image`, check that it can be sent, and load its bytes.
+"""Recognise the picture that a request names, check that it can be sent, and load its bytes.
 
-The content decides what a picture is, never its name.
+A picture is given as a path, bytes, a data URI or a URL. Its content decides its type, never its name.
 """
 
 import base64
@@ -16,7 +16,7 @@ from modelslab_async.protocol.problems import refusal, shown
 from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, is_http_url
 
 MAX_IMAGE_BYTES = 5_000_000
-"""The service documents 5 MB for uploads, and no limit for pictures inside a request."""
+"""The largest picture that is sent. The service documents 5 MB for uploads, and no limit inside a request."""
 _HEAD_BYTES = 64
 _URL_SAFE = str.maketrans("-_", "+/")
 _KINDS = "PNG, JPEG, WebP, GIF, AVIF or HEIC"
@@ -24,13 +24,13 @@ _HEIC_BRANDS = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b
 
 
 class ImageUrl(NamedTuple):
-    """A picture that the service fetches."""
+    """A picture that the service downloads."""
 
     url: str
 
 
 class ImageFile(NamedTuple):
-    """A picture that is read when its job is submitted, so that a thousand waiting jobs hold none in memory."""
+    """A file that is read when its job is submitted, so that waiting jobs keep no picture in memory."""
 
     path: Path
 
@@ -48,7 +48,7 @@ Image = ImageUrl | ImageFile | ImageBytes
 
 
 def sniff(head: bytes) -> str | None:
-    """Return the MIME type of a picture that starts with *head*, or None."""
+    """Return the MIME type of a picture that starts with *head*, or None if it is no picture."""
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
@@ -61,7 +61,7 @@ def sniff(head: bytes) -> str | None:
 
 
 def _sniff_boxes(head: bytes) -> str | None:
-    """Return the MIME type by the brands of the container that AVIF and HEIC share."""
+    """Return the MIME type by the brands of the file format that AVIF and HEIC share, or None."""
     end = min(int.from_bytes(head[:4]), len(head))
     brands = {head[8:12], *(head[at : at + 4] for at in range(16, end, 4))}
     if brands & {b"avif", b"avis"}:
@@ -70,9 +70,9 @@ def _sniff_boxes(head: bytes) -> str | None:
 
 
 def examine(request: ImageToVideoUltra, deployment: Deployment) -> Image:
-    """Return the request's picture, and read only the head of a file.
+    """Return the request's picture. Of a file, only the first bytes are read.
 
-    Raises InvalidRequestError if the picture cannot be sent.
+    Raise InvalidRequestError if the picture cannot be sent.
     """
     image = _recognise(request.init_image, is_base64=request.base64 is True)
     if isinstance(image, ImageUrl):
@@ -82,16 +82,16 @@ def examine(request: ImageToVideoUltra, deployment: Deployment) -> Image:
     if request.base64 is False:
         raise refusal("base64", False, "must be True for a local picture", "omit base64, or pass a URL")
     if deployment is Deployment.ENTERPRISE:
-        hint = "pass the URL of `await client.upload(picture)` of a client for the public API"
+        hint = "pass the URL that `await client.upload(picture)` of a client for the public API returns"
         raise _refusal(request.init_image, "must be a URL for an enterprise server", hint)
     _check(image, *_head(image))
     return image
 
 
 def load(image: Image) -> str | bytes:
-    """Return the URL, or the bytes. A file is read whole: call this in a thread.
+    """Return the picture's URL or its bytes. A file is read whole, so call this in a thread.
 
-    Raises InvalidRequestError if the file is gone, or has changed into something that cannot be sent.
+    Raise InvalidRequestError if the file is gone, or was replaced by something that cannot be sent.
     """
     if isinstance(image, ImageUrl):
         return image.url
@@ -107,7 +107,7 @@ def load(image: Image) -> str | bytes:
 
 
 def origin(image: Image) -> dict[str, str | int]:
-    """Return where a picture comes from: its source ("url", "path" or "bytes"), and the URL or the absolute path."""
+    """Return the source of a picture ("url", "path" or "bytes"), and the URL or the absolute path as "where"."""
     match image:
         case ImageUrl(url=url):
             return {"source": "url", "where": url}
@@ -118,7 +118,7 @@ def origin(image: Image) -> dict[str, str | int]:
 
 
 def facts(image: Image, loaded: str | bytes) -> dict[str, str | int]:
-    """Return what the journal keeps of a picture: its origin, and the length and digest of its bytes."""
+    """Return what the journal keeps of a picture: its origin, and the length and SHA-256 of its bytes if it has any."""
     if isinstance(loaded, str):
         return origin(image)
     return {**origin(image), "length_bytes": len(loaded), "sha256": hashlib.sha256(loaded).hexdigest()}
@@ -141,14 +141,14 @@ def _recognise(source: object, *, is_base64: bool) -> Image:
 
 
 def is_data_uri(text: str) -> bool:
-    """Return whether a text is a data URI, perhaps after blanks."""
+    """Return whether *text* is a data URI, perhaps after blanks."""
     return text.lstrip()[:5].lower() == "data:"
 
 
 def _decode(text: str) -> Image:
-    """Decode a data URI, or raw base64, as tools write it.
+    """Decode a data URI or raw base64, in every form that tools write.
 
-    Lines may be broken, letters may be those of URLs or escaped with %, and the padding may be missing.
+    There may be line breaks, the URL-safe alphabet, escapes with %, and no padding.
     """
     data = text
     if is_data_uri(text):
@@ -157,18 +157,18 @@ def _decode(text: str) -> Image:
             hint = "pass data:image/...;base64,... or the bytes themselves"
             raise _refusal(text, "must be a data URI in base64", hint)
     data = unquote(data).strip()
-    letters = "".join(data.split())
-    if " " in data and len(letters) % 4:
-        raise _refusal(text, "must be whole base64", "a form may have turned + into blanks; pass the bytes themselves")
-    letters = letters.translate(_URL_SAFE).rstrip("=")
+    digits = "".join(data.split())
+    if " " in data and len(digits) % 4:
+        raise _refusal(text, "must be whole base64", "pass the bytes themselves: a form may have turned + into blanks")
+    digits = digits.translate(_URL_SAFE).rstrip("=")
     try:
-        return ImageBytes(base64.b64decode(letters + "=" * (-len(letters) % 4), validate=True))
+        return ImageBytes(base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True))
     except ValueError:
         raise _refusal(text, "must be base64", "pass the bytes themselves") from None
 
 
 def _head(image: ImageFile | ImageBytes) -> tuple[bytes, int]:
-    """Return the first bytes, and the size."""
+    """Return the first bytes of a picture, and its size in bytes."""
     if isinstance(image, ImageBytes):
         return image.data[:_HEAD_BYTES], len(image.data)
     try:
@@ -188,7 +188,7 @@ def _check(image: ImageFile | ImageBytes, head: bytes, size_bytes: int) -> None:
     if size_bytes > MAX_IMAGE_BYTES:
         raise _refusal(source, f"cannot have more than {MAX_IMAGE_BYTES} bytes", "make it smaller, or pass its URL")
     if sniff(head) is None:
-        raise _refusal(source, "cannot be sent: not a picture", f"pass a {_KINDS} picture")
+        raise _refusal(source, "cannot be sent: it is not a picture", f"pass a {_KINDS} picture")
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> InvalidRequestError:

@@ -1,9 +1,11 @@
-"""Is this a whole mp4? A walk over its top-level boxes (ISO/IEC 14496-12, section 4.2), in chunks as they arrive.
+"""Check whether a file is a whole mp4, by its top-level boxes (ISO/IEC 14496-12, section 4.2), as its bytes arrive.
 
-A box is a 32-bit size and a four-letter type; size 1 means that 64 bits of size follow, size 0 that the box goes on to
-the end of the file. Nothing but `moov` is kept. A file is whole once `moov` and `mdat` are, whatever trails: players
-do not mind bytes after the last box. Two cuts cannot be seen from the boxes alone, and are left to the length that the
-server announces: one inside a box of size 0, and one before the eighth byte of a further fragment.
+A box begins with a 32-bit size and a four-letter type. Size 1 means that a 64-bit size follows; size 0 means that the
+box extends to the end of the file. Only `moov` is kept in memory. A file is whole once `moov` and `mdat` are, whatever
+follows, because players ignore bytes after the last box.
+
+Two cuts cannot be seen in the boxes: a cut inside a box of size 0, and a cut before the eighth byte of a further
+fragment. Only the length that the server announces reveals those.
 """
 
 from collections.abc import Iterator
@@ -12,16 +14,16 @@ from typing import NamedTuple
 
 _LARGEST_MOOV_BYTES = 8 * 2**20
 _MAX_CHILDREN = 100
-"""Of one box. Those of `moov` and of a track are about ten."""
+"""Children that are read of one box. `moov` and a track have about ten."""
 _TO_THE_END = -1
-_FIRST = frozenset((b"ftyp", b"styp", b"pdin", b"free", b"skip", b"wide", b"uuid", b"moov", b"mdat"))
-"""Boxes that a file may begin with. In files of old QuickTime there is no `ftyp`."""
-_BRANDS = (b"ftyp", b"styp")
-_VIDEO = frozenset((b"moov", b"mdat"))
+_FIRST_TYPES = frozenset((b"ftyp", b"styp", b"pdin", b"free", b"skip", b"wide", b"uuid", b"moov", b"mdat"))
+"""Boxes that a file may begin with. Old QuickTime files have no `ftyp`."""
+_BRAND_TYPES = (b"ftyp", b"styp")
+_REQUIRED_TYPES = frozenset((b"moov", b"mdat"))
 
 
 class Verdict(Enum):
-    """What the bytes are."""
+    """What a file is, by the bytes that were fed."""
 
     WHOLE = "a whole mp4"
     CUT_SHORT = "an mp4 that is cut short"
@@ -30,7 +32,10 @@ class Verdict(Enum):
 
 
 class Facts(NamedTuple):
-    """What `moov` tells of the video track: pixels, frames, frames per second, seconds; None where it does not."""
+    """Facts about the video track. Each is None if `moov` does not say it.
+
+    width, height: pixels. frames: their number. fps: frames per second. duration: seconds.
+    """
 
     width: int | None = None
     height: int | None = None
@@ -40,21 +45,21 @@ class Facts(NamedTuple):
 
 
 def looks_like_mp4(head: bytes) -> bool:
-    """Return whether a file that starts with these bytes, at least eight, may be an mp4."""
-    return len(head) >= 8 and head[4:8] in _FIRST and int.from_bytes(head[:4]) not in range(2, 8)
+    """Return whether a file that starts with *head*, of at least eight bytes, may be an mp4."""
+    return len(head) >= 8 and head[4:8] in _FIRST_TYPES and int.from_bytes(head[:4]) not in range(2, 8)
 
 
-class Walk:
-    """BoundedMap it the file's bytes in order, then ask for the verdict."""
+class Parser:
+    """Parse a file that is fed in order, chunk by chunk. Then `verdict` says what it is."""
 
     def __init__(self) -> None:
         self._moov = bytearray()
-        self._header = self._kind = b""
+        self._header = self._type = b""
         self._left = 0
         self._complete = set[bytes]()
         self._has_begun = self._has_brand = self._is_broken = False
         self._has_open_fragment = False
-        """A `moof` came, and its `mdat` has not ended yet."""
+        """Whether a `moof` came whose `mdat` has not ended yet."""
 
     def feed(self, chunk: bytes) -> None:
         """Take the next bytes."""
@@ -64,10 +69,10 @@ class Walk:
             view = view[taken:]
 
     def verdict(self) -> Verdict:
-        """What the bytes so far are, if they are all."""
-        if self._complete != _VIDEO:
+        """Return what the file is if it ends here."""
+        if self._complete != _REQUIRED_TYPES:
             return Verdict.NOT_MP4 if self._is_broken else Verdict.CUT_SHORT
-        if self._has_open_fragment or (self._left > 0 and self._kind in _VIDEO):
+        if self._has_open_fragment or (self._left > 0 and self._type in _REQUIRED_TYPES):
             return Verdict.CUT_SHORT
         moov = memoryview(self._moov)
         if not (self._has_brand or _find(moov, b"mvhd")):
@@ -75,22 +80,22 @@ class Walk:
         return Verdict.NO_TRACK if _has_no_track(moov) else Verdict.WHOLE
 
     def facts(self) -> Facts:
-        """What `moov` tells; all None before it was seen."""
+        """Return the facts in `moov`; all are None before it was fed."""
         return _facts(memoryview(self._moov))
 
     def _take_header(self, view: memoryview) -> int:
-        """Collects the 8 or 16 bytes of a header, then opens its box; returns how many bytes it took."""
+        """Collect the 8 or 16 bytes of a header, then begin its box. Return how many bytes were taken."""
         missing = self._header_bytes() - len(self._header)
         self._header += view[:missing]
         if len(self._header) == self._header_bytes():
-            self._open()
+            self._begin_box()
         return min(missing, len(view))
 
     def _header_bytes(self) -> int:
         return 16 if self._header[:4] == b"\0\0\0\1" and len(self._header) >= 8 else 8
 
-    def _open(self) -> None:
-        size, self._kind = int.from_bytes(self._header[:4]), self._header[4:8]
+    def _begin_box(self) -> None:
+        size, self._type = int.from_bytes(self._header[:4]), self._header[4:8]
         if size == 0:
             self._left = _TO_THE_END
         else:
@@ -98,37 +103,37 @@ class Walk:
             self._left = max(declared - len(self._header), 0)
             self._is_broken = declared < len(self._header)
         self._header = b""
-        self._is_broken |= not self._has_begun and self._kind not in _FIRST
+        self._is_broken |= not self._has_begun and self._type not in _FIRST_TYPES
         if self._is_broken:
             return
         self._has_begun = True
-        self._has_brand |= self._kind in _BRANDS
-        self._has_open_fragment |= self._kind == b"moof"
+        self._has_brand |= self._type in _BRAND_TYPES
+        self._has_open_fragment |= self._type == b"moof"
         if self._left in (0, _TO_THE_END):
-            self._close()
+            self._end_box()
 
-    def _close(self) -> None:
-        """The box is complete, as far as its size tells."""
-        if self._kind in _VIDEO:
-            self._complete.add(self._kind)
-        if self._kind == b"mdat":
+    def _end_box(self) -> None:
+        """Record that the box is complete, as far as its size says."""
+        if self._type in _REQUIRED_TYPES:
+            self._complete.add(self._type)
+        if self._type == b"mdat":
             self._has_open_fragment = False
 
     def _take_body(self, view: memoryview) -> int:
         taken = view if self._left == _TO_THE_END else view[: self._left]
-        if self._kind == b"moov":
+        if self._type == b"moov":
             self._moov += taken[: _LARGEST_MOOV_BYTES - len(self._moov)]
         if self._left != _TO_THE_END:
             self._left -= len(taken)
             if self._left == 0:
-                self._close()
+                self._end_box()
         return len(taken)
 
 
 def _has_no_track(moov: memoryview) -> bool:
-    """Return whether `moov` certainly describes no media: it is made of boxes, has a timescale, and no track.
+    """Return whether `moov` certainly describes no media: it consists of boxes, has a timescale, and has no track.
 
-    What is not made of whole boxes is not judged. With an `mvex`, the media are described in fragments.
+    A `moov` that does not consist of whole boxes is not judged. If it has an `mvex`, fragments describe the media.
     """
     boxes = dict(_boxes(moov))
     tracks = [dict(_boxes(track)) for track in _children(moov, b"trak")]
@@ -137,7 +142,7 @@ def _has_no_track(moov: memoryview) -> bool:
 
 
 def _facts(moov: memoryview) -> Facts:
-    """Facts of the first track that has pixels. Garbage gives what can be read, and no exception."""
+    """Return the facts of the first track that has pixels. Garbage raises nothing."""
     for track in _children(moov, b"trak"):
         facts = _track_facts(track)
         if facts.width and facts.height:
@@ -161,12 +166,12 @@ def _track_facts(track: memoryview) -> Facts:
 
 
 def _timescale(header: memoryview) -> int | None:
-    """Ticks a second, of `mvhd` or `mdhd`."""
+    """Return the ticks a second of an `mvhd` or `mdhd`, or None."""
     return _field(header, 20 if _is_wide(header) else 12, 4)
 
 
 def _is_wide(header: memoryview) -> bool:
-    """Version 1 has times of 64 bits."""
+    """Return whether the times of an `mvhd` or `mdhd` have 64 bits, as in its version 1."""
     return bytes(header[:1]) == b"\1"
 
 
@@ -185,7 +190,7 @@ def _children(data: memoryview, wanted: bytes) -> Iterator[memoryview]:
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the type and content of each box, the last perhaps cut; then what is left over, with an empty type."""
+    """Yield the type and content of each box; the last may be cut. Bytes that are left over come with an empty type."""
     for _ in range(_MAX_CHILDREN):
         size = int.from_bytes(data[:4])
         if size < 8 or len(data) < 8:

@@ -1,17 +1,21 @@
-"""What saving a video gives and tells; how it is done is in `download`."""
+"""What saving a video returns and reports. The saving itself is in `download`."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 DEFAULT_MAX_BYTES = 2**31
-"""The longest file that is saved: 2 GiB, far more than any clip. An endless one must not fill the disk."""
+"""The longest file that is saved: 2 GiB, far more than any clip. An endless file must not fill the disk."""
 Progress = Callable[[int, int | None], object]
-"""Called as bytes arrive, with how many came, and of how many: None where the server does not tell."""
+"""Callback for a download: called with the bytes received so far, and the total, which is None if it is unknown."""
 
 
 class SavedVideo(NamedTuple):
-    """A whole mp4 at `path`. What the file does not tell is None: pixels, frames, frames per second, seconds."""
+    """A whole mp4 on disk.
+
+    width, height: pixels. frames: their number. fps: frames per second. duration: seconds.
+    Each of these is None if the file does not say it.
+    """
 
     path: Path
     size_bytes: int

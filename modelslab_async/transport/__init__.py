@@ -1,1 +1,1 @@
-"""HTTP: requests with bounds, proxies, and the calls of the service's API."""
+"""HTTP: bounded requests over aiohttp, proxies, and the calls of the service's API."""

@@ -1,6 +1,6 @@
-"""HTTP through the public interface of `aiohttp.ClientSession`. Every wait is bounded, every foreign error translated.
+"""HTTP through the public interface of `aiohttp.ClientSession`, with bounded waits and this package's own errors.
 
-aiohttp's own timers are not relied on: a reply whose chunks are broken after a pause has stopped them before.
+aiohttp's own timers are not relied on: if a reply pauses and then breaks its chunked framing, they never fire.
 """
 
 import asyncio
@@ -24,25 +24,25 @@ from modelslab_async.transport.base import Incoming
 from modelslab_async.transport.proxies import Proxies, problem_of
 
 MAX_HEADER_BYTES = 2**16
-"""The longest status line or header field to read. aiohttp's default of 8 KiB is less than some proxies send."""
+"""The longest status line or header field that is read. Some proxies send more than aiohttp's default of 8 KiB."""
 MAX_HEADERS = 1000
 MAX_CONNECTIONS = 100
-"""Of the session with a pool: more than polls and downloads need. Submits are limited by `max_in_flight` alone."""
+"""Connections of the pooled session: more than polls and downloads need. Only `max_in_flight` limits submits."""
 USER_AGENT = "modelslab_async"
 _MAX_REDIRECTS = 5
 _REDIRECTS = (301, 302, 303, 307, 308)
-_PIECE_BYTES = 2**16
+_CHUNK_BYTES = 2**16
 _CLOSE_SECONDS = 5.0
-"""How long a session may take to close its connections."""
+"""How long a session may take to close its connections, seconds."""
 _POST_HEADERS = {"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"}
 _GET_HEADERS = {"Accept-Encoding": "identity"}
 
 
 class AiohttpTransport:
-    """Send requests through sessions of aiohttp, opened at the first request inside the running loop.
+    """Send requests through aiohttp's sessions, which are opened at the first request, inside the running loop.
 
-    Submits go through a session of their own that never reuses a connection, everything else through one with a pool.
-    A session that is passed in carries both, by its own settings, and is never closed here.
+    Submits go through a session of their own, which never reuses a connection. All other requests go through a pooled
+    session. A session that is passed in sends all requests, by its own settings, and is never closed here.
     """
 
     def __init__(
@@ -54,62 +54,62 @@ class AiohttpTransport:
         self._closed = False
 
     async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
-        """Post JSON once. No redirect is followed, so the key goes nowhere else."""
+        """As in `Transport`. No redirect is followed, so the key goes to no other URL."""
         session = self._session(own_connection=own_connection)
-        connect = _least(self._timeouts.connect, timeout)
+        connect_timeout = _shorter(self._timeouts.connect, timeout)
         started = asyncio.get_running_loop().time()
         payload = OneTimeBody(body)
         try:
-            async with asyncio.timeout(connect) as deadline:
+            async with asyncio.timeout(connect_timeout) as deadline:
 
-                def begun() -> None:
+                def extend_deadline() -> None:
                     deadline.reschedule(None if timeout is None else started + timeout)
 
-                payload.begun = begun
+                payload.on_begin = extend_deadline
                 response = await self._response(
                     session, "POST", url, data=payload, headers=_POST_HEADERS, middlewares=()
                 )
                 reply = await _read(response, MAX_REPLY_BYTES)
-        except Exception as error:  # noqa: BLE001 - whatever it is, money depends only on whether the body was begun
+        except Exception as error:  # noqa: BLE001 - only whether the body was begun says if money may be spent
             if payload.is_begun:
-                lost: TransportError = ReplyLostError(f"the reply was lost: {_described(error, timeout)}")
+                lost: TransportError = ReplyLostError(f"the reply was lost: {_describe(error, timeout)}")
             else:
-                lost = ConnectError(f"no connection: {_described(error, connect)}")
+                lost = ConnectError(f"no connection: {_describe(error, connect_timeout)}")
         else:
             if payload.is_begun:
                 return reply._replace(is_on_own_connection=own_connection and self._passed_in is None)
-            # the rest of an earlier reply was waiting on a pooled connection
+            # a late reply to an earlier request was waiting on the pooled connection
             lost = ConnectError("no connection: a reply came before anything was sent")
         finally:
             payload.forbid()
-        raise lost  # not within `except`: the frames of a foreign error hold what was received, perhaps the key
+        raise lost  # outside `except`: the frames of a foreign error hold what was received, perhaps with the key
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:
-        """Get the first bytes of a file, through redirects: the request holds no key."""
+        """As in `Transport`. Redirects are followed, because the request holds no key."""
         headers = {**_GET_HEADERS, "Range": f"bytes=0-{length - 1}"}
         try:
             async with asyncio.timeout(timeout):
-                response = await self._followed(url, headers)
+                response = await self._get(url, headers)
                 return await _read(response, length)
-        except Exception as error:  # noqa: BLE001 - a link that does not read, whatever the reason
-            raise _unread(error, timeout) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, the link is not readable
+            raise _download_error(error, timeout) from None
 
     @asynccontextmanager
     async def get(self, url: str, *, headers: Mapping[str, str], timeout: float | None) -> AsyncGenerator[Incoming]:
-        """Get a file, through redirects: the request holds no key."""
-        connect = self._timeouts.connect
-        until_headers = None if connect is None or timeout is None else connect + timeout
+        """As in `Transport`. Redirects are followed, because the request holds no key."""
+        connect_timeout = self._timeouts.connect
+        headers_timeout = None if connect_timeout is None or timeout is None else connect_timeout + timeout
         try:
-            async with asyncio.timeout(until_headers):
-                response = await self._followed(url, {**_GET_HEADERS, **headers})
-        except Exception as error:  # noqa: BLE001 - a link that does not read, whatever the reason
-            raise _unread(error, until_headers) from None
+            async with asyncio.timeout(headers_timeout):
+                response = await self._get(url, {**_GET_HEADERS, **headers})
+        except Exception as error:  # noqa: BLE001 - whatever it is, the link is not readable
+            raise _download_error(error, headers_timeout) from None
         with closing(response):
             async with aclosing(_chunks(response, timeout)) as chunks:
                 yield Incoming(response.status, response.headers, chunks)
 
     async def aclose(self) -> None:
-        """Close the sessions that were opened here; refuse later requests."""
+        """Close the sessions that were opened here. Later requests raise ClientStateError."""
         self._closed = True
         for session in (self._pooled, self._single_use):
             if session is not None:
@@ -119,15 +119,19 @@ class AiohttpTransport:
 
     def _session(self, *, own_connection: bool) -> aiohttp.ClientSession:
         if self._closed:
-            raise ClientStateError("this Client is closed; `download(video, path)` of a new one still saves a video")
+            raise ClientStateError(
+                "this Client is closed (hint: `download(video, path)` of a new Client saves a video)"
+            )
         if self._passed_in is not None:
             if self._passed_in.closed:
-                raise ConnectError("nothing was sent: the aiohttp session that was passed in is closed")
+                raise ConnectError(
+                    "nothing was sent: the session that was passed in is closed (hint: pass an open one)"
+                )
             return self._passed_in
         if own_connection:
-            self._single_use = self._single_use or _opened(aiohttp.TCPConnector(limit=0, force_close=True))
+            self._single_use = self._single_use or _new_session(aiohttp.TCPConnector(limit=0, force_close=True))
             return self._single_use
-        self._pooled = self._pooled or _opened(aiohttp.TCPConnector(limit=MAX_CONNECTIONS))
+        self._pooled = self._pooled or _new_session(aiohttp.TCPConnector(limit=MAX_CONNECTIONS))
         return self._pooled
 
     async def _response(
@@ -148,87 +152,91 @@ class AiohttpTransport:
             **options,
         )
 
-    async def _followed(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Get a URL through redirects, each as the server wrote it.
+    async def _get(self, url: str, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Get a URL, and follow redirects to exactly the URLs that servers name.
 
-        aiohttp's own way rewrites escapes, which breaks signed links.
+        aiohttp would rewrite escapes in them, which breaks signed links.
         """
         session = self._session(own_connection=False)
         for _ in range(_MAX_REDIRECTS + 1):
             response = await self._response(session, "GET", url, headers=headers)
-            target = response.headers.get("Location", "")
-            if response.status not in _REDIRECTS or not target:
+            location = response.headers.get("Location", "")
+            if response.status not in _REDIRECTS or not location:
                 return response
             response.close()
-            url = target if urlsplit(target).scheme else urljoin(url, target)
+            url = location if urlsplit(location).scheme else urljoin(url, location)
         raise TransportError(f"more than {_MAX_REDIRECTS} redirects")
 
     def _proxy(self, url: str) -> str | None:
-        """A session that was passed in has proxies by its own settings."""
+        """Return the proxy for *url*, or None. A session that was passed in uses proxies by its own settings."""
         proxy = None if self._passed_in else self._proxies.for_url(url)
-        if proxy and (wrong := problem_of(proxy)):
-            raise ConnectError(f"the proxy for {urlsplit(url).scheme} cannot be used: it {wrong[0]} (hint: {wrong[1]})")
+        if proxy and (problem := problem_of(proxy)):
+            requirement, hint = problem
+            raise ConnectError(f"the proxy for {urlsplit(url).scheme} cannot be used: it {requirement} (hint: {hint})")
         return proxy
 
 
 class OneTimeBody(aiohttp.Payload):
-    """A request's body that knows whether it was begun, and is never sent a second time.
+    """A request's body that is sent once at most, and records whether sending was begun.
 
-    Before it is begun nothing of the request has left: aiohttp keeps the headers back until the body is begun. Pieces
-    of it stay hidden, because aiohttp's frames may be shown with their local variables.
+    Before that, nothing of the request was sent: aiohttp holds the headers back until the body is begun. The body is
+    written as `SecretBytes`, because a traceback may show the local variables of aiohttp's frames.
     """
 
     def __init__(self, body: bytes) -> None:
         super().__init__(None, content_type="application/json")
         self._body = body
         self.is_begun = self._is_forbidden = False
-        self.begun: Callable[[], None] = lambda: None
+        self.on_begin: Callable[[], None] = lambda: None
+        """Called just before the first byte is sent."""
 
     @property
     def size(self) -> int:
-        """Length in bytes."""
+        """Return the length in bytes."""
         return len(self._body)
 
     def forbid(self) -> None:
-        """Send nothing from now on: the caller has given up, or has its reply."""
+        """Refuse to send the body from now on: the caller has given up, or has a reply."""
         self._is_forbidden = True
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write all of it."""
+        """Write the whole body."""
         await self.write_with_length(writer, None)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
-        """Write all of it; *content_length* is always its size."""
+        """Write the whole body; aiohttp passes its size as *content_length*."""
         del content_length
         if self.is_begun or self._is_forbidden:
-            raise ConnectError("this request is not sent a second time")
-        self.begun()
+            raise ConnectError("nothing was sent: a request is never sent a second time")
+        self.on_begin()
         self.is_begun = True
-        writer.send_headers()  # alone: joined to the first piece they would make bytes that do not stay hidden
-        for start in range(0, self.size, _PIECE_BYTES):
-            await writer.write(SecretBytes(self._body[start : start + _PIECE_BYTES]))
+        writer.send_headers()  # first: aiohttp would join headers and first chunk to plain bytes, which tracebacks show
+        for start in range(0, self.size, _CHUNK_BYTES):
+            await writer.write(SecretBytes(self._body[start : start + _CHUNK_BYTES]))
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Show that there is a body, and not what is in it."""
+        """Return a text that does not show what is in the body."""
         del encoding, errors
         return repr(SecretBytes(self._body))
 
 
-def _opened(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+def _new_session(connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
     headers = {"User-Agent": USER_AGENT}
     return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), headers=headers)
 
 
 def as_sent(url: str) -> URL:
-    """Return *url* so that it goes out byte for byte; only what no URL may hold is percent-encoded."""
+    """Return *url* as aiohttp sends it unchanged. Only characters that no URL may hold are percent-encoded."""
     parts = urlsplit(url)
     if not parts.netloc.isascii():
         url = parts._replace(netloc=URL(f"http://{parts.netloc}").raw_authority).geturl()
-    return URL(re.sub(r"[^!-~]+", lambda odd: quote(odd[0].encode(errors="surrogateescape")), url), encoded=True)
+    return URL(
+        re.sub(r"[^!-~]+", lambda illegal: quote(illegal[0].encode(errors="surrogateescape")), url), encoded=True
+    )
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> HttpReply:
-    """Read at most *limit* bytes of a reply, without its Content-Encoding. Close the connection if more would come."""
+    """Read and decode at most *limit* bytes of a reply. If more would come, the connection is closed."""
     with closing(response):
         body = bytearray()
         while len(body) < limit and (chunk := await response.content.read(limit - len(body))):
@@ -242,25 +250,26 @@ async def _chunks(response: aiohttp.ClientResponse, timeout: float | None) -> As
         try:
             async with asyncio.timeout(timeout):
                 chunk = await response.content.readany()
-        except Exception as error:  # noqa: BLE001 - the file broke off, whatever aiohttp calls it
-            raise _unread(error, timeout) from None
+        except Exception as error:  # noqa: BLE001 - whatever aiohttp calls it, the file broke off
+            raise _download_error(error, timeout) from None
         if not chunk:
             return
         yield chunk
 
 
-def _least(*seconds: float | None) -> float | None:
-    return min((each for each in seconds if each is not None), default=None)
+def _shorter(*timeouts: float | None) -> float | None:
+    return min((timeout for timeout in timeouts if timeout is not None), default=None)
 
 
-def _unread(error: Exception, timeout: float | None) -> TransportError:
-    return error if isinstance(error, TransportError) else TransportError(f"no file: {_described(error, timeout)}")
+def _download_error(error: Exception, timeout: float | None) -> TransportError:
+    return error if isinstance(error, TransportError) else TransportError(f"no file: {_describe(error, timeout)}")
 
 
-def _described(error: Exception, timeout: float | None) -> str:
-    """Describe a foreign error without any part of a reply: a parser quotes what it cannot read, which may be the key.
+def _describe(error: Exception, timeout: float | None) -> str:
+    """Describe a foreign error without any part of a reply.
 
-    Errors of the system are quoted whole, a parser's complaint only up to its first sign that is no letter.
+    A parser quotes what it cannot parse, which may hold the key. So the message of a parser is cut at the first
+    character that is no letter; errors of the operating system are quoted whole.
     """
     if isinstance(error, TransportError):
         return str(error.args[0])
@@ -271,6 +280,6 @@ def _described(error: Exception, timeout: float | None) -> str:
         return f"{kind}: the proxy answered HTTP {error.status}"
     if isinstance(error, OSError):
         return f"{kind}: {error}"
-    complaint = getattr(error, "message", None) or str(error)
-    words = re.match(r"(?:\d{3}, message[=:]['\"\s]*)?([A-Za-z][A-Za-z -]{2,79})", str(complaint).strip())
+    message = getattr(error, "message", None) or str(error)
+    words = re.match(r"(?:\d{3}, message[=:]['\"\s]*)?([A-Za-z][A-Za-z -]{2,79})", str(message).strip())
     return f"{kind}: {words[1].strip()}" if words else kind

@@ -1,4 +1,4 @@
-"""The line to the service: every request of a client goes through here, is counted, and carries the key."""
+"""Client for the service's HTTP API. Every request passes through it and is counted; posts carry the key."""
 
 import asyncio
 import logging
@@ -19,12 +19,15 @@ from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.transport.base import Incoming, Transport
 
 _log = logging.getLogger("modelslab_async")
-_MOST_NOTES = 50
+_MAX_LOGGED_NOTES = 50
 _T = TypeVar("_T")
 
 
 class ServiceApi:
-    """One for each Client. `closing` is set once nothing more is to be submitted."""
+    """Make requests to the service for one `Client`, with its key, timeouts and random numbers.
+
+    `closing` is set once no more jobs are to be submitted.
+    """
 
     def __init__(
         self,
@@ -40,31 +43,31 @@ class ServiceApi:
         self.counters = Counters()
         self.closing = asyncio.Event()
         self.bare_body = wire.encode_body({}, self.key)
-        """Just the key."""
-        self._noted = set[str]()
+        """The body of a request that has no parameters: only the key."""
+        self._logged_notes = set[str]()
 
     def post(self, kind: RequestKind, path: str, body: bytes, timeout: float | None) -> Awaitable[HttpReply]:
-        """Post, once. Raises TransportError."""
+        """Post once, within *timeout* seconds. Raise TransportError."""
         self.counters.requests[kind] += 1
         is_paid = kind == "submit"
         return self.transport.post(self.base_url + path, body, timeout=finite(timeout), own_connection=is_paid)
 
     def get(self, url: str, *, headers: Mapping[str, str]) -> AbstractAsyncContextManager[Incoming]:
-        """Get a file. No key goes along. Raises TransportError."""
+        """Get a file, without the key. Raise TransportError."""
         self.counters.requests["download"] += 1
         return self.transport.get(url, headers=headers, timeout=self.timeouts.read)
 
-    def head(self, url: str, length: int, timeout: float | None) -> Awaitable[HttpReply]:
-        """The first bytes of a file. No key goes along. Raises TransportError."""
+    def probe(self, url: str, length: int, timeout: float | None) -> Awaitable[HttpReply]:
+        """Get the first *length* bytes of a file, without the key, within *timeout* seconds. Raise TransportError."""
         self.counters.requests["probe"] += 1
         return self.transport.head(url, length=length, timeout=finite(timeout))
 
     def backoff(self) -> Iterator[float]:
-        """The waits of one series of failures."""
+        """Yield the seconds to wait after each failure of a series."""
         return retry.delays(self.rng)
 
     async def fetch(self, job_id: str, timeout: float | None) -> wire.FetchReply | TransportError:
-        """Ask after a job."""
+        """Ask the service how a job is, within *timeout* seconds. Return a TransportError instead of raising it."""
         path = wire.fetch_path(self.deployment, job_id)
         try:
             return wire.decode_fetch(await self.post("fetch", path, self.bare_body, timeout), self.key)
@@ -72,8 +75,11 @@ class ServiceApi:
             return error
 
     async def call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
-        """A call that costs nothing, repeated while its failure may pass."""
-        waits = islice(self.backoff(), retry.CALL_ATTEMPTS - 1)
+        """Make a call that costs nothing, and return what *pick* takes from the reply.
+
+        Failures that may pass are retried. Raise APIError or TransportError after the last attempt.
+        """
+        delays = islice(self.backoff(), retry.CALL_ATTEMPTS - 1)
         while True:
             error: ModelsLabError
             try:
@@ -84,24 +90,24 @@ class ServiceApi:
             except TransportError as lost:
                 error = lost
             error.charged = False
-            wait = next(waits, None)
-            if wait is None or not retry.may_pass(error):
+            delay = next(delays, None)
+            if delay is None or not retry.may_pass(error):
                 raise error
-            await asyncio.sleep(max(wait, wished(error)))
+            await asyncio.sleep(max(delay, retry_after(error)))
 
-    def note(self, notes: tuple[str, ...]) -> None:
-        """Tell an oddity once."""
+    def log_notes(self, notes: tuple[str, ...]) -> None:
+        """Log what was odd in a reply: each note once, and 50 different notes at most."""
         for note in notes:
-            if note not in self._noted and len(self._noted) < _MOST_NOTES:
-                self._noted.add(note)
-                _log.warning("the service says something odd, told once: %s", note)
+            if note not in self._logged_notes and len(self._logged_notes) < _MAX_LOGGED_NOTES:
+                self._logged_notes.add(note)
+                _log.warning("unexpected reply of the service (logged once): %s", note)
 
 
 def finite(seconds: float | None) -> float | None:
-    """None for never."""
+    """Return a timeout, with None in place of infinity."""
     return None if seconds is None or math.isinf(seconds) else seconds
 
 
-def wished(error: ModelsLabError) -> float:
-    """Seconds for which the service wants to be left alone."""
+def retry_after(error: ModelsLabError) -> float:
+    """Return the seconds for which the service asks to be left alone; 0 if it does not ask."""
     return error.retry_after or 0.0 if isinstance(error, APIError) else 0.0

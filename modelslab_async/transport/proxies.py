@@ -1,7 +1,7 @@
-"""Which proxy a request goes through, by the environment or by `Client(proxy=...)`. Pure.
+"""Choose the proxy of a request, by the environment or by `Client(proxy=...)`. The module does no I/O.
 
-aiohttp's own `trust_env` is never used: it also reads ~/.netrc, and sends the password of its `default` entry to every
-host. The variables are those of curl (https://everything.curl.dev/usingcurl/proxies/env.html) and httpx.
+aiohttp's own `trust_env` is never used: it also reads ~/.netrc, and sends the password of the `default` entry there to
+every host. The variables are those of curl (https://everything.curl.dev/usingcurl/proxies/env.html) and httpx.
 """
 
 import ipaddress
@@ -17,17 +17,17 @@ _SOCKS_HINT = "pass Client(session=...) with a SOCKS connector, such as that of 
 
 
 class Proxies(NamedTuple):
-    """The proxies to use.
+    """The proxies of a client.
 
     by_scheme: for "https", "http" and "all", the name of the setting (such as "HTTPS_PROXY") and the proxy's URL.
-    exceptions: hosts to reach directly, as NO_PROXY lists them.
+    exceptions: hosts that are reached directly, in the syntax of NO_PROXY.
     """
 
     by_scheme: Mapping[str, tuple[str, str]] = {}
     exceptions: tuple[str, ...] = ()
 
     def for_url(self, url: str) -> str | None:
-        """Return the proxy for a request to *url*; None for a direct connection. Loopback is always direct."""
+        """Return the proxy for a request to *url*, or None for a direct connection. Loopback is always direct."""
         setting = self._setting(url)
         return setting[1] if setting else None
 
@@ -38,22 +38,23 @@ class Proxies(NamedTuple):
         return self.by_scheme.get(parts.scheme) or self.by_scheme.get("all")
 
     def problems(self, base_url: str) -> Iterator[Problem]:
-        """Yield what is wrong with the proxies of a client with this base URL.
+        """Yield a problem for each proxy that a client with this base URL would use and cannot use.
 
-        The service may name links with https and with http, so both are checked, unless the service is on loopback.
+        The service may name links with https and with http, so both proxies are checked, unless the service is on
+        loopback.
         """
         host = urlsplit(base_url).netloc
         settings = {self._setting(f"{scheme}://{host}") for scheme in ("https", "http")}
         for name, url in sorted(setting for setting in settings if setting):
-            if wrong := problem_of(url):
-                yield Problem(name, repr(without_password(url)), *wrong)
+            if problem := problem_of(url):
+                yield Problem(name, repr(without_password(url)), *problem)
 
 
 def from_environment(environ: Mapping[str, str]) -> Proxies:
-    """Read HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; a lower-case name wins over the upper-case one.
+    """Read HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY; a lower-case name takes precedence.
 
-    Under CGI (REQUEST_METHOD is set) HTTP_PROXY may come from a request's header, so it is ignored there
-    (https://httpoxy.org).
+    Under CGI (REQUEST_METHOD is set) HTTP_PROXY may come from a request's header, so it is ignored: see
+    https://httpoxy.org.
     """
     found = {}
     for scheme in ("https", "http", "all"):
@@ -67,12 +68,12 @@ def from_environment(environ: Mapping[str, str]) -> Proxies:
 
 
 def from_argument(url: str) -> Proxies:
-    """Use one proxy for all requests, whatever the environment says."""
+    """Use one proxy for all requests, and ignore the environment."""
     return Proxies({"all": ("proxy", url)})
 
 
 def problem_of(url: object) -> tuple[str, str] | None:
-    """Return what a proxy's URL must be and a hint, or None if it can be used."""
+    """Return the requirement that a proxy's URL does not meet and a hint, or None if the URL can be used."""
     if not isinstance(url, str):
         return "must be the URL of a proxy", 'pass "http://host:port", or omit it'
     scheme, separator, _ = url.partition("://")
@@ -82,14 +83,14 @@ def problem_of(url: object) -> tuple[str, str] | None:
         return "must begin with http:// or https://", 'write "http://host:port"'
     try:
         parts = urlsplit(url)
-        is_right = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+        is_usable = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
     except ValueError:
-        is_right = False
-    return None if is_right else ("must name a host, and a port from 1 to 65535", 'write "http://host:port"')
+        is_usable = False
+    return None if is_usable else ("must name a host, and a port from 1 to 65535", 'write "http://host:port"')
 
 
 def without_password(url: object) -> object:
-    """Return a proxy's URL without its user and password, for messages."""
+    """Return a proxy's URL for a message, without user and password."""
     return re.sub(r"[^/]*@", "***@", url) if isinstance(url, str) else url
 
 
@@ -103,14 +104,17 @@ def _is_excepted(parts: SplitResult, exceptions: tuple[str, ...]) -> bool:
 
 
 def _matches(host: str, port: int | None, exception: str) -> bool:
-    """An exception is "*", a host with its subdomains, an address or a network, each perhaps with a port."""
+    """Return whether an exception covers a host: "*", a domain with its subdomains, an address or a network.
+
+    All but "*" may have a port.
+    """
     if exception == "*":
         return True
-    named = re.fullmatch(r"(\[[^\]]*\]|[^:]*):(\d+)", exception)
-    if named:
-        if int(named[2]) != port:
+    with_port = re.fullmatch(r"(\[[^\]]*\]|[^:]*):(\d+)", exception)
+    if with_port:
+        if int(with_port[2]) != port:
             return False
-        exception = named[1]
+        exception = with_port[1]
     exception = exception.strip("[]").removeprefix("*").strip(".")
     if not exception:
         return False

@@ -555,8 +555,7 @@ async def test_what_cannot_be_written_down_is_not_sent(world: MakeWorld, tmp_pat
     async with here.client(journal=tmp_path / "jobs.db") as client:
         journal = client.journal
         assert isinstance(journal, SqliteJournal)
-        connection = journal._database._connection
-        assert connection is not None
+        connection = journal.store.connection
         connection.execute(f"PRAGMA max_page_count = {connection.execute('PRAGMA page_count').fetchone()[0]}")
         job = client.submit(a_request(prompt="x" * 9000))
         with pytest.raises(JournalError) as caught:
@@ -676,8 +675,7 @@ async def test_a_budget_is_released_when_the_journal_agrees(world: MakeWorld, tm
         with pytest.raises(InvalidRequestError, match="exactly one"):
             await client.resolve(job.ref, id=" ")
         assert isinstance(client.journal, SqliteJournal)
-        connection = client.journal._database._connection
-        assert connection is not None
+        connection = client.journal.store.connection
         await row(client, job.ref)  # all is written
         connection.execute("PRAGMA query_only = 1")
         with pytest.raises(JournalError):

@@ -667,11 +667,11 @@ async def test_an_owner_of_which_nobody_can_tell_keeps_its_word_and_no_other(wor
         assert isinstance(file, SqliteJournal)
         assert record is not None
         for owner in ("0" * 16, "z" * 16):
-            file._liveness._path(owner).mkdir()
+            file.liveness.path_of(owner).mkdir()
             await file.deliver(record._replace(owner=owner), None)
         await file.deliver(record, the_id(here))
         assert (await job).id == the_id(here)
-        assert len(file._database._rows("SELECT 1 FROM deliveries")) == 2
+        assert len(file.store.connection.execute("SELECT 1 FROM deliveries").fetchall()) == 2
 
 
 @virtual
@@ -820,7 +820,7 @@ async def test_a_word_that_is_being_taken_from_the_journal_counts_while_the_clie
         job, taken, loop = owner.submit(a_request()), asyncio.Event(), asyncio.get_running_loop()
         kept = owner.journal
         assert isinstance(kept, SqliteJournal)
-        delivered = kept._database.delivered
+        delivered = kept.store.delivered
 
         def seen(account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
             words = delivered(account, owner, is_alive)
@@ -828,7 +828,7 @@ async def test_a_word_that_is_being_taken_from_the_journal_counts_while_the_clie
                 loop.call_soon_threadsafe(taken.set)
             return words
 
-        kept._database.delivered = seen  # type: ignore[method-assign]
+        kept.store.delivered = seen  # type: ignore[method-assign]
         async for news in job.events():
             if news.state is S.UNCERTAIN:
                 break

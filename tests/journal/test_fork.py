@@ -1,4 +1,4 @@
-"""Processes that fork while a client lives, or before it does. Real processes, each in an interpreter of its own."""
+"""Processes that fork while a client is open, or before it is opened. Each test runs real processes."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def live():
 
 @contextmanager
 def running(script: str, path: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs the script. It and its children are gone at the end."""
-    # -W ignore: from Python 3.12 on a fork of a process with threads warns
+    """Run a script in a process, which is killed at the end together with its children."""
+    # -W ignore: since Python 3.12, forking a process that has threads warns
     command = [sys.executable, "-W", "ignore", "-c", PRELUDE + script, str(path), *arguments]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True
@@ -67,7 +67,7 @@ def running(script: str, path: Path, *arguments: str) -> Iterator[subprocess.Pop
 
 
 def output(script: str, path: Path, *arguments: str) -> list[str]:
-    """What a script says until it ends."""
+    """Run a script to its end, and return the lines that it prints."""
     with running(script, path, *arguments) as process:
         assert process.stdout is not None
         return process.stdout.read().splitlines()
@@ -85,8 +85,8 @@ FORKS = {
 
 
 @pytest.mark.parametrize("fork", FORKS)
-def test_a_dead_client_is_dead_though_its_child_lives(tmp_path: Path, fork: str) -> None:
-    """The lock ends with the process that took it, and the child keeps no copy."""
+def test_a_dead_client_is_dead_while_its_child_lives(tmp_path: Path, fork: str) -> None:
+    """The lock ends with the process that took it, because a child keeps no copy of it."""
     script = f"""
 async def main():
     journal = SqliteJournal(path)
@@ -106,8 +106,8 @@ asyncio.run(main())
         os.killpg(process.pid, 0)  # its child lives
 
 
-def test_a_batch_goes_on_though_a_child_of_its_dead_process_lives(tmp_path: Path) -> None:
-    """The folder's lock ends in the same way. While the process lived, no other run had the folder."""
+def test_a_batch_can_be_resumed_while_a_child_of_its_dead_process_lives(tmp_path: Path) -> None:
+    """The folder's lock ends with its process too. While the process lives, no other run can open the folder."""
     script = """
 with opened(path, Owner(account="a", journal="j")):
     forked(live)
@@ -135,12 +135,12 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_a_child_that_ends_leaves_the_client_of_its_parent_alone(tmp_path: Path, end: str) -> None:
-    """However it ends: the parent's lock is there, and its journal takes rows."""
+def test_a_child_that_ends_leaves_its_parents_client_alone(tmp_path: Path, end: str) -> None:
+    """However the child ends, the parent keeps its lock, and its journal still takes rows."""
     script = f"""
 async def main():
-    async with Client("key-of-a-test", journal=path) as client:
-        journal = client.journal
+    journal = SqliteJournal(path)
+    async with Client("key-of-a-test", journal=journal):
         journal.note(row(journal, "noted"))
         child = os.fork()
         if child == 0:
@@ -150,7 +150,7 @@ async def main():
         sys.stdin.readline()
         await journal.append(row(journal, "after"))
 
-def loop():  # a child that closed one with epoll would close that of its parent
+def loop():  # an epoll loop is shared: a child that closed its copy would harm the parent's
     return asyncio.SelectorEventLoop(selectors.PollSelector())
 
 with asyncio.Runner(loop_factory=loop) as runner:
@@ -171,14 +171,14 @@ def rows(path: Path) -> list[str]:
         return sorted(ref for (ref,) in file.execute("SELECT ref FROM jobs"))
 
 
-def test_a_client_that_was_made_before_the_fork_works_in_each_child(tmp_path: Path) -> None:
-    """As in servers that load the application first: each has an owner of its own, and all are alive at a time."""
+def test_a_client_made_before_the_fork_works_in_each_child(tmp_path: Path) -> None:
+    """Servers load an application, then fork: each child's client has an owner of its own, and all are alive."""
     script = """
-client = Client("key-of-a-test", journal=path)
+journal = SqliteJournal(path)
+client = Client("key-of-a-test", journal=journal)
 
 async def serve():
     async with client:
-        journal = client.journal
         await journal.append(row(journal, journal.owner))
         say(journal.owner)
         time.sleep(60)
@@ -196,7 +196,7 @@ time.sleep(60)
 
 
 def test_a_child_may_open_the_file_of_its_parent(tmp_path: Path) -> None:
-    """What the child writes is there, though its parent closes the file meanwhile, or died: SQLite's locks are real."""
+    """The child's rows are kept even if its parent closes the file meanwhile, or dies: SQLite's locks hold."""
     script = """
 first, second = os.pipe(), os.pipe()
 
@@ -231,8 +231,8 @@ asyncio.run(parent())
         assert rows(path) == ["child 1", "child 2", "parent 1", "parent 2"]
 
 
-def test_a_child_that_opens_the_file_late_finds_it_whole(tmp_path: Path) -> None:
-    """Its parent died, and another process wrote to the file and closed it, as the last one."""
+def test_a_child_that_opens_the_file_late_finds_it_intact(tmp_path: Path) -> None:
+    """Meanwhile its parent died, and another process wrote to the file and was the last to close it."""
     script = """
 parent_lives = os.pipe()
 
@@ -268,8 +268,9 @@ asyncio.run(parent())
 
 
 def test_a_journal_that_was_open_in_the_parent_is_closed_in_the_child(tmp_path: Path) -> None:
-    """It says so instead of waiting for a thread that is not there, and what the parent is about to write is not
-    written a second time. It may be opened again, under another owner.
+    """Using it in the child raises JournalError, and the child does not write what the parent has queued.
+
+    The child may open it again, under another owner.
     """
     script = """
 async def use(journal):
@@ -288,8 +289,9 @@ async def parent():
     journal = SqliteJournal(path)
     await journal.open()
     journal.note(row(journal, "paid"))
-    accepted = journal.append(row(journal, "paid", JobState.PROCESSING, job_id="77"))
-    await asyncio.sleep(0)  # a writer is under way
+    accepted = asyncio.create_task(journal.append(row(journal, "paid", JobState.PROCESSING, job_id="77")))
+    for _ in range(2):
+        await asyncio.sleep(0)  # until the journal is about to write
     child = forked(lambda: asyncio.run(use(journal)))
     await accepted
     await asyncio.get_running_loop().run_in_executor(None, os.waitpid, child, 0)
@@ -302,8 +304,8 @@ asyncio.run(parent())
     assert rows(tmp_path / "jobs.db") == ["child", "paid"]
 
 
-def test_a_fork_meets_no_transaction(tmp_path: Path) -> None:
-    """A process that forks all the time while it writes: each row is there, and the file is whole."""
+def test_a_fork_waits_for_the_transaction_that_is_under_way(tmp_path: Path) -> None:
+    """A process forks again and again while it writes: every row is kept, and the file is intact."""
     script = """
 async def child():
     journal = SqliteJournal(path)
@@ -315,7 +317,7 @@ async def parent():
     journal = SqliteJournal(path)
     await journal.open()
     for number in range(30):
-        written = [journal.append(row(journal, f"parent {number} {each}")) for each in range(20)]
+        written = [asyncio.create_task(journal.append(row(journal, f"parent {number} {each}"))) for each in range(20)]
         await asyncio.sleep(number % 10 * 0.001)
         forked(lambda: asyncio.run(child()))
         assert all(await asyncio.gather(*written))

@@ -1,4 +1,4 @@
-"""File systems that cannot do all that a local disk does."""
+"""File systems that cannot flush folders, or files."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ CODES = [errno.EINVAL, errno.EIO, errno.ENOTSUP, errno.EACCES]
 
 @pytest.fixture(params=CODES, ids=errno.errorcode.get)
 def code(request: pytest.FixtureRequest) -> int:
-    """What the file system says."""
+    """The error number with which the file system refuses."""
     assert isinstance(request.param, int)
     return request.param
 
 
 @pytest.fixture(params=["fsync", "open"])
 def folders_are_not_flushed(request: pytest.FixtureRequest, code: int, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A folder cannot be opened, or is opened and cannot be flushed. Gives what was tried."""
-    fsync, opens, tried = os.fsync, os.open, list[str]()
+    """Let folders not be opened, or opened and not flushed. Return the list of refused attempts."""
+    fsync, opens, attempts = os.fsync, os.open, list[str]()
 
     def no_fsync(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            tried.append("fsync")
+            attempts.append("fsync")
             raise OSError(code, os.strerror(code))
         fsync(descriptor)
 
     def no_open(path: Any, *arguments: Any, **options: Any) -> int:
         if os.path.isdir(path):  # noqa: PTH112 - any kind of path
-            tried.append("open")
+            attempts.append("open")
             raise OSError(code, os.strerror(code))
         return opens(path, *arguments, **options)
 
     patched: dict[str, Any] = {"fsync": no_fsync, "open": no_open}
     monkeypatch.setattr(os, request.param, patched[request.param])
-    return tried
+    return attempts
 
 
-async def test_a_video_is_saved_where_folders_are_not_flushed(
+async def test_a_video_is_saved_if_its_folder_cannot_be_flushed(
     world: MakeWorld, tmp_path: Path, folders_are_not_flushed: list[str]
 ) -> None:
-    """The file is at its name, so `save` succeeds; with `overwrite`, and without."""
+    """The file has its name, so `save` succeeds, with `overwrite` and without."""
     async with world().client(journal=tmp_path / "jobs.db") as client:
         job = client.submit(a_request())
         for overwrite in (True, False):
@@ -61,10 +61,10 @@ async def test_a_video_is_saved_where_folders_are_not_flushed(
     assert len(folders_are_not_flushed) == 2
 
 
-async def test_a_batch_ends_once_where_folders_are_not_flushed(
+async def test_a_batch_makes_each_video_once_if_its_folder_cannot_be_flushed(
     world: MakeWorld, tmp_path: Path, folders_are_not_flushed: list[str]
 ) -> None:
-    """Its next run finds each video, and makes no second copy."""
+    """The next run finds each video, and makes no second copy."""
     here = world()
     picture = tmp_path / "rocket.png"
     picture.write_bytes(PNG)
@@ -76,10 +76,10 @@ async def test_a_batch_ends_once_where_folders_are_not_flushed(
     assert folders_are_not_flushed
 
 
-async def test_a_file_that_is_not_flushed_is_not_saved(
+async def test_a_file_that_cannot_be_flushed_is_not_saved(
     world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
-    """The user's disk did not take it: that is an OSError, and nothing is at the name."""
+    """The user's disk failed, so `save` raises OSError, and there is no file of that name."""
     fsync = os.fsync
 
     def no_fsync(descriptor: int) -> None:

@@ -1,4 +1,4 @@
-"""Pictures: recognised by content, refused before any network."""
+"""Pictures: recognised by their content, and refused before any request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HEADS = {
 
 
 def examined(source: Any, deployment: Deployment = Deployment.V6, **more: Any) -> Any:
-    """Return the picture, or what is wrong with it."""
+    """Return the picture, or the problem with it."""
     try:
         return examine(a_request(init_image=source, **more), deployment)
     except InvalidRequestError as error:
@@ -38,8 +38,8 @@ def examined(source: Any, deployment: Deployment = Deployment.V6, **more: Any) -
 
 
 @pytest.mark.parametrize("kind", HEADS)
-def test_content_tells_the_kind_not_the_name(kind: str, tmp_path: Path) -> None:
-    """Each kind is known by its first bytes, whatever the file is called."""
+def test_the_content_decides_the_type_not_the_name(kind: str, tmp_path: Path) -> None:
+    """Each type is recognised by its first bytes, whatever the name of the file."""
     path = tmp_path / "picture.txt"
     path.write_bytes(HEADS[kind])
     assert sniff(HEADS[kind]) == kind
@@ -49,13 +49,13 @@ def test_content_tells_the_kind_not_the_name(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"<html>", b"\0\0\0\x18ftypisom\0\0\0\0mp41", b"%PDF-1.7", b"x"])
 def test_other_content_is_no_picture(content: bytes, tmp_path: Path) -> None:
-    """A page, a video or a document is refused, in a file and in memory."""
+    """A page, a video and a document are refused, in a file and in memory."""
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     for source in (path, content):
         problem = examined(source)
         assert isinstance(problem, Problem)
-        assert (problem.field, problem.requirement) == ("init_image", "cannot be sent: not a picture")
+        assert (problem.field, problem.requirement) == ("init_image", "cannot be sent: it is not a picture")
 
 
 def test_files_that_cannot_be_sent(tmp_path: Path) -> None:
@@ -63,15 +63,15 @@ def test_files_that_cannot_be_sent(tmp_path: Path) -> None:
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "large").write_bytes(PNG + bytes(MAX_IMAGE_BYTES))
     os.mkfifo(tmp_path / "pipe")
-    rules = {name: examined(tmp_path / name).requirement for name in ("missing", ".", "pipe", "empty", "large")}
-    assert "No such file" in rules.pop("missing")
-    assert rules.pop("large") == "cannot have more than 5000000 bytes"
-    assert rules == {".": "must be a file", "pipe": "must be a file", "empty": "cannot be empty"}
+    requirements = {name: examined(tmp_path / name).requirement for name in ("missing", ".", "pipe", "empty", "large")}
+    assert "No such file" in requirements.pop("missing")
+    assert requirements.pop("large") == "cannot have more than 5000000 bytes"
+    assert requirements == {".": "must be a file", "pipe": "must be a file", "empty": "cannot be empty"}
     assert "cannot be read" in examined("no\0name").requirement
 
 
 def test_the_limit_is_exact() -> None:
-    """5 MB are sent, a byte more is not."""
+    """5 MB are sent; one byte more is refused."""
     most = PNG + bytes(MAX_IMAGE_BYTES - len(PNG))
     assert isinstance(examined(most), ImageBytes)
     assert isinstance(examined(most + b"\0"), Problem)
@@ -88,7 +88,7 @@ def test_ways_to_give_a_picture(tmp_path: Path) -> None:
         assert same == ImageBytes(PNG)
 
 
-HEADS_OF_URIS = [
+DATA_URI_HEADS = [
     "data:image/png;base64,",
     "DATA:IMAGE/PNG;BASE64,",
     "data:;base64,",
@@ -99,34 +99,34 @@ HEADS_OF_URIS = [
     "data:image/png;base64,\r\n",
     "\n  data:image/png;base64,",
 ]
-WRITERS: dict[str, Callable[[bytes], str]] = {
+ENCODERS: dict[str, Callable[[bytes], str]] = {
     "plain": lambda data: base64.b64encode(data).decode(),
     "without padding": lambda data: base64.b64encode(data).decode().rstrip("="),
     "lines": lambda data: base64.encodebytes(data).decode(),
-    "lines of Windows": lambda data: base64.encodebytes(data).decode().replace("\n", "\r\n"),
+    "Windows lines": lambda data: base64.encodebytes(data).decode().replace("\n", "\r\n"),
     "indented lines": lambda data: base64.encodebytes(data).decode().replace("\n", "\n\t  "),
     "folded lines": lambda data: base64.encodebytes(data).decode().replace("\n", " "),
     "lines without padding": lambda data: base64.encodebytes(data).decode().replace("=", ""),
     "blanks around it": lambda data: f"  {base64.b64encode(data).decode()} \t",
-    "letters of URLs": lambda data: base64.urlsafe_b64encode(data).decode(),
-    "letters of URLs without padding": lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+    "URL-safe": lambda data: base64.urlsafe_b64encode(data).decode(),
+    "URL-safe without padding": lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
     "escaped": lambda data: quote(base64.b64encode(data), safe=""),
     "escaped lines": lambda data: quote(base64.encodebytes(data).replace(b"\n", b"\r\n"), safe=""),
 }
 
 
-@pytest.mark.parametrize("writer", WRITERS)
-@given(st.binary(max_size=150), st.sampled_from(HEADS_OF_URIS))
-def test_base64_as_tools_write_it(writer: str, more: bytes, head: str) -> None:
-    """However a tool writes base64, raw or in a data URI, it is the same picture."""
+@pytest.mark.parametrize("encoder", ENCODERS)
+@given(st.binary(max_size=150), st.sampled_from(DATA_URI_HEADS))
+def test_base64_as_tools_write_it(encoder: str, more: bytes, head: str) -> None:
+    """However a tool writes base64, raw or in a data URI, the picture is the same."""
     picture = PNG + more
-    text = WRITERS[writer](picture)
+    text = ENCODERS[encoder](picture)
     assert examined(head + text) == examined(text, base64=True) == ImageBytes(picture)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_base64_that_lost_its_plus_signs_is_refused(count: int) -> None:
-    """A form turns + into blanks: without them, another picture would be paid for."""
+    """A form turns + into blanks. Decoded without them, another picture would be paid for."""
     text = base64.b64encode(PNG + b"\0" + b"\xfb\xef\xbe" + bytes(3)).decode()
     assert text.endswith("++++AAAA")
     problem = examined("data:image/png;base64," + text.replace("+", " ", count))
@@ -134,9 +134,9 @@ def test_base64_that_lost_its_plus_signs_is_refused(count: int) -> None:
     assert "blanks" in problem.hint
 
 
-@given(st.text(max_size=60), st.sampled_from(["", "data:", *HEADS_OF_URIS]))
+@given(st.text(max_size=60), st.sampled_from(["", "data:", *DATA_URI_HEADS]))
 def test_any_text_is_a_picture_or_a_problem(text: str, head: str) -> None:
-    """Any text in place of base64 is a picture or one problem; nothing else is raised."""
+    """Any text in place of base64 is a picture or one problem, and nothing else is raised."""
     assert isinstance(examined(head + text, base64=True), Problem | ImageBytes)
 
 
@@ -162,21 +162,21 @@ def test_any_text_is_a_picture_or_a_problem(text: str, head: str) -> None:
         (PNG, {"base64": False}),
     ],
 )
-def test_what_is_no_picture_at_all(source: object, more: dict[str, Any]) -> None:
-    """There is one problem, with a hint."""
+def test_anything_else_is_refused(source: object, more: dict[str, Any]) -> None:
+    """The error has one problem, with a hint."""
     problem = examined(source, **more)
     assert isinstance(problem, Problem)
     assert problem.hint
 
 
 def test_an_enterprise_server_takes_only_urls() -> None:
-    """A local picture has to be uploaded first, and the problem says how."""
+    """A local picture has to be uploaded first, and the hint says how."""
     assert "upload" in examined(PNG, Deployment.ENTERPRISE).hint
     assert isinstance(examined("https://example.com/a", Deployment.ENTERPRISE), ImageUrl)
 
 
-def test_a_file_that_changed_since(tmp_path: Path) -> None:
-    """A file is checked again when it is read."""
+def test_a_file_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+    """A file is checked again when it is loaded."""
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     image = examined(path)

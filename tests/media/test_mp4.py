@@ -1,4 +1,4 @@
-"""Whole, cut short, or not an mp4; and what the file tells of itself."""
+"""The mp4 parser: whether a file is whole, cut short or no mp4, and the facts that it states."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.media.mp4 import Facts, Verdict, Walk, looks_like_mp4
+from modelslab_async.media.mp4 import Facts, Parser, Verdict, looks_like_mp4
 
 STARTS = (b"styp", b"pdin", b"free", b"skip", b"wide", b"uuid")
 
@@ -23,7 +23,7 @@ def box(kind: bytes, content: bytes = b"", *, wide: bool = False, open_ended: bo
 
 
 def movie(frames: int = 81, scale: int = 16, width: int = 832, height: int = 480, *, version: int = 0) -> bytes:
-    """A `moov` with an audio track before the video track."""
+    """Make a `moov` with an audio track before the video track."""
     size = 8 if version else 4
     times = bytes(2 * size) + scale.to_bytes(4) + frames.to_bytes(size)
     video = box(b"tkhd", bytes(76) + width.to_bytes(2) + bytes(2) + height.to_bytes(2) + bytes(2))
@@ -60,15 +60,15 @@ TAILS = {
 
 
 def verdict(*chunks: bytes) -> Verdict:
-    walk = Walk()
+    parser = Parser()
     for chunk in chunks:
-        walk.feed(chunk)
-    return walk.verdict()
+        parser.feed(chunk)
+    return parser.verdict()
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_cut_at_every_byte(name: str) -> None:
-    """The whole file is whole; cut anywhere before its last box ends, it is cut short."""
+    """The whole file is whole. Cut anywhere before the end of its last box, it is cut short."""
     content = FILES[name]
     assert verdict(content) is Verdict.WHOLE
     for length in range(len(content)):
@@ -77,17 +77,17 @@ def test_cut_at_every_byte(name: str) -> None:
 
 @pytest.mark.parametrize("tail", TAILS)
 @pytest.mark.parametrize("name", FILES)
-def test_what_trails_does_not_matter(name: str, tail: str) -> None:
-    """A whole file is whole with anything behind its last box, as players play it; cut bytes before are not."""
+def test_bytes_after_the_last_box_do_not_matter(name: str, tail: str) -> None:
+    """Players play a whole file with anything after its last box. Such bytes do not make a cut file whole."""
     content = FILES[name]
     assert verdict(content + TAILS[tail]) is Verdict.WHOLE
     assert verdict(content[:-100]) is Verdict.CUT_SHORT
 
 
-def test_a_later_fragment_that_is_cut() -> None:
-    """A fragment without the end of its `mdat` is cut, also where the fragments before are whole.
+def test_a_file_with_a_cut_fragment_is_cut_short() -> None:
+    """A fragment without the end of its `mdat` is cut, even if all fragments before it are whole.
 
-    Up to the seventh byte of a further fragment, a cut is bytes that trail. What trails a cut does not mend it.
+    Up to its seventh byte, a further fragment counts as bytes after the last box. Boxes after a cut do not repair it.
     """
     begun = FTYP + movie() + FRAGMENT
     for length in range(8, len(FRAGMENT)):
@@ -100,7 +100,7 @@ def test_a_later_fragment_that_is_cut() -> None:
 
 @pytest.mark.parametrize("content", [b"", bytes(100), DATA], ids=["empty", "zeros", "no boxes"])
 def test_old_quicktime_needs_a_real_moov(content: bytes) -> None:
-    """Without `ftyp`, letters that happen to spell `moov` and `mdat` do not make a video."""
+    """Without `ftyp`, bytes that happen to spell `moov` and `mdat` do not make a video."""
     assert verdict(box(b"moov", content) + box(b"mdat", DATA)) is Verdict.NOT_MP4
     assert verdict(FTYP + box(b"moov", content) + box(b"mdat", DATA)) is Verdict.WHOLE
 
@@ -126,39 +126,39 @@ UNJUDGED = {
 
 @pytest.mark.parametrize("name", NO_MEDIA)
 def test_a_file_without_a_track_is_not_whole(name: str) -> None:
-    """A `moov` that is well made and describes nothing to play."""
+    """Its `moov` is well formed and describes nothing to play."""
     content = FTYP + box(b"moov", NO_MEDIA[name]) + box(b"mdat", DATA)
     assert verdict(content) is Verdict.NO_TRACK
     assert verdict(content[:-1]) is Verdict.CUT_SHORT
 
 
 @pytest.mark.parametrize("name", UNJUDGED)
-def test_what_cannot_be_judged_is_whole(name: str) -> None:
-    """Only a `moov` that is well made counts as one without a track: else the outer boxes alone decide."""
+def test_a_moov_that_cannot_be_judged_counts_as_whole(name: str) -> None:
+    """Only a well-formed `moov` can lack a track. Otherwise the outer boxes alone decide."""
     assert verdict(FTYP + box(b"moov", UNJUDGED[name]) + box(b"mdat", DATA)) is Verdict.WHOLE
 
 
-def grown(walk: Walk, chunk: bytes, times: int) -> int:
-    """The most bytes that were allocated at a time while the chunk was fed so often."""
+def peak_memory(parser: Parser, chunk: bytes, times: int) -> int:
+    """Return the peak of allocated bytes while a chunk is fed *times* times."""
     tracemalloc.start()
     try:
         for _ in range(times):
-            walk.feed(chunk)
+            parser.feed(chunk)
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
 
 
 def test_memory_is_constant() -> None:
-    """Of a file of any size, a bounded beginning of `moov` is kept, and nothing of its other boxes."""
-    walk = Walk()
-    walk.feed(FTYP + (1).to_bytes(4) + b"moov" + (2**40).to_bytes(8))
-    assert grown(walk, bytes(2**20), 64) < 20 * 2**20
-    assert grown(Walk(), FTYP + b"".join(box(b"%04x" % number) for number in range(2**16)), 2) < 2**16
+    """Of a file of any size, only the beginning of `moov` is kept, up to a bound."""
+    parser = Parser()
+    parser.feed(FTYP + (1).to_bytes(4) + b"moov" + (2**40).to_bytes(8))
+    assert peak_memory(parser, bytes(2**20), 64) < 20 * 2**20
+    assert peak_memory(Parser(), FTYP + b"".join(box(b"%04x" % number) for number in range(2**16)), 2) < 2**16
 
 
-def test_a_box_that_goes_on_to_the_end() -> None:
-    """Size 0: whole once it began with everything before it; the length that the server tells has to say the rest."""
+def test_a_box_that_extends_to_the_end_of_the_file() -> None:
+    """A file whose last box has size 0 is whole once that box began. Only the announced length can reveal a cut."""
     content = FTYP + movie() + box(b"mdat", DATA, open_ended=True)
     assert verdict(content) is Verdict.WHOLE
     assert verdict(content[: len(FTYP + movie())]) is Verdict.CUT_SHORT
@@ -170,12 +170,12 @@ def test_a_box_that_goes_on_to_the_end() -> None:
     cuts=st.lists(st.integers(0, 1200)),
     length=st.integers(0, 1200),
 )
-def test_chunks_do_not_matter(name: str, tail: str | None, cuts: list[int], length: int) -> None:
-    """However the bytes arrive, the verdict and the facts are the same."""
+def test_the_size_of_chunks_does_not_matter(name: str, tail: str | None, cuts: list[int], length: int) -> None:
+    """In whatever chunks the bytes arrive, the verdict and the facts are the same."""
     content = (FILES[name] + (TAILS[tail] if tail else b""))[:length]
     edges = sorted({0, len(content), *(cut for cut in cuts if cut < len(content))})
     pieces = [content[start:end] for start, end in itertools.pairwise(edges)]
-    one, many = Walk(), Walk()
+    one, many = Parser(), Parser()
     one.feed(content)
     for piece in pieces:
         many.feed(piece)
@@ -184,12 +184,12 @@ def test_chunks_do_not_matter(name: str, tail: str | None, cuts: list[int], leng
 
 @given(st.binary(max_size=400))
 def test_garbage_is_never_whole(content: bytes) -> None:
-    """Arbitrary bytes raise nothing and are no video; after a true beginning they still raise nothing."""
+    """Arbitrary bytes are no video and raise nothing, not even after a valid beginning."""
     assert verdict(content) is not Verdict.WHOLE
-    walk = Walk()
-    walk.feed(FTYP + box(b"moov", content) + content)
-    assert isinstance(walk.facts(), Facts)
-    assert walk.verdict() in Verdict
+    parser = Parser()
+    parser.feed(FTYP + box(b"moov", content) + content)
+    assert isinstance(parser.facts(), Facts)
+    assert parser.verdict() in Verdict
 
 
 @pytest.mark.parametrize(
@@ -197,14 +197,14 @@ def test_garbage_is_never_whole(content: bytes) -> None:
     [b"<!doctype html><html>404</html>", b'{"status": "error"}', b"\x89PNG\r\n\x1a\n" + bytes(50), bytes(100)],
 )
 def test_other_files_are_not_mp4(content: bytes) -> None:
-    """A page, JSON, a picture, zeros."""
+    """A page, JSON, a picture and zeros are no mp4."""
     assert verdict(content) is Verdict.NOT_MP4
     assert not looks_like_mp4(content)
 
 
 @pytest.mark.parametrize("size", [2, 7])
-def test_impossible_sizes(size: int) -> None:
-    """A box cannot be smaller than its header; hostile sizes neither hang nor pass."""
+def test_impossible_box_sizes_are_rejected(size: int) -> None:
+    """A box cannot be smaller than its header. Hostile sizes neither hang the parser nor make a file whole."""
     bad = size.to_bytes(4) + b"free"
     assert verdict(FTYP + bad + movie() + box(b"mdat", DATA)) is Verdict.NOT_MP4
     huge = (1).to_bytes(4) + b"mdat" + (2**63).to_bytes(8)
@@ -215,18 +215,18 @@ def test_impossible_sizes(size: int) -> None:
 @given(
     frames=st.integers(1, 10_000), scale=st.integers(1, 90_000), width=st.integers(1, 4000), height=st.integers(1, 4000)
 )
-def test_facts(version: int, frames: int, scale: int, width: int, height: int) -> None:
-    """Pixels, frames, fps and duration are those that were written, the sound before them notwithstanding."""
-    walk = Walk()
-    walk.feed(FTYP + movie(frames, scale, width, height, version=version))
-    facts = walk.facts()
+def test_facts_are_read_from_the_video_track(version: int, frames: int, scale: int, width: int, height: int) -> None:
+    """Pixels, frames, fps and duration are those of the video track, even if an audio track comes first."""
+    parser = Parser()
+    parser.feed(FTYP + movie(frames, scale, width, height, version=version))
+    facts = parser.facts()
     assert (facts.width, facts.height, facts.frames) == (width, height, frames)
     assert facts.duration == pytest.approx(frames / scale)
     assert facts.fps == pytest.approx(scale)
 
 
-def test_the_head_is_enough_to_tell() -> None:
-    """Eight bytes of any whole file suffice for a probe; fewer say nothing."""
+def test_eight_bytes_are_enough_for_a_probe() -> None:
+    """Eight bytes of any whole file look like an mp4; fewer do not."""
     for content in FILES.values():
         assert looks_like_mp4(content[:8])
         assert not looks_like_mp4(content[:7])

@@ -227,7 +227,7 @@ async def test_a_word_for_a_dead_client_is_used_though_many_come_or_its_taker_cl
         assert isinstance(shared, SqliteJournal)
         words = [(record.owner, record.account, f"another-{number}", None) for number in range(others)]
         async with here.client(journal=file, webhook=hook()) as client:
-            with shared._database._transaction() as connection:
+            with shared.store.transaction() as connection:
                 connection.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?)", words)
                 connection.execute(
                     "INSERT INTO deliveries VALUES (?, ?, ?, ?)", (record.owner, record.account, job.ref, job.id)

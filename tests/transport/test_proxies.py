@@ -1,18 +1,18 @@
-"""Which proxy a request goes through, by the environment and by the argument."""
+"""The proxy of a request, chosen by the environment or by the argument."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 
+import aiohttp
 import pytest
-from helpers.inside import engine_of
+from helpers.sockets import BALANCE, SHORT_TIMEOUTS, listening, opened_transport, respond_in_turn
 from helpers.world import KEY
 from hypothesis import given
 from hypothesis import strategies as st
-from test_transport import BALANCE, QUICK, listening, served
 
 from modelslab_async import Client, ConnectError, InvalidRequestError, Timeouts
-from modelslab_async.transport.aiohttp import AiohttpTransport
 from modelslab_async.transport.proxies import from_argument, from_environment
 
 P, Q = "http://proxy.invalid:3128", "http://other.invalid:8080"
@@ -41,7 +41,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_environment_names_a_proxy_for_each_scheme(environ: dict[str, str], url: str, proxy: str | None) -> None:
-    """The variables mean what they mean to curl and httpx."""
+    """The variables have the meaning that curl and httpx give them."""
     assert from_environment(environ).for_url(url) == proxy
 
 
@@ -68,22 +68,22 @@ def test_the_environment_names_a_proxy_for_each_scheme(environ: dict[str, str], 
     ],
 )
 def test_no_proxy_lists_exceptions(exceptions: str, url: str, is_direct: bool) -> None:
-    """A host with its subdomains, an address, a network, each perhaps with a port; or everything."""
+    """An exception is a domain with its subdomains, an address or a network, each perhaps with a port; or "*"."""
     proxies = from_environment({"HTTPS_PROXY": P, "NO_PROXY": exceptions})
     assert (proxies.for_url(url) is None) == is_direct
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.3.2.1", "[::1]"])
 def test_loopback_never_goes_through_a_proxy(host: str) -> None:
-    """An emulator on this machine is reached directly, and the key of its requests is seen by no proxy."""
+    """An emulator on this machine is reached directly, so no proxy sees the key."""
     for proxies in (from_environment({"ALL_PROXY": P}), from_argument(P)):
         assert proxies.for_url(f"http://{host}:8000/x") is None
         assert not list(from_environment({"ALL_PROXY": "socks5://x"}).problems(f"http://{host}:8000"))
 
 
 @given(st.text(), st.text())
-def test_no_setting_of_the_environment_raises(exceptions: str, proxy: str) -> None:
-    """Whatever stands in the variables, a request has a proxy, or has none."""
+def test_no_value_in_the_environment_raises(exceptions: str, proxy: str) -> None:
+    """Whatever the variables hold, a request either has a proxy or has none."""
     proxies = from_environment({"HTTPS_PROXY": proxy, "NO_PROXY": exceptions})
     assert proxies.for_url("https://a.example/x") in (None, proxy.strip())
 
@@ -96,10 +96,10 @@ UNUSABLE = [
 
 @pytest.mark.parametrize("proxy", UNUSABLE)
 @pytest.mark.parametrize("setting", ["HTTPS_PROXY", "ALL_PROXY", "http_proxy", "proxy"])
-def test_a_proxy_that_cannot_be_used_is_an_error_at_once(
+def test_a_proxy_that_cannot_be_used_is_refused_at_once(
     proxy: str, setting: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Client(...)` names the setting, what a proxy must be, and a hint; no password is shown."""
+    """The error of `Client(...)` names the setting, the requirement and a hint, and shows no password."""
     if setting == "proxy":
         with pytest.raises(InvalidRequestError) as caught:
             Client(KEY, proxy=proxy)
@@ -113,29 +113,29 @@ def test_a_proxy_that_cannot_be_used_is_an_error_at_once(
     assert "hush" not in str(caught.value)
 
 
-def test_a_proxy_beside_a_session_is_an_error() -> None:
-    """A session that is passed in has proxies by its own settings; one of two answers would be ignored silently."""
+async def test_a_proxy_and_a_session_are_refused_together() -> None:
+    """A passed-in session uses proxies by its own settings, so one of the two would be ignored silently."""
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(InvalidRequestError, match="proxy"):
+            Client(KEY, session=session, proxy=P)
 
-    async def make() -> None:
-        import aiohttp  # noqa: PLC0415 - made in a loop only
 
-        async with aiohttp.ClientSession() as session:
-            with pytest.raises(InvalidRequestError, match="proxy"):
-                Client(KEY, session=session, proxy=P)
+class NoDelays(random.Random):
+    """Random numbers by which retries follow at once."""
 
-    asyncio.run(make())
+    def uniform(self, a: float, b: float) -> float:
+        return 0.0
 
 
 async def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where requests must go through a proxy, they do; one that refuses means that nothing was sent."""
+    """A client's requests go through the proxy. If the proxy refuses, nothing was sent."""
     requests: list[bytes] = []
     refusal = b"HTTP/1.1 403 No\r\nContent-Length: 0\r\n\r\n"
-    async with listening(lambda reader, writer: served(reader, writer, requests, refusal)) as (url, *_):
+    async with listening(respond_in_turn(requests, refusal)) as (url, *_):
         monkeypatch.setenv("https_proxy", url)
-        client = Client(KEY, base_url="https://service.invalid", timeouts=QUICK)
-        with pytest.raises(ConnectError) as caught:
-            await engine_of(client).shared.transport.post("https://service.invalid/", b"{}", timeout=5)
-        await client.aclose()
+        async with Client(KEY, base_url="https://service.invalid", timeouts=SHORT_TIMEOUTS, rng=NoDelays()) as client:
+            with pytest.raises(ConnectError) as caught:
+                await client.balance()
     assert requests[0].startswith(b"CONNECT service.invalid:443 ")
     assert caught.value.charged is False
 
@@ -154,7 +154,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("answer", BROKEN.values(), ids=BROKEN.keys())
 async def test_a_proxy_that_breaks_means_that_nothing_was_sent(answer: bytes) -> None:
-    """Whatever goes wrong before the tunnel stands, no byte of the request has left."""
+    """Whatever goes wrong before the tunnel is open, no byte of the request was sent."""
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -163,31 +163,31 @@ async def test_a_proxy_that_breaks_means_that_nothing_was_sent(answer: bytes) ->
         if answer == BROKEN["nothing"]:
             await reader.read()
 
-    async with listening(proxy) as (url, *_):
-        transport = AiohttpTransport(Timeouts(connect=0.5), proxies=from_argument(url))
+    async with (
+        listening(proxy) as (url, *_),
+        opened_transport(Timeouts(connect=0.5), proxies=from_argument(url)) as transport,
+    ):
         with pytest.raises(ConnectError):
             await transport.post("https://service.invalid/", b"{}", timeout=5, own_connection=True)
-        await transport.aclose()
 
 
-async def test_a_proxy_is_no_way_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Plain http goes to loopback only, and the key with it: a proxy of the environment does not see it."""
+async def test_requests_to_this_machine_go_through_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plain http is for loopback only. A proxy in the environment does not see the key of such a request."""
     by_proxy: list[bytes] = []
-    asked: list[bytes] = []
+    directly: list[bytes] = []
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BALANCE)}\r\n\r\n".encode()
     async with (
-        listening(lambda reader, writer: served(reader, writer, by_proxy, head + BALANCE)) as (proxy, *_),
-        listening(lambda reader, writer: served(reader, writer, asked, head + BALANCE)) as (url, *_),
+        listening(respond_in_turn(by_proxy, head + BALANCE)) as (proxy, *_),
+        listening(respond_in_turn(directly, head + BALANCE)) as (url, *_),
     ):
         monkeypatch.setenv("http_proxy", proxy)
-        async with Client(KEY, base_url=url, timeouts=QUICK) as client:
+        async with Client(KEY, base_url=url, timeouts=SHORT_TIMEOUTS) as client:
             await client.balance()
-    assert (len(by_proxy), len(asked)) == (0, 1)
+    assert (len(by_proxy), len(directly)) == (0, 1)
 
 
-async def test_a_link_whose_proxy_cannot_be_used_does_not_go_past_it() -> None:
-    """A request never bypasses the proxy that is named for it: the link does not read, and the error says why."""
-    transport = AiohttpTransport(QUICK, proxies=from_environment({"HTTP_PROXY": "socks5://proxy:1080"}))
-    with pytest.raises(ConnectError, match="SOCKS"):
-        await transport.head("http://cdn.invalid/v.mp4", length=4, timeout=1)
-    await transport.aclose()
+async def test_a_link_never_bypasses_a_proxy_that_cannot_be_used() -> None:
+    """The link is not readable, and the error says why."""
+    async with opened_transport(proxies=from_environment({"HTTP_PROXY": "socks5://proxy:1080"})) as transport:
+        with pytest.raises(ConnectError, match="SOCKS"):
+            await transport.head("http://cdn.invalid/v.mp4", length=4, timeout=1)

@@ -1,0 +1,287 @@
+"""The asynchronous half of a journal: one thread that writes to a blocking `Store`, with group commit.
+
+The writes of many jobs share a transaction, because each transaction costs a flush to the disk. While one is written,
+later writes gather for the next.
+
+A fork waits until no store is in use. A journal that was open before the fork is closed in the child. The child may
+open it again, under another owner, or open another journal on the same store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+import attrs
+
+from modelslab_async.errors import JournalError
+from modelslab_async.journal.liveness import LivenessLock
+from modelslab_async.journal.store import Store, UnwritableError, Write
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import Charge, JobRecord, key_of
+
+NOTE_DELAY = 0.05
+"""Seconds for which a noted record may wait to share a transaction."""
+TRANSACTION_INTERVAL = 0.02
+"""Least seconds from the begin of one transaction to the next, unless `_FULL_BATCH` writes wait. A client that writes
+seldom does not wait."""
+_FULL_BATCH = 16
+_FORK_WAIT = 5.0
+"""Seconds for which a fork waits for the store; not for ever, because a disk may hang."""
+_NOT_SUBMITTED = (JobState.WAITING, JobState.SUBMITTING)
+
+_T = TypeVar("_T")
+
+
+class GroupCommitJournal:
+    """A `Journal` over a blocking store. The liveness lock names this client, and knows which others are alive."""
+
+    def __init__(self, store: Store, liveness: LivenessLock) -> None:
+        self._store = store
+        self.liveness = liveness
+        self._reset()
+
+    def _reset(self) -> None:
+        """Have nothing to write, and no thread to write it."""
+        self._thread: ThreadPoolExecutor | None = None
+        self._pending: list[_PendingWrite] = []
+        """Writes for the next transaction."""
+        self._backlog: dict[str, _PendingWrite] = {}
+        """Writes that failed and are tried again with each transaction, by job."""
+        self._writer: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        """Starts the writer for noted records."""
+        self.last_transaction_at = -math.inf
+        """The loop's time when the last transaction began, seconds."""
+
+    def reset_after_fork(self) -> None:
+        """Become closed in a forked child. The parent writes what was queued, and the thread exists only there."""
+        self._reset()
+        self._store.reset_after_fork()
+
+    @property
+    def owner(self) -> str:
+        """As in `Journal`."""
+        return self.liveness.owner
+
+    async def open(self) -> None:
+        """As in `Journal`."""
+        if self._thread:
+            raise JournalError(f"{self._store.name}: it is open already (hint: make a journal for each client)")
+        self._thread = ThreadPoolExecutor(1, "modelslab_async journal")
+        _opened.add(self)
+        try:
+            await self._call(self._store.open)
+            try:
+                self.liveness.acquire()
+            except OSError as error:
+                raise self._store.explain(error) from error
+        except BaseException:
+            await self.close()
+            raise
+
+    async def append(self, record: JobRecord, *, take_over: str | None = None) -> bool:
+        """As in `Journal`."""
+        outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._pending.append(_PendingWrite(Write(record, take_over), outcome))
+        self._start_writer()
+        return await outcome
+
+    def note(self, record: JobRecord) -> None:
+        """As in `Journal`. The record shares the next transaction, or gets one within `NOTE_DELAY` seconds."""
+        self._pending.append(_PendingWrite(Write(record, None), None))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(NOTE_DELAY, self._start_writer)
+
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+        """As in `Journal`."""
+        return await self._read(self._store.unfinished, account, ready)
+
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
+        """As in `Journal`."""
+        return await self._read(self._store.find, account, ref, job_id)
+
+    async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
+        """As in `Journal`."""
+        return await self._read(self._store.recent, account, limit)
+
+    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
+        """As in `Journal`."""
+        await self._call(self._store.deliver, record.owner, record.account, record.ref, job_id)
+
+    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        """As in `Journal`."""
+        return await self._call(self._store.delivered, account, self.owner, self.is_alive)
+
+    async def charges(self, account: str) -> Sequence[Charge]:
+        """As in `Journal`."""
+        return await self._read(self._store.charges, account)
+
+    def is_alive(self, owner: str) -> bool:
+        """As in `Journal`."""
+        return self.liveness.is_alive(owner)
+
+    async def close(self) -> None:
+        """As in `Journal`. Writes that failed before are tried once more."""
+        try:
+            await self._flush()
+            self._pending[:0] = self._backlog.values()
+            self._backlog.clear()
+            await self._flush()
+            with suppress(JournalError):
+                await self._call(self._store.close)
+        finally:
+            if self._thread:
+                self._thread.shutdown()
+                self._thread = None
+            self.liveness.release()
+
+    def _start_writer(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        if self._pending and (self._writer is None or self._writer.done()):
+            self._writer = asyncio.create_task(self._write(), name="modelslab_async journal")
+
+    async def _write(self) -> None:
+        """Write one batch; then, in a transaction of its own, the backlog, which may fail again."""
+        await self._wait_for_more()
+        batch, self._pending = _without_overtaken(self._pending), []
+        batch = [pending.inherit_take_over(self._backlog.get(pending.key)) for pending in batch]
+        keys = {pending.key for pending in batch}
+        backlog = [pending for key, pending in self._backlog.items() if key not in keys]
+        try:
+            is_usable = await self._commit(batch)
+        except BaseException:
+            self._pending[:0] = batch
+            raise
+        if is_usable and backlog:
+            await self._commit(backlog)
+        asyncio.get_running_loop().call_soon(self._start_writer)  # for writes that came meanwhile
+
+    async def _wait_for_more(self) -> None:
+        """Wait until the next transaction may begin, so that it is shared by more writes."""
+        clock = asyncio.get_running_loop().time
+        if len(self._pending) < _FULL_BATCH:
+            await asyncio.sleep(max(0.0, self.last_transaction_at + TRANSACTION_INTERVAL - clock()))
+        self.last_transaction_at = clock()
+
+    async def _commit(self, batch: Sequence[_PendingWrite]) -> bool:
+        """Write a batch, and resolve its writes. Return whether the store could be used at all."""
+        outcomes: Sequence[bool | JournalError]
+        is_usable = True
+        try:
+            outcomes = await self._call(self._store.write, [pending.write for pending in batch])
+        except JournalError as error:
+            is_usable, outcomes = False, [error] * len(batch)
+        for pending, outcome in zip(batch, outcomes, strict=True):
+            self._update_backlog(pending, outcome)
+            pending.resolve(outcome)
+        return is_usable
+
+    def _update_backlog(self, pending: _PendingWrite, outcome: bool | JournalError) -> None:
+        """Keep a write that failed for the next transaction; but not an intent, because that job is not submitted."""
+        if not isinstance(outcome, JournalError) or isinstance(outcome, UnwritableError):
+            self._backlog.pop(pending.key, None)
+        elif pending.write.record.state not in _NOT_SUBMITTED:
+            self._backlog[pending.key] = pending.inherit_take_over(self._backlog.get(pending.key))
+
+    async def _read(self, method: Callable[..., _T], *arguments: Any) -> _T:
+        """Call a method of the store once everything is written that was queued before."""
+        await self._flush()
+        return await self._call(method, *arguments)
+
+    async def _flush(self) -> None:
+        """Write everything that is queued now: by the transaction that is under way, and the next."""
+        for _ in range(2):
+            self._start_writer()
+            if self._writer:
+                await asyncio.wait([self._writer])
+
+    async def _call(self, method: Callable[..., _T], *arguments: Any) -> _T:
+        """Call a method of the store in the journal's thread. Raise only JournalError."""
+        if self._thread is None:
+            raise JournalError(f"{self._store.name}: it is not open (hint: open it in this process first)")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, _without_fork, method, *arguments)
+        except JournalError:
+            raise
+        except Exception as error:
+            raise self._store.explain(error) from error
+
+
+@attrs.frozen
+class _PendingWrite:
+    """A write in the queue, and the future of the caller that awaits it (None: no caller does)."""
+
+    write: Write
+    outcome: asyncio.Future[bool] | None
+
+    @property
+    def key(self) -> str:
+        """Return the name of the job."""
+        record = self.write.record
+        return key_of(record.account, record.ref, record.created_at)
+
+    def inherit_take_over(self, failed: _PendingWrite | None) -> _PendingWrite:
+        """Return this write with the `take_over` of an earlier write of the same job that *failed*.
+
+        The earlier write would have made the row this client's.
+        """
+        if failed is None or self.write.take_over:
+            return self
+        return attrs.evolve(self, write=self.write._replace(take_over=failed.write.take_over))
+
+    def resolve(self, outcome: bool | JournalError) -> None:
+        """Hand the outcome to the caller, unless the caller was cancelled, or has the error of an earlier attempt."""
+        if self.outcome is None or self.outcome.done():
+            return
+        if isinstance(outcome, bool):
+            self.outcome.set_result(outcome)
+        else:
+            self.outcome.set_exception(outcome)
+
+
+def _without_overtaken(pending: Sequence[_PendingWrite]) -> Sequence[_PendingWrite]:
+    """Drop noted records that a later write of the same job replaces anyway."""
+    last = {each.key: each for each in pending}
+    return [each for each in pending if each.outcome or last[each.key] is each]
+
+
+_opened = weakref.WeakSet[GroupCommitJournal]()
+_store_in_use = threading.Lock()
+"""Held while any store is in use. A fork waits for it, so that no child inherits half a transaction."""
+_forking = threading.local()
+
+
+def _without_fork(method: Callable[..., _T], *arguments: Any) -> _T:
+    with _store_in_use:
+        return method(*arguments)
+
+
+def _before_fork() -> None:
+    _forking.has_lock = _store_in_use.acquire(timeout=_FORK_WAIT)
+
+
+def _after_fork_in_parent() -> None:
+    if _forking.has_lock:
+        _store_in_use.release()
+
+
+def _after_fork_in_child() -> None:
+    for journal in list(_opened):
+        journal.reset_after_fork()
+    if _store_in_use.locked():
+        _store_in_use.release()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

@@ -1,0 +1,134 @@
+"""The tables of the SQLite journal: their schema, and the statements that read and write records."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import SENT, UNFINISHED, Charge, JobRecord, key_of
+
+MIGRATIONS: Sequence[str] = (
+    """
+    CREATE TABLE jobs (
+        account TEXT NOT NULL, ref TEXT NOT NULL, owner TEXT NOT NULL, created_at REAL NOT NULL, state TEXT NOT NULL,
+        job_id TEXT, price TEXT NOT NULL, charged INTEGER, submitted_at REAL, accepted_at REAL, ended_at REAL,
+        saved_path TEXT, details TEXT NOT NULL, PRIMARY KEY (account, ref)
+    ) WITHOUT ROWID;
+    CREATE INDEX jobs_by_state ON jobs (account, state);
+    """,
+    """
+    CREATE INDEX jobs_by_id ON jobs (account, job_id);
+    CREATE TABLE deliveries (
+        owner TEXT NOT NULL, account TEXT NOT NULL, ref TEXT NOT NULL, job_id TEXT, PRIMARY KEY (owner, account, ref)
+    ) WITHOUT ROWID;
+    """,
+)
+"""Script n makes a file of schema version n one of version n + 1. SQLite's `user_version` holds the version."""
+UNWRITABLE = (
+    TypeError, ValueError, OverflowError, RecursionError,
+    sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError,
+)  # fmt: skip
+"""What `write` raises for values that no row can hold."""
+
+_COLUMNS = (
+    "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
+    "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
+)  # fmt: skip
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error")
+"""Fields without a column: JSON in the column `details`, without those that are empty."""
+_EMPTY: tuple[object, ...] = (None, (), {})
+
+
+def _placeholders(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))
+
+
+# S608 is about SQL made from strings: all names in these are ours.
+_SUBMITTED = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
+_IN_DOUBT = f"{JobState.SUBMITTING.value!r}, {JobState.UNCERTAIN.value!r}"
+_WRITE = f"""
+    INSERT INTO jobs ({", ".join(_COLUMNS)}) VALUES ({_placeholders(_COLUMNS)})
+    ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
+    WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR state NOT IN ({_SUBMITTED})
+       OR (owner = ? AND ifnull(ended_at, 0) IN (0, excluded.ended_at)
+           AND (job_id IS NULL OR job_id IS excluded.job_id))
+       OR (created_at = excluded.created_at AND state IN ({_IN_DOUBT}) AND job_id IS NULL
+           AND coalesce(excluded.job_id, excluded.accepted_at) IS NOT NULL)
+"""  # noqa: S608
+_SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
+REFS_WITH_ID = "SELECT ref FROM jobs WHERE account = ? AND job_id = ?"
+_DELIVER = """
+    INSERT INTO deliveries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET job_id = ifnull(excluded.job_id, job_id)
+"""
+
+
+def write(connection: sqlite3.Connection, record: JobRecord, take_over: str | None) -> bool:
+    """Write a record by the rules of `Journal.append`, and return whether it was written."""
+    if record.job_id is not None:
+        refs = [ref for (ref,) in connection.execute(REFS_WITH_ID, (record.account, record.job_id))]
+        if refs and record.ref not in refs:
+            return False
+    return connection.execute(_WRITE, (*_row_from(record), take_over)).rowcount > 0
+
+
+def unfinished(connection: sqlite3.Connection, account: str, ready: bool) -> list[JobRecord]:
+    """As in `Journal`."""
+    states = [state.value for state in UNFINISHED if ready or state is not JobState.READY]
+    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND saved_path IS NULL"
+    return [_record_from(row) for row in connection.execute(f"{sql} ORDER BY created_at", (account, *states))]
+
+
+def find(connection: sqlite3.Connection, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+    """As in `Journal`."""
+    sql = f"{_SELECT} WHERE account = ? AND (ref = ? OR job_id = ?) ORDER BY ref = ? DESC LIMIT 1"
+    row = connection.execute(sql, (account, ref, job_id, ref)).fetchone()
+    return _record_from(row) if row else None
+
+
+def recent(connection: sqlite3.Connection, account: str, limit: int) -> list[JobRecord]:
+    """As in `Journal`."""
+    rows = connection.execute(f"{_SELECT} WHERE account = ? ORDER BY created_at DESC LIMIT ?", (account, limit))
+    return [_record_from(row) for row in rows]
+
+
+def charges(connection: sqlite3.Connection, account: str) -> list[Charge]:
+    """As in `Journal`."""
+    at = "coalesce(accepted_at, submitted_at, created_at)"
+    columns = f"account, ref, created_at, {at}, price, accepted_at IS NOT NULL"
+    rows = connection.execute(f"SELECT {columns} FROM jobs WHERE account = ? AND charged IS NOT 0", (account,))  # noqa: S608
+    return [Charge(key_of(*job), at, Decimal(price), bool(is_certain)) for *job, at, price, is_certain in rows]
+
+
+def deliver(connection: sqlite3.Connection, owner: str, account: str, ref: str, job_id: str | None) -> None:
+    """Add a notification. An earlier one for the same job keeps its id if this one has none."""
+    connection.execute(_DELIVER, (owner, account, ref, job_id))
+
+
+def owners_of_deliveries(connection: sqlite3.Connection, account: str) -> list[str]:
+    """Return the owners that have notifications."""
+    rows = connection.execute("SELECT DISTINCT owner FROM deliveries WHERE account = ?", (account,))
+    return [owner for (owner,) in rows]
+
+
+def take_deliveries(
+    connection: sqlite3.Connection, account: str, owners: Sequence[str]
+) -> list[tuple[str, str | None]]:
+    """Remove the notifications of these owners, and return them as (ref, id or None)."""
+    sql = f"DELETE FROM deliveries WHERE account = ? AND owner IN ({_placeholders(owners)}) RETURNING ref, job_id"  # noqa: S608
+    return connection.execute(sql, (account, *owners)).fetchall() if owners else []
+
+
+def _row_from(record: JobRecord) -> tuple[Any, ...]:
+    details = {name: value for name in _DETAILS if (value := getattr(record, name)) not in _EMPTY}
+    encoded = {"state": record.state.value, "price": str(record.price), "details": json.dumps(details)}
+    return tuple([encoded[name] if name in encoded else getattr(record, name) for name in _COLUMNS])
+
+
+def _record_from(row: tuple[Any, ...]) -> JobRecord:
+    values = dict(zip(_COLUMNS, row, strict=True))
+    details = json.loads(values.pop("details"))
+    charged = None if values["charged"] is None else bool(values["charged"])
+    decoded = {"state": JobState(values["state"]), "price": Decimal(values["price"]), "charged": charged}
+    return JobRecord(**{**values, **details, **decoded, "links": tuple(details.get("links", ()))})

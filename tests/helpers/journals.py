@@ -1,0 +1,110 @@
+"""Records for tests of journals, and a store in memory."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any, TypeVar
+
+from modelslab_async import JobState, Journal, JournalError
+from modelslab_async.journal.store import Write
+from modelslab_async.protocol.record import Charge, JobRecord
+
+S = JobState
+FULL = JobRecord(
+    account="a",
+    ref="r1",
+    owner="o",
+    created_at=1.5,
+    state=S.READY,
+    job_id="77",
+    request={"prompt": "zoom in", "num_frames": 81},
+    picture={"source": "path", "where": "/pictures/a.png", "length_bytes": 5, "sha256": "ab"},
+    price=Decimal("0.20"),
+    charged=True,
+    eta=40.5,
+    links=("https://files.invalid/a.mp4",),
+    video={"url": "https://files.invalid/a.mp4", "seed": 7, "meta": {}, "generation_time": None},
+    error="why",
+    submitted_at=2.0,
+    accepted_at=3.0,
+    ended_at=4.0,
+)
+"""A record in which every field but `saved_path` has a value."""
+
+AJournal = TypeVar("AJournal", bound=Journal)
+
+
+def a_record(journal: Journal, ref: str = "r1", state: JobState = S.WAITING, **changes: Any) -> JobRecord:
+    return JobRecord(account="a", ref=ref, owner=journal.owner, created_at=1.0, state=state)._replace(**changes)
+
+
+@asynccontextmanager
+async def opened(journal: AJournal) -> AsyncIterator[AJournal]:
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+class MemoryStore:
+    """A `Store` that keeps rows in memory, can be held up and can fail, and lists the batches that it wrote."""
+
+    name = "journal in memory"
+
+    def __init__(self) -> None:
+        self.rows: dict[str, JobRecord] = {}
+        self.batches: list[list[tuple[str, JobState]]] = []
+        self.errors: list[Exception] = []
+        """Each makes one attempt to write a batch fail."""
+        self.outcomes: dict[str, JournalError] = {}
+        """Errors of single writes, by ref."""
+        self.is_busy, self.may_go_on = threading.Event(), threading.Event()
+        self.may_go_on.set()
+
+    def open(self) -> None:
+        pass
+
+    def write(self, batch: Sequence[Write]) -> Sequence[bool | JournalError]:
+        self._use()
+        self.batches.append([(write.record.ref, write.record.state) for write in batch])
+        if self.errors:
+            raise self.errors.pop()
+        written = [write.record for write in batch if write.record.ref not in self.outcomes]
+        self.rows.update({record.ref: record for record in written})
+        return [self.outcomes.get(write.record.ref, True) for write in batch]
+
+    def unfinished(self, account: str, ready: bool) -> Sequence[JobRecord]:
+        raise NotImplementedError
+
+    def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+        self._use()
+        return self.rows.get(ref or "")
+
+    def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
+        raise NotImplementedError
+
+    def deliver(self, owner: str, account: str, ref: str, job_id: str | None) -> None:
+        self._use()
+
+    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> Sequence[tuple[str, str | None]]:
+        raise NotImplementedError
+
+    def charges(self, account: str) -> Sequence[Charge]:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+    def reset_after_fork(self) -> None:
+        pass
+
+    def explain(self, error: Exception) -> JournalError:
+        return JournalError(f"{self.name}: {error}")
+
+    def _use(self) -> None:
+        self.is_busy.set()
+        self.may_go_on.wait(10)
