@@ -5,9 +5,12 @@ They run in the test's own event loop, under pytest-asyncio, or under anyio's pl
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,6 +22,13 @@ if TYPE_CHECKING:
 SPEED = 100.0
 """Default speed of the emulator: a job of 40 s takes 0.4 s."""
 
+_LOOP = pytest.StashKey[asyncio.AbstractEventLoop]()
+"""The event loop in which a test's emulator serves."""
+_OTHER_LOOP = (
+    "modelslab_emulator serves in another event loop than the one this test runs in, so a request would hang "
+    "(hint: set asyncio_default_fixture_loop_scope to the tests' loop scope, or leave the test's loop_scope out)"
+)
+
 fixture: Callable[..., Any] = import_module("pytest_asyncio" if find_spec("pytest_asyncio") else "pytest").fixture
 
 
@@ -29,13 +39,36 @@ def modelslab_emulator_options() -> dict[str, object]:
 
 
 @fixture
-async def modelslab_emulator(modelslab_emulator_options: dict[str, object]) -> AsyncIterator[Emulator]:
-    """Run an emulator on a free port of this machine, 100 times as fast as the service."""
+async def modelslab_emulator(
+    request: pytest.FixtureRequest, modelslab_emulator_options: dict[str, object]
+) -> AsyncIterator[Emulator]:
+    """Run an emulator on a free port of this machine, 100 times as fast as the service.
+
+    It serves in the event loop of the fixture, which must be the test's own. A test in another loop fails at once.
+    """
     from modelslab_async.emulator import Emulator  # noqa: PLC0415 - heavy, and most test sessions do not use it
 
     options: dict[str, Any] = {"speed": SPEED, "eta": {"good": 1}, **modelslab_emulator_options}
+    request.node.stash[_LOOP] = asyncio.get_running_loop()
     async with Emulator(**options) as emulator:
         yield emulator
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Have an asynchronous test fail at once if its event loop is not the one that its emulator serves in."""
+    loop = item.stash.get(_LOOP, None)
+    if loop is None or not isinstance(item, pytest.Function) or not iscoroutinefunction(item.obj):
+        return
+    test = item.obj
+
+    @wraps(test)
+    async def checked(*args: Any, **kwargs: Any) -> Any:
+        if asyncio.get_running_loop() is not loop:
+            pytest.fail(_OTHER_LOOP, pytrace=False)
+        return await test(*args, **kwargs)
+
+    item.obj = checked
 
 
 @fixture

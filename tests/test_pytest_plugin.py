@@ -72,7 +72,6 @@ class TestOneOption:
 SETTINGS = """
 [pytest]
 asyncio_mode = auto
-asyncio_default_fixture_loop_scope = function
 filterwarnings = error
 """
 USERS_TESTS = """
@@ -86,16 +85,31 @@ def test_another():
 """
 
 
-def test_the_plugin_works_in_a_users_project(tmp_path: Path) -> None:
-    """A project with a single test file can use the fixtures, which leak nothing."""
-    (tmp_path / "test_users.py").write_text(USERS_TESTS.format(picture=str(PICTURE)), encoding="utf-8")
-    (tmp_path / "pytest.ini").write_text(SETTINGS, encoding="utf-8")
-    run = subprocess.run(
+def run_users_tests(folder: Path, settings: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a project of its own."""
+    (folder / "test_users.py").write_text(USERS_TESTS.format(picture=str(PICTURE)), encoding="utf-8")
+    (folder / "pytest.ini").write_text(SETTINGS + settings, encoding="utf-8")
+    return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("scope", ["function", "session"])
+def test_the_plugin_works_in_a_users_project(tmp_path: Path, scope: str) -> None:
+    """A project can use the fixtures, which leak nothing, with a loop for each test or one for all of them."""
+    settings = f"asyncio_default_fixture_loop_scope = {scope}\nasyncio_default_test_loop_scope = {scope}\n"
+    run = run_users_tests(tmp_path, settings)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "2 passed" in run.stdout
+
+
+def test_a_test_in_another_loop_fails_at_once(tmp_path: Path) -> None:
+    """A test whose loop is not the fixtures' would hang; it fails with the cure instead."""
+    settings = "asyncio_default_fixture_loop_scope = function\nasyncio_default_test_loop_scope = session\n"
+    run = run_users_tests(tmp_path, settings)
+    assert "1 failed, 1 passed" in run.stdout
+    assert "hint: set asyncio_default_fixture_loop_scope" in run.stdout
