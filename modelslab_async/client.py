@@ -26,6 +26,7 @@ from modelslab_async.engine.recovery import CANDIDATES, Recovery
 from modelslab_async.errors import InvalidRequestError, ModelsLabError
 from modelslab_async.job.future import Job
 from modelslab_async.job.streams import BoundedMap
+from modelslab_async.journal.base import Journal
 from modelslab_async.media import images
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.protocol import lifecycle, wire
@@ -119,6 +120,26 @@ class Client(Session):
         child._enter()  # may be closing
         return cast("Client", child)
 
+    @property
+    def account_id(self) -> str:
+        """The account's fingerprint, as journal rows carry it. It does not reveal the key."""
+        return self._recorder.account
+
+    @property
+    def api_key(self) -> ApiKey:
+        """The account's key, wrapped: it finds and removes the key in values and errors, and shows it nowhere."""
+        return self._api_key
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget that this client reserves from, or None."""
+        return self._recorder.budget
+
+    @property
+    def journal(self) -> Journal | None:
+        """The journal that this client writes, or None."""
+        return self._recorder.journal
+
     def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
         """Give the job future of a request; returns at once.
 
@@ -200,6 +221,23 @@ class Client(Session):
         assets = await self._call(wire.ASSETS_PATH, body, wire.assets) if search and self._recoverer.journal else ()
         candidates = await self._recoverer.unknown(assets)
         return (await self._recoverer.recover(refs))._replace(candidates=candidates)
+
+    async def resume(self, record: JobRecord) -> Job | None:
+        """Take over the job of a journal row and resume it; return the open job if this client has it already.
+
+        Return None if another client that is alive owns the row, if another client took it over first, or if a new job
+        uses its ref.
+
+        Raises ClientStateError without a journal, JournalError.
+        """
+        self._enter()
+        journal = self._recoverer.journal
+        if record.owner != journal.owner and journal.is_alive(record.owner):
+            return None
+        job = await self._recoverer.restored(record)
+        if job:
+            self._recoverer.undelivered.discard(job.ref)
+        return job
 
     async def resubmit(self, records: Iterable[JobRecord]) -> tuple[Job, ...]:
         """Submit jobs that an earlier client never sent, as `recover().unsent` lists them, under their refs.

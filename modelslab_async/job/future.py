@@ -186,6 +186,11 @@ class Job:
             case _:
                 return None
 
+    @property
+    def record(self) -> JobRecord | None:
+        """The job's row in the journal as it now is; None without a journal."""
+        return self._record
+
     def done(self) -> bool:
         """Whether there is a result or an exception."""
         return self._future.done()
