@@ -54,7 +54,9 @@ _SET = click.option(
 
 @click.command(epilog='Example: modelslab-async batch pictures/ -p "clouds pass" --set fps=12 -o videos --budget 20')
 @_MANIFEST
-@click.option("-o", "--output", "folder", type=click.Path(path_type=Path), required=True, metavar="FOLDER")
+@click.option(
+    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="of videos"
+)
 @_PROMPT
 @_SET
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="pattern of file names")
@@ -66,10 +68,11 @@ _SET = click.option(
 @click.option("--report", is_flag=True, help="write FOLDER/report.html at the end")
 @common_options
 def batch(settings: Settings, **options: Any) -> None:
-    """Make the videos of MANIFEST: JSON Lines, .csv, .tsv, or a folder of pictures.
+    """Make the videos of a manifest.
 
-    All lines and pictures are checked before anything is sent. Ctrl-C stops the batch once the running jobs have
-    ended; a second Ctrl-C stops it at once. Run the same command again to continue.
+    MANIFEST is JSON Lines, .csv, .tsv, or a folder of pictures. All lines and pictures are checked before anything is
+    sent. Ctrl-C stops the batch once the running jobs have ended; a second Ctrl-C stops it at once. Run the same
+    command again to continue.
     """
     run(settings.output, lambda: _batch(settings, **options))
 
@@ -231,7 +234,7 @@ def _event_values(event: BatchEvent) -> dict[str, Any]:
 @_SET
 @common_options
 def cost(settings: Settings, **options: Any) -> None:
-    """Check the lines of MANIFEST, and print what they cost. Nothing is sent."""
+    """Check a manifest, and print what it costs. Nothing is sent."""
     run(settings.output, lambda: _cost(settings, **options))
 
 

@@ -67,7 +67,10 @@ def show(settings: Settings, ref: str) -> None:
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="pattern of file names in a folder")
 @common_options
 def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) -> None:
-    """Wait for paid videos and save them: those of REFS, or all that were left. Costs nothing."""
+    """Save the videos of paid jobs. Costs nothing.
+
+    Waits for the jobs of REFS, or for all jobs that earlier runs left.
+    """
     if target.suffix == ".mp4" and len(refs) != 1:
         raise click.UsageError("-o FILE needs exactly one REF (hint: pass a folder)")
     if problem := pattern_problem(name):
@@ -115,7 +118,7 @@ async def _save(job: Job, target: Path, name: str) -> SavedVideo:
 @click.option("--search", is_flag=True, help="list the account's videos that the journal does not know too")
 @common_options
 def recover(settings: Settings, *, search: bool) -> None:
-    """List the jobs that dead processes left, and what to do about them. Nothing is submitted or paid for."""
+    """List the jobs that dead processes left. Nothing is submitted or paid for."""
 
     async def work() -> Exit:
         async with open_client(settings) as client:

@@ -23,7 +23,7 @@ _OPTIONS = {
     "sample_shift": ("INT", "default 5, at most 10"),
     "portrait": ("yes|no", "taller than wide"),
     "temp": ("yes|no", "delete the file within 24 hours"),
-    "webhook": ("URL", "URL that the service calls at the end"),
+    "webhook": ("URL", "address that the service calls at the end"),
     "track_id": ("TEXT", "the job's ref"),
     "model_id": ("TEXT", "default wan2.2"),
 }

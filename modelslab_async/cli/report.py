@@ -21,7 +21,7 @@ from modelslab_async.errors import InvalidRequestError, Problem
 )
 @common_options
 def report(settings: Settings, folder: Path, target: Path | None) -> None:
-    """Write a page about the batch in FOLDER: its videos, errors, timeline and cost."""
+    """Write a page about a batch. It shows the videos, errors, timeline and cost."""
 
     async def work() -> Exit:
         print_report(settings.output, folder, target)

@@ -18,7 +18,7 @@ from modelslab_async.cli.settings import Settings, common_options
 @click.command(epilog="Example: modelslab-async balance --json")
 @common_options
 def balance(settings: Settings) -> None:
-    """Show the wallet's balance, and the number of jobs queued or processing."""
+    """Show the wallet's balance, and how many jobs are under way."""
 
     async def work() -> Exit:
         async with open_client(settings) as client:

@@ -151,7 +151,7 @@ def _key_of_keyring() -> ApiKey:
 _SECONDS = click.FloatRange(0, min_open=True)
 _LIMITS = ("refuse", "warn", "off")
 _COMMON = (
-    click.option("--emulate", is_flag=True, help="run an emulator for this command: no account, no money"),
+    click.option("--emulate", is_flag=True, help="use an emulator: no account, no money"),
     click.option("--json", "as_json", is_flag=True, help="print JSON on stdout, and messages on stderr"),
     click.option("--base-url", metavar="URL", envvar=URL_VARIABLE, show_envvar=True, hidden=True),
     click.option("--enterprise", is_flag=True, envvar="MODELSLAB_ENTERPRISE", show_envvar=True, hidden=True),
