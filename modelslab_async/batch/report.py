@@ -77,8 +77,13 @@ def _when(results: Iterable[Result]) -> str:
     return f'<p class="soft">{min(times):%Y-%m-%d %H:%M} UTC, {duration}</p>'
 
 
+def _is_local(results: Iterable[Result]) -> bool:
+    """Return whether the service was a program on the machine that ran the batch: it was not ModelsLab."""
+    return any(urlsplit(result.service).hostname in _LOOPBACK for result in results)
+
+
 def _notice(results: Iterable[Result]) -> str:
-    if not any(urlsplit(result.service).hostname in _LOOPBACK for result in results):
+    if not _is_local(results):
         return ""
     return (
         '<p class="notice">These jobs ran on the same machine as the batch, for example in the emulator of '
@@ -88,10 +93,13 @@ def _notice(results: Iterable[Result]) -> str:
 
 def _totals(results: Sequence[Result]) -> str:
     uncertain = sum((result.price for result in results if result.charged is None), Decimal(0))
+    spent, may_be_spent = "spent", "may have been spent"
+    if _is_local(results):
+        spent, may_be_spent = "would be spent", "might be spent"
     totals = [
         (str(sum(result.file is not None for result in results)), f"of {counted(len(results), 'video')}"),
-        (usd(sum((result.cost or Decimal(0) for result in results), Decimal(0))), "spent"),
-        *([(usd(uncertain), "may have been spent")] if uncertain else []),
+        (usd(sum((result.cost or Decimal(0) for result in results), Decimal(0))), spent),
+        *([(usd(uncertain), may_be_spent)] if uncertain else []),
         *_medians(results),
     ]
     return f'<ul class="totals">{"".join(f"<li><b>{value}</b> {name}</li>" for value, name in totals)}</ul>'

@@ -13,6 +13,8 @@ from modelslab_async.batch.results import Result, counted
 
 _WIDTH, _MARGIN, _FOOT = 1000, 8, 22
 """In pixels: the whole width, the margin on both sides, and the height of the time axis."""
+_LABEL_WIDTH = 60
+"""In pixels: room for the label of a tick."""
 _MAX_LANE_HEIGHT, _MIN_LANE_HEIGHT, _MAX_HEIGHT = 20.0, 2.0, 420.0
 """In pixels: of one lane, and of all lanes together."""
 _TICK_SECONDS = [1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 21600, 43200, 86400]
@@ -69,7 +71,8 @@ def svg(drawn: Sequence[Bar]) -> str:
     for after in _ticks(seconds):
         at = x(first + timedelta(seconds=after))
         parts.append(f'<path class="grid" d="M{at:.1f} 0V{height:.0f}"/>')
-        parts.append(f'<text x="{at:.1f}" y="{height + 16:.0f}">{_format_tick(after)}</text>')
+        anchor_end = ' text-anchor="end"' if at > _WIDTH - _LABEL_WIDTH else ""
+        parts.append(f'<text x="{at:.1f}" y="{height + 16:.0f}"{anchor_end}>{_format_tick(after)}</text>')
     for bar in drawn:
         duration = (bar.end - bar.begin).total_seconds()
         title = escape(f"{bar.result.state.value.replace('_', ' ')}, {duration:.0f} s: {_prompt(bar.result)}")

@@ -153,7 +153,7 @@ def _confirm(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
     output.say(f"{counted(plan.lines, 'line')}: {videos} to make for {usd(plan.usd)}{also}")
     if yes or not plan.submit:
         return True
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not can_ask():
         raise click.UsageError("cannot ask for confirmation without a terminal (hint: pass --yes)")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's handler would not end the question
     try:
@@ -163,6 +163,11 @@ def _confirm(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
     if not is_confirmed:
         output.say("nothing was sent")
     return is_confirmed
+
+
+def can_ask() -> bool:
+    """Return whether the user can be asked at a terminal."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 async def _run(client: Client, opened: Batch, lines: Iterator[Entry], display: BatchDisplay) -> Exit:

@@ -89,7 +89,8 @@ async def test_the_index_is_used_by_one_thread(
     world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the batch runs, only the event loop's thread uses the SQLite index: two threads would misuse it."""
-    threads, connect = set[int](), sqlite3.connect
+    threads = set[int]()
+    connect: Any = sqlite3.connect
 
     class Watched(sqlite3.Connection):
         """A connection that notes the threads that use it."""
@@ -98,7 +99,7 @@ async def test_the_index_is_used_by_one_thread(
             threads.add(threading.get_ident())
             return super().execute(*arguments)
 
-    def connect_watched(path: str, *arguments: Any, **options: Any) -> sqlite3.Connection:
+    def connect_watched(path: str, *arguments: Any, **options: Any) -> Any:
         return connect(path, *arguments, **options, **({} if path else {"factory": Watched}))  # "" is the index
 
     monkeypatch.setattr(sqlite3, "connect", connect_watched)

@@ -17,6 +17,7 @@ from helpers.world import KEY, PNG
 from rich.console import Console
 
 from benchmarks import _batch
+from modelslab_async.cli import batch
 from modelslab_async.cli.display import BatchDisplay
 from modelslab_async.cli.exit_codes import Exit
 from modelslab_async.cli.output import Output
@@ -117,12 +118,12 @@ async def test_lines_that_are_added_later_are_not_paid_for(tmp_path: Path) -> No
     held = Held()
     async with emulated(tmp_path, render=held) as (shell, emulator):
         path = manifest(tmp_path, 70)  # more than the lookahead of 64
-        batch = await shell.start("batch", path.name, "-o", "out", "--yes")
+        running = await shell.start("batch", path.name, "-o", "out", "--yes")
         await until_charged(emulator, 1)
         with path.open("a") as file:
             file.write('{"prompt": "more", "init_image": "a.png"}\n')
         held.open()
-        done = await batch.done()
+        done = await running.done()
     assert (done.code, charges(emulator)) == (0, 70), done.err
 
 
@@ -142,15 +143,24 @@ def test_without_a_terminal_nothing_is_paid_for(tmp_path: Path) -> None:
     assert "--yes" in done.err
 
 
+@pytest.mark.parametrize("answer", ["n\n", "\n", "no\n", "maybe\n", ""])
+def test_any_answer_but_yes_pays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """No answer, an empty one and an unknown one are not a yes."""
+    monkeypatch.setattr(batch, "can_ask", lambda: True)
+    with emulated_aside(tmp_path) as (shell, emulator):
+        done = shell.run("batch", manifest(tmp_path, 3).name, "-o", "out", typed=answer)
+    assert (done.code, charges(emulator)) == (Exit.FAILED, 0)
+    assert "Spend $0.60?" in done.err
+
+
 async def test_the_user_is_asked_for_confirmation(tmp_path: Path) -> None:
-    """The question names the price; only yes pays; Ctrl-C ends the question."""
+    """The question names the price; Ctrl-C ends it and pays nothing; yes pays."""
     async with emulated(tmp_path) as (shell, emulator):
         words = ["batch", manifest(tmp_path, 3).name, "-o", "out"]
-        for answer in ("n\n", "\n", "\x03"):
-            terminal = await shell.terminal(*words)
-            await terminal.until("Spend $0.60?")
-            await terminal.type_until_it_ends(answer)
-            assert (await terminal.done(), charges(emulator)) == (1, 0)
+        terminal = await shell.terminal(*words)
+        await terminal.until("Spend $0.60?")
+        await terminal.type_until_it_ends("\x03")
+        assert (await terminal.done(), charges(emulator)) == (1, 0)
         terminal = await shell.terminal(*words)
         await terminal.until("Spend $0.60?")
         terminal.type("y\n")

@@ -73,12 +73,19 @@ class Surroundings:
 class Shell(Surroundings):
     """Runs commands one after the other, in this process unless a test is about the process."""
 
-    def run(self, *words: str, changes: Mapping[str, str] | None = None) -> Done:
-        """Run a command in this process: its code, its event loop and its HTTP, without a new interpreter."""
+    def run(self, *words: str, changes: Mapping[str, str] | None = None, typed: str | None = None) -> Done:
+        """Run a command in this process: its code, its event loop and its HTTP, without a new interpreter.
+
+        typed: what the user types, on stdin.
+        """
         environment: dict[str, str | None] = dict.fromkeys(os.environ)
         with chdir(self.folder):
             result = CliRunner().invoke(
-                app, words, prog_name="modelslab-async", env={**environment, **self.environment(changes)}
+                app,
+                words,
+                prog_name="modelslab-async",
+                env={**environment, **self.environment(changes)},
+                input=typed,
             )
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
