@@ -1,4 +1,4 @@
-"""`python -m modelslab_async`: the command."""
+"""Run the command: `python -m modelslab_async`."""
 
 from modelslab_async.cli import main
 

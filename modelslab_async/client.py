@@ -206,9 +206,10 @@ class Client:
         """The budget; None for no bound."""
         return self._engine.recorder.budget
 
-    def redact(self, text: str | None) -> str:
-        """Return *text* without the API key, for logs and pages that show a part of a request; "" for None."""
-        return str(self._api_key.redact(text or ""))
+    @property
+    def api_key(self) -> ApiKey:
+        """The account's key, wrapped: it removes the key from values and errors, and shows it nowhere."""
+        return self._api_key
 
     async def account(
         self, api_key: str | ApiKey, *, budget: Budget | None = None, max_in_flight: int | None = None
@@ -304,6 +305,14 @@ class Client:
         `search`, APIError or TransportError too.
         """
         return await self._engine.recover([refs] if isinstance(refs, str) else refs, search=search)
+
+    async def resume(self, record: JobRecord) -> Job | None:
+        """Take over the job of a journal row and resume it, or return the job if it is open here.
+
+        Return None if another client that is alive owns the row, if another client took it over first, or if a new job
+        uses its ref. Raises ClientStateError without a journal, JournalError.
+        """
+        return await self._engine.resume(record)
 
     async def resubmit(self, records: Iterable[JobRecord]) -> tuple[Job, ...]:
         """Submit jobs that an earlier client never sent, as `recover().unsent` lists them, under their refs.

@@ -1,4 +1,4 @@
-"""What is known of an item, in the folder and in the journal, and so what is to be done with it."""
+"""Decide what to do with an item of a batch, from its result in the folder and its row in the journal."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from modelslab_async.batch.manifest import Entry
 from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
+from modelslab_async.errors import ClientStateError
+from modelslab_async.journal.base import Journal
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import SENT, JobRecord
 
@@ -20,7 +22,7 @@ _FAILED = (JobState.FAILED, JobState.REFUSED)
 
 @attrs.frozen(kw_only=True)
 class Options:
-    """How a batch is run, see `run_batch`."""
+    """The options of a batch. `run_batch` explains them."""
 
     name: str
     lookahead: int
@@ -31,9 +33,11 @@ class Options:
 
 @attrs.frozen(kw_only=True)
 class Decision:
-    """What to do, and why: the item's last result and its attempt's row, None where there is none.
+    """What to do with an item, and the facts behind it.
 
-    ref: of the attempt that is to be made, or was.
+    ref: the ref of the attempt to make, or of the last attempt.
+    result: the item's last result, or None.
+    record: the journal row of the item's last attempt, or None.
     """
 
     action: Action
@@ -43,7 +47,7 @@ class Decision:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended without a video, as far as is known: an attempt that was not sent tells nothing."""
+        """Whether the item ended without a video. The row counts only if the attempt was sent; else the result does."""
         is_sent = self.record is not None and self.record.state in SENT
         last = self.record if is_sent or self.result is None else self.result
         return last is not None and last.state in _FAILED
@@ -51,37 +55,47 @@ class Decision:
 
 @attrs.frozen
 class Decider:
-    """Asks folder and journal. Changes nothing."""
+    """Look up items in the folder and in the journal. Changes neither."""
 
     client: Client
     folder: Folder
     options: Options
 
+    @property
+    def journal(self) -> Journal:
+        """The client's journal. Raises ClientStateError without one."""
+        if self.client.journal is None:
+            raise ClientStateError("a batch needs a journal")
+        return self.client.journal
+
     async def decide(self, entry: Entry) -> Decision:
-        """What is to be done with the item."""
+        """Return what to do with the item. Raises JournalError."""
         result = self.folder.last(entry.item)
-        if result and result.file and await self._is_there(result):
+        if result and result.file and await self._has_file(result):
             return Decision(action=Action.KEEP, ref=result.ref, result=result)
-        attempt, record = await self._last_attempt(entry, is_known=result is not None)
+        attempt, record = await self._last_attempt(entry, has_result=result is not None)
         options = self.options
-        known = None if options.emulator and record is None else result  # its job ended with its emulator
+        known = None if options.emulator and record is None else result  # the job ended with its emulator
         action = steps.decide(
             known, record, retry_failed=options.retry_failed, resubmit_uncertain=options.resubmit_uncertain
         )
         ref = steps.ref_of(self.folder.batch, entry, attempt + (action is Action.SUBMIT_ANEW))
         return Decision(action=action, ref=ref, result=result, record=record)
 
-    async def _is_there(self, result: Result) -> bool:
+    async def _has_file(self, result: Result) -> bool:
         return await asyncio.get_running_loop().run_in_executor(None, self.folder.holds, result)
 
-    async def _last_attempt(self, entry: Entry, *, is_known: bool) -> tuple[int, JobRecord | None]:
-        """Its number, from 1, and its row in the journal, which may be newer than the first one."""
+    async def _last_attempt(self, entry: Entry, *, has_result: bool) -> tuple[int, JobRecord | None]:
+        """Return the number of the item's last attempt, from 1, and its journal row.
+
+        An item with a result is looked up under the second ref too: the journal may be newer than the first attempt.
+        """
         attempt, record = 1, await self._find(entry, 1)
-        while (record or is_known) and (later := await self._find(entry, attempt + 1)):
+        while (record or has_result) and (later := await self._find(entry, attempt + 1)):
             attempt, record = attempt + 1, later
         return attempt, record
 
     async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
+        """Return the row by its ref only: `Client.find` also matches the service's ids, which a track_id may equal."""
         ref = steps.ref_of(self.folder.batch, entry, attempt)
-        journal = self.client.journal
-        return await journal.find(self.client.account_id, ref=ref) if journal else None
+        return await self.journal.find(self.client.account_id, ref=ref)

@@ -1,4 +1,4 @@
-"""Files of videos: what is there, and a video under the first name that is free. Nothing is overwritten."""
+"""Save videos under free names, and examine video files. No file is overwritten."""
 
 from __future__ import annotations
 
@@ -16,44 +16,50 @@ _BLOCK_BYTES = 2**20
 
 
 def values_of(job: Job, line: int) -> dict[str, str | int]:
-    """What the fields of a pattern of names mean for a job whose video is there."""
+    """Return the values of a name pattern's fields for a job with a video.
+
+    The prompt is that of the journal row, which never holds the key.
+    """
     record, seed = job.record, job.result().seed
-    where = (record.picture or {}).get("where") if record else None
+    picture = (record and record.picture) or {}
+    request = (record and record.request) or {}
     return {
-        "stem": stem_of(where),
+        "stem": stem_of(picture.get("where")),
         "seed": "x" if seed is None else str(seed),
         "line": line,
         "ref": job.ref,
         "item": job.ref,
         "id": job.id or "x",
-        "prompt": job.redact(job.request.prompt) if job.request else "x",
+        "prompt": str(request.get("prompt", "x")),
     }
 
 
 def examine(path: Path) -> SavedVideo | None:
-    """What a file on disk is; None for one that is not there, or is no whole mp4. Reads it: call it in a thread."""
-    parser, digest, size = mp4.Parser(), hashlib.sha256(), 0
+    """Return the facts of a video file, or None if it is missing or no whole mp4.
+
+    It reads the whole file: call it in a thread.
+    """
+    walk, digest, size = mp4.Parser(), hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
-                parser.feed(block)
+                walk.feed(block)
                 digest.update(block)
                 size += len(block)
     except OSError:
         return None
-    is_whole = parser.verdict() is mp4.Verdict.WHOLE
-    return SavedVideo(path, size, digest.hexdigest(), *parser.facts()) if is_whole else None
+    return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.verdict() is mp4.Verdict.WHOLE else None
 
 
 async def save_as(
     job: Job, folder: Path, names: Iterable[str], claim: Callable[[str], bool] = lambda _: True
 ) -> tuple[str, SavedVideo]:
-    """Save a job's video under the first name that can be claimed; gives the name, relative to the folder.
+    """Save a job's video under the first name that is free and that *claim* grants.
 
-    A file that is there already, byte for byte, is taken for the video: a process that was killed had put it there.
-    Raises as `Job.save` does.
+    Return the name, relative to the folder, and the file's facts. A file that holds the same bytes already is taken
+    for the video: a process that was killed had saved it. Raises as `Job.save` does.
     """
-    there: list[tuple[str, SavedVideo]] = []
+    existing: list[tuple[str, SavedVideo]] = []
     for name in names:
         target = folder / name
         if not claim(name):
@@ -61,14 +67,14 @@ async def save_as(
         try:
             saved = await job.save(target, overwrite=False)
         except FileExistsError:
-            if not target.is_file():  # a folder of that name, or a file in a folder's place
+            if not target.is_file():  # it is a folder, or a file stands where a parent folder should be
                 raise
             if found := await asyncio.get_running_loop().run_in_executor(None, examine, target):
-                there.append((name, found))
+                existing.append((name, found))
             continue
-        for known, other in there:
+        for other_name, other in existing:
             if other.sha256 == saved.sha256:
                 saved.path.unlink()
-                return known, other
+                return other_name, other
         return name, saved
     raise AssertionError("names do not end")

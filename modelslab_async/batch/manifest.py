@@ -46,8 +46,10 @@ _SAVE_AS_UTF_8 = 'save it as UTF-8 (in Excel: "CSV UTF-8")'
 class Entry:
     """One item of a batch.
 
-    line: where the item begins in the manifest, from 1. item: its name, which is the same in each run: its track_id, or
-    a digest of its content. request: what is asked for; None if it cannot be read. problems: what is wrong with it.
+    line: the line of the manifest in which the item begins, from 1.
+    item: the item's name, which is the same in each run: its track_id, or a digest of its content.
+    request: the request, or None if the item cannot be read.
+    problems: why the item cannot be read. Empty if it can.
     """
 
     line: int
@@ -83,7 +85,7 @@ def read_manifest(path: Path, defaults: Mapping[str, Any] | None = None) -> Iter
 
 
 class _TableError(Exception):
-    """A table as a whole cannot be read. Its arguments are the rule that the table breaks, and the hint."""
+    """A table as a whole cannot be read. The arguments are the requirement that it breaks, and the hint."""
 
 
 def _entry_of(line: int, request: ImageToVideoUltra | Mapping[str, Any]) -> Entry:
@@ -155,7 +157,7 @@ def _params_of(request: ImageToVideoUltra) -> dict[str, Any]:
 
 
 def _hidden(requirement: str, hint: str) -> Problem:
-    """Return the problem of a line whose values cannot be told apart. It shows none of them: one may be a key."""
+    """Return the problem of a line that cannot be parsed. It shows no value of the line: one may be a key."""
     return Problem("line", "hidden", requirement, hint)
 
 
@@ -178,7 +180,7 @@ def _opened(path: Path) -> Iterator[TextIO]:
 
 
 def _broken(line: str) -> str | None:
-    """Return the rule that the characters of a line break, or None."""
+    """Return the requirement that the characters of a line break, or None."""
     if "\0" in line:
         return "cannot hold a NUL character"
     return "must be UTF-8" if _UNDECODED.search(line) else None
@@ -217,7 +219,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def _table(file: Iterable[str]) -> Iterator[_Line]:
-    """Yield the rows of a table that have anything in them, each with the line in which it begins."""
+    """Yield the rows of a table that are not empty, each with the line in which it begins."""
     csv.field_size_limit(_MOST_FIELD_CHARACTERS)
     lines = _decoded(file)
     begin, first, separators = _first(lines)
@@ -270,7 +272,7 @@ def _trimmed(lines: Iterable[str], separator: str) -> Iterator[str]:
 
 
 def _head(cells: Iterable[str]) -> list[str]:
-    """Return the names of the columns, "" for a column without a name. Raises _TableError if they are none."""
+    """Return the names of the columns, "" for a column without a name. Raises _TableError for a row without names."""
     head = [_column(cell) for cell in cells]
     if head and not RESERVED & {*head}:
         hint = 'write a first row such as "prompt,init_image,seed"'
@@ -321,7 +323,7 @@ def _is_picture(path: Path) -> bool:
 
 
 async def entries(source: Source) -> AsyncIterator[Entry]:
-    """Yield the entries of a batch's source. Items of a program are counted from 1."""
+    """Yield the entries of a batch's source. Items that come from a program are numbered from 1."""
     line = 0
     async for each in as_async(source):
         line += 1

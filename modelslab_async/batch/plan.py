@@ -1,4 +1,4 @@
-"""What a batch will do and cost, told before the first cent: every line and every picture is checked."""
+"""The plan of a batch: what a run would do and cost, and every problem, before any job is paid for."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ MOST_PROBLEMS = 1000
 
 @attrs.define(kw_only=True)
 class BatchPlan:
-    """What a run would do with the lines of a manifest. Counts of items, USD.
+    """What a run would do with a manifest. All counts are counts of items; do not run it if there are problems.
 
-    submit: to be paid for. collect: paid for, and not here yet. kept: finished in an earlier run. uncertain, failed:
-    left as they are. usd: what those to be submitted cost. problems: the first of what is wrong, by line and field;
-    problem_count: all of it. With problems nothing should be run.
+    lines: all items of the manifest.
+    submit: items to be submitted and paid for.
+    collect: items that are paid for and not saved yet.
+    kept: items that an earlier run finished.
+    uncertain, failed: items that would be left as they are.
+    usd: the cost in USD of the items to submit.
+    problems: the first 1000 problems, by line and field.
+    problem_count: the number of all problems.
     """
 
     lines: int = 0
@@ -30,8 +35,8 @@ class BatchPlan:
     problems: list[Problem] = attrs.field(factory=list[Problem])
     problem_count: int = 0
 
-    def wrong(self, problem: Problem, line: int | None = None) -> None:
-        """Note a problem, of a line or of the whole."""
+    def add_problem(self, problem: Problem, line: int | None = None) -> None:
+        """Add a problem of a line, or of the whole batch if *line* is None."""
         self.problem_count += 1
         if self.problem_count <= MOST_PROBLEMS:
             field = problem.field if line is None else f"line {line}: {problem.field}"

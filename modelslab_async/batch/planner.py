@@ -1,4 +1,4 @@
-"""A batch looked at before it is run."""
+"""Make the plan of a batch: check every item, count what a run would do, and compute the price."""
 
 from __future__ import annotations
 
@@ -11,66 +11,75 @@ from typing import assert_never
 from modelslab_async.batch.decider import Decider, Decision
 from modelslab_async.batch.manifest import Entry, Source, entries
 from modelslab_async.batch.plan import BatchPlan
+from modelslab_async.batch.results import counted
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.problems import wrong
 
 
-async def survey(decider: Decider, source: Source, *, check_wallet: bool) -> BatchPlan:
-    """Go over all lines, as a run would, without doing anything."""
+async def plan_run(decider: Decider, source: Source, *, check_wallet: bool) -> BatchPlan:
+    """Return what a run would do with each item. Only the items to submit are checked and priced."""
     plan, client = BatchPlan(), decider.client
-    with _items() as seen:
+    with _open_items() as items:
         async for entry in entries(source):
             plan.lines += 1
-            if problem := _twice(seen, entry):
-                plan.wrong(problem, entry.line)
-            elif _counted(plan, await decider.decide(entry)) is Action.SUBMIT:
+            if problem := _duplicate(items, entry):
+                plan.add_problem(problem, entry.line)
+            elif _count(plan, await decider.decide(entry)) is Action.SUBMIT:
                 for problem in problems_of(client, entry):
-                    plan.wrong(problem, entry.line)
-    plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
-    plan.usd = client.prices.estimate(plan.submit).usd
+                    plan.add_problem(problem, entry.line)
+    _finish(plan, client)
     _check_budget(plan, client)
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
-        plan.wrong(Problem("wallet", f"{wallet} USD", f"the batch costs {plan.usd} USD", "fill it, or make fewer"))
+        requirement, hint = f"must cover the batch's cost of {plan.usd} USD", "add funds, or make fewer videos"
+        plan.add_problem(Problem("wallet", f"{wallet} USD", requirement, hint))
     return plan
 
 
-async def price(client: Client, source: Source) -> BatchPlan:
-    """What all lines that can be sent cost, whatever was made of them before; and what is wrong with the others."""
+async def plan_price(client: Client, source: Source) -> BatchPlan:
+    """Return the price of all items that can be sent, as if none was made before, and the problems of the others."""
     plan = BatchPlan()
-    with _items() as seen:
+    with _open_items() as items:
         async for entry in entries(source):
             plan.lines += 1
-            problems = [problem] if (problem := _twice(seen, entry)) else problems_of(client, entry)
+            problems = [problem] if (problem := _duplicate(items, entry)) else problems_of(client, entry)
             plan.submit += not problems
             for problem in problems:
-                plan.wrong(problem, entry.line)
-    plan.problems = [client._api_key.redact_problem(problem) for problem in plan.problems]
-    plan.usd = client.prices.estimate(plan.submit).usd
+                plan.add_problem(problem, entry.line)
+    _finish(plan, client)
     return plan
+
+
+def _finish(plan: BatchPlan, client: Client) -> None:
+    """Hide the key in the problems, and compute the price."""
+    plan.problems = [client.api_key.redact_problem(problem) for problem in plan.problems]
+    plan.usd = client.prices.estimate(plan.submit).usd
 
 
 @contextmanager
-def _items() -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect("")) as seen:  # "": a file that nobody else sees, so that memory does not grow
-        seen.execute("CREATE TABLE items (item TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
-        yield seen
+def _open_items() -> Iterator[sqlite3.Connection]:
+    """Open a set of items on disk, so that memory does not grow with the manifest."""
+    with closing(sqlite3.connect("")) as items:  # "": a temporary file of its own
+        items.execute("CREATE TABLE items (item TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
+        yield items
 
 
-def _twice(seen: sqlite3.Connection, entry: Entry) -> Problem | None:
+def _duplicate(items: sqlite3.Connection, entry: Entry) -> Problem | None:
+    """Return the problem of an item that an earlier line has too, or None."""
     if entry.request is None:
         return None
-    if seen.execute("INSERT OR IGNORE INTO items VALUES (?, ?)", [entry.item, entry.line]).rowcount:
+    if items.execute("INSERT OR IGNORE INTO items VALUES (?, ?)", [entry.item, entry.line]).rowcount:
         return None
-    [line] = seen.execute("SELECT line FROM items WHERE item = ?", [entry.item]).fetchone()
+    [line] = items.execute("SELECT line FROM items WHERE item = ?", [entry.item]).fetchone()
     if entry.request.track_id:
-        return wrong("track_id", entry.request.track_id, f"line {line} has it already", "choose another")
-    return Problem("line", "the same request", f"line {line} asks for it already", "give each a seed of its own")
+        return wrong("track_id", entry.request.track_id, f"must differ from line {line}", "choose another track_id")
+    requirement = f"must differ from line {line}, which has the same request"
+    return Problem("line", "duplicate", requirement, "give each line its own seed")
 
 
-def _counted(plan: BatchPlan, decision: Decision) -> Action:
-    """What is to be done, with the ways of submitting as one."""
+def _count(plan: BatchPlan, decision: Decision) -> Action:
+    """Count the decision. Return its action, with SUBMIT for both ways of submitting."""
     match decision.action:
         case Action.KEEP:
             plan.kept += 1
@@ -89,7 +98,7 @@ def _counted(plan: BatchPlan, decision: Decision) -> Action:
 
 
 def problems_of(client: Client, entry: Entry) -> Sequence[Problem]:
-    """All that is wrong with an entry."""
+    """Return every problem of an entry."""
     if entry.request is None:
         return entry.problems
     try:
@@ -102,5 +111,5 @@ def problems_of(client: Client, entry: Entry) -> Sequence[Problem]:
 def _check_budget(plan: BatchPlan, client: Client) -> None:
     left = client.budget.jobs_left(client.prices, time.time()) if client.budget else None
     if left is not None and left < plan.submit:
-        requirement = f"allows {left} more of the batch's {plan.submit} jobs, which cost {plan.usd} USD"
-        plan.wrong(Problem("budget", repr(client.budget), requirement, "allow more, or make fewer"))
+        requirement = f"must allow the batch's {counted(plan.submit, 'job')} at {plan.usd} USD; it allows {left}"
+        plan.add_problem(Problem("budget", repr(client.budget), requirement, "raise the budget, or make fewer videos"))

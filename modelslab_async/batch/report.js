@@ -29,7 +29,7 @@ search.addEventListener("input", filter);
 function missing(video) {
   const screen = document.createElement("div");
   screen.className = "screen";
-  screen.textContent = "the file is not there any more";
+  screen.textContent = "the file is missing";
   video.closest(".screen").replaceWith(screen);
 }
 

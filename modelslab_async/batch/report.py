@@ -1,4 +1,4 @@
-"""A batch as a page: one HTML file that opens from disk, with the videos beside it."""
+"""Write the report of a batch: one HTML file that opens from disk and plays the videos beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from importlib.resources import files
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from modelslab_async.batch.results import Result, read_results, usd
+from modelslab_async.batch.results import Result, counted, read_results, usd
 from modelslab_async.batch.timeline import anchor, bars, svg
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.lifecycle import JobState
@@ -24,14 +24,14 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 def write_report(folder: Path, *, to: Path | None = None) -> Path:
-    """Write the page about a batch's folder; gives its path, FOLDER/report.html unless told.
+    """Write the report of a batch's folder to *to*, or to FOLDER/report.html, and return its path.
 
-    Raises InvalidRequestError for a folder without results, OSError where it cannot be written.
+    Raises InvalidRequestError if the folder has no results; OSError if the report cannot be written.
     """
     results = list({result.item: result for result in read_results(folder)}.values())
     if not results:
-        hint = "pass the folder that a batch wrote to"
-        raise InvalidRequestError([Problem("folder", repr(str(folder)), "no results in it", hint)])
+        requirement, hint = "must hold the results of a batch", "pass the output folder of a batch"
+        raise InvalidRequestError([Problem("folder", repr(str(folder)), requirement, hint)])
     target = to or folder / REPORT_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
@@ -55,11 +55,11 @@ def _page(folder: Path, results: Sequence[Result], beside: Path) -> str:
 <style>{(here / "report.css").read_text(encoding="utf-8")}</style></head><body>
 <header><h1>{name}</h1>{_when(results)}{_notice(results)}{_totals(results)}</header>
 <main>
-<h2>Who ran when</h2><div class="timeline" tabindex="0" role="region" aria-label="Timeline of the places">
+<h2>Timeline</h2><div class="timeline" tabindex="0" role="region" aria-label="Timeline of the slots">
 {svg(bars(results)) or '<p class="soft">No job was sent.</p>'}</div>
 <h2 id="videos">Videos</h2>
 <div class="filters" role="search">{_buttons(states)}
-<input type="search" id="search" placeholder="prompt, seed, file, reason" aria-label="Search the videos">
+<input type="search" id="search" placeholder="prompt, seed, file or error" aria-label="Search the videos">
 <span id="count" role="status" class="soft"></span></div>
 <ul class="wall" aria-labelledby="videos">{cards}</ul>
 </main>
@@ -73,37 +73,45 @@ def _when(results: Iterable[Result]) -> str:
     times = _times(results)
     if not times:
         return ""
-    took = _length((max(times) - min(times)).total_seconds())
-    return f'<p class="soft">{min(times):%Y-%m-%d %H:%M} UTC, {took}</p>'
+    duration = _format_seconds((max(times) - min(times)).total_seconds())
+    return f'<p class="soft">{min(times):%Y-%m-%d %H:%M} UTC, {duration}</p>'
+
+
+def _is_local(results: Iterable[Result]) -> bool:
+    """Return whether the service was a program on the machine that ran the batch: it was not ModelsLab."""
+    return any(urlsplit(result.service).hostname in _LOOPBACK for result in results)
 
 
 def _notice(results: Iterable[Result]) -> str:
-    if not any(urlsplit(result.service).hostname in _LOOPBACK for result in results):
+    if not _is_local(results):
         return ""
     return (
-        '<p class="notice">These jobs were done by a program on the machine that ran the batch, such as the emulator '
-        "of modelslab_async: this is <b>not ModelsLab's</b> work, and what it cost was not paid.</p>"
+        '<p class="notice">These jobs ran on the same machine as the batch, for example in the emulator of '
+        "modelslab_async. The videos are <b>not ModelsLab's</b>, and nothing was paid for them.</p>"
     )
 
 
 def _totals(results: Sequence[Result]) -> str:
-    unsure = sum((result.price for result in results if result.charged is None), Decimal(0))
-    told = [
-        (str(sum(result.file is not None for result in results)), f"of {len(results)} videos"),
-        (usd(sum((result.cost or Decimal(0) for result in results), Decimal(0))), "spent"),
-        *([(usd(unsure), "may have been spent")] if unsure else []),
+    uncertain = sum((result.price for result in results if result.charged is None), Decimal(0))
+    spent, may_be_spent = "spent", "may have been spent"
+    if _is_local(results):
+        spent, may_be_spent = "would be spent", "might be spent"
+    totals = [
+        (str(sum(result.file is not None for result in results)), f"of {counted(len(results), 'video')}"),
+        (usd(sum((result.cost or Decimal(0) for result in results), Decimal(0))), spent),
+        *([(usd(uncertain), may_be_spent)] if uncertain else []),
         *_medians(results),
     ]
-    return f'<ul class="totals">{"".join(f"<li><b>{value}</b> {name}</li>" for value, name in told)}</ul>'
+    return f'<ul class="totals">{"".join(f"<li><b>{value}</b> {name}</li>" for value, name in totals)}</ul>'
 
 
 def _medians(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
     queued = [wait for result in results if (wait := _between(result.created_at, result.submitted_at)) is not None]
-    worked = [work for result in results if (work := _between(result.accepted_at, result.ended_at)) is not None]
+    processed = [time for result in results if (time := _between(result.accepted_at, result.ended_at)) is not None]
     if queued:
-        yield _length(statistics.median(queued)), "waiting for a place, median"
-    if worked:
-        yield _length(statistics.median(worked)), "in work, median"
+        yield _format_seconds(statistics.median(queued)), "waiting for a slot, median"
+    if processed:
+        yield _format_seconds(statistics.median(processed)), "processing, median"
 
 
 def _buttons(states: Counter[str]) -> str:
@@ -128,8 +136,8 @@ def _card(result: Result, folder: Path, beside: Path) -> str:
 
 def _screen(result: Result, folder: Path, beside: Path, prompt: str) -> str:
     if result.file is None:
-        said = "no video" if result.state is not JobState.READY else "not saved"
-        return f'<div class="screen">{said}</div>'
+        text = "no video" if result.state is not JobState.READY else "not saved"
+        return f'<div class="screen">{text}</div>'
     path = Path(os.path.relpath(folder / result.file, beside)).as_posix()
     return (
         f'<button class="screen" aria-label="Play: {prompt}">'
@@ -138,21 +146,21 @@ def _screen(result: Result, folder: Path, beside: Path, prompt: str) -> str:
 
 
 def _facts(result: Result) -> Iterable[str]:
-    queued, worked = _between(result.created_at, result.submitted_at), _between(result.accepted_at, result.ended_at)
+    queued, processed = _between(result.created_at, result.submitted_at), _between(result.accepted_at, result.ended_at)
     cost = "cost unknown" if result.cost is None else usd(result.cost)
-    told = [
+    facts = [
         "" if result.seed is None else f"seed {result.seed}",
         cost,
-        "" if queued is None else f"{_length(queued)} waiting",
-        "" if worked is None else f"{_length(worked)} in work",
+        "" if queued is None else f"{_format_seconds(queued)} waiting",
+        "" if processed is None else f"{_format_seconds(processed)} processing",
         "" if result.width is None else f"{result.width}×{result.height}",
-        "" if result.frames is None else f"{result.frames} frames",
+        "" if result.frames is None else counted(result.frames, "frame"),
         "" if result.fps is None else f"{result.fps:g} fps",
         result.file or "",
         f"line {result.line}",
         result.ref,
     ]
-    return [each for each in told if each]
+    return [each for each in facts if each]
 
 
 def _times(results: Iterable[Result]) -> list[datetime]:
@@ -164,7 +172,7 @@ def _between(begin: datetime | None, end: datetime | None) -> float | None:
     return None if begin is None or end is None else max((end - begin).total_seconds(), 0.0)
 
 
-def _length(seconds: float) -> str:
+def _format_seconds(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)

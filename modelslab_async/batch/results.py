@@ -1,4 +1,4 @@
-"""What became of each item of a batch: the lines of `results.jsonl`, written as they come, read when it goes on."""
+"""Read and write `results.jsonl`: the results of a batch's items, one a line, in the order in which they ended."""
 
 from __future__ import annotations
 
@@ -20,17 +20,27 @@ RESULTS_FILE = "results.jsonl"
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """One item of a batch when it ended. A line of `results.jsonl`; of several lines of one item the last holds.
+    """The result of one item: a line of `results.jsonl`. If an item has several lines, the last one holds.
 
-    item: the item's name: its track_id, or a digest of what is asked for. ref: the job's, another for each attempt.
-    line: where it stood in the manifest, from 1. request: the parameters; init_image is where the picture came from.
-    state: how the job ended; "ready" without a `file` is a video that could not be saved (yet), see `error`.
-    service: the base URL that was asked. job_id: the service's id, None where it told none.
-    seed: of the video, None where it is not known. file: relative to the folder, None without one.
-    sha256, size_bytes, width, height, frames, fps, duration (seconds): of the file, as far as it tells.
-    created_at: the item's turn in this program came; submitted_at: it was sent; accepted_at: the service took it;
-        ended_at: the service was done; saved_at: the file was on disk. None where it did not happen.
-    price: USD of a call. charged: False, True, or None where nobody on this side can know.
+    item: the item's name: its track_id, or a digest of its request.
+    ref: the job's ref, which differs for each attempt.
+    line: the item's line in the manifest, from 1.
+    state: how the job ended. "ready" without a *file* means that the video could not be saved yet; see *error*.
+    request: the parameters; init_image is where the picture came from.
+    service: the base URL of the service.
+    price: the price of the call in USD.
+    charged: whether the job was charged; None if that cannot be known here.
+    job_id: the service's id, or None if the service named none.
+    seed: the video's seed, or None if it is unknown.
+    file: the video's path, relative to the folder; None without a video.
+    sha256, size_bytes, width, height, frames, fps, duration: facts of the file; None if unknown. *duration* is in
+        seconds.
+    created_at: when the item's turn came in this program. This and all other times are None if it did not happen.
+    submitted_at: when the request was sent.
+    accepted_at: when the service accepted the job.
+    ended_at: when the service had finished the job.
+    saved_at: when the file was on disk.
+    error: why there is no video, or None.
     """
 
     item: str
@@ -60,42 +70,47 @@ class Result:
 
     @property
     def cost(self) -> Decimal | None:
-        """USD that it cost; None where that is not known."""
+        """The cost in USD; None if it is unknown whether the job was charged."""
         return None if self.charged is None else self.price * self.charged
 
 
 def usd(amount: Decimal) -> str:
-    """Money in words: two digits after the point, or as many as it has."""
+    """Return an amount in USD as text: "$0.20". It has more than two decimals only if the amount has."""
     return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount}"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 job", "2 jobs"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 @cache
 def _converter() -> Converter:
     converter = Converter()
     converter.register_unstructure_hook(Decimal, str)
-    converter.register_unstructure_hook(datetime, _written)
+    converter.register_unstructure_hook(datetime, _format_time)
     converter.register_structure_hook(Decimal, lambda value, _: Decimal(value))
     converter.register_structure_hook(datetime, lambda value, _: datetime.fromisoformat(value))
     return converter
 
 
-def _written(at: datetime) -> str:
+def _format_time(at: datetime) -> str:
     return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def to_told(result: Result) -> dict[str, Any]:
-    """As JSON values. `cost` is told for those who read it; it follows from price and charged."""
+def to_values(result: Result) -> dict[str, Any]:
+    """Return a result as JSON values. `cost` is added for readers; it follows from price and charged."""
     cost = result.cost
     return {**_converter().unstructure(result), "cost": None if cost is None else str(cost)}
 
 
 def to_json(result: Result) -> bytes:
-    """One line, without its end. What no encoding has, as names of files may, is replaced."""
-    return json.dumps(to_told(result), ensure_ascii=False).encode(errors="replace")
+    """Return a result's line, without its end. Characters that UTF-8 cannot write, as in file names, are replaced."""
+    return json.dumps(to_values(result), ensure_ascii=False).encode(errors="replace")
 
 
 def from_json(line: str | bytes) -> Result | None:
-    """The result of a line; None for one that cannot be read."""
+    """Return the result of a line, or None if the line cannot be read."""
     try:
         return _converter().structure(json.loads(line), Result)
     except (ValueError, ArithmeticError, BaseValidationError):
@@ -103,7 +118,10 @@ def from_json(line: str | bytes) -> Result | None:
 
 
 def read_results(folder: Path) -> Iterator[Result]:
-    """All lines in their order. One that cannot be read (a process that was killed while it wrote) is passed over."""
+    """Yield the results of a batch's folder, in their order.
+
+    A line that cannot be read is skipped: a process that was killed may have written only a part of it.
+    """
     try:
         file = (folder / RESULTS_FILE).open(encoding="utf-8", errors="replace")
     except FileNotFoundError:

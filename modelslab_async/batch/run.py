@@ -1,4 +1,4 @@
-"""A batch on its way: each item is kept, collected or submitted, its video saved, its result written down."""
+"""Run a batch: keep, collect or submit each item, save its video, and write its result."""
 
 from __future__ import annotations
 
@@ -26,34 +26,36 @@ from modelslab_async.job.future import Job
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import SENT, JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
-from modelslab_async.protocol.secret import ApiKey
 
 OUTAGE_PATIENCE = 600.0
-"""Seconds for which a service that cannot be reached is asked again, before the batch stops."""
+"""Seconds for which submits are repeated during an outage, before the batch stops."""
 _OUTAGE_PAUSE = 20.0
+"""Seconds between two submits of an item during an outage."""
 
 _T = TypeVar("_T")
 
 
 class Step(Enum):
-    """What happened to an item: begun (submitted, or collected), kept from an earlier run, ended, or left as it is.
-
-    Delayed: nobody takes it because of an outage, which is told once; it, and others, go again while that may pass.
-    """
+    """The kinds of events of an item."""
 
     BEGUN = "begun"
+    """The item was submitted, or its paid job is collected."""
     DELAYED = "delayed"
+    """The service cannot be reached. The item will be submitted again. Each outage is reported once."""
     KEPT = "kept"
+    """An earlier run finished the item."""
     ENDED = "ended"
+    """The item's job ended, and its result was written."""
     LEFT = "left"
+    """Nothing was done with the item in this run, or its job still runs."""
 
 
 @attrs.frozen(kw_only=True)
 class BatchEvent:
-    """News of one item.
+    """An event of one item.
 
-    job: where it has begun; its state, eta and events are live. result: where it ended, now or in an earlier run; None
-    for an item that is left for the next run.
+    job: the job of an item that has begun; its state, eta and events are live.
+    result: the item's result, of this or an earlier run; None if it has none yet.
     """
 
     entry: Entry
@@ -64,83 +66,86 @@ class BatchEvent:
 
 @attrs.define
 class Run:
-    """One run of a batch. Items are begun in their order, and end as they end."""
+    """One run of a batch. Items begin in the order of the manifest, and end in any order.
+
+    error: the error that stopped the run, or None.
+    """
 
     decider: Decider
     stop: asyncio.Event
-    trouble: Exception | None = None
-    _news: asyncio.Queue[BatchEvent | None] = attrs.field(factory=asyncio.Queue[BatchEvent | None])
+    error: Exception | None = None
+    _events: asyncio.Queue[BatchEvent | None] = attrs.field(factory=asyncio.Queue[BatchEvent | None])
+    """Events to yield. None makes the reader check whether the run has ended."""
     _jobs: set[Job] = attrs.field(factory=set[Job])
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
-    _writing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    _out_since: float | None = None
+    _write_lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    _outage_began_at: float | None = None
 
     @property
     def client(self) -> Client:
-        """Whose jobs they are."""
+        """The client that submits the jobs."""
         return self.decider.client
 
     @property
-    def _key(self) -> ApiKey:
-        return self.client._api_key
-
-    @property
     def folder(self) -> Folder:
-        """Where the videos go."""
+        """The folder of videos and results."""
         return self.decider.folder
 
     async def events(self, source: Source) -> AsyncGenerator[BatchEvent]:
-        """The news; then raises what made the batch stop before its end, if anything did."""
-        room = asyncio.Semaphore(self.decider.options.lookahead)
-        feeding = asyncio.create_task(self._feed(source, room))
-        stopping = asyncio.create_task(self._stopped(feeding))
-        feeding.add_done_callback(lambda _: self._news.put_nowait(None))
+        """Yield the events of all items. Then raise the error that stopped the run, if there was one."""
+        free_slots = asyncio.Semaphore(self.decider.options.lookahead)
+        reader = asyncio.create_task(self._read(source, free_slots))
+        stopper = asyncio.create_task(self._wait_for_stop(reader))
+        reader.add_done_callback(lambda _: self._events.put_nowait(None))
         try:
-            while not (feeding.done() and not self._tasks and self._news.empty()):
-                event = await self._news.get()
+            while not (reader.done() and not self._tasks and self._events.empty()):
+                event = await self._events.get()
                 if event is not None:
                     yield event
                     if event.step not in (Step.BEGUN, Step.DELAYED):
-                        room.release()
-            if not feeding.cancelled():
-                await feeding
-            if self.trouble:
-                raise self.trouble
+                        free_slots.release()
+            if not reader.cancelled():
+                await reader
+            if self.error:
+                raise self.error
         finally:
-            await _end([feeding, stopping, *self._tasks])
+            await _cancel([reader, stopper, *self._tasks])
 
-    async def _feed(self, source: Source, room: asyncio.Semaphore) -> None:
+    async def _read(self, source: Source, free_slots: asyncio.Semaphore) -> None:
+        """Start a task for each item, as long as `lookahead` allows."""
         items = entries(source)
         while True:
-            await room.acquire()
+            await free_slots.acquire()
             try:
                 entry = await anext(items)
             except StopAsyncIteration:
                 return
-            task = asyncio.create_task(self._follow(entry))
+            task = asyncio.create_task(self._process(entry))
             self._tasks.add(task)
-            task.add_done_callback(self._done)
+            task.add_done_callback(self._on_done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._news.put_nowait(None)  # who waits for news sees that there are no more
+        self._events.put_nowait(None)
 
-    async def _stopped(self, feeding: asyncio.Task[None]) -> None:
+    async def _wait_for_stop(self, reader: asyncio.Task[None]) -> None:
+        """Once `stop` is set, read no more items, and cancel the jobs that were not submitted yet."""
         await self.stop.wait()
-        feeding.cancel()
+        reader.cancel()
         for job in self._jobs:
             job.cancel()
 
-    async def _follow(self, entry: Entry) -> None:
+    async def _process(self, entry: Entry) -> None:
         try:
-            event = await self._item(entry)
-        except Exception as error:  # noqa: BLE001 - it is raised again once all that runs has ended
-            self.trouble = self.trouble or error
+            event = await self._event_of(entry)
+        except Exception as error:  # noqa: BLE001 - `events` raises it once all running jobs have ended
+            self.error = self.error or error
             self.stop.set()
             event = BatchEvent(entry=entry, step=Step.LEFT)
-        self._news.put_nowait(event)
+        self._events.put_nowait(event)
 
-    async def _item(self, entry: Entry) -> BatchEvent:
+    async def _event_of(self, entry: Entry) -> BatchEvent:
+        """Do what the decider decides, and return the item's last event."""
         decision = await self.decider.decide(entry)
         record = decision.record
         match decision.action:
@@ -153,81 +158,81 @@ class Run:
             case _:
                 return await self._submit(entry, decision.ref)
 
-    # --- the ways of an item ---
+    # --- one method for each action ---
 
     async def _leave(self, entry: Entry, known: Result | None, record: JobRecord | None) -> BatchEvent:
-        """Nothing is done. What is new of it is written down; that a later attempt was not sent is not news."""
+        """Leave the item, and write its result if the journal knows a newer state of an attempt that was sent."""
         if (
             record
             and record.state in SENT
             and (known is None or (known.ref, known.state) != (record.ref, record.state))
         ):
-            listed: JobRecord | None = record
-            if record.state is JobState.SUBMITTING:  # uncertain from now on, where its client died
-                listed = next(iter((await self.client.recover([record.ref])).uncertain), None)
-            known = await self._written(self._result(entry, listed)) if listed else None
+            current: JobRecord | None = record
+            if record.state is JobState.SUBMITTING:  # it becomes UNCERTAIN if its client died
+                current = next(iter((await self.client.recover([record.ref])).uncertain), None)
+            known = await self._write(self._result(entry, current)) if current else None
         return BatchEvent(entry=entry, step=Step.LEFT, result=known)
 
     async def _collect(self, entry: Entry, known: Result | None, record: JobRecord) -> BatchEvent:
-        """It is paid for: watch it on, if that is needed, and save its video, if that was not done."""
+        """Resume a job that is paid for, and save its video unless an earlier run has saved it."""
         name = steps.inside(self.folder.path, record.saved_path)
-        is_another = known is not None and known.file == name  # it was compared with the result's digest
-        if name and not is_another and (found := await _in_thread(examine, self.folder.path / name)):
-            return await self._ended(entry, self._result(entry, record, saved=(name, found)))
-        journal = self.client.journal
-        if journal and (record.owner == journal.owner or not journal.is_alive(record.owner)):
-            return await self._awaited(entry, await self.client.attach(record.ref))
-        return BatchEvent(entry=entry, step=Step.LEFT)  # another client is at it
+        is_compared = known is not None and known.file == name  # the decider found that its digest differs
+        if name and not is_compared and (found := await _in_thread(examine, self.folder.path / name)):
+            return await self._end(entry, self._result(entry, record, saved=(name, found)))
+        if job := await self.client.resume(record):
+            return await self._wait(entry, job)
+        return BatchEvent(entry=entry, step=Step.LEFT)  # another client has the job
 
     async def _submit(self, entry: Entry, ref: str) -> BatchEvent:
-        """Submit it; again and again while nobody takes it because of an outage."""
+        """Submit the item. During an outage, submit it again until it is accepted."""
         while not self.stop.is_set():
             try:
-                job = self.client.submit(_sendable(entry), track_id=ref)
+                job = self.client.submit(_request_of(entry), track_id=ref)
             except InvalidRequestError as error:
-                self._key.hide_in(error)
-                refused = steps.refused(entry, error, service=self.client.base_url, ref=ref, key=self._key)
-                return await self._ended(entry, refused)
-            event = await self._awaited(entry, job)
-            if event.step is Step.ENDED or not isinstance(job.error, steps.PASSES):
+                key = self.client.api_key
+                key.hide_in(error)
+                refused = steps.refused(entry, error, service=self.client.base_url, ref=ref, key=key)
+                return await self._end(entry, refused)
+            event = await self._wait(entry, job)
+            if event.step is Step.ENDED or not isinstance(_error_of(job), steps.TRANSIENT):
                 return event
-            await self._outage(entry, job)
+            await self._wait_out(entry, job)
         return BatchEvent(entry=entry, step=Step.LEFT)
 
-    async def _awaited(self, entry: Entry, job: Job) -> BatchEvent:
-        self._news.put_nowait(BatchEvent(entry=entry, step=Step.BEGUN, job=job))
+    async def _wait(self, entry: Entry, job: Job) -> BatchEvent:
+        """Wait for the job's end, and save its video. Raises an error that would stop the next items too."""
+        self._events.put_nowait(BatchEvent(entry=entry, step=Step.BEGUN, job=job))
         self._jobs.add(job)
         try:
             await job.wait()
         finally:
             self._jobs.discard(job)
-        error = job.error
+        error = _error_of(job)
         if isinstance(error, steps.ENDS_THE_BATCH):
             raise error
-        if job.cancelled() or isinstance(error, (JobDetachedError, *steps.PASSES)):
+        if job.cancelled() or isinstance(error, (JobDetachedError, *steps.TRANSIENT)):
             return BatchEvent(entry=entry, step=Step.LEFT, job=job)
-        self._out_since = None
-        assert job.record is not None  # noqa: S101 - there is a journal
+        self._outage_began_at = None
         if job.state is not JobState.READY:
-            return await self._ended(entry, self._result(entry, job.record, error=error), job)
+            return await self._end(entry, self._result(entry, _record_of(job), error=error), job)
         try:
             wanted = names(self.decider.options.name, {**values_of(job, entry.line), "item": entry.item})
-            saved = await save_as(job, self.folder.path, wanted, partial(self.folder.claims, entry.item))
-            result = self._result(entry, job.record, saved=saved)
+            saved = await save_as(job, self.folder.path, wanted, partial(self.folder.claim, entry.item))
+            result = self._result(entry, _record_of(job), saved=saved)
         except InvalidVideoError as unreadable:
-            result = self._result(entry, job.record, error=unreadable)
-        return await self._ended(entry, result, job)
+            result = self._result(entry, _record_of(job), error=unreadable)
+        return await self._end(entry, result, job)
 
-    async def _ended(self, entry: Entry, result: Result, job: Job | None = None) -> BatchEvent:
-        return BatchEvent(entry=entry, step=Step.ENDED, job=job, result=await self._written(result))
+    async def _end(self, entry: Entry, result: Result, job: Job | None = None) -> BatchEvent:
+        return BatchEvent(entry=entry, step=Step.ENDED, job=job, result=await self._write(result))
 
-    async def _outage(self, entry: Entry, job: Job) -> None:
-        """Wait a little, for as long as it may pass. Raises the job's error once that is too long."""
+    async def _wait_out(self, entry: Entry, job: Job) -> None:
+        """Wait before the next submit. Raises the job's error once the outage has lasted too long."""
         now = asyncio.get_running_loop().time()
-        if self._out_since is None:
-            self._out_since = now
-            self._news.put_nowait(BatchEvent(entry=entry, step=Step.DELAYED, job=job))
-        elif now - self._out_since > OUTAGE_PATIENCE:
+        if self._outage_began_at is None:
+            self._outage_began_at = now
+            self._events.put_nowait(BatchEvent(entry=entry, step=Step.DELAYED, job=job))
+        elif now - self._outage_began_at > OUTAGE_PATIENCE:
             job.result()
         with suppress(TimeoutError):
             await asyncio.wait_for(self.stop.wait(), _OUTAGE_PAUSE)
@@ -235,12 +240,12 @@ class Run:
     def _result(self, entry: Entry, record: JobRecord, **known: Any) -> Result:
         return steps.result_of(entry, record, service=self.client.base_url, now=datetime.now(UTC), **known)
 
-    async def _written(self, result: Result) -> Result:
-        """Write it down without the key, which may stand in a manifest as any value."""
-        result = attrs.evolve(result, **self._key.redact(attrs.asdict(result, recurse=False)))
-        async with self._writing:
+    async def _write(self, result: Result) -> Result:
+        """Write the result without the key, which any value of a manifest may hold by mistake."""
+        result = attrs.evolve(result, **self.client.api_key.redact(attrs.asdict(result, recurse=False)))
+        async with self._write_lock:
             await _in_thread(self.folder.write, result)
-            self.folder.know(result)
+            self.folder.remember(result)
         return result
 
 
@@ -248,13 +253,24 @@ async def _in_thread(work: Callable[..., _T], *arguments: Any) -> _T:
     return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
 
 
-async def _end(tasks: list[asyncio.Task[None]]) -> None:
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _sendable(entry: Entry) -> ImageToVideoUltra:
+def _request_of(entry: Entry) -> ImageToVideoUltra:
     if entry.request is None:
         raise InvalidRequestError(entry.problems)
     return entry.request
+
+
+def _error_of(job: Job) -> BaseException | None:
+    """Return the error of a job that ended; None if it has a video or was cancelled."""
+    return None if job.cancelled() else job.exception()
+
+
+def _record_of(job: Job) -> JobRecord:
+    """Return the job's journal row. A batch's client has a journal, so there is one."""
+    assert job.record is not None  # noqa: S101 - see above
+    return job.record

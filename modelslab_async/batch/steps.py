@@ -1,4 +1,4 @@
-"""What is to be done with an item of a batch, by what is known of it. Pure: values in, values out."""
+"""The decisions of a batch about one item, and the results of items. Pure: values in, values out."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
 
 ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError)
-"""Errors of a job that the next item would meet as well, and that waiting does not mend."""
-PASSES = (ConnectError, ServerError)
-"""Errors of the service or the way to it: nothing was sent, and the same item may go later."""
+"""Errors of a job that the next jobs would meet too, and that do not pass with time."""
+TRANSIENT = (ConnectError, ServerError)
+"""Errors of an outage: nothing was accepted, and the same item may be submitted again."""
 
 
 class Action(Enum):
@@ -38,17 +38,21 @@ class Action(Enum):
     KEEP = auto()
     SUBMIT = auto()
     SUBMIT_ANEW = auto()
-    """Under another ref: the one before is, or may be, paid for. Only where a person asked for it."""
+    """Submit under another ref: the earlier attempt is, or may be, paid for. Only if the user asked for it."""
     COLLECT = auto()
     LEAVE = auto()
 
 
 def decide(known: Result | None, record: JobRecord | None, *, retry_failed: bool, resubmit_uncertain: bool) -> Action:
-    """By the item's last result and the journal's row of its last attempt; None where there is none."""
+    """Return what to do with an item.
+
+    known: the item's last result, or None.
+    record: the journal row of the item's last attempt, or None.
+    """
     is_of_row = known is not None and record is not None and known.ref == record.ref
     match record.state if record else None:
         case None | JobState.WAITING | JobState.CANCELLED | JobState.REFUSED:
-            if known is None or (is_of_row and known.state is not JobState.REFUSED):  # a row is newer than a result
+            if known is None or (is_of_row and known.state is not JobState.REFUSED):  # the row is newer than the result
                 return Action.SUBMIT
             has_failed = known.state in (JobState.FAILED, JobState.REFUSED)
             if not (retry_failed if has_failed else resubmit_uncertain):
@@ -59,34 +63,38 @@ def decide(known: Result | None, record: JobRecord | None, *, retry_failed: bool
         case JobState.FAILED:
             return Action.SUBMIT_ANEW if retry_failed else Action.LEAVE
         case JobState.TIMED_OUT if known is not None and is_of_row and known.charged is None and retry_failed:
-            return Action.SUBMIT_ANEW  # the service does not know the job any more
+            return Action.SUBMIT_ANEW  # the service no longer knows the job
         case JobState.PROCESSING | JobState.READY | JobState.TIMED_OUT:
             return Action.COLLECT
 
 
 def ref_of(batch: str, entry: Entry, attempt: int) -> str:
-    """The ref of an item's attempt, counted from 1. A track_id is its own; one like "a-2" is no attempt of "a"."""
+    """Return the ref of an item's attempt, counted from 1.
+
+    The first attempt of an item with a track_id has that as its ref. The refs of later attempts end in a digest: a
+    track_id such as "a-2" is no attempt of "a".
+    """
     track_id = entry.request.track_id if entry.request else None
     ref = track_id or f"{batch}-{entry.item}"
     return ref if attempt == 1 else f"{ref}-{attempt}-{hashlib.sha256(ref.encode()).hexdigest()[:8]}"
 
 
 def refused(entry: Entry, error: ModelsLabError, *, service: str, ref: str, key: ApiKey) -> Result:
-    """The result of an item that was not sent."""
-    request = {} if entry.request is None else _told(entry, key)
+    """Return the result of an item that was not sent."""
     return Result(
         item=entry.item,
         ref=ref,
         line=entry.line,
         state=JobState.REFUSED,
-        request=request,
+        request=_shown_request(entry, key),
         service=service,
         charged=False,
         error=str(error),
     )
 
 
-def _told(entry: Entry, key: ApiKey) -> Mapping[str, Any]:
+def _shown_request(entry: Entry, key: ApiKey) -> Mapping[str, Any]:
+    """Return prompt and picture as a report shows them, without the key."""
     request = entry.request
     if request is None:
         return {}
@@ -102,17 +110,21 @@ def result_of(
     saved: tuple[str, SavedVideo] | None = None,
     error: BaseException | None = None,
 ) -> Result:
-    """The result of an item whose job ended. `saved` is the file's name in the folder, and what it is, `now`."""
+    """Return the result of an item whose job ended.
+
+    saved: the file's name in the folder, and its facts; None if no video was saved.
+    now: the time at which the file was saved.
+    """
     name, file = saved or (None, None)
     picture = record.picture or {}
-    where = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
+    origin = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
     request = {name: value for name, value in (record.request or {}).items() if name != "track_id"}
     return Result(
         item=entry.item,
         ref=record.ref,
         line=entry.line,
         state=record.state,
-        request={**request, "init_image": where},
+        request={**request, "init_image": origin},
         service=service,
         price=record.price,
         charged=error.charged if isinstance(error, ModelsLabError) else record.charged,
@@ -139,7 +151,7 @@ def _at(seconds: float | None) -> datetime | None:
 
 
 def inside(folder: Path, path: str | None) -> str | None:
-    """A path as a name in the folder; None where it is not in there."""
+    """Return a path as a name relative to the folder, or None if it is not in the folder."""
     if path is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""The commands by name. Each is imported when it is asked for."""
+"""The group of all commands. The module of a command is imported when the command is used."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from modelslab_async.cli.output import Output
-from modelslab_async.cli.settings import config, keys_at_hand
+from modelslab_async.cli.settings import config, keys_from_environment
 
-_COMMANDS = {
+COMMANDS = {
     "generate": "generate",
     "batch": "batch",
     "cost": "batch",
-    "report": "batch",
+    "report": "report",
     "jobs": "jobs",
     "show": "jobs",
     "collect": "jobs",
@@ -28,46 +28,47 @@ _COMMANDS = {
     "emulator": "service",
     "completion": "service",
 }
+"""The commands, and the module of each."""
 _EPILOG = """\b
-Every command takes, by flag, environment or config.toml:
+Options of every command; environment variables and config.toml set them too:
   --base-url URL      MODELSLAB_BASE_URL       --enterprise      a dedicated server
   --journal FILE      MODELSLAB_JOURNAL        --max-in-flight N MODELSLAB_MAX_IN_FLIGHT
   --key-file FILE     MODELSLAB_KEY_FILE       --limits refuse|warn|off
-  --timeout SECONDS   MODELSLAB_TIMEOUT        --poll-cost SECONDS  what a look is worth
+  --timeout SECONDS   MODELSLAB_TIMEOUT        --poll-cost SECONDS  the cost of a poll
 The key: MODELSLAB_API_KEY, or a file that only you can read, or the system's keyring.
 
 \b
-Exit codes: 0 done, 1 some jobs failed, 2 usage, 3 key, 4 rate, 5 not found,
+Exit codes: 0 done, 1 some jobs failed, 2 usage error, 3 key, 4 rate limit, 5 not found,
 6 payment, 7 timeout, 10 network, 130 interrupted.
 """
 
 
-class _Lazy(click.Group):
+class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
-        return list(_COMMANDS)
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"modelslab_async.cli.{_COMMANDS[cmd_name]}"), cmd_name)
+        command: click.Command = getattr(import_module(f"modelslab_async.cli.{COMMANDS[cmd_name]}"), cmd_name)
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, but for the hint where there is no such command."""
-        if args and args[0] not in _COMMANDS and (close := get_close_matches(args[0], _COMMANDS, n=1)):
+        """Suggest a command if the given one does not exist. The rest is click's."""
+        if args and args[0] not in COMMANDS and (close := get_close_matches(args[0], COMMANDS, n=1)):
             ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]}?")
         return super().resolve_command(ctx, args)
 
     def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:  # type: ignore[override]
-        """As click does; with --json, what is wrong with the words that were typed is told in JSON too."""
-        words = sys.argv[1:] if args is None else args
-        output = Output(as_json=True, keys=keys_at_hand())
+        """Report usage errors as JSON if --json is given, and hide the keys in them. The rest is click's."""
+        arguments = sys.argv[1:] if args is None else args
+        output = Output(as_json=True, keys=keys_from_environment())
         try:
             code = super().main(args, **{**options, "standalone_mode": False, "obj": output.keys})
         except click.ClickException as error:
-            if "--json" in words:
+            if "--json" in arguments:
                 output.json_error(error)
             output.hide_in(error)
             error.show()
@@ -78,15 +79,15 @@ class _Lazy(click.Group):
         sys.exit(code or 0)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """The file's word holds where neither flag nor environment has one."""
-        logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # what matters is told in its own words
-        told = config()
-        ctx.default_map = dict.fromkeys(_COMMANDS, told)
+        """Take the settings of config.toml as defaults: flags and environment variables take precedence."""
+        logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # the command prints its own messages
+        settings = config()
+        ctx.default_map = dict.fromkeys(COMMANDS, settings)
         return super().invoke(ctx)
 
 
 @click.group(
-    cls=_Lazy, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_LazyGroup, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
 @click.version_option(package_name="modelslab_async")
 def app() -> None:

@@ -1,10 +1,10 @@
-"""What happens, as it happens: drawn where stderr is a terminal, a line for each change where it is none."""
+"""Show the progress of jobs: a live display if stderr is a terminal, else a line for each change."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -22,17 +22,17 @@ from modelslab_async.cli.output import Output
 from modelslab_async.job.future import Job
 from modelslab_async.protocol.lifecycle import JobState
 
-_A_SECOND = 4
-_ROWS = 10
-"""More rows cost more CPU than they tell."""
-_BAR = 30
-_TOLD_EVERY = 60.0
-"""Seconds between two lines of how a batch stands, where nothing is drawn."""
+_FRAMES_PER_SECOND = 4
+_MAX_ROWS = 10
+"""The most jobs that are drawn: more rows would cost CPU and show little."""
+_BAR_WIDTH = 30
+_STATUS_INTERVAL = 60.0
+"""Seconds between two status lines of a batch without a live display."""
 _NOT_RUNNING = (JobState.WAITING, JobState.CANCELLED, JobState.REFUSED)
 
 
-def length(seconds: float) -> str:
-    """A time in words: 8 s, 3:05 min, 2:10 h."""
+def format_duration(seconds: float) -> str:
+    """Return a duration as text: "8 s", "3:05 min", "2:10 h"."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -40,151 +40,185 @@ def length(seconds: float) -> str:
     return f"{small // 60}:{small % 60:02} {unit}"
 
 
+@attrs.frozen
+class ShownJob:
+    """A job on the display, and when it was submitted or resumed here (seconds of the event loop's clock)."""
+
+    job: Job
+    since: float = attrs.field(factory=lambda: asyncio.get_running_loop().time())
+
+
 async def follow(output: Output, job: Job) -> None:
-    """Show a job until its end."""
+    """Show a job's progress until it ends."""
     if not output.is_live:
-        await _tell(output, job)
+        await _print_states(output, job)
         return
-    with _live(output, lambda: _row_of([job])):
+    shown = ShownJob(job)
+    with _live(output, lambda: _job_rows([shown])):
         await job.wait()
 
 
-async def _tell(output: Output, job: Job) -> None:
-    before = None
-    async for news in job.events():
-        if news.state is not before:
-            left = f", about {length(news.eta)} left" if news.eta else ""
-            output.say(f"{length(news.elapsed):>8}  {news.state.value}{left}")
-        before = news.state
+async def _print_states(output: Output, job: Job) -> None:
+    state = None
+    async for event in job.events():
+        if event.state is not state:
+            remaining = f", about {format_duration(event.eta)} left" if event.eta else ""
+            output.say(f"{format_duration(event.elapsed):>8}  {event.state.value}{remaining}")
+        state = event.state
 
 
-def _row_of(jobs: list[Job]) -> Table:
-    """A line for each job: state, how far, how long it takes, how long it will."""
+def _job_rows(jobs: Iterable[ShownJob]) -> Table:
+    """Return a row for each job: its state, progress bar, elapsed and remaining time, and prompt."""
     grid = Table.grid(padding=(0, 2))
-    for job in jobs:
-        elapsed, eta = job.elapsed, job.eta
+    for shown in jobs:
+        job, elapsed = shown.job, asyncio.get_running_loop().time() - shown.since
+        eta = job.eta
         part = 0.0 if eta is None else elapsed / (elapsed + eta)
-        left = "" if eta is None else f"about {length(eta)} left"
-        bar = ProgressBar(total=1.0, completed=part, width=_BAR, pulse=eta is None and not job.done())
-        what = job.redact(job.request.prompt)[:32] if job.request else job.ref
-        grid.add_row(Text(job.state.value), bar, length(elapsed), left, Text(what, "dim", no_wrap=True))
+        remaining = "" if eta is None else f"about {format_duration(eta)} left"
+        bar = ProgressBar(total=1.0, completed=part, width=_BAR_WIDTH, pulse=eta is None and not job.done())
+        state, prompt = Text(job.state.value), Text(_prompt(job), "dim", no_wrap=True)
+        grid.add_row(state, bar, format_duration(elapsed), remaining, prompt)
     return grid
+
+
+def _prompt(job: Job) -> str:
+    """Return the beginning of the prompt from the journal row, which never holds the key; else the ref."""
+    request = (job.record and job.record.request) or {}
+    return str(request.get("prompt", job.ref))[:32]
 
 
 @attrs.define
 class BatchDisplay:
-    """The whole of a batch in a line, and the jobs that run below it."""
+    """Show a batch's progress: a status line, and the jobs that run.
+
+    total: the number of the batch's items.
+    spending: the word for the money: "spent".
+    started_at: the time from which charges count as this run's.
+    jobs: the jobs that have begun, by item.
+    counts: the number of ended items by outcome.
+    spent, uncertain: the USD that this run spent, and may have spent.
+    is_stopping: whether the user asked the batch to stop.
+    """
 
     output: Output
     total: int
     spending: str
     started_at: datetime = attrs.field(factory=lambda: datetime.now(UTC))
-    begun_at: float = attrs.field(factory=lambda: asyncio.get_running_loop().time())
-    jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
-    steps: Counter[str] = attrs.field(factory=Counter[str])
+    since: float = attrs.field(factory=lambda: asyncio.get_running_loop().time())
+    jobs: dict[str, ShownJob] = attrs.field(factory=dict[str, ShownJob])
+    counts: Counter[str] = attrs.field(factory=Counter[str])
     spent: Decimal = Decimal(0)
-    unsure: Decimal = Decimal(0)
-    stopping: bool = False
+    uncertain: Decimal = Decimal(0)
+    is_stopping: bool = False
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Draw it, if it can be drawn; else tell from time to time how it stands."""
+        """Draw the display while the context is open; without a terminal, print a status line every minute."""
         if not self.output.is_live:
-            with _every(_TOLD_EVERY, lambda: self.output.say(self.line())):
+            with _every(_STATUS_INTERVAL, lambda: self.output.say(self.status())):
                 yield
             return
-        with _live(self.output, self._drawn):
+        with _live(self.output, self._draw):
             yield
 
-    def happened(self, event: BatchEvent) -> None:
-        """Take an event; what ended is told in a line of its own."""
+    def handle(self, event: BatchEvent) -> None:
+        """Count an event. Print a line for each item that ended and for each outage."""
         item = event.entry.item
         if event.job and event.step is Step.BEGUN:
-            self.jobs[item] = event.job
+            self.jobs[item] = ShownJob(event.job)
             return
         if event.job and event.step is Step.DELAYED:
-            self.output.say(f"trying again for a while: {event.job.exception()}", "yellow")
+            self.output.say(f"submitting again during an outage: {event.job.exception()}", "yellow")
             return
-        job = self.jobs.pop(item, None)
-        if job and event.step is Step.LEFT:
-            self.let_go(job)
+        shown = self.jobs.pop(item, None)
+        if shown and event.step is Step.LEFT:
+            self._count_charge(shown.job)
         result = event.result
         is_done = result is not None and result.file is not None
-        self.steps["kept" if event.step is Step.KEPT else "done" if is_done else _how(event)] += 1
+        self.counts["kept" if event.step is Step.KEPT else "done" if is_done else _outcome(event)] += 1
         if result and event.step is Step.ENDED:
-            self._paid(result.charged, result.price, result.submitted_at)
-            words = f"{result.file}" if is_done else f"{result.state.value}: {result.error}"
-            self.output.say(f"line {result.line}: {words}", "" if is_done else "red")
+            self._count_money(result.charged, result.price, result.submitted_at)
+            text = f"{result.file}" if is_done else f"{result.state.value}: {result.error}"
+            self.output.say(f"line {result.line}: {text}", "" if is_done else "red")
 
-    def let_go(self, job: Job) -> None:
-        """It is not seen to its end here; what is known of its charge counts all the same."""
+    def count_running(self) -> None:
+        """Count the charges of the jobs that still run when the display ends."""
+        for shown in self.jobs.values():
+            self._count_charge(shown.job)
+
+    def _count_charge(self, job: Job) -> None:
+        """Count what is known of the charge of a job whose end was not seen."""
         if record := job.record:
             at = None if record.submitted_at is None else datetime.fromtimestamp(record.submitted_at, UTC)
-            self._paid(record.charged, record.price, at)
+            self._count_money(record.charged, record.price, at)
 
-    def _paid(self, charged: bool | None, price: Decimal, submitted_at: datetime | None) -> None:
-        if submitted_at and submitted_at >= self.started_at:  # else an earlier run paid for it
+    def _count_money(self, charged: bool | None, price: Decimal, submitted_at: datetime | None) -> None:
+        if submitted_at and submitted_at >= self.started_at:  # an earlier run paid for the others
             self.spent += price if charged else 0
-            self.unsure += price if charged is None else 0
+            self.uncertain += price if charged is None else 0
 
-    def line(self) -> str:
-        """How it stands, in a line."""
+    def status(self) -> str:
+        """Return the batch's status in one line."""
         running = len(self._running())
-        steps = self.steps
-        waiting = self.total - steps.total() - running
-        told = [f"{steps['done'] + steps['kept']} of {self.total} done", f"{running} running", f"{waiting} waiting"]
-        told += [f"{steps[name]} {name}" for name in ("failed", "unsaved", "uncertain", "left") if steps[name]]
-        told += [f"{usd(self.spent)} {self.spending}", *([f"{usd(self.unsure)} unsure"] if self.unsure else [])]
-        return ", ".join(told)
+        counts = self.counts
+        waiting = self.total - counts.total() - running
+        parts = [f"{counts['done'] + counts['kept']} of {self.total} done", f"{running} running", f"{waiting} waiting"]
+        parts += [f"{counts[name]} {name}" for name in ("failed", "unsaved", "uncertain", "left") if counts[name]]
+        parts += [f"{usd(self.spent)} {self.spending}"]
+        parts += [f"{usd(self.uncertain)} uncertain"] if self.uncertain else []
+        return ", ".join(parts)
 
-    def _left(self) -> str:
-        ended = self.steps.total() - self.steps["kept"]
-        if not ended or self.stopping:
+    def _remaining(self) -> str:
+        ended = self.counts.total() - self.counts["kept"]
+        if not ended or self.is_stopping:
             return ""
-        elapsed = asyncio.get_running_loop().time() - self.begun_at
-        return f"about {length(elapsed / ended * (self.total - self.steps.total()))} left"
+        elapsed = asyncio.get_running_loop().time() - self.since
+        return f"about {format_duration(elapsed / ended * (self.total - self.counts.total()))} left"
 
-    def _drawn(self) -> RenderableType:
-        bar = ProgressBar(total=max(self.total, 1), completed=self.steps.total(), width=_BAR)
+    def _draw(self) -> RenderableType:
+        bar = ProgressBar(total=max(self.total, 1), completed=self.counts.total(), width=_BAR_WIDTH)
         head = Table.grid(padding=(0, 2))
-        head.add_row(bar, Text(self._left(), "dim"))
-        return Group(Text(self.line()), head, _row_of(self._running()[:_ROWS]))
+        head.add_row(bar, Text(self._remaining(), "dim"))
+        return Group(Text(self.status()), head, _job_rows(self._running()[:_MAX_ROWS]))
 
-    def _running(self) -> list[Job]:
-        return [job for job in self.jobs.values() if job.state not in _NOT_RUNNING]
+    def _running(self) -> list[ShownJob]:
+        return [shown for shown in self.jobs.values() if shown.job.state not in _NOT_RUNNING]
 
 
 @contextmanager
-def _live(output: Output, drawn: Callable[[], RenderableType]) -> Iterator[None]:
-    """Drawn by the event loop, whose jobs it shows: not by a thread, as rich would."""
-    with Live(get_renderable=drawn, console=output.err, auto_refresh=False, transient=True) as live:
+def _live(output: Output, draw: Callable[[], RenderableType]) -> Iterator[None]:
+    """Draw the display from the event loop: rich's own thread would read jobs while they change."""
+    with Live(get_renderable=draw, console=output.err, auto_refresh=False, transient=True) as live:
         live.refresh()
-        with _every(1 / _A_SECOND, live.refresh):
+        with _every(1 / _FRAMES_PER_SECOND, live.refresh):
             yield
 
 
 @contextmanager
-def _every(seconds: float, do: Callable[[], object]) -> Iterator[None]:
-    async def forever() -> None:
+def _every(seconds: float, function: Callable[[], object]) -> Iterator[None]:
+    """Call a function again and again while the context is open."""
+
+    async def repeat() -> None:
         while True:
             await asyncio.sleep(seconds)
-            do()
+            function()
 
-    task = asyncio.create_task(forever())
+    task = asyncio.create_task(repeat())
     try:
         yield
     finally:
         task.cancel()
 
 
-def _how(event: BatchEvent) -> str:
+def _outcome(event: BatchEvent) -> str:
+    """Return the name under which an item without a video is counted."""
     match event.result.state if event.result else None:
         case None:
             return "left"
         case JobState.UNCERTAIN:
             return "uncertain"
         case JobState.READY | JobState.TIMED_OUT if event.step is Step.LEFT:
-            return "uncertain"  # no row of the journal knows it any more
+            return "uncertain"  # the journal no longer has its row
         case JobState.READY:
             return "unsaved"
         case JobState.TIMED_OUT if event.result and event.result.charged:

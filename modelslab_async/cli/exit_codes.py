@@ -1,4 +1,4 @@
-"""What the command says with its exit code; the numbers are those of the service's own command."""
+"""The exit codes of the command. Their numbers are those of the service's own command."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from modelslab_async import errors
 
 
 class Exit(IntEnum):
-    """Why it ended."""
+    """The reasons for which the command ends."""
 
     DONE = 0
     FAILED = 1
+    """Some jobs failed, or the disk did."""
     USAGE = 2
+    """The command line, the manifest or a setting is wrong. Nothing was sent."""
     KEY = 3
+    """The API key is missing, or the service refused it."""
     RATE = 4
+    """The service refused a call because of its rate limit."""
     NOT_FOUND = 5
+    """The journal or the service knows no such job."""
     PAYMENT = 6
+    """The wallet or the budget does not cover the job."""
     TIMEOUT = 7
+    """The job did not end in time. It is paid for."""
     NETWORK = 10
+    """The network failed, or the service is down."""
     INTERRUPTED = 130
 
 
@@ -39,5 +47,5 @@ _CODES = {
 
 
 def code_of(error: BaseException) -> Exit:
-    """The exit code of an error; FAILED for those that have none of their own."""
+    """Return the exit code of an error; FAILED for errors without a code of their own."""
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), Exit.FAILED)

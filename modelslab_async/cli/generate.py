@@ -1,4 +1,4 @@
-"""`generate`: one picture, one video."""
+"""The command `generate`: make one video of one picture."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import click
 
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
-from modelslab_async.batch.results import usd
+from modelslab_async.batch.results import counted, usd
 from modelslab_async.cli.display import follow
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.output import Output
-from modelslab_async.cli.parameters import parameters
-from modelslab_async.cli.runner import client_of, interrupts, run
-from modelslab_async.cli.settings import Settings, common
+from modelslab_async.cli.parameters import parameter_options
+from modelslab_async.cli.runner import handle_interrupts, open_client, run
+from modelslab_async.cli.settings import Settings, common_options
 from modelslab_async.client import Client
 from modelslab_async.engine.config import normalize_request
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
@@ -32,16 +32,19 @@ from modelslab_async.protocol.lifecycle import JobState
 
 @click.command(epilog='Example: modelslab-async generate castle.jpg -p "clouds pass" --num-frames 49 -o castle.mp4')
 @click.argument("image")
-@click.option("-p", "--prompt", required=True, help="what should be seen")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="where the mp4 goes")
-@click.option("--force", is_flag=True, help="replace a file that is there")
-@click.option("--no-wait", is_flag=True, help="print the ref and end; collect it later")
-@parameters
-@common
+@click.option("-p", "--prompt", required=True, help="what the video should show")
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="path of the mp4")
+@click.option("--force", is_flag=True, help="replace an existing file")
+@click.option("--no-wait", is_flag=True, help="print the ref and exit; collect it later")
+@parameter_options
+@common_options
 def generate(settings: Settings, **options: Any) -> None:
     """Turn IMAGE (a path or a URL) into an mp4. Costs $0.20."""
     if options["no_wait"] and settings.emulate:
-        raise click.UsageError("--no-wait: that emulator ends with this command; start one: modelslab-async emulator")
+        raise click.UsageError(
+            "--no-wait cannot be used with --emulate, whose emulator ends with the command "
+            "(hint: start one with modelslab-async emulator)"
+        )
     run(settings.output, lambda: _generate(settings, **options))
 
 
@@ -58,65 +61,70 @@ async def _generate(
     output = settings.output
     if target:
         _check_target(target, force=force)
-    async with client_of(settings) as client:
-        client._api_key.require_absent(output=target)
-        wanted = {"prompt": prompt, "init_image": image, **params}
-        client.check(wanted)
-        await _check_unpaid(client, wanted)
-        output.say(f"{usd(client.estimate([wanted]).usd)} for one video")
-        job = client.submit(wanted)
+    async with open_client(settings) as client:
+        client.api_key.require_absent(output=target)
+        request = {"prompt": prompt, "init_image": image, **params}
+        client.check(request)
+        await _check_unpaid(client, request)
+        output.say(f"{usd(client.estimate([request]).usd)} for one video")
+        job = client.submit(request)
         try:
-            async with interrupts():
+            async with handle_interrupts():
                 if no_wait:
                     await job.submitted()
-                    _say_how_to_collect(output, job, target)
+                    _print_how_to_collect(output, job, target)
                     return Exit.DONE
-                return await _wait(client, settings, job, target, force=force)
+                return await _save(client, settings, job, target, force=force)
         except asyncio.CancelledError:
-            await client.aclose(drain=False)  # hears the reply to a submit that is under way
-            _say_how_to_collect(output, job, target)
+            await client.aclose(drain=False)  # waits for the reply to a submit under way
+            _print_how_to_collect(output, job, target)
             return Exit.INTERRUPTED
 
 
-async def _check_unpaid(client: Client, wanted: Mapping[str, Any]) -> None:
-    """What an earlier run asked for, paid or may have paid for, and never saved is not paid for again."""
-    if "track_id" in wanted:
-        return  # a name of its own: another video is meant
-    told = wire.encode_request(normalize_request(wanted, {}), ref="")
-    picture = str(wanted["init_image"])
-    place = _place(picture)
-    journal = client.journal
-    for row in await journal.unfinished(client.account_id) if journal else ():
-        is_same = row.picture and _place(str(row.picture.get("where", ""))) == place
-        is_open = row.state is not JobState.WAITING and journal is not None and not journal.is_alive(row.owner)
-        if is_same and is_open and {**(row.request or {}), "track_id": ""} == told:
-            what = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
-            hint = f"modelslab-async {what} {row.ref}, or --track-id NAME to pay for another"
-            requirement = "an earlier run has, or may have, paid for just this, and did not save it"
-            raise InvalidRequestError([Problem("image", repr(picture), requirement, hint)])
+async def _check_unpaid(client: Client, request: Mapping[str, Any]) -> None:
+    """Refuse a request that an earlier run paid for, or may have paid for, if its video was not saved.
+
+    A request with a track_id is never refused: with it, the user asks for another video.
+
+    Raises InvalidRequestError.
+    """
+    if "track_id" in request or client.journal is None:
+        return
+    encoded = wire.encode_request(normalize_request(request, {}), ref="")
+    image = str(request["init_image"])
+    location, journal = _location(image), client.journal
+    for row in await journal.unfinished(client.account_id):
+        is_same = row.picture and _location(str(row.picture.get("where", ""))) == location
+        is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
+        if is_same and is_open and {**(row.request or {}), "track_id": ""} == encoded:
+            command = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
+            requirement = "cannot be submitted: an earlier run paid, or may have paid, for the same request"
+            hint = f"run modelslab-async {command} {row.ref}, or pass --track-id NAME to pay for another video"
+            raise InvalidRequestError([Problem("image", repr(image), requirement, hint)])
 
 
-def _place(where: str) -> str:
-    """A URL as it is, a path without detours."""
-    return where if "://" in where else os.path.abspath(where)  # noqa: PTH100 - pathlib keeps them
+def _location(image: str) -> str:
+    """Return a URL unchanged, and a path as its shortest absolute form."""
+    return image if "://" in image else os.path.abspath(image)  # noqa: PTH100 - pathlib keeps ".."
 
 
 def _check_target(target: Path, *, force: bool) -> None:
-    """Before anything is paid: that the file can be made there."""
-    requirement, hint = "", "choose another"
+    """Check that the file can be written, before the job is paid for. Raises InvalidRequestError."""
+    requirement, hint = "", "choose another file"
     try:
         with TemporaryFile(dir=next(parent for parent in target.absolute().parents if parent.exists())):
             if target.is_dir():
-                requirement = "a folder"
+                requirement = "cannot be a folder"
             elif target.exists() and not force:
-                requirement, hint = "is there already", "choose another, or pass --force"
+                requirement, hint = "cannot be replaced: the file exists", "choose another file, or pass --force"
     except OSError as error:
-        requirement = f"no file can be made there: {error.strerror}"
+        requirement = f"cannot be written: {error.strerror}"
     if requirement:
         raise InvalidRequestError([Problem("output", repr(str(target)), requirement, hint)])
 
 
-async def _wait(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:
+async def _save(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:
+    """Wait for the job, and save its video to *target*, or under a name of its own."""
     output = settings.output
     await follow(output, job)
     try:
@@ -127,45 +135,47 @@ async def _wait(client: Client, settings: Settings, job: Job, target: Path | Non
             _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1)))
     except (ModelsLabError, OSError) as error:
         output.error(error)
-        is_of_the_disk = not isinstance(error, ModelsLabError)
-        if job.id and getattr(error, "charged", is_of_the_disk) and not output.is_emulated:
-            output.say(f"it is paid for; collect it with: {_command(job, None if is_of_the_disk else target)}")
-        _say_how_to_resolve(output, job)
+        is_disk_error = not isinstance(error, ModelsLabError)
+        if job.id and getattr(error, "charged", is_disk_error) and not output.is_emulated:
+            output.say(f"it is paid for; collect it with: {_collect_command(job, None if is_disk_error else target)}")
+        _print_how_to_resolve(output, job)
         return code_of(error)
     record = await client.find(job.ref)
-    _tell(output, job, saved, video.seed, record.price if record else None)
+    _print_saved(output, job, saved, video.seed, record.price if record else None)
     return Exit.DONE
 
 
-def _tell(output: Output, job: Job, saved: SavedVideo, seed: int | None, price: object) -> None:
-    facts = [f"{saved.width}x{saved.height}", f"{saved.frames} frames"] if saved.width else []
+def _print_saved(output: Output, job: Job, saved: SavedVideo, seed: int | None, price: object) -> None:
+    facts = [f"{saved.width}x{saved.height}", counted(saved.frames or 0, "frame")] if saved.width else []
     facts += [f"{saved.fps:g} fps", f"{saved.duration:.1f} s"] if saved.fps and saved.duration else []
     facts += [f"{saved.size_bytes:,} bytes", *([] if seed is None else [f"seed {seed}"])]
-    told = {**saved._asdict(), "seed": seed, "ref": job.ref, "job_id": job.id, "state": job.state, "cost": price}
-    output.result(told, f"{saved.path}  {', '.join(facts)}")
+    values = {**saved._asdict(), "seed": seed, "ref": job.ref, "job_id": job.id, "state": job.state, "cost": price}
+    output.result(values, f"{saved.path}  {', '.join(facts)}")
 
 
-def _say_how_to_collect(output: Output, job: Job, target: Path | None) -> None:
+def _print_how_to_collect(output: Output, job: Job, target: Path | None) -> None:
+    """Print what became of a job that is left, and the command that collects it."""
     if job.cancelled():
         output.say("not submitted: nothing was charged")
         return
     if job.id is None:
-        output.error(job.error or asyncio.CancelledError())
-        _say_how_to_resolve(output, job)
+        output.error((job.exception() if job.done() else None) or asyncio.CancelledError())
+        _print_how_to_resolve(output, job)
         return
-    told = {"ref": job.ref, "job_id": job.id, "state": job.state}
+    values = {"ref": job.ref, "job_id": job.id, "state": job.state}
     if output.is_emulated:
-        output.result(told, f"job {job.id} ended with its emulator; nothing was paid")
+        output.result(values, f"job {job.id} ended with its emulator; nothing was paid")
         return
     output.say(f"job {job.id or job.ref} runs at the service and is paid for; collect it with:")
-    output.result({**told, "collect": _command(job, target)}, _command(job, target))
+    command = _collect_command(job, target)
+    output.result({**values, "collect": command}, command)
 
 
-def _say_how_to_resolve(output: Output, job: Job) -> None:
+def _print_how_to_resolve(output: Output, job: Job) -> None:
     if job.state is JobState.UNCERTAIN and not output.is_emulated:
-        output.say("see what the account has with: modelslab-async recover --search, then say it with: resolve")
+        find, resolve = "modelslab-async recover --search", f"modelslab-async resolve {job.ref}"
+        output.say(f"the job may be paid for (hint: look for its video with {find}, then run {resolve})")
 
 
-def _command(job: Job, target: Path | None) -> str:
-    words = ["modelslab-async", "collect", job.ref, *(["-o", str(target)] if target else [])]
-    return shlex.join(words)
+def _collect_command(job: Job, target: Path | None) -> str:
+    return shlex.join(["modelslab-async", "collect", job.ref, *(["-o", str(target)] if target else [])])

@@ -1,4 +1,4 @@
-"""What the journal knows: `jobs`, `show`, `collect`, `recover`, `resolve`."""
+"""The commands for jobs in the journal: `jobs`, `show`, `collect`, `recover` and `resolve`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import click
 
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names, pattern_problem
+from modelslab_async.batch.results import counted
 from modelslab_async.cli.exit_codes import Exit, code_of
-from modelslab_async.cli.output import told_of
-from modelslab_async.cli.runner import client_of, interrupts, run
-from modelslab_async.cli.settings import Settings, common
+from modelslab_async.cli.output import record_values
+from modelslab_async.cli.runner import handle_interrupts, open_client, run
+from modelslab_async.cli.settings import Settings, common_options
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, NotFoundError
 from modelslab_async.job.future import Job
@@ -22,23 +23,23 @@ from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import UNFINISHED, JobRecord
 
-_SEARCHED = 10_000
-"""Rows, the newest first, that are searched for a ref of which only the beginning is told."""
-_HEAD = ("ref", "id", "state", "since", "cost", "prompt")
+_MAX_SEARCHED = 10_000
+"""The most rows, the newest first, that are searched for the beginning of a ref."""
+_COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
 
 
 @click.command(epilog="Example: modelslab-async jobs --all --json")
-@click.option("--all", "everything", is_flag=True, help="also those that need no care any more")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="the newest so many")
-@common
-def jobs(settings: Settings, *, everything: bool, limit: int) -> None:
-    """The jobs of this account that the journal knows."""
+@click.option("--all", "with_finished", is_flag=True, help="list finished and saved jobs too")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="read the newest rows only")
+@common_options
+def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
+    """List the account's unfinished jobs in the journal."""
 
     async def work() -> Exit:
-        async with client_of(settings) as client:
-            rows = [row for row in await client.history(limit) if everything or _needs_care(client, row)]
-        told = {"jobs": [told_of(row) for row in rows]}
-        settings.output.table(told, _HEAD, [_cells(row) for row in rows], "no jobs that need care")
+        async with open_client(settings) as client:
+            rows = [row for row in await client.history(limit) if with_finished or _is_unfinished(client, row)]
+        values = {"jobs": [record_values(row) for row in rows]}
+        settings.output.table(values, _COLUMNS, [_cells(row) for row in rows], "no unfinished jobs")
         return Exit.DONE
 
     run(settings.output, work)
@@ -46,15 +47,15 @@ def jobs(settings: Settings, *, everything: bool, limit: int) -> None:
 
 @click.command(epilog="Example: modelslab-async show 3f2a9c")
 @click.argument("ref")
-@common
+@common_options
 def show(settings: Settings, ref: str) -> None:
-    """All that the journal knows of the job with this ref, or id."""
+    """Show the journal's row of the job with this ref, or id."""
 
     async def work() -> Exit:
-        async with client_of(settings) as client:
-            told = told_of(await _found(client, ref))
-        words = [f"{name:13} {value}" for name, value in told.items() if value not in (None, ())]
-        settings.output.result(told, "\n".join(words))
+        async with open_client(settings) as client:
+            values = record_values(await _find(client, ref))
+        lines = [f"{name:13} {value}" for name, value in values.items() if value not in (None, ())]
+        settings.output.result(values, "\n".join(lines))
         return Exit.DONE
 
     run(settings.output, work)
@@ -63,48 +64,50 @@ def show(settings: Settings, ref: str) -> None:
 @click.command(epilog="Example: modelslab-async collect -o videos")
 @click.argument("refs", nargs=-1)
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), default=Path(), metavar="FOLDER|FILE")
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="of the files in a folder")
-@common
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="pattern of file names in a folder")
+@common_options
 def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) -> None:
-    """Wait for the videos that are paid for and save them: of these jobs, or of all that were left. Costs nothing."""
+    """Save the videos of paid jobs. Costs nothing.
+
+    Waits for the jobs of REFS, or for all jobs that earlier runs left.
+    """
     if target.suffix == ".mp4" and len(refs) != 1:
-        raise click.UsageError("-o FILE is for one REF; pass a folder")
+        raise click.UsageError("-o FILE needs exactly one REF (hint: pass a folder)")
     if problem := pattern_problem(name):
         error = InvalidRequestError([problem])
         settings.output.hide_in(error)
         raise click.UsageError(str(error.problems[0]))
 
     async def work() -> Exit:
-        async with client_of(settings) as client, interrupts():
-            rows = [await _found(client, ref) for ref in refs]
+        async with open_client(settings) as client, handle_interrupts():
+            rows = [await _find(client, ref) for ref in refs]
             found = await client.recover([row.ref for row in rows] if refs else None)
             if not found.jobs:
                 settings.output.say("nothing to collect")
-            ends = await asyncio.gather(*(_collect(settings, job, target, name) for job in found.jobs))
+            codes = await asyncio.gather(*(_collect(settings, job, target, name) for job in found.jobs))
             missing = [row for row in rows if row.ref not in {job.ref for job in found.jobs}]
             for row in missing:
-                care = "in the care of another process"
+                reason = "another process has the job"
                 if row in found.unsent:
-                    care = "it was never sent, and nothing is charged"
-                settings.output.say(f"{row.ref}: {row.state.value}: {row.error or care}", "red")
-        return Exit.FAILED if missing else next((code for code in ends if code), Exit.DONE)
+                    reason = "the job was never sent, and is not charged"
+                settings.output.say(f"{row.ref}: {row.state.value}: {row.error or reason}", "red")
+        return Exit.FAILED if missing else next((code for code in codes if code), Exit.DONE)
 
     run(settings.output, work)
 
 
 async def _collect(settings: Settings, job: Job, target: Path, name: str) -> Exit:
     try:
-        saved = await _saved(job, target, name)
+        saved = await _save(job, target, name)
     except (ModelsLabError, OSError) as error:
         settings.output.error(error)
         return code_of(error)
-    settings.output.result(
-        {"ref": job.ref, "job_id": job.id, "path": saved.path, "sha256": saved.sha256}, str(saved.path)
-    )
+    values = {"ref": job.ref, "job_id": job.id, "path": saved.path, "sha256": saved.sha256}
+    settings.output.result(values, str(saved.path))
     return Exit.DONE
 
 
-async def _saved(job: Job, target: Path, name: str) -> SavedVideo:
+async def _save(job: Job, target: Path, name: str) -> SavedVideo:
     if target.suffix == ".mp4":
         return await job.save(target, overwrite=False)
     await job
@@ -112,29 +115,29 @@ async def _saved(job: Job, target: Path, name: str) -> SavedVideo:
 
 
 @click.command(epilog="Example: modelslab-async recover --search")
-@click.option("--search", is_flag=True, help="also the account's videos that no row knows")
-@common
+@click.option("--search", is_flag=True, help="list the account's videos that the journal does not know too")
+@common_options
 def recover(settings: Settings, *, search: bool) -> None:
-    """What processes that died left behind, and what to do about it. Nothing is submitted or paid."""
+    """List the jobs that dead processes left. Nothing is submitted or paid for."""
 
     async def work() -> Exit:
-        async with client_of(settings) as client:
+        async with open_client(settings) as client:
             found = await client.recover(search=search)
         groups = {"uncertain": found.uncertain, "unsent": found.unsent, "owned_elsewhere": found.owned_elsewhere}
-        told: dict[str, Any] = {name: [told_of(row) for row in rows] for name, rows in groups.items()}
-        told["jobs"] = [{"ref": job.ref, "job_id": job.id, "state": job.state} for job in found.jobs]
-        told["candidates"] = [{"job_id": each.id, "links": each.links} for each in found.candidates]
+        values: dict[str, Any] = {name: [record_values(row) for row in rows] for name, rows in groups.items()}
+        values["jobs"] = [{"ref": job.ref, "job_id": job.id, "state": job.state} for job in found.jobs]
+        values["candidates"] = [{"job_id": each.id, "links": each.links} for each in found.candidates]
         if settings.output.as_json:
-            settings.output.json(told)
+            settings.output.json(values)
             return Exit.DONE
         say = settings.output.say
-        say(f"{len(found.jobs)} paid for and not collected{': modelslab-async collect' if found.jobs else ''}")
-        say(f"{len(found.unsent)} never sent, {len(found.owned_elsewhere)} in the care of another process")
-        what = ": modelslab-async resolve REF --id ID | --lost" if found.uncertain else ""
-        say(f"{len(found.uncertain)} uncertain{what}")
-        settings.output.table({}, _HEAD, [_cells(row) for row in found.uncertain], "")
+        say(f"{len(found.jobs)} paid for and not collected{' (hint: modelslab-async collect)' if found.jobs else ''}")
+        say(f"{len(found.unsent)} never sent, {len(found.owned_elsewhere)} owned by another process")
+        hint = " (hint: modelslab-async resolve REF with --id ID or --lost)" if found.uncertain else ""
+        say(f"{len(found.uncertain)} uncertain{hint}")
+        settings.output.table({}, _COLUMNS, [_cells(row) for row in found.uncertain], "")
         if search:
-            say(f"{len(found.candidates)} videos of the account that no row knows")
+            say(f"{counted(len(found.candidates), 'video')} of the account that the journal does not know")
             settings.output.table({}, ("id", "link"), [(a.id, *a.links[:1]) for a in found.candidates], "")
         return Exit.DONE
 
@@ -143,44 +146,45 @@ def recover(settings: Settings, *, search: bool) -> None:
 
 @click.command(epilog="Example: modelslab-async resolve 3f2a9c --lost")
 @click.argument("ref")
-@click.option("--id", "job_id", help="the service took it, under this id")
-@click.option("--lost", is_flag=True, help="the service never took it: it is not charged")
-@common
+@click.option("--id", "job_id", help="the service accepted the job under this id")
+@click.option("--lost", is_flag=True, help="the service never accepted the job: it is not charged")
+@common_options
 def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> None:
-    """Say what became of an uncertain job. It is your word; the service is only asked whether it knows the id."""
+    """Resolve an uncertain job by hand. The service is only asked whether it knows the id."""
     if bool(job_id and job_id.strip()) == lost:
-        raise click.UsageError("pass what you know of the job: --id ID or --lost")
+        raise click.UsageError("pass either --id ID or --lost")
 
     async def work() -> Exit:
-        async with client_of(settings) as client:
-            row = await _found(client, ref)
-            whole = row.ref
-            if row.state is JobState.SUBMITTING:  # uncertain from now on, where its client died
-                await client.recover([whole])
-            await client.resolve(whole, id=job_id, lost=lost)
-        told = {"ref": whole, "job_id": job_id, "lost": lost}
-        what = "lost, not charged" if lost else f"modelslab-async collect {whole}"
-        settings.output.result(told, f"{whole}: {what}")
+        async with open_client(settings) as client:
+            row = await _find(client, ref)
+            if row.state is JobState.SUBMITTING:  # recover makes it UNCERTAIN if its client died
+                await client.recover([row.ref])
+            await client.resolve(row.ref, id=job_id, lost=lost)
+        values = {"ref": row.ref, "job_id": job_id, "lost": lost}
+        text = "lost, not charged" if lost else f"accepted (hint: modelslab-async collect {row.ref})"
+        settings.output.result(values, f"{row.ref}: {text}")
         return Exit.DONE
 
     run(settings.output, work)
 
 
-async def _found(client: Client, ref: str) -> JobRecord:
-    """The row with this ref or id of the service, or the only one whose ref begins so."""
+async def _find(client: Client, ref: str) -> JobRecord:
+    """Return the row with this ref, or id, or the only row whose ref begins with it. Raises NotFoundError."""
     if row := await client.find(ref):
         return row
-    rows = [row for row in await client.history(_SEARCHED) if row.ref.startswith(ref)]
-    if len(rows) != 1:
-        what = f"{len(rows)} jobs" if rows else "no job"
-        raise NotFoundError(f"the journal knows {what} {ref}{'...' if rows else ''} of this account")
+    rows = [row for row in await client.history(_MAX_SEARCHED) if row.ref.startswith(ref)]
+    if not rows:
+        raise NotFoundError(f"the journal has no job {ref} of this account")
+    if len(rows) > 1:
+        raise NotFoundError(f"the journal has {len(rows)} jobs {ref}... of this account (hint: pass more of the ref)")
     return rows[0]
 
 
-def _needs_care(client: Client, row: JobRecord) -> bool:
-    """Whether somebody should still look after it; what was never sent, and nobody will send, needs no care."""
-    is_left = row.state is JobState.WAITING and client.journal is not None and not client.journal.is_alive(row.owner)
-    return row.state in UNFINISHED and row.saved_path is None and not is_left
+def _is_unfinished(client: Client, row: JobRecord) -> bool:
+    """Return whether the job still needs attention. A job that was never sent, and whose client died, does not."""
+    is_alive = client.journal is not None and client.journal.is_alive(row.owner)
+    is_abandoned = row.state is JobState.WAITING and not is_alive
+    return row.state in UNFINISHED and row.saved_path is None and not is_abandoned
 
 
 def _cells(row: JobRecord) -> tuple[str, ...]:

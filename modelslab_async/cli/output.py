@@ -1,4 +1,4 @@
-"""What people and programs are told: results on stdout, all else on stderr; with --json only JSON on stdout."""
+"""What the command prints: results on stdout, messages on stderr; with `--json`, only JSON on stdout."""
 
 from __future__ import annotations
 
@@ -23,49 +23,50 @@ from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
 
-_AS_FLAGS = {
-    r"^(line .*)extra=\{'([^']*)': \.\.\.\}": r'\1"extra": {"\2": ...}',
+AS_FLAGS = {
+    r"^(line .*)extra=\{['\"]([^'\"]*)['\"]: \.\.\.\}": r'\1"extra": {"\2": ...}',
     r'Client\(limits="warn"\)': "--limits warn",
     r"Client\(api_key=\.\.\.\)": "MODELSLAB_API_KEY",
     r"Client\.attach\('([^']*)'\)": r"modelslab-async collect \1",
     r"Client\.recover or attach": "modelslab-async collect",
-    r"Client\.recover\(\)\.uncertain": "modelslab-async recover",
+    r"Client\.recover\(\)\.(uncertain|unsent)": "modelslab-async recover",
     r"recover\(search=True\)\.candidates": "modelslab-async recover --search",
-    r"extra=\{'([^']*)': \.\.\.\}": r"--extra \1=JSON",
+    r"extra=\{['\"]([^'\"]*)['\"]: \.\.\.\}": r"--extra \1=JSON",
     r"\bpass an int\b": "pass a whole number",
     r"\bpass a float\b": "pass a number",
     r"\bpass a str\b": "pass a text",
     r"\bpass a dict\b": "pass an object",
     r"\bpass True or False\b": "pass true or false",
 }
-"""What the library says to those who write Python, as it is said to those who type."""
-_WAYS_OUT = {
+"""Phrases of the library's messages for Python programs, and the same for the command line."""
+_HINTS = {
     errno.ENOSPC: "make room on the disk",
     errno.EEXIST: "choose another name",
-    errno.ENOTDIR: "a file is in the way: choose another place",
-    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a place that you may write to"),
+    errno.ENOTDIR: "choose another path: a file is in the way",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "choose a path that you may write to"),
 }
-"""Of what a disk says no to."""
+"""Hints for errors of the disk."""
 
 
-def as_flags(words: str) -> str:
-    """Names of flags and commands in the place of Python's."""
-    for python, flags in _AS_FLAGS.items():
-        words = re.sub(python, flags, words)
-    return words
+def as_flags(text: str) -> str:
+    """Return a message of the library with flags and commands in place of Python's names."""
+    for python, flags in AS_FLAGS.items():
+        text = re.sub(python, flags, text)
+    return text
 
 
 def _width() -> int | None:
-    """The terminal's, or enough for any table where there is none."""
+    """Return the width of stdout: None for a terminal's own, else enough for any table."""
     return None if sys.stdout.isatty() else 200
 
 
 @attrs.frozen
 class Output:
-    """How to tell it. rich honours NO_COLOR, and draws nothing live where stderr is no terminal.
+    """Print results and messages. rich honours NO_COLOR, and draws nothing live if stderr is no terminal.
 
-    Where it `is_emulated`, each JSON object says so: there is no account, and what it tells of money is a play's.
-    keys: those that are known so far; a user may have typed one in the place of something else.
+    as_json: print JSON on stdout, and nothing else there.
+    is_emulated: the service is an emulator, and each JSON object says so.
+    keys: the keys known so far. They are hidden in everything: a user may have typed a key as another argument.
     """
 
     as_json: bool
@@ -76,99 +77,100 @@ class Output:
 
     @property
     def is_live(self) -> bool:
-        """Whether a display may be drawn."""
+        """Whether a live display can be drawn."""
         return self.err.is_terminal and not self.as_json
 
-    def hidden(self, told: Any) -> Any:
-        """Return words, or a JSON value, without the keys."""
-        return reduce(lambda rest, key: key.redact(rest), self.keys, told)
+    def redact(self, value: Any) -> Any:
+        """Return a text or a JSON value without the keys."""
+        return reduce(lambda rest, key: key.redact(rest), self.keys, value)
 
     def hide_in(self, error: BaseException) -> None:
         """Remove the keys from an error."""
         for key in self.keys:
             key.hide_in(error)
 
-    def say(self, words: str, style: str = "") -> None:
-        """For people: what happens."""
-        self.err.print(Text(self.hidden(as_flags(words)), style))
+    def say(self, message: str, style: str = "") -> None:
+        """Print a message on stderr."""
+        self.err.print(Text(self.redact(as_flags(message)), style))
 
-    def result(self, told: Mapping[str, Any], words: str) -> None:
-        """What was asked for: a JSON object, or words."""
+    def result(self, values: Mapping[str, Any], text: str) -> None:
+        """Print the command's result on stdout: *values* as a JSON object with `--json`, else *text*."""
         if self.as_json:
-            self.json(told)
+            self.json(values)
         else:
-            self.out.print(Text(self.hidden(words)))
+            self.out.print(Text(self.redact(text)))
 
-    def json(self, told: Mapping[str, Any]) -> None:
-        """One JSON object in a line."""
-        told = {**told, "emulator": True} if self.is_emulated else told
-        values = self.hidden(json.loads(json.dumps(told, default=_plain)))
-        sys.stdout.write(json.dumps(values) + "\n")  # ASCII: whatever encoding stdout has
+    def json(self, values: Mapping[str, Any]) -> None:
+        """Print one JSON object on a line of stdout."""
+        values = {**values, "emulator": True} if self.is_emulated else values
+        redacted = self.redact(json.loads(json.dumps(values, default=_json_value)))
+        sys.stdout.write(json.dumps(redacted) + "\n")  # ASCII: whatever encoding stdout has
         sys.stdout.flush()
 
-    def table(self, told: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]], none: str) -> None:
-        """A JSON object, or a table; `none` where it has no rows."""
+    def table(self, values: Mapping[str, Any], head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) -> None:
+        """Print *values* as JSON with `--json`, else the rows as a table, or the message *empty* without rows."""
         if self.as_json:
-            self.json(told)
+            self.json(values)
         elif not rows:
-            self.say(none)
+            self.say(empty)
         else:
             table = Table(*[Column(name, no_wrap=name != head[-1]) for name in head], box=None, pad_edge=False)
             for row in rows:
-                table.add_row(*(Text(self.hidden(cell)) for cell in row))
+                table.add_row(*(Text(self.redact(cell)) for cell in row))
             self.out.print(table)
 
     def error(self, error: BaseException) -> None:
-        """Why it did not work."""
+        """Print an error on stderr, and with `--json` also on stdout. Each problem is a line."""
         self.hide_in(error)
         if self.as_json:
             self.json_error(error)
         problems = error.problems if isinstance(error, InvalidRequestError) else ()
-        for line in [str(problem) for problem in problems] or [words_of(error)]:
+        for line in [str(problem) for problem in problems] or [message_of(error)]:
             self.say(line, "red")
 
     def json_error(self, error: BaseException) -> None:
-        """The same as a JSON object."""
+        """Print an error as a JSON object."""
         self.hide_in(error)
         known = {name: getattr(error, name, None) for name in ("charged", "price", "ref", "job_id")}
         if isinstance(error, click.UsageError):
             known["charged"] = False
-        told = {"type": type(error).__name__, "message": words_of(error), **known}
+        values = {"type": type(error).__name__, "message": message_of(error), **known}
         problems = error.problems if isinstance(error, InvalidRequestError) else ()
-        self.json({"error": {**told, "problems": told_problems(problems)}})
+        self.json({"error": {**values, "problems": problem_values(problems)}})
 
 
-def told_problems(problems: Sequence[Problem]) -> list[dict[str, Any]]:
-    """For JSON, in the words of those who type."""
+def problem_values(problems: Sequence[Problem]) -> list[dict[str, Any]]:
+    """Return problems as JSON values, with hints for the command line."""
     return [{**problem._asdict(), "hint": as_flags(problem.hint)} for problem in problems]
 
 
-def words_of(error: BaseException) -> str:
-    """An error in words."""
+def message_of(error: BaseException) -> str:
+    """Return an error's message for the command line."""
     match error:
         case click.ClickException():
             return error.format_message()
         case OSError(filename=str(path), strerror=str(reason)):
-            hint = _WAYS_OUT.get(error.errno or 0)
-            return f"{path}: {reason}{f'; {hint}' if hint else ''}"
+            hint = _HINTS.get(error.errno or 0)
+            return f"{path}: {reason}{f' (hint: {hint})' if hint else ''}"
         case ModelsLabError() | OSError():
             return as_flags(str(error))
         case _:
             return as_flags(f"{type(error).__name__}: {error}")
 
 
-def told_of(record: JobRecord) -> dict[str, Any]:
-    """A row of the journal, for JSON."""
-    names = ("account", "owner", "video")
-    told = {name: value for name, value in record._asdict().items() if name not in names}
-    return {**told, "state": record.state.value, **{name: _time(told[name]) for name in told if name.endswith("_at")}}
+def record_values(record: JobRecord) -> dict[str, Any]:
+    """Return a journal row as JSON values."""
+    internal = ("account", "owner", "video")
+    values = {name: value for name, value in record._asdict().items() if name not in internal}
+    times = {name: _time(values[name]) for name in values if name.endswith("_at")}
+    return {**values, "state": record.state.value, **times}
 
 
 def _time(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
-def _plain(value: object) -> Any:
+def _json_value(value: object) -> Any:
     match value:
         case datetime():
             return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")

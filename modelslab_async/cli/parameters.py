@@ -1,4 +1,4 @@
-"""The endpoint's parameters as options."""
+"""The parameters of a request as options of the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from modelslab_async.batch.manifest import value_of
 from modelslab_async.protocol.request import PARAMETERS
 
 _OPTIONS = {
-    "negative_prompt": ("TEXT", "what should not be seen"),
+    "negative_prompt": ("TEXT", "what to avoid in the video"),
     "seed": ("INT", "the same seed gives the same video"),
     "resolution": ("PIXELS", "of the shorter side; at most 480"),
     "num_frames": ("INT", "default 81"),
@@ -23,50 +23,50 @@ _OPTIONS = {
     "sample_shift": ("INT", "default 5, at most 10"),
     "portrait": ("yes|no", "taller than wide"),
     "temp": ("yes|no", "delete the file within 24 hours"),
-    "webhook": ("URL", "is told of the end"),
+    "webhook": ("URL", "address that the service calls at the end"),
     "track_id": ("TEXT", "the job's ref"),
-    "model_id": ("TEXT", "wan2.2 unless told"),
+    "model_id": ("TEXT", "default wan2.2"),
 }
 
 
-def parameters(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command an option for each parameter; they come in `params`, without those that were not given."""
+def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each parameter. The command receives the given ones as the mapping `params`."""
 
     @wraps(command)
-    def told(**options: Any) -> Any:
+    def with_params(**options: Any) -> Any:
         given = {name: options.pop(name) for name in _OPTIONS}
         params = {name: value_of(name, text) for name, text in given.items() if text is not None}
         extra = dict(options.pop("extra"))
         return command(params={**params, **({"extra": extra} if extra else {})}, **options)
 
     options = [
-        click.option(f"--{name.replace('_', '-')}", name, metavar=kind, help=words)
-        for name, (kind, words) in _OPTIONS.items()
+        click.option(f"--{name.replace('_', '-')}", name, metavar=kind, help=help_text)
+        for name, (kind, help_text) in _OPTIONS.items()
     ]
     extra = click.option(
-        "--extra", metavar="NAME=JSON", multiple=True, callback=_extra, help="one that is not known here"
+        "--extra", metavar="NAME=JSON", multiple=True, callback=_parse_extra, help="a parameter that has no option here"
     )
-    return reduce(lambda given, option: option(given), reversed([*options, extra]), told)
+    return reduce(lambda decorated, option: option(decorated), reversed([*options, extra]), with_params)
 
 
-def defaults(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
-    """The callback of `--set NAME=VALUE`."""
+def parse_defaults(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
+    """Return the values of `--set NAME=VALUE`. A click callback."""
     pairs = [_pair(each) for each in given]
     for name, _value in pairs:
         if name not in PARAMETERS:
-            raise click.BadParameter(f"{name} is no parameter; they are {', '.join(PARAMETERS)}")
+            raise click.BadParameter(f"{name}: unknown parameter (hint: pass one of {', '.join(PARAMETERS)})")
     return {name: value_of(name, value) for name, value in pairs}
 
 
-def _extra(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
+def _parse_extra(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
     try:
         return {name: json.loads(value) for name, value in map(_pair, given)}
     except ValueError as error:
-        raise click.BadParameter(f"the value is not JSON: {error}; texts need quotes") from error
+        raise click.BadParameter(f"the value must be JSON: {error} (hint: put a text in quotes)") from error
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not (name.strip() and sign):
-        raise click.BadParameter(f"{text!r} is not NAME=VALUE")
+        raise click.BadParameter(f"{text!r}: must be NAME=VALUE")
     return name.strip().replace("-", "_"), value

@@ -1,4 +1,4 @@
-"""How a command runs: a client, signals, and an exit code for whatever happens."""
+"""Run a command: open its client, handle signals, and turn every error into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import click
 from modelslab_async import BeyondDocumentationWarning, Client
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.output import Output
-from modelslab_async.cli.settings import URL_VARIABLE, Settings, key_of
+from modelslab_async.cli.settings import URL_VARIABLE, Settings, find_key
 from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.pricing import Budget
@@ -27,19 +27,19 @@ from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.protocol.wire import DEFAULT_BASE_URL
 
 EMULATOR_SPEED = 40.0
-"""A job of the emulator's 40 s takes one."""
+"""The emulator's speed with `--emulate`: a job of 40 s takes 1 s."""
 
 
 def run(output: Output, work: Callable[[], Coroutine[Any, Any, Exit]]) -> None:
-    """Run a command to its end, and exit with its code."""
+    """Run a command's coroutine to its end, and exit with its code."""
 
-    def warned(message: Warning | str, *_: Any, **__: Any) -> None:
+    def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
         output.say(f"beyond the documented limits: {message}", "yellow")
 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("once", BeyondDocumentationWarning)
-            warnings.showwarning = warned
+            warnings.showwarning = print_warning
             code = asyncio.run(work())
     except (KeyboardInterrupt, asyncio.CancelledError):
         code = Exit.INTERRUPTED
@@ -50,17 +50,20 @@ def run(output: Output, work: Callable[[], Coroutine[Any, Any, Exit]]) -> None:
     raise click.exceptions.Exit(code)
 
 
-def limits_of(settings: Settings) -> LimitsMode:
-    """As the library names it."""
+def limits_mode(settings: Settings) -> LimitsMode:
+    """Return `--limits` as the client takes it."""
     return cast("LimitsMode", None if settings.limits == "off" else settings.limits)
 
 
 @asynccontextmanager
-async def client_of(settings: Settings, *, budget: Budget | None = None) -> AsyncIterator[Client]:
-    """A client as it was asked for. When the block ends it is closed and its jobs are let go, not waited for."""
+async def open_client(settings: Settings, *, budget: Budget | None = None) -> AsyncIterator[Client]:
+    """Open the client that the settings describe. At the end it detaches from running jobs, without waiting for them.
+
+    Raises AuthenticationError without a key, JournalError, and click.UsageError for a wrong setting.
+    """
     async with AsyncExitStack() as stack:
         if settings.emulate:
-            from modelslab_async.emulator import Emulator  # noqa: PLC0415 - only for those who ask
+            from modelslab_async.emulator import Emulator  # noqa: PLC0415 - heavy, and rarely needed
 
             emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED, eta={"good": 1}))
             settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
@@ -68,15 +71,17 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
             key, url, journal, poll_cost = wrapped_key("any"), emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED
         else:
             if os.environ.get(URL_VARIABLE) == "" and settings.base_url is None:
-                raise click.UsageError(f"{URL_VARIABLE} is empty: unset it for ModelsLab, or name an emulator's URL")
-            key, url = key_of(settings), settings.base_url or DEFAULT_BASE_URL
+                raise click.UsageError(
+                    f"{URL_VARIABLE} is empty (hint: unset it to use ModelsLab, or set it to an emulator's URL)"
+                )
+            key, url = find_key(settings), settings.base_url or DEFAULT_BASE_URL
             journal, poll_cost = settings.journal, settings.poll_cost
         client = Client(
             key,
             base_url=url,
             enterprise=settings.enterprise,
             max_in_flight=settings.max_in_flight,
-            limits=limits_of(settings),
+            limits=limits_mode(settings),
             journal=journal,
             budget=budget,
             timeouts=Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
@@ -89,17 +94,20 @@ async def client_of(settings: Settings, *, budget: Budget | None = None) -> Asyn
 
 
 @asynccontextmanager
-async def interrupts(first: Callable[[], object] | None = None) -> AsyncIterator[None]:
-    """Ctrl-C calls `first`; a second one, or SIGTERM, cancels the task that is in here. None: each cancels it."""
+async def handle_interrupts(on_first: Callable[[], object] | None = None) -> AsyncIterator[None]:
+    """Call *on_first* at the first Ctrl-C. Cancel the current task at the second, and at SIGTERM.
+
+    Without *on_first*, the first Ctrl-C cancels the task.
+    """
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None  # noqa: S101 - it runs
-    times = iter([first] if first else [])
+    assert task is not None  # noqa: S101 - this code runs in a task
+    first_handlers = iter([on_first] if on_first else [])
 
-    def interrupted() -> None:
-        next(times, task.cancel)()
+    def handle() -> None:
+        next(first_handlers, task.cancel)()
 
-    with suppress(NotImplementedError):  # on Windows a Ctrl-C comes as KeyboardInterrupt
-        loop.add_signal_handler(signal.SIGINT, interrupted)
+    with suppress(NotImplementedError):  # on Windows, Ctrl-C raises KeyboardInterrupt
+        loop.add_signal_handler(signal.SIGINT, handle)
         loop.add_signal_handler(signal.SIGTERM, task.cancel)
     try:
         yield

@@ -1,4 +1,4 @@
-"""What the command was told: by flag, else by the environment, else by config.toml in the platform's folder."""
+"""The settings of the command: from flags, else environment variables, else config.toml in the platform's folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CONFIG_VARIABLE = "MODELSLAB_CONFIG"
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The options that each command has."""
+    """The values of the options that every command has."""
 
     emulate: bool
     output: Output
@@ -44,98 +44,101 @@ class Settings:
 
 
 def config_path() -> Path:
-    """Where the file is, if there is one."""
+    """Return the path of config.toml. The file may not exist."""
     given = os.environ.get(CONFIG_VARIABLE)
     return Path(given) if given else platformdirs.user_config_path(APP) / "config.toml"
 
 
 def config() -> Mapping[str, Any]:
-    """What the file says. Raises click.UsageError for one that cannot be read, or names what is not known."""
+    """Return the settings of config.toml; none without the file.
+
+    Raises click.UsageError if the file cannot be read, or has an unknown setting.
+    """
     path = config_path()
     try:
-        told = tomllib.loads(path.read_text(encoding="utf-8"))
+        given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise click.UsageError(f"{path} cannot be read: {error}") from error
-    known = {parameter.name for parameter in _decorated().params} - {"emulate", "as_json"}
-    if "api_key" in told:
-        raise click.UsageError(f"{path}: the key does not belong there; name a file of its own with key_file")
-    if foreign := sorted(told.keys() - known):
-        raise click.UsageError(f"{path}: {foreign[0]} is not known; known are {', '.join(sorted(known))}")
-    return told
+        raise click.UsageError(f"{path}: cannot be read: {error}") from error
+    known = {parameter.name for parameter in _options()} - {"emulate", "as_json"}
+    if "api_key" in given:
+        raise click.UsageError(f"{path}: cannot hold the API key (hint: keep it in its own file, named by key_file)")
+    if unknown := sorted(given.keys() - known):
+        raise click.UsageError(f"{path}: unknown setting {unknown[0]} (hint: use one of {', '.join(sorted(known))})")
+    return given
 
 
-def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that each has; it is called with `Settings` in their place."""
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that every command has. The command receives them as one argument, its `Settings`."""
 
     @wraps(command)
-    def told(**options: Any) -> Any:
-        mine = {name: options.pop(name) for name in [field.name for field in attrs.fields(Settings)] if name in options}
+    def with_settings(**options: Any) -> Any:
+        names = [field.name for field in attrs.fields(Settings) if field.name in options]
+        common = {name: options.pop(name) for name in names}
         keys: list[ApiKey] = click.get_current_context().obj
-        output = Output(options.pop("as_json"), is_emulated=mine["emulate"], keys=keys)
-        return command(Settings(output=output, **mine), **options)
+        output = Output(options.pop("as_json"), is_emulated=common["emulate"], keys=keys)
+        return command(Settings(output=output, **common), **options)
 
-    return reduce(lambda given, option: option(given), reversed(_COMMON), told)
+    return reduce(lambda decorated, option: option(decorated), reversed(_COMMON), with_settings)
 
 
-def key_of(settings: Settings) -> ApiKey:
-    """The key, from the environment, a file of one's own, or the system's keyring; never from a flag.
+def find_key(settings: Settings) -> ApiKey:
+    """Return the key from the environment, a private file, or the system's keyring. It is never a flag.
 
-    Raises AuthenticationError where there is none, or where others could read the file.
+    Raises AuthenticationError if there is no key, or if other users can read the file.
     """
     if not (key := wrapped_key(None)).is_empty:
         return key
     if settings.key_file:
-        return _key_in(settings.key_file)
-    if not (kept := _key_in_keyring()).is_empty:
-        settings.output.keys.append(kept)
-        return kept
+        return _read_key(settings.key_file)
+    if not (key := _key_of_keyring()).is_empty:
+        settings.output.keys.append(key)
+        return key
     raise AuthenticationError(
-        f"no API key: set {KEY_VARIABLE}, or name a file that holds it with --key-file, or keep it in the keyring "
-        f"(keyring set {APP} api_key). Without an account there is the emulator: add --emulate"
+        f"no API key (hint: set {KEY_VARIABLE}, or name a file that holds the key with --key-file, or run: "
+        f"keyring set {APP} api_key; without an account, add --emulate)"
     )
 
 
-def keys_at_hand() -> list[ApiKey]:
-    """Return the keys that the environment has or names a file of, so that they are hidden from the first word on."""
+def keys_from_environment() -> list[ApiKey]:
+    """Return the keys that environment variables hold or name a file of, so that every message can hide them."""
     keys = [wrapped_key(None)]
     if path := os.environ.get(KEY_FILE_VARIABLE):
         with suppress(AuthenticationError):
-            keys.append(_key_in(Path(path)))
+            keys.append(_read_key(Path(path)))
     return keys
 
 
-def _note_key(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
-    """Have the key of a file hidden in all that is printed, also about options that are read after this one."""
+def _hide_key_of_file(context: click.Context, _: click.Parameter, path: Path | None) -> Path | None:
+    """Have messages hide the key of --key-file, also those about options that click reads later. A click callback."""
     if path:
         with suppress(AuthenticationError):
-            context.obj.append(_key_in(path))
+            context.obj.append(_read_key(path))
     return path
 
 
-def _key_in(path: Path) -> ApiKey:
+def _read_key(path: Path) -> ApiKey:
     reason, key = None, wrapped_key("")
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             if os.name != "nt" and mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise AuthenticationError(f"{path} can be read by others: chmod 600 {path}")
+                raise AuthenticationError(f"key file {path}: must be private to its owner (hint: chmod 600 {path})")
             key = wrapped_key(file.read().decode())
     except OSError as error:
-        reason = error.strerror
-    except UnicodeError:  # which has what was read among its attributes, so nothing is raised from here
-        reason = "not a text"
-    if reason:
-        raise AuthenticationError(f"key file {path}: {reason}")
+        reason = f"cannot be read: {error.strerror}"
+    except UnicodeError:  # the error holds the file's content, so nothing is raised while it is handled
+        reason = "must be UTF-8 text"
     if key.is_empty:
-        raise AuthenticationError(f"key file {path} is empty")
+        raise AuthenticationError(f"key file {path}: {reason or 'cannot be empty'}")
     return key
 
 
-def _key_in_keyring() -> ApiKey:
+def _key_of_keyring() -> ApiKey:
+    """Return the key of the system's keyring; an empty key if there is none, or no package `keyring`."""
     try:
-        import keyring  # noqa: PLC0415 - only where a user has it # pyright: ignore[reportMissingImports]
+        import keyring  # noqa: PLC0415 - optional # pyright: ignore[reportMissingImports]
         import keyring.errors  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     except ImportError:
         return wrapped_key("")
@@ -148,8 +151,8 @@ def _key_in_keyring() -> ApiKey:
 _SECONDS = click.FloatRange(0, min_open=True)
 _LIMITS = ("refuse", "warn", "off")
 _COMMON = (
-    click.option("--emulate", is_flag=True, help="use an emulator of its own: no account, no money"),
-    click.option("--json", "as_json", is_flag=True, help="JSON on stdout, the rest on stderr"),
+    click.option("--emulate", is_flag=True, help="use an emulator: no account, no money"),
+    click.option("--json", "as_json", is_flag=True, help="print JSON on stdout, and messages on stderr"),
     click.option("--base-url", metavar="URL", envvar=URL_VARIABLE, show_envvar=True, hidden=True),
     click.option("--enterprise", is_flag=True, envvar="MODELSLAB_ENTERPRISE", show_envvar=True, hidden=True),
     click.option(
@@ -176,7 +179,7 @@ _COMMON = (
         show_envvar=True,
         hidden=True,
         is_eager=True,
-        callback=_note_key,
+        callback=_hide_key_of_file,
     ),
     click.option(
         "--max-in-flight",
@@ -197,5 +200,6 @@ _COMMON = (
 )
 
 
-def _decorated() -> click.Command:
-    return click.command()(common(lambda _: None))
+def _options() -> list[click.Parameter]:
+    """Return the options that every command has."""
+    return click.command()(common_options(lambda _: None)).params

@@ -233,6 +233,11 @@ class Engine:
         candidates = await self.recoverer.unknown(assets)
         return (await self.recoverer.recover(refs))._replace(candidates=candidates)
 
+    async def resume(self, record: JobRecord) -> Job | None:
+        """Take over the job of a journal row and resume it."""
+        self.require_usable()
+        return await self.recoverer.resume(record)
+
     async def resubmit(self, records: Iterable[JobRecord]) -> list[JobRun]:
         """Submit jobs that an earlier client never sent."""
         self.require_usable()

@@ -154,6 +154,16 @@ class Recoverer:
         """Return the job of a row that ended without a video, or that nothing can be done about here."""
         return JobRun.ended(self.dispatcher, record, request_from_record(record), _error_of(record)).job
 
+    async def resume(self, record: JobRecord) -> Job | None:
+        """Take over a row's job and give it to the user. Return None if a live client owns it, or as `restore` does."""
+        if record.owner != self.journal.owner and self.journal.is_alive(record.owner):
+            return None
+        run = await self.restore(record)
+        if run is None:
+            return None
+        self._undelivered.discard(run.ref)
+        return run.job
+
     async def resolve(self, ref: str, *, job_id: str | None) -> JobRun | None:
         """Resolve an uncertain job: the service accepted it as *job_id*, or with None it was lost."""
         record = await self.find(ref)

@@ -28,26 +28,26 @@ def read(path: Path, text: str | bytes, **defaults: Any) -> list[Entry]:
     return list(read_manifest(path, defaults))
 
 
-def asked(entry: Entry) -> Any:
+def request_of(entry: Entry) -> Any:
     assert entry.request is not None, entry.problems
     return entry.request
 
 
 def test_json_lines(tmp_path: Path) -> None:
-    """A line is an object; an empty line counts and gives nothing; a relative path starts at the manifest's folder."""
+    """A line is an object; empty lines count but have no entry; relative paths start at the manifest's folder."""
     text = (
         lines({"prompt": "a", "init_image": "a.png"}) + "\n" + lines({"prompt": "b", "init_image": "https://x.org/b"})
     )
     first, second = read(tmp_path / "shots.jsonl", "\ufeff" + text)
-    assert (first.line, asked(first).prompt, asked(first).init_image) == (1, "a", tmp_path / "a.png")
-    assert (second.line, asked(second).init_image) == (3, "https://x.org/b")
+    assert (first.line, request_of(first).prompt, request_of(first).init_image) == (1, "a", tmp_path / "a.png")
+    assert (second.line, request_of(second).init_image) == (3, "https://x.org/b")
 
 
 def test_a_table(tmp_path: Path) -> None:
     """The first row names the parameters; a cell is read by its parameter's kind; an empty cell is not given."""
     text = 'prompt,init_image,seed,guidance_scale,portrait,fps\n"a, b",a.png,7,1.5,yes,\n'
     [entry] = read(tmp_path / "shots.CSV", text)
-    request = asked(entry)
+    request = request_of(entry)
     assert (request.prompt, request.seed, request.guidance_scale, request.portrait) == ("a, b", 7, 1.5, True)
     assert request.fps is None
 
@@ -58,18 +58,18 @@ def test_a_folder_of_pictures(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder.png").mkdir()
     found = list(read_manifest(tmp_path, {"prompt": "zoom"}))
-    assert [asked(entry).init_image.name for entry in found] == ["a", "b.png", "fake.jpg"]
-    assert {asked(entry).prompt for entry in found} == {"zoom"}
+    assert [request_of(entry).init_image.name for entry in found] == ["a", "b.png", "fake.jpg"]
+    assert {request_of(entry).prompt for entry in found} == {"zoom"}
 
 
-def test_defaults_are_overruled(tmp_path: Path) -> None:
+def test_lines_override_defaults(tmp_path: Path) -> None:
     """A default holds only for a line that does not have the parameter."""
     text = lines({"init_image": "a.png"}, {"init_image": "b.png", "fps": 8})
-    assert [asked(entry).fps for entry in read(tmp_path / "m", text, prompt="p", fps=12)] == [12, 8]
+    assert [request_of(entry).fps for entry in read(tmp_path / "m", text, prompt="p", fps=12)] == [12, 8]
 
 
 def test_an_item_has_the_same_name_in_each_run(tmp_path: Path) -> None:
-    """The order of parameters and the place of the folder do not change a name; another value does."""
+    """Neither the order of parameters nor the path of the folder changes a name; another value does."""
     (tmp_path / "moved").mkdir()
     before = read(tmp_path / "m", lines({"prompt": "a", "init_image": "a.png"}, {"prompt": "b", "init_image": "a.png"}))
     after = read(tmp_path / "moved" / "m", lines({"init_image": "a.png", "prompt": "a", "seed": None}))
@@ -96,7 +96,7 @@ def test_an_item_has_the_same_name_in_each_run(tmp_path: Path) -> None:
         ('{"prompt": "a", "init_image": "a.png", "key": "secret"}', "key", "no parameter"),
     ],
 )
-def test_a_wrong_line_is_told_and_the_others_are_read(
+def test_a_wrong_line_is_reported_and_the_others_are_read(
     tmp_path: Path, text: str | bytes, field: str, requirement: str
 ) -> None:
     """An entry says what is wrong with its line, and never shows a line that cannot be parsed."""
@@ -106,7 +106,7 @@ def test_a_wrong_line_is_told_and_the_others_are_read(
     assert [problem.field for problem in wrong.problems] == [field]
     assert requirement in wrong.problems[0].requirement
     assert "secret" not in str(wrong)  # a key in the service's own samples
-    assert asked(right).prompt == "a"
+    assert request_of(right).prompt == "a"
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_a_cell_without_a_column_is_refused(tmp_path: Path, text: str, requireme
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a.png,zoom\nb.png,zoom\n", "must begin with the names of its columns"),
         ("prompt|init_image\na|a.png\n", "must begin with the names of its columns"),
@@ -142,9 +142,9 @@ def test_a_cell_without_a_column_is_refused(tmp_path: Path, text: str, requireme
         ("prompt,init_image\na,a.png\n".encode("utf-16")[:-1], "truncated data"),
     ],
 )
-def test_a_table_that_cannot_be_read_is_told_once(tmp_path: Path, text: str | bytes, told: str) -> None:
+def test_a_table_that_cannot_be_read_is_reported_once(tmp_path: Path, text: str | bytes, message: str) -> None:
     """One problem says what is wrong with the whole table, rather than one for each line."""
-    with pytest.raises(InvalidRequestError, match=told) as caught:
+    with pytest.raises(InvalidRequestError, match=message) as caught:
         read(tmp_path / "m.csv", text)
     assert len(caught.value.problems) == 1
 
@@ -187,7 +187,7 @@ TABLES: dict[str, str | bytes] = {
 def test_tables_as_tools_write_them(tmp_path: Path, name: str, suffix: str) -> None:
     """However a tool writes a table, its rows are the same requests, under the same names."""
     found = read(tmp_path / f"m.{suffix}", TABLES[name])
-    rows = [(asked(entry).prompt, asked(entry).init_image, asked(entry).seed) for entry in found]
+    rows = [(request_of(entry).prompt, request_of(entry).init_image, request_of(entry).seed) for entry in found]
     assert rows == [(prompt, tmp_path / picture, seed) for prompt, picture, seed in ROWS]
     assert [entry.item for entry in found] == [entry.item for entry in read(tmp_path / "plain.csv", PLAIN)]
 
@@ -196,7 +196,7 @@ def test_tables_as_tools_write_them(tmp_path: Path, name: str, suffix: str) -> N
     "text", ["", "\ufeff", "\n\n", ",,\n,,\n", "sep=;\n", "prompt,init_image\n", "prompt,init_image\n,"]
 )
 def test_a_table_without_rows_has_no_entries(tmp_path: Path, text: str) -> None:
-    """An empty table is no mistake."""
+    """An empty table is not an error."""
     assert read(tmp_path / "m.csv", text) == []
 
 
@@ -204,7 +204,7 @@ def test_rows_are_counted_by_the_line_in_which_they_begin(tmp_path: Path) -> Non
     """Every line counts, also one that is no row, or is inside a quoted cell."""
     text = 'sep=,\n\nprompt,init_image\n"a\nb\r\nc",a.png\n,\nd,d.png\n'
     found = read(tmp_path / "m.csv", text)
-    assert [(entry.line, asked(entry).prompt) for entry in found] == [(4, "a\nb\r\nc"), (8, "d")]
+    assert [(entry.line, request_of(entry).prompt) for entry in found] == [(4, "a\nb\r\nc"), (8, "d")]
 
 
 CELL = st.text(st.characters(codec="utf-8", exclude_characters="\0")).map(str.strip)
@@ -221,7 +221,7 @@ def test_any_cell_of_a_quoted_table_is_read_as_it_is(
     head = separator.join(["prompt", "negative_prompt", "init_image"])
     path = tmp_path_factory.getbasetemp() / "quoted.csv"
     [entry] = read(path, f"{head}\n{separator.join(cells)}\n")
-    assert (asked(entry).prompt, asked(entry).negative_prompt or "") == (prompt, negative)
+    assert (request_of(entry).prompt, request_of(entry).negative_prompt or "") == (prompt, negative)
 
 
 @given(st.binary(max_size=200), st.sampled_from(["m.csv", "m.jsonl"]))
@@ -257,7 +257,7 @@ JSON_LINES = '{"prompt": "zöom", "init_image": "a.png", "seed": 42}\n{"prompt":
 def test_json_lines_as_tools_write_them(tmp_path: Path, text: str | bytes) -> None:
     """However a tool writes JSON Lines, they are the same requests, under the same names."""
     found, plain = read(tmp_path / "m.jsonl", text), read(tmp_path / "plain.jsonl", JSON_LINES)
-    assert [(asked(entry).prompt, asked(entry).seed) for entry in found] == [("zöom", 42), ("pan", None)]
+    assert [(request_of(entry).prompt, request_of(entry).seed) for entry in found] == [("zöom", 42), ("pan", None)]
     assert [entry.item for entry in found] == [entry.item for entry in plain]
 
 
@@ -267,20 +267,20 @@ def test_a_number_that_is_not_whole_is_refused(tmp_path: Path, name: str, value:
     """A whole number with decimals, with an exponent that hides digits, or with a comma is one clear problem."""
     table = f'prompt,init_image,seed\na,a.png,"{value}"\n'
     [entry] = read(tmp_path / name, table if name == "m.csv" else lines({**A_LINE, "seed": value}))
-    assert [problem.field for problem in check(asked(entry))] == ["seed"]
+    assert [problem.field for problem in check(request_of(entry))] == ["seed"]
 
 
 @pytest.mark.parametrize("value", [42.5, 1e300, float("nan"), float("inf")])
 def test_a_json_number_that_is_not_whole_is_refused(tmp_path: Path, value: float) -> None:
     """Only an exactly whole number of an ordinary size is taken for an integer."""
     [entry] = read(tmp_path / "m.jsonl", lines({**A_LINE, "seed": value}))
-    assert [problem.field for problem in check(asked(entry))] == ["seed"]
+    assert [problem.field for problem in check(request_of(entry))] == ["seed"]
 
 
 def test_base64_in_a_manifest_is_no_path(tmp_path: Path) -> None:
     """A picture inside a line is neither looked for beside the manifest nor changed."""
     text = lines({**A_LINE, "init_image": "iVBORw0KGgo=", "base64": True}, {**A_LINE, "init_image": "\n data:,x"})
-    assert [asked(entry).init_image for entry in read(tmp_path / "m", text)] == ["iVBORw0KGgo=", "\n data:,x"]
+    assert [request_of(entry).init_image for entry in read(tmp_path / "m", text)] == ["iVBORw0KGgo=", "\n data:,x"]
 
 
 @pytest.mark.parametrize("name", ["gone.jsonl", "gone.csv", "binary.csv"])
@@ -312,5 +312,5 @@ def test_a_manifest_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_values_as_people_write_them(name: str, text: str, value: object) -> None:
-    """A value is read by its parameter's kind; what cannot be read stays text, and the request's check refuses it."""
+    """A value is read by its parameter's kind; if that fails it stays text, which the request's check refuses."""
     assert value_of(name, text) == value

@@ -16,7 +16,7 @@ from modelslab_async.batch.naming import DEFAULT_NAME, names, pattern_problem, s
 is_reserved: Callable[[str], bool] = getattr(
     ntpath, "isreserved", lambda name: PureWindowsPath(name).is_reserved() or name != name.rstrip(". ")
 )
-"""What Python knows of Windows' names; from 3.13 on in ntpath."""
+"""Python's own check of Windows' names; in ntpath from 3.13 on."""
 
 
 def named(pattern: str, **values: str | int) -> str:

@@ -1,4 +1,4 @@
-"""The page about a batch: what it says, and how it behaves in a browser."""
+"""The report of a batch: what it says, and how it behaves in a browser."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def words_of(page: str) -> str:
 
 
 def test_the_totals(tmp_path: Path) -> None:
-    """Videos, money spent and perhaps spent, the median times; of two lines of one item the last holds."""
+    """They count videos, money and median times; if an item has two lines, the last one counts."""
     results = [a_result(1, S.UNCERTAIN), a_result(1), a_result(2), a_result(3, S.FAILED), a_result(4, S.REFUSED)]
     words = words_of(written(tmp_path, results, more='{"item": "half a li'))
     assert "2 of 4 videos" in words
     assert "$0.40 spent" in words
     assert "$0.20 may have been spent" in words
-    assert "10 s waiting for a place" in words
-    assert "40 s in work" in words
+    assert "10 s waiting for a slot" in words
+    assert "40 s processing" in words
     assert "2026-11-23 10:00 UTC, 50 s" in words
     assert "reason 3" in words
     assert "None" not in words
@@ -82,14 +82,14 @@ def test_the_totals(tmp_path: Path) -> None:
 HERE = ("http://127.0.0.1:8787", "http://[::1]:1", "http://localhost:1")
 
 
-@pytest.mark.parametrize(("service", "is_said"), [*((url, True) for url in HERE), ("https://modelslab.com", False)])
-def test_an_emulator_s_work_is_told(tmp_path: Path, service: str, is_said: bool) -> None:
-    """Nobody takes its videos for those of the service."""
-    assert ("not ModelsLab" in words_of(written(tmp_path, [a_result(1, service=service)]))) is is_said
+@pytest.mark.parametrize(("service", "is_marked"), [*((url, True) for url in HERE), ("https://modelslab.com", False)])
+def test_the_work_of_an_emulator_is_marked(tmp_path: Path, service: str, is_marked: bool) -> None:
+    """A notice says that its videos are not those of the service."""
+    assert ("not ModelsLab" in words_of(written(tmp_path, [a_result(1, service=service)]))) is is_marked
 
 
-def test_what_comes_from_outside_is_text(tmp_path: Path) -> None:
-    """Markup in a prompt, an error, a file's or the folder's name stays text."""
+def test_markup_in_values_stays_text(tmp_path: Path) -> None:
+    """A prompt, an error, and the names of files and the folder cannot add markup to the page."""
     result = a_result(1, request={"prompt": MARKUP}, error=MARKUP, file=f"{MARKUP.replace('/', '')}.mp4")
     page = written(tmp_path / "<b>folder", [result])
     assert "<img" not in page
@@ -98,15 +98,15 @@ def test_what_comes_from_outside_is_text(tmp_path: Path) -> None:
     assert page.count("</script>") == 1
 
 
-def test_a_folder_without_results_is_told(tmp_path: Path) -> None:
-    """With its path, and nothing is written."""
+def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
+    """The error names the problem, and nothing is written."""
     with pytest.raises(InvalidRequestError, match="results"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_page_may_lie_elsewhere(tmp_path: Path) -> None:
-    """The videos are named from where it is; nothing else is left there."""
+    """It names the videos relative to its own folder, and leaves no other file there."""
     written(tmp_path / "out", [a_result(1)])
     page = write_report(tmp_path / "out", to=tmp_path / "pages" / "one.html")
     assert 'data-src="../out/video%201.mp4"' in page.read_text()
@@ -114,8 +114,8 @@ def test_the_page_may_lie_elsewhere(tmp_path: Path) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 100), st.integers(0, 40)), max_size=60))
-def test_lanes_are_places(spans: list[tuple[int, int]]) -> None:
-    """Two jobs that ran at a time are in different lanes, and there are no more lanes than ran at a time."""
+def test_lanes_are_slots(spans: list[tuple[int, int]]) -> None:
+    """Two jobs that ran at once are in different lanes, and there are no more lanes than jobs that ran at once."""
     results = [
         a_result(line, submitted_at=at(begin), ended_at=at(begin + length))
         for line, (begin, length) in enumerate(spans, 1)
@@ -130,8 +130,8 @@ def test_lanes_are_places(spans: list[tuple[int, int]]) -> None:
     assert svg(drawn).count("<a ") == len(drawn)
 
 
-def test_many_lines_make_no_heavy_page(tmp_path: Path) -> None:
-    """Ten thousand jobs on 200 places: a page of a few megabytes."""
+def test_ten_thousand_jobs_fit_a_page(tmp_path: Path) -> None:
+    """The page of ten thousand jobs in 200 slots has less than 15 MB."""
     results = [
         a_result(line, submitted_at=at(line // 200 * 50), ended_at=at(line // 200 * 50 + 40)) for line in range(10_000)
     ]
@@ -140,7 +140,7 @@ def test_many_lines_make_no_heavy_page(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A batch's folder with real videos, and all that may go wrong."""
+    """A batch's folder with real videos, a missing file, and a failed and an uncertain item."""
     folder = tmp_path_factory.mktemp("my videos ü")
     picture = tmp_path_factory.mktemp("pictures") / "a.png"
     Image.linear_gradient("L").resize((160, 90)).convert("RGB").save(picture)
@@ -159,10 +159,10 @@ def url_of(folder: Path) -> str:
 
 @needs_browser
 async def test_the_wall_plays(videos: Path) -> None:
-    """A video plays while the pointer is on it, and opens large; one that is gone is told."""
+    """A video plays while the pointer is on it, and opens large; a missing file is reported."""
     async with browsed(url_of(videos)) as page:
         screens = page.locator("button.screen")
-        await page.get_by_text("the file is not there any more").wait_for()
+        await page.get_by_text("the file is missing").wait_for()
         assert await screens.count() == 3
         video = "document.querySelector('.card video')"
         await screens.first.hover()
@@ -179,7 +179,7 @@ async def test_the_wall_plays(videos: Path) -> None:
 
 @needs_browser
 async def test_filters(videos: Path) -> None:
-    """By state and by text; the count is told; markup in a prompt is text."""
+    """Cards are filtered by state and by text; the page shows the count, and markup in a prompt as text."""
     async with browsed(url_of(videos)) as page:
         shown = page.locator(".card:visible")
         assert await shown.count() == 6
@@ -197,8 +197,8 @@ async def test_filters(videos: Path) -> None:
 
 @needs_browser
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_the_keyboard_does_it_all(videos: Path, scheme: Any) -> None:
-    """Tab reaches the videos, arrows go between them, Enter opens, Escape closes; a bar leads to its card."""
+async def test_the_keyboard_is_enough(videos: Path, scheme: Any) -> None:
+    """Arrows move between the videos, Enter opens one, Escape closes it; a bar links to its card."""
     async with browsed(url_of(videos), color_scheme=scheme, viewport={"width": 380, "height": 800}) as page:
         await page.locator("button.screen").first.focus()
         await page.keyboard.press("ArrowRight")

@@ -1,4 +1,4 @@
-"""The command as a process: with pipes, or behind a pseudo-terminal."""
+"""Run the command in tests: in this process, as a process with pipes, or as a process behind a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -7,33 +7,55 @@ import json
 import os
 import re
 import sqlite3
+import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, chdir, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import attrs
+from click.testing import CliRunner
 
+import modelslab_async
 from helpers.world import KEY, PNG
 from modelslab_async.batch import Result, read_results
+from modelslab_async.cli.app import app
 from modelslab_async.emulator import Emulator, Work, skeleton
 
 COMMAND = [sys.executable, "-m", "modelslab_async"]
 PATIENCE = 20.0
+SLOW = 60.0
+"""At this speed of the emulator, a job takes two thirds of a second."""
 
 
 @attrs.frozen
-class Shell:
-    """A person's surroundings: a folder, and an emulator that stands for the service (None: none is told)."""
+class Done:
+    """The end of a command: its exit code and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The JSON objects of stdout: a single object, or a list."""
+        objects = [json.loads(line) for line in self.out.splitlines()]
+        return objects[0] if len(objects) == 1 else objects
+
+
+@attrs.frozen
+class Surroundings:
+    """A folder to run commands in, and the URL of an emulator. The environment names no emulator if it is None."""
 
     folder: Path
     url: str | None = None
 
     def environment(self, changes: Mapping[str, str] | None = None) -> dict[str, str]:
-        told = {name: value for name, value in os.environ.items() if not name.startswith(("MODELSLAB", "NO_COLOR"))}
-        mine = {
+        inherited = {name: text for name, text in os.environ.items() if not name.startswith(("MODELSLAB", "NO_COLOR"))}
+        own = {
             "HOME": str(self.folder),
             "MODELSLAB_API_KEY": KEY,
             "MODELSLAB_JOURNAL": str(self.folder / "jobs.db"),
@@ -41,9 +63,46 @@ class Shell:
             "COLUMNS": "100",
             "TERM": "xterm-256color",
             "PYTHONWARNINGS": "error",
+            "PYTHONPATH": str(Path(modelslab_async.__file__).parents[1]),  # the package that the tests import
         }
         service = {"MODELSLAB_BASE_URL": self.url} if self.url else {}
-        return {**told, **mine, **service, **(changes or {})}
+        return {**inherited, **own, **service, **(changes or {})}
+
+
+class Shell(Surroundings):
+    """Runs commands one after the other, in this process unless a test is about the process."""
+
+    def run(self, *words: str, changes: Mapping[str, str] | None = None, typed: str | None = None) -> Done:
+        """Run a command in this process: its code, its event loop and its HTTP, without a new interpreter.
+
+        typed: what the user types, on stdin.
+        """
+        environment: dict[str, str | None] = dict.fromkeys(os.environ)
+        with chdir(self.folder):
+            result = CliRunner().invoke(
+                app,
+                words,
+                prog_name="modelslab-async",
+                env={**environment, **self.environment(changes)},
+                input=typed,
+            )
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert KEY not in result.stdout + result.stderr
+        return Done(result.exit_code, result.stdout, result.stderr)
+
+    def run_process(self, *words: str, changes: Mapping[str, str] | None = None, **options: Any) -> Done:
+        """Run a command in a process of its own."""
+        result = subprocess.run(
+            [*COMMAND, *words], cwd=self.folder, env=self.environment(changes), stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=PATIENCE, check=False, **options,
+        )  # fmt: skip
+        assert KEY.encode() not in result.stdout + result.stderr
+        return Done(result.returncode, result.stdout.decode(), result.stderr.decode())
+
+
+class AsyncShell(Surroundings):
+    """Runs commands as processes, several at a time."""
 
     async def start(self, *words: str, changes: Mapping[str, str] | None = None, **options: Any) -> Running:
         pipe = asyncio.subprocess.PIPE
@@ -71,7 +130,7 @@ class Shell:
 
 
 def _take_terminal() -> None:
-    """A Ctrl-C that is typed becomes a signal."""
+    """Make the pseudo-terminal the process's own, so that a typed Ctrl-C becomes a signal."""
     import fcntl  # noqa: PLC0415 - not on Windows
     import termios  # noqa: PLC0415
 
@@ -79,22 +138,9 @@ def _take_terminal() -> None:
 
 
 @attrs.frozen
-class Done:
-    """How it ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> Any:
-        """The JSON objects of stdout: the one, or a list."""
-        objects = [json.loads(line) for line in self.out.splitlines()]
-        return objects[0] if len(objects) == 1 else objects
-
-
-@attrs.frozen
 class Running:
+    """A process that runs a command."""
+
     process: asyncio.subprocess.Process
 
     async def done(self) -> Done:
@@ -106,12 +152,12 @@ class Running:
 
 @attrs.define
 class Terminal:
-    """What a person sees and types."""
+    """A process behind a pseudo-terminal: what a user sees and types."""
 
     process: asyncio.subprocess.Process
     _ours: int
     raw: bytes = b""
-    _news: asyncio.Event = attrs.field(factory=asyncio.Event)
+    _changed: asyncio.Event = attrs.field(factory=asyncio.Event)
 
     def read(self) -> None:
         try:
@@ -121,51 +167,47 @@ class Terminal:
         self.raw += data
         if not data:
             asyncio.get_running_loop().remove_reader(self._ours)
-        self._news.set()
+        self._changed.set()
 
     @property
     def text(self) -> str:
-        """Without colours and movements."""
+        """What was printed, without colours and cursor movements."""
         return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode(errors="replace"))
 
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
     async def type_until_it_ends(self, text: str) -> None:
-        """As people press Ctrl-C: again, where nothing came of it. One just before a read is not seen by the read."""
+        """Type the text again every 5 s, as users press Ctrl-C: a read that begins just after a signal misses it."""
         while self.process.returncode is None:
             self.type(text)
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(self.process.wait()), 5)
 
-    async def until(self, words: str) -> None:
+    async def until(self, text: str) -> None:
         async with asyncio.timeout(PATIENCE):
-            while words not in self.text:
+            while text not in self.text:
                 assert self.process.returncode is None, self.text
-                self._news.clear()
-                await self._news.wait()
+                self._changed.clear()
+                await self._changed.wait()
 
     async def done(self) -> int:
         code = await asyncio.wait_for(self.process.wait(), PATIENCE)
-        with suppress(TimeoutError):  # on some systems a terminal has no end
+        with suppress(TimeoutError):  # on some systems, reading a terminal never ends
             async with asyncio.timeout(1):
                 while asyncio.get_running_loop().remove_reader(self._ours):
                     asyncio.get_running_loop().add_reader(self._ours, self.read)
-                    self._news.clear()
-                    await self._news.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
         asyncio.get_running_loop().remove_reader(self._ours)
         os.close(self._ours)
         assert KEY.encode() not in self.raw
         return code
 
 
-SLOW = 60.0
-"""At this speed a job takes two thirds of a second."""
-
-
 @attrs.frozen
 class Held:
-    """Renders, but nobody has a video before it is opened: what is running cannot be done too early."""
+    """Render videos only once it is opened, so that no running job ends too early."""
 
     opened: threading.Event = attrs.field(factory=threading.Event)
 
@@ -177,28 +219,78 @@ class Held:
         self.opened.set()
 
 
-async def until_known(folder: Path, count: int) -> None:
-    """Until the journal has the service's ids of so many jobs."""
-    async with asyncio.timeout(PATIENCE):
-        while _ids(folder / "jobs.db") < count:  # noqa: ASYNC110 - a file has no event
-            await asyncio.sleep(0.01)
+# --- emulators ---
+
+
+def _emulator(folder: Path, options: Mapping[str, Any]) -> Emulator:
+    """Return an emulator that renders no real videos, and put a picture into the folder."""
+    (folder / "a.png").write_bytes(PNG)
+    return Emulator(**{"speed": 400, "render": skeleton, "eta": {"good": 1}, **options})
+
+
+@asynccontextmanager
+async def emulated(folder: Path, **options: Any) -> AsyncIterator[tuple[AsyncShell, Emulator]]:
+    """Run an emulator in this event loop, and give a shell for processes."""
+    async with _emulator(folder, options) as emulator:
+        yield AsyncShell(folder, emulator.url), emulator
+
+
+@contextmanager
+def emulated_aside(folder: Path, **options: Any) -> Iterator[tuple[Shell, Emulator]]:
+    """Run an emulator in a thread, and give a shell whose commands run in this process."""
+    emulator = _emulator(folder, options)
+    is_running, loop, stop = threading.Event(), asyncio.new_event_loop(), asyncio.Event()
+
+    async def serve() -> None:
+        async with emulator:
+            is_running.set()
+            await stop.wait()
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert is_running.wait(PATIENCE)
+        yield Shell(folder, emulator.url), emulator
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(PATIENCE)
+
+
+def charges(emulator: Emulator) -> int:
+    """Return how many jobs were paid for."""
+    return len(emulator.ledger.charges)
 
 
 async def until_charged(emulator: Emulator, count: int) -> None:
-    """Until so many jobs are paid for."""
+    """Wait until *count* jobs are paid for."""
     async with asyncio.timeout(PATIENCE):
         while charges(emulator) < count:  # noqa: ASYNC110 - a ledger has no event
             await asyncio.sleep(0.01)
 
 
-async def until_done(emulator: Emulator) -> None:
-    """Until all that was taken is finished."""
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait in real time until the condition holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+# --- files ---
+
+
+async def until_known(folder: Path, count: int) -> None:
+    """Wait until the journal has the service's ids of *count* jobs."""
     async with asyncio.timeout(PATIENCE):
-        while not all(job.state(emulator.now()) == "success" for job in emulator.service.jobs.values()):  # noqa: ASYNC110 - a job of the emulator's has no event
+        while _id_count(folder / "jobs.db") < count:  # noqa: ASYNC110 - a file has no event
             await asyncio.sleep(0.01)
 
 
-def _ids(path: Path) -> int:
+def _id_count(path: Path) -> int:
     database = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         return int(database.execute("SELECT count(job_id) FROM jobs").fetchone()[0])
@@ -206,25 +298,14 @@ def _ids(path: Path) -> int:
         database.close()
 
 
-@asynccontextmanager
-async def emulated(folder: Path, **options: Any) -> AsyncIterator[tuple[Shell, Emulator]]:
-    """A shell in a folder with a picture, and an emulator in this process."""
-    (folder / "a.png").write_bytes(PNG)
-    async with Emulator(**{"speed": 400, "render": skeleton, "eta": {"good": 1}, **options}) as emulator:
-        yield Shell(folder, emulator.url), emulator
-
-
 def manifest(folder: Path, count: int) -> Path:
+    """Write a manifest of *count* lines."""
     path = folder / "shots.jsonl"
     shots = [{"prompt": "zoom", "init_image": "a.png", "seed": seed} for seed in range(count)]
     path.write_text("".join(json.dumps(shot) + "\n" for shot in shots))
     return path
 
 
-def charges(emulator: Emulator) -> int:
-    return len(emulator.ledger.charges)
-
-
 def made(folder: Path) -> dict[str, Result]:
-    """The items that have a video."""
+    """Return the results that have a video, by item."""
     return {result.item: result for result in read_results(folder) if result.file}
