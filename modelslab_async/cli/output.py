@@ -24,14 +24,14 @@ from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
 
 _AS_FLAGS = {
-    r"^(line .*)extra=\{'([^']*)': \.\.\.\}": r'\1"extra": {"\2": ...}',
+    r"^(line .*)extra=\{['\"]([^'\"]*)['\"]: \.\.\.\}": r'\1"extra": {"\2": ...}',
     r'Client\(limits="warn"\)': "--limits warn",
     r"Client\(api_key=\.\.\.\)": "MODELSLAB_API_KEY",
     r"Client\.attach\('([^']*)'\)": r"modelslab-async collect \1",
     r"Client\.recover or attach": "modelslab-async collect",
     r"Client\.recover\(\)\.uncertain": "modelslab-async recover",
     r"recover\(search=True\)\.candidates": "modelslab-async recover --search",
-    r"extra=\{'([^']*)': \.\.\.\}": r"--extra \1=JSON",
+    r"extra=\{['\"]([^'\"]*)['\"]: \.\.\.\}": r"--extra \1=JSON",
     r"\bpass an int\b": "pass a whole number",
     r"\bpass a float\b": "pass a number",
     r"\bpass a str\b": "pass a text",

@@ -131,8 +131,8 @@ class Dispatcher:
             case SlotEffect.PUT_BACK:
                 assert isinstance(event, lifecycle.PutBack)  # noqa: S101 - the only event with this effect
                 self.slots.put_back(job, now, wait=event.wait, maximum=event.maximum)
-            case SlotEffect.DOUBT:
-                self._lose(job, may_be_heard_of=not effects.ends)
+            case SlotEffect.HOLD:
+                self._lose(job, awaits_webhook=not effects.ends)
             case SlotEffect.WITHDRAW:
                 self.slots.withdraw(job)
             case SlotEffect.RELEASE:
@@ -281,15 +281,15 @@ class Dispatcher:
         finally:
             del self._submits[job]
 
-    def _lose(self, job: Job, *, may_be_heard_of: bool) -> None:
+    def _lose(self, job: Job, *, awaits_webhook: bool) -> None:
         """Hold its place for a while; and wait for a word of it, where one may come."""
         if doubt := self._doubts.pop(job, None):
             doubt.cancel()
         else:
-            self.slots.in_doubt(job)
+            self.slots.hold(job)
             hold = min(record.SLOT_HOLD, _DOUBTS * self.forecast(job, None).left(0.0))
             self._holds[job] = asyncio.get_running_loop().call_later(hold, self._free, job)
-        if may_be_heard_of:
+        if awaits_webhook:
             self._doubts[job] = asyncio.get_running_loop().call_later(HEARD_WITHIN, stays_uncertain, job)
 
     def _heard_of(self, job: Job) -> None:

@@ -45,7 +45,7 @@ class Submitter:
             job_id = event.id if isinstance(event, wire.Accepted | wire.Ready) else None
             is_taken = bool(job_id and has_id(job_id, job)) or not await self.recorder.answered(job, event)
             if is_taken:
-                event = lifecycle.ReplyLost(_of_another_job(job_id), may_be_heard_of=job._is_called)
+                event = lifecycle.ReplyLost(_of_another_job(job_id), awaits_webhook=job._is_called)
         finally:
             job._advance(event)
 
@@ -90,7 +90,7 @@ class Submitter:
                     job._is_found = True
                     return wire.Accepted(id=job._heard_id)
                 case retry.Verdict.UNCERTAIN:
-                    return lifecycle.ReplyLost(uncertain(error), may_be_heard_of=job._is_called)
+                    return lifecycle.ReplyLost(uncertain(error), awaits_webhook=job._is_called)
         return lifecycle.PutBack() if self.recorder.is_kept(job) else lifecycle.Rejected(closed_before())
 
     async def _post_once(self, job: Job, body: bytes) -> wire.SubmitReply | TransportError:

@@ -1,4 +1,4 @@
-"""What an event means for money: the error, the journal's row and the budget agree on every move there is."""
+"""Tests that the error, the journal row and the budget of a job agree after every transition."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pytest
 from helpers.world import a_request
-from test_lifecycle import Kept
+from test_lifecycle import FakeRuntime
 
 from modelslab_async import Budget, Job, JobError, JobRecord, JobState, ModelsLabError, NotFoundError, PriceList, Video
 from modelslab_async.engine.recorder import Recorder
@@ -20,15 +20,15 @@ from modelslab_async.protocol.secret import ApiKey
 
 S = JobState
 ACCEPTED, READY = wire.Accepted(id="7"), wire.Ready(id="7", links=("https://a.invalid/v.mp4",))
-HEARD_OF = lifecycle.ReplyLost(JobError("lost"), may_be_heard_of=True)
-WAYS: dict[JobState, Sequence[Event]] = {
+MAY_BE_REPORTED = lifecycle.ReplyLost(JobError("lost"), awaits_webhook=True)
+EVENTS_BEFORE: dict[JobState, Sequence[Event]] = {
     S.WAITING: (),
     S.SUBMITTING: (lifecycle.Started(),),
     S.PROCESSING: (lifecycle.Started(), ACCEPTED),
     S.READY: (lifecycle.Started(), ACCEPTED, READY),
-    S.UNCERTAIN: (lifecycle.Started(), HEARD_OF),
+    S.UNCERTAIN: (lifecycle.Started(), MAY_BE_REPORTED),
 }
-"""How a job comes to a state in which something can happen to it."""
+"""The events that bring a job to each state in which an event can happen to it."""
 EVENTS: dict[type[Event], Sequence[Event]] = {
     lifecycle.Started: (lifecycle.Started(),),
     lifecycle.PutBack: (lifecycle.PutBack(),),
@@ -37,16 +37,16 @@ EVENTS: dict[type[Event], Sequence[Event]] = {
     lifecycle.Unreadable: (lifecycle.Unreadable(JobError("no file")),),
     lifecycle.Rejected: (lifecycle.Rejected(JobError("no")),),
     lifecycle.Failed: (lifecycle.Failed(JobError("failed")),),
-    lifecycle.ReplyLost: (lifecycle.ReplyLost(JobError("lost")), HEARD_OF),
+    lifecycle.ReplyLost: (lifecycle.ReplyLost(JobError("lost")), MAY_BE_REPORTED),
     lifecycle.Abandoned: (lifecycle.Abandoned(JobError("late")), lifecycle.Abandoned(NotFoundError("unknown"))),
     wire.Accepted: (ACCEPTED,),
     wire.Ready: (READY,),
 }
-MOVES = [(state, event) for state, kind in TRANSITIONS for event in EVENTS[kind]]
+TRANSITIONS_AND_EVENTS = [(state, event) for state, kind in TRANSITIONS for event in EVENTS[kind]]
 
 
-class Recorded(Kept):
-    """Keeps the budget of a job as the client does."""
+class RecordingRuntime(FakeRuntime):
+    """A job's runtime that keeps a budget as the client does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,16 +63,18 @@ class Recorded(Kept):
         return 5 - left
 
 
-@pytest.mark.parametrize(("state", "event"), MOVES, ids=lambda each: getattr(each, "name", type(each).__name__))
+@pytest.mark.parametrize(
+    ("state", "event"), TRANSITIONS_AND_EVENTS, ids=lambda each: getattr(each, "name", type(each).__name__)
+)
 def test_error_row_and_budget_agree(state: JobState, event: Event) -> None:
-    """After each move: what the row and the error say of the charge is the same, and the budget counts just that."""
+    """After each transition the row and the error say the same of the charge, and the budget counts accordingly."""
 
-    async def move() -> None:
-        keeper = Recorded()
-        job = Job(keeper, a_request(), "ref")
-        keeper.recorder.begin(job)
+    async def run() -> None:
+        runtime = RecordingRuntime()
+        job = Job(runtime, a_request(), "ref")
+        runtime.recorder.begin(job)
         row = JobRecord(account="a", ref="ref", owner="o", created_at=1.0, price=Decimal("0.2"))
-        for each in (*WAYS[state], event):
+        for each in (*EVENTS_BEFORE[state], event):
             job._advance(each)
             row = after(row, each, 2.0)
         effects = effects_of(event)
@@ -81,13 +83,13 @@ def test_error_row_and_budget_agree(state: JobState, event: Event) -> None:
         if isinstance(error := job._error(), ModelsLabError):
             assert error.charged is effects.charged
         is_reserved = not effects.ends and effects.charged is False
-        assert keeper.counted == (1 if is_reserved else int(effects.charged is not False))
+        assert runtime.counted == (1 if is_reserved else int(effects.charged is not False))
 
-    asyncio.run(move())
+    asyncio.run(run())
 
 
 def test_every_event_has_a_row() -> None:
-    """There is no event without effects, and no move without a test above."""
+    """Every event has effects, and every transition is tested above."""
     assert {kind for _, kind in TRANSITIONS} == set(EVENTS)
     check: Callable[[Event], object] = effects_of
     assert all(check(event) for events in EVENTS.values() for event in events)

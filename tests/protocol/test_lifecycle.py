@@ -1,4 +1,4 @@
-"""Every move that there is, and that there is no other."""
+"""Tests of the table of transitions, and of a job that goes through it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ EVENTS: list[Event] = [
     lifecycle.ReplyLost(ERROR),
     lifecycle.Abandoned(ERROR),
 ]
-MOVES = {
+NEXT_STATES = {
     S.WAITING: {"Started": S.SUBMITTING, "Cancelled": S.CANCELLED, "Rejected": S.REFUSED},
     S.SUBMITTING: {
         "PutBack": S.WAITING,
@@ -56,9 +56,9 @@ MOVES = {
     list(itertools.product(S, EVENTS)),
     ids=lambda value: getattr(value, "name", type(value).__name__),
 )
-def test_every_pair(state: JobState, event: Event) -> None:
-    """Each state and event either lead where the design says, or are impossible and raise."""
-    expected = MOVES.get(state, {}).get(type(event).__name__)
+def test_every_pair_of_state_and_event(state: JobState, event: Event) -> None:
+    """Each pair leads to the state of the table above, or is impossible and raises."""
+    expected = NEXT_STATES.get(state, {}).get(type(event).__name__)
     if expected is None:
         with pytest.raises(ImpossibleMoveError, match=state.value):
             transition(state, event)
@@ -66,13 +66,13 @@ def test_every_pair(state: JobState, event: Event) -> None:
         assert transition(state, event) is expected
 
 
-def test_the_list_of_events_is_whole() -> None:
-    """No event escapes the test above."""
+def test_every_event_is_tested() -> None:
+    """The test above covers every class of event."""
     assert {type(event) for event in EVENTS} == set(Event.__args__)
 
 
-class Kept:
-    """A keeper that counts the ends."""
+class FakeRuntime:
+    """A job's runtime that counts the ends."""
 
     price = Decimal("0.2")
     api_key = ApiKey("any")
@@ -84,7 +84,7 @@ class Kept:
         return JobForecast(DurationEstimator(), (), eta, random.Random(1))
 
     def moved(self, job: Job, event: Event) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def ended(self, job: Job) -> None:
         self.ends += 1
@@ -97,17 +97,17 @@ class Kept:
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=12))
 def test_no_order_of_events_resolves_a_job_twice(events: list[Event]) -> None:
-    """Whatever comes, in any order and as often as it likes: one result at most, and it stays."""
+    """Any events, in any order and any number, give a job at most one result, which stays."""
 
     async def live() -> None:
-        keeper = Kept()
-        job, result = Job(keeper, None, "ref"), None
+        runtime = FakeRuntime()
+        job, result = Job(runtime, None, "ref"), None
         for event in events:
             with contextlib.suppress(ImpossibleMoveError):
                 job._advance(event)
             if job.done():
                 result = result or (job.state, job._future)
                 assert (job.state, job._future) == result
-        assert keeper.ends == int(job.done())
+        assert runtime.ends == int(job.done())
 
     asyncio.run(live())
