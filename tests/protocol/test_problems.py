@@ -78,7 +78,7 @@ def formatted() -> list[Problem]:
         "prompt": "", "negative_prompt": "\ud800", "seed": 2**70, "resolution": "high", "num_frames": 0, "temp": 1,
         "num_inference_steps": 2.5, "guidance_scale": "5", "sample_shift": -1, "webhook": "x", "track_id": "",
     }  # fmt: skip
-    extras: list[Any] = [[1], {"key": "k"}, {"fps": 3}, {1: 2}, {"new": object()}]
+    extras: list[Any] = [[1], {"key": "k"}, {"fps": 3}, {1: 2}, {"new": {1}}]
     requests = [
         (a_request(**wrong), Deployment.V6),
         (a_request(base64=True), Deployment.ENTERPRISE),
