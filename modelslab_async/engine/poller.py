@@ -96,7 +96,7 @@ class Poller:
         else:
             job._advance(lifecycle.Verified(_video(job, ready, outcome.url, links)))
 
-    async def _perform(self, job: Job, steps: Generator[flow.Action, flow.Seen, _Outcome]) -> _Outcome:
+    async def _perform(self, job: Job, steps: Generator[flow.Action, flow.ActionResult, _Outcome]) -> _Outcome:
         """Drive a flow of the core to its end."""
         time = job._loop.time
         try:
@@ -112,7 +112,7 @@ class Poller:
                         found = await self._look(job, action)
                     case _:
                         assert_never(action)
-                action = steps.send(flow.Seen(time(), found, woken))
+                action = steps.send(flow.ActionResult(time(), found, woken))
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome
