@@ -92,7 +92,7 @@ class ApiKey:
         is_any_length: whether a short or quoted key is allowed, as for an emulator.
         """
         if not self._value.isprintable():
-            return "it holds a character that no key has, such as a line break (hint: pass only the key)"
+            return "it holds a character that no key has, such as a line break (hint: pass just the key)"
         if is_any_length:
             return None
         if self._value.startswith(('"', "'")) or self._value.endswith(('"', "'")):

@@ -71,7 +71,8 @@ def _unknown(name: str) -> Problem:
     from difflib import get_close_matches  # noqa: PLC0415 - needed only for a mistake
 
     close = get_close_matches(str(name), PARAMETERS, n=1)
-    in_extra = f"pass it in extra={{{json.dumps(str(name))}: ...}}"
+    escaped = json.dumps(str(name))[1:-1]
+    in_extra = f'pass it in extra={{"{escaped}": ...}}'
     hint = f"pass {close[0]} instead, or {in_extra}" if close else in_extra
     return Problem(shown_name(name), "", "unknown parameter", hint)
 

@@ -172,7 +172,7 @@ async def test_a_ref_may_be_told_by_its_beginning(tmp_path: Path) -> None:
         (["batch", "empty.jsonl", "-o", "out", "--yes"], "no lines in it"),
         (["cost", "empty.jsonl"], "no lines in it"),
         (["collect", "--name", "{foo}.mp4"], "cannot have {foo}"),
-        (["cost", "odd.jsonl"], """pass it as "extra": {'colour': ...} to send""".replace("'", '"')),
+        (["cost", "odd.jsonl"], 'pass it in "extra": {"colour": ...}'),
         (["batch", "empty", "-p", "zoom", "-o", "out", "--yes"], "no pictures in it"),
     ],
 )
@@ -225,7 +225,7 @@ def test_problems_of_a_manifest_are_json_too(tmp_path: Path) -> None:
         {
             "field": "line 2: seed",
             "value": "'x'",
-            "requirement": "an integer",
+            "requirement": "must be an integer",
             "hint": "pass a whole number",
             "overridable": False,
         }
@@ -256,7 +256,7 @@ async def test_what_goes_beyond_the_documentation_is_told_as_a_line(tmp_path: Pa
         words = ["generate", "a.png", "-p", "zoom", "--fps", "20", "--limits", "warn", "-o", "b.mp4"]
         done = await shell.run(*words, changes={"PYTHONWARNINGS": ""})
     assert (done.code, charges(emulator)) == (0, 1)
-    assert done.err.splitlines()[0] == "beyond the documented limits: fps=20: at most 16"
+    assert done.err.splitlines()[0] == "beyond the documented limits: fps=20: must be at most 16"
     assert ".py" not in done.err
 
 
