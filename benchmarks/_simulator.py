@@ -155,10 +155,10 @@ def looks(seconds: float, schedule: Schedule, rng: random.Random) -> Sequence[fl
     while not at or at[-1] < seconds:
         if isinstance(action, flow.Wait):
             now += action.seconds
-            action = steps.send(flow.Seen(now))
+            action = steps.send(flow.ActionResult(now))
         else:
             at.append(now)
-            action = steps.send(flow.Seen(now, wire.NotReady()))
+            action = steps.send(flow.ActionResult(now, wire.NotReady()))
     return at
 
 

@@ -1,4 +1,4 @@
-"""What asyncio lacks: the loop's time by a short name, a wait for an event with a bound, and one that cannot be cut."""
+"""Add to asyncio the loop's time, a bounded wait for an event, and an await that a cancellation cannot interrupt."""
 
 import asyncio
 from contextlib import suppress
@@ -21,10 +21,11 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
 
 
 async def uninterrupted(future: asyncio.Future[_T]) -> _T:
-    """Wait for *future* however often the caller is cancelled, then return its result, or raise the cancellation.
+    """Wait for *future* until it is done, even if the caller is cancelled. Then return its result.
 
-    A scope of anyio cancels every await of its task again, and a program may cancel a task twice. Whatever must not be
-    left half done, such as a paid request, runs in a task of its own and is awaited through this.
+    Raise the caller's CancelledError once *future* is done, if the caller was cancelled meanwhile. A scope of anyio
+    cancels every await of its task again, and a program may cancel a task twice. Work that must be completed, such as
+    a paid request, runs in a task of its own, which the caller awaits with this function.
     """
     cancelled: asyncio.CancelledError | None = None
     while not future.done():
@@ -34,6 +35,6 @@ async def uninterrupted(future: asyncio.Future[_T]) -> _T:
             cancelled = error
     if cancelled is not None:
         if not future.cancelled():
-            future.exception()  # seen here, so that asyncio does not report it as lost
+            future.exception()  # retrieved, so that asyncio does not log it as never retrieved
         raise cancelled
     return future.result()

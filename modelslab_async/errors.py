@@ -1,4 +1,4 @@
-"""Every error of this package. Each says whether money may have been spent.
+"""Every error of this package. Each error says whether money may have been spent.
 
 ModelsLabError                         .charged .price .ref .job_id
 ├─ InvalidRequestError (ValueError)    .problems
@@ -17,7 +17,7 @@ ModelsLabError                         .charged .price .ref .job_id
 │  ├─ ServerError
 │  └─ MalformedReplyError
 └─ JobError
-   ├─ SubmitUncertainError             it may be charged
+   ├─ SubmitUncertainError             the job may be charged
    ├─ JobFailedError
    ├─ JobTimeoutError (TimeoutError)
    ├─ JobDetachedError
@@ -28,15 +28,19 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import NamedTuple, Self
 
-_MONEY = {False: "not charged", True: "charged", None: "may have been charged"}
+_CHARGE = {False: "not charged", True: "charged", None: "may have been charged"}
 
 
 class ModelsLabError(Exception):
-    """The base of every error here.
+    """Base class of all errors of this package.
 
-    `charged` is False, True, or None where nobody on this side can know; `price` is what it then costs, USD, or None
-    where that is not known.
-    `ref` is the job's reference chosen by us (sent as track_id), `job_id` the service's id; None where there is none.
+    charged: whether the job was charged: False, True, or None if the client cannot know.
+    price: USD that the job costs if it is charged; None if that is unknown.
+    ref: the job's reference, chosen by the client and sent as track_id; None if the error concerns no job.
+    job_id: the service's id of the job; None if the service has named none.
+
+    The text ends in the job's ref and id, if the error concerns a job. If that job reached the service, or may have
+    reached it, the text also shows the charge.
     """
 
     charged: bool | None = False
@@ -45,21 +49,34 @@ class ModelsLabError(Exception):
     job_id: str | None = None
 
     def about(self, *, ref: str | None, job_id: str | None, charged: bool | None, price: Decimal | None = None) -> Self:
-        """Say which job this error is about and what is known of its charge; returns the error itself."""
+        """Set the job that this error concerns, and what is known of its charge. Return the error itself."""
         self.ref, self.job_id, self.charged, self.price = ref, job_id, charged, price
         return self
 
+    @property
+    def _is_from_service(self) -> bool:
+        """Whether the service answered with this error."""
+        return False
+
     def __str__(self) -> str:
         names = [f"{name}={value}" for name, value in (("ref", self.ref), ("id", self.job_id)) if value]
+        if not names:
+            return super().__str__()
+        may_have_reached_service = self.charged is not False or self._is_from_service
         price = f" ${self.price}" if self.price is not None and self.charged is not False else ""
-        return f"{super().__str__()} [{', '.join([_MONEY[self.charged] + price, *names])}]"
+        charge = [_CHARGE[self.charged] + price] if may_have_reached_service else []
+        return f"{super().__str__()} [{', '.join([*charge, *names])}]"
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong with what was asked.
+    """One reason why a request or an argument is refused. Its text is `FIELD=VALUE: REQUIREMENT (hint: HINT)`.
 
-    `value` is shown as text, shortened. `overridable` is True for a value that the service may accept
-    although its documentation says otherwise; `Client(limits=...)` decides about those. All others are always refused.
+    field: the name of the parameter or argument.
+    value: its value as text, shortened; "" if the value would add nothing to the text.
+    requirement: what the field must be, or what is wrong with it, such as "must be at least 1".
+    hint: how to fix it, as an imperative, such as "pass 1 or more".
+    overridable: True if the value only goes beyond the service's documentation, so that the service may accept it.
+        `Client(limits=...)` decides about such a problem. All others are always refused.
     """
 
     field: str
@@ -69,11 +86,15 @@ class Problem(NamedTuple):
     overridable: bool = False
 
     def __str__(self) -> str:
-        return f"{self.field}={self.value}: {self.requirement}; {self.hint}"
+        subject = f"{self.field}={self.value}" if self.value else self.field
+        return f"{subject}: {self.requirement} (hint: {self.hint})"
 
 
 class InvalidRequestError(ModelsLabError, ValueError):
-    """Refused before any network: `problems` names every field, its value, the rule and the way out."""
+    """The client refused a request or an argument before it sent anything.
+
+    problems: every reason, each with its field, value, requirement and hint.
+    """
 
     def __init__(self, problems: Sequence[Problem] = ()) -> None:
         super().__init__("\n".join(str(problem) for problem in problems))
@@ -84,11 +105,14 @@ class InvalidRequestError(ModelsLabError, ValueError):
 
 
 class ClientStateError(ModelsLabError, RuntimeError):
-    """The client is closed, or is used from another event loop than the one it works in."""
+    """The client is closed, or it is used from another event loop than its own."""
 
 
 class BudgetExceededError(ModelsLabError):
-    """A submit would cost more than its `Budget` allows. `needed` and `remaining` are in the unit the message names."""
+    """A job would cost more than the `Budget` still allows, or the wallet holds less than the budget allows.
+
+    needed: the amount that was needed. remaining: the amount that was left. Both are in the unit that the text names.
+    """
 
     def __init__(self, message: str = "", *, needed: Decimal = Decimal(0), remaining: Decimal = Decimal(0)) -> None:
         super().__init__(message)
@@ -96,7 +120,7 @@ class BudgetExceededError(ModelsLabError):
 
 
 class JournalError(ModelsLabError):
-    """The journal cannot be opened, read or written. A job that it could not record is not sent."""
+    """The journal cannot be opened, read or written. A job that the journal could not record is not sent."""
 
 
 class TransportError(ModelsLabError):
@@ -104,20 +128,22 @@ class TransportError(ModelsLabError):
 
 
 class ConnectError(TransportError):
-    """The connection was never made (refused, DNS, TLS, connect timeout): nothing was sent."""
+    """No connection was made (refused, DNS, TLS, connect timeout), so nothing was sent."""
 
 
 class ReplyLostError(TransportError):
-    """The request was sent, wholly or in part, and no whole reply came back."""
+    """The request was sent, wholly or in part, and no complete reply came back."""
 
     charged = None
 
 
 class APIError(ModelsLabError):
-    """The service answered, and its answer is not what was asked for.
+    """The service answered with an error, or with a reply that cannot be used.
 
-    `http_status` is the HTTP code (often 200: the service tells errors in the body) or None where no request was made,
-    `message` the service's own words, `retry_after` the seconds after which it wants to be asked again, or None.
+    http_status: the HTTP status, often 200, because the service reports errors in the body; None if no request was
+        made.
+    message: the service's own words.
+    retry_after: the seconds after which the service asks to be called again; None if it names no time.
     """
 
     def __init__(self, message: str = "", *, http_status: int | None = None, retry_after: float | None = None) -> None:
@@ -125,13 +151,17 @@ class APIError(ModelsLabError):
         super().__init__(f"{message}{code}")
         self.message, self.http_status, self.retry_after = message, http_status, retry_after
 
+    @property
+    def _is_from_service(self) -> bool:
+        return self.http_status is not None
+
 
 class BadRequestError(APIError):
-    """The service refused the request as it stands."""
+    """The service refused the request. The same request would be refused again."""
 
 
 class AuthenticationError(APIError):
-    """The key is missing (then nothing was sent) or the service refused it."""
+    """The service refused the API key, or no key was given and nothing was sent."""
 
 
 class InsufficientCreditsError(APIError):
@@ -139,19 +169,19 @@ class InsufficientCreditsError(APIError):
 
 
 class NotFoundError(APIError):
-    """The service knows no such job for this key."""
+    """The service knows no such job for this API key."""
 
 
 class RateLimitError(APIError):
-    """The account's places are taken, or calls come too fast."""
+    """All slots of the account are used, or calls come too fast."""
 
 
 class ServerError(APIError):
-    """The service says that it is broken (500) or down (503)."""
+    """The service reports that it is broken (500) or down (503)."""
 
 
 class MalformedReplyError(APIError):
-    """Something answered that does not speak the service's protocol: a gateway's page, cut or foreign JSON."""
+    """The reply is not in the service's protocol: a gateway's page, JSON that was cut, or foreign JSON."""
 
     charged = None
 
@@ -161,30 +191,30 @@ class JobError(ModelsLabError):
 
 
 class SubmitUncertainError(JobError):
-    """The reply to the paid submit was lost or unreadable. It is not sent again: that could pay twice."""
+    """The reply to the paid submit was lost or unreadable. The job is not sent again, which could pay twice."""
 
     charged = None
 
 
 class JobFailedError(JobError):
-    """The service accepted the job and then failed it. Whether it charges for that is not documented."""
+    """The service accepted the job, and then failed it. Whether a failed job is charged is not documented."""
 
     charged = None
 
 
 class JobTimeoutError(JobError, TimeoutError):
-    """The job outlived `Timeouts.job` and is no longer watched. `Client.attach(job_id)` watches it on."""
+    """The job took longer than `Timeouts.job` and is no longer polled. `Client.attach(job_id)` polls it again."""
 
     charged = True
 
 
 class JobDetachedError(JobError):
-    """The client was closed while the job ran at the service. `Client.attach(job_id)` watches it on."""
+    """The client was closed while the service ran the job. `Client.attach(job_id)` polls it again."""
 
     charged = True
 
 
 class InvalidVideoError(JobError):
-    """The service reports success, but none of the links gives a whole mp4."""
+    """The service reports success, but none of the job's links gives a complete mp4."""
 
     charged = True

@@ -1,46 +1,85 @@
-"""Every error says whether money may have been spent."""
+"""Tests of the errors: what their text says, and that they can be pickled."""
 
 from __future__ import annotations
 
 import pickle
 import re
+from decimal import Decimal
 
 import pytest
 
 from modelslab_async import errors
-from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
+from modelslab_async.errors import APIError, InvalidRequestError, ModelsLabError, Problem
 
 CLASSES = sorted(
     (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelsLabError)),
     key=lambda kind: kind.__name__,
 )
+PROBLEM = Problem("fps", "0", "must be at least 1", "pass 1 or more")
 
 
-def an(kind: type[ModelsLabError]) -> ModelsLabError:
-    return kind([Problem("fps", "0", "at least 1", "pass more")]) if kind is InvalidRequestError else kind("why")
-
-
-@pytest.mark.parametrize("kind", CLASSES)
-def test_what_an_error_says(kind: type[ModelsLabError]) -> None:
-    """Its text tells what is known of the charge, the ref and the id."""
-    words = {False: "[not charged", True: "[charged", None: "[may have been charged"}
-    for charged, expected in words.items():
-        error = an(kind).about(ref="my-ref", job_id="4711", charged=charged)
-        assert f"{expected}, ref=my-ref, id=4711]" in str(error)
-    assert words[an(kind).charged] in str(an(kind))
+def an_error(kind: type[ModelsLabError]) -> ModelsLabError:
+    """Return an error of *kind*; an APIError is one with which the service answered."""
+    if kind is InvalidRequestError:
+        return InvalidRequestError([PROBLEM])
+    return kind("why", http_status=400) if issubclass(kind, APIError) else kind("why")
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_errors_go_to_other_processes(kind: type[ModelsLabError]) -> None:
-    """Pickled and back, an error is the same error."""
-    error = an(kind).about(ref="my-ref", job_id="4711", charged=None)
-    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+def test_an_error_about_no_job_shows_no_charge(kind: type[ModelsLabError]) -> None:
+    """The text of an error that concerns no job ends with the message."""
+    error = an_error(kind)
+    assert str(error) == str(error.args[0])
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize(("charged", "words"), [(True, "charged $0.2"), (None, "may have been charged $0.2")])
+def test_an_error_about_a_job_that_may_be_charged_shows_charge_and_price(
+    kind: type[ModelsLabError], charged: bool | None, words: str
+) -> None:
+    """If a job reached the service, or may have reached it, the error shows charge, price, ref and id."""
+    error = an_error(kind).about(ref="my-ref", job_id="4711", charged=charged, price=Decimal("0.2"))
+    assert str(error).endswith(f" [{words}, ref=my-ref, id=4711]")
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_an_error_about_a_job_that_is_not_charged(kind: type[ModelsLabError]) -> None:
+    """The text says so only if the service answered. An error that is raised before any request shows just the ref."""
+    error = an_error(kind).about(ref="my-ref", job_id=None, charged=False, price=Decimal("0.2"))
+    assert str(error).endswith(" [not charged, ref=my-ref]" if issubclass(kind, APIError) else " [ref=my-ref]")
+    assert "$" not in str(error)
+
+
+def test_an_api_error_without_a_request_shows_no_charge() -> None:
+    """A missing key is an AuthenticationError although nothing was sent, so there is no charge to show."""
+    error = errors.AuthenticationError("no API key").about(ref="my-ref", job_id=None, charged=False)
+    assert str(error) == "no API key [ref=my-ref]"
+
+
+def test_the_text_of_a_problem() -> None:
+    """A problem reads FIELD=VALUE: REQUIREMENT (hint: HINT); an empty value is left out."""
+    assert str(PROBLEM) == "fps=0: must be at least 1 (hint: pass 1 or more)"
+    unknown = Problem("lora", "", "unknown parameter", 'pass it in extra={"lora": ...}')
+    assert str(unknown) == 'lora: unknown parameter (hint: pass it in extra={"lora": ...})'
+
+
+def test_an_invalid_request_has_one_line_for_each_problem() -> None:
+    """The text lists every problem, and nothing else."""
+    error = InvalidRequestError([PROBLEM, PROBLEM._replace(field="seed")])
+    assert str(error).splitlines() == [str(problem) for problem in error.problems]
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_errors_can_be_pickled(kind: type[ModelsLabError]) -> None:
+    """An error that was pickled and unpickled has the same text and attributes."""
+    error = an_error(kind).about(ref="my-ref", job_id="4711", charged=None)
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 - made by this test
     assert type(again) is kind
     assert (str(again), vars(again)) == (str(error), vars(error))
 
 
-def test_the_tree_is_the_one_that_is_drawn() -> None:
-    """The docstring's tree names every class below its base, and no other."""
+def test_the_docstring_draws_the_class_tree() -> None:
+    """The tree in the module's docstring names every class below its base, and no other class."""
     drawn: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in (errors.__doc__ or "").splitlines():

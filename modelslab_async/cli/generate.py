@@ -110,7 +110,7 @@ def _location(image: str) -> str:
 
 def _check_target(target: Path, *, force: bool) -> None:
     """Check that the file can be written, before the job is paid for. Raises InvalidRequestError."""
-    requirement, hint = "", "choose another file"
+    requirement, hint = None, "choose another file"
     try:
         with TemporaryFile(dir=next(parent for parent in target.absolute().parents if parent.exists())):
             if target.is_dir():

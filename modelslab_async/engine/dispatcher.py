@@ -166,7 +166,7 @@ class Dispatcher:
             case SlotEffect.PUT_BACK:
                 assert isinstance(event, lifecycle.PutBack)  # noqa: S101 - the only event with this effect
                 self.slots.put_back(run, now, wait=event.wait, maximum=event.maximum)
-            case SlotEffect.DOUBT:
+            case SlotEffect.HOLD:
                 self._hold_slot(run, wait_for_delivery=not effects.ends)
             case SlotEffect.WITHDRAW:
                 self.slots.withdraw(run)
@@ -315,7 +315,7 @@ class Dispatcher:
         if wait := self._delivery_waits.pop(run, None):
             wait.cancel()
         else:
-            self.slots.in_doubt(run)
+            self.slots.hold(run)
             hold = min(record.SLOT_HOLD, _UNCERTAIN_HOLD * self.forecast(run, None).left(0.0))
             self._slot_holds[run] = asyncio.get_running_loop().call_later(hold, self._release_slot, run)
         if wait_for_delivery:

@@ -109,7 +109,7 @@ class Poller:
         else:
             run.advance(lifecycle.Verified(_video(run, ready, outcome.url, links)))
 
-    async def _perform(self, run: JobRun, steps: Generator[flow.Action, flow.Seen, _Outcome]) -> _Outcome:
+    async def _perform(self, run: JobRun, steps: Generator[flow.Action, flow.ActionResult, _Outcome]) -> _Outcome:
         """Drive a flow to its end."""
         time = run.loop.time
         try:
@@ -125,7 +125,7 @@ class Poller:
                         found = await self._poll(run, action)
                     case _:
                         assert_never(action)
-                action = steps.send(flow.Seen(time(), found, woken))
+                action = steps.send(flow.ActionResult(time(), found, woken))
         except StopIteration as end:
             outcome: _Outcome = end.value
             return outcome

@@ -93,7 +93,7 @@ class Recoverer:
             requirement = "is not in the journal" if now is None else f"cannot be sent: it is {now.state.value}"
             raise refusal("ref", record.ref, requirement, "see Client.recover().unsent")
         if self.journal.is_alive(now.owner):
-            raise refusal("ref", record.ref, "belongs to a client that is alive and will send it", "leave it there")
+            raise refusal("ref", record.ref, "has a live owner, which will send the job", "leave it there")
         return now
 
     async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
@@ -139,13 +139,13 @@ class Recoverer:
             return self._ended(uncertain)
         if run := await self.restore(record):
             return run.job
-        raise refusal("job_id", record.ref, "cannot be attached to: another client took it up just now", "try again")
+        raise refusal("job_id", record.ref, "cannot be attached to: another client took it up just now", "attach again")
 
     def _followed(self, record: JobRecord) -> Job:
         """Return a job that another live client owns, which is polled here too."""
         if record.job_id is None:
             requirement = "cannot be attached to yet: another client submits it, and it has no id"
-            raise refusal("job_id", record.ref, requirement, "try again later")
+            raise refusal("job_id", record.ref, requirement, "attach again later")
         run = JobRun(self.dispatcher, request_from_record(record), record.ref, job_id=record.job_id)
         self.dispatcher.adopt(run)
         return run.job

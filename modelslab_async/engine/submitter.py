@@ -44,7 +44,7 @@ class Submitter:
             job_id = event.id if isinstance(event, wire.Accepted | wire.Ready) else None
             is_taken = bool(job_id and has_id(job_id, run)) or not await self.recorder.record_acceptance(run, event)
             if is_taken:
-                event = lifecycle.ReplyLost(_id_of_another_job(job_id), may_be_heard_of=run.has_webhook)
+                event = lifecycle.ReplyLost(_id_of_another_job(job_id), awaits_webhook=run.has_webhook)
         finally:
             run.advance(event)
 
@@ -89,7 +89,7 @@ class Submitter:
                     run.submitted_elsewhere = True
                     return wire.Accepted(id=run.id_from_webhook)
                 case retry.Verdict.UNCERTAIN:
-                    return lifecycle.ReplyLost(_uncertain(error), may_be_heard_of=run.has_webhook)
+                    return lifecycle.ReplyLost(_uncertain(error), awaits_webhook=run.has_webhook)
         return lifecycle.PutBack() if self.recorder.is_kept(run) else lifecycle.Rejected(closed_before_sending())
 
     async def _post_once(self, run: JobRun, body: bytes) -> wire.SubmitReply | TransportError:

@@ -1,17 +1,18 @@
-"""How long such jobs take: the probability that one ends in each cell of a geometric grid of time.
+"""Estimate the distribution of the durations of jobs, as the probability of each cell of a geometric grid of time.
 
-A look tells only that a job ended between two looks, so an observation is an interval, and one that was never seen to
-end is an interval without an end. The distribution that explains such data best is found by expectation and
-maximisation: spread each observation over its interval in proportion to the present estimate, add up, repeat
-(Turnbull, "The empirical distribution function with arbitrarily grouped, censored and truncated data", J. R. Statist.
-Soc. B 38, 1976). After each round the sum is smoothed, which keeps the estimate from running into spikes (Silverman,
-Jones, Wilson and Nychka, "A smoothed EM approach to indirect estimation problems", J. R. Statist. Soc. B 52, 1990):
-each cell is spread over the nearest cells that hold 1.35 n^0.4 observations (about five of 30, eleven of 200), so that
-the window is narrow in a peak and wide in a tail, and two peaks stay two.
+Polls show only that a job ended between two of them. So an observation is an interval, without an end if the job was
+never seen to end. The most likely distribution is found by expectation and maximisation (EM): spread each observation
+over its interval in proportion to the present estimate, sum up, repeat (Turnbull, "The empirical distribution function
+with arbitrarily grouped, censored and truncated data", J. R. Statist. Soc. B 38, 1976).
 
-Before there are observations there is a guess, which stays in the estimate with the weight of `_GUESS_WEIGHT`
-observations and gives it a tail. It is made of log-logistic distributions, F(t) = 1 / (1 + (m / t)^b): the median is m,
-the smaller b the wider, and the tail falls like t^-b, so that no time is impossible.
+After each round the sum is smoothed, so that the estimate does not degenerate into spikes (Silverman, Jones, Wilson and
+Nychka, "A smoothed EM approach to indirect estimation problems", J. R. Statist. Soc. B 52, 1990). Each cell is spread
+over the nearest cells that hold 1.35 n^0.4 observations (about five of 30, eleven of 200). So the window is narrow in a
+peak and wide in a tail, and two peaks stay two.
+
+Before there are observations there is a prior. It stays in the estimate with the weight of `_PRIOR_WEIGHT` observations
+and gives it a tail. It is a mixture of log-logistic distributions, F(t) = 1 / (1 + (m / t)^b). Their median is m, they
+are wider the smaller b is, and their tail falls like t^-b, so that no time is impossible.
 """
 
 import math
@@ -25,34 +26,38 @@ _FIRST = 0.25
 _RATIO = 1.02
 _CELLS = 570
 EDGES = tuple(_FIRST * _RATIO**edge for edge in range(_CELLS + 1))
-"""Seconds: from a quarter of a second to five hours and a half. A cell is 2 % wide."""
+"""The edges of the grid's cells, from 0.25 s to about 5.5 h. Each cell is 2 % wide."""
 _LOG_RATIO = math.log(_RATIO)
 
 TYPICAL_SECONDS = 45.0
-"""Measured by a user: 34 to 44 s for 480p and 82 frames, without a queue."""
+"""A user measured 34 to 44 s for 480p and 82 frames, without a queue."""
 _QUICK_SECONDS = 5.0
-"""Some service may be far quicker than the one that was measured, an emulator for one."""
+"""A service may be far quicker than the one that was measured, for example an emulator."""
 _ROUNDS = 3
-_ROUGHLY = 1.35
-_GROWTH = 0.4
-_LEAST_REACH = 3
-"""Cells to both sides that are smoothed over at least."""
-_ROUNDING = 1e-9
-"""Observations; less is what adding and taking away again leaves in a cell that none touches."""
-_GUESS_WEIGHT = 1.2
-_TRUST = 16.0
-"""Odds that an eta is worth something, where it names the typical time. They fall as it gets stranger."""
-_TRUST_IN_LITTLE = 0.3
-"""Odds at least for an eta that is short: it costs one look to check."""
+_WINDOW_FACTOR = 1.35
+_WINDOW_EXPONENT = 0.4
+_MIN_REACH = 3
+"""The least number of cells to either side of a cell over which it is smoothed."""
+_ROUNDING_ERROR = 1e-9
+"""Observations. A cell with fewer holds only rounding errors of sums and differences."""
+_PRIOR_WEIGHT = 1.2
+"""Observations."""
+_ETA_ODDS = 16.0
+"""Odds that an eta is right if it equals the typical time. They fall with its distance from the typical time."""
+_MIN_SHORT_ETA_ODDS = 0.3
+"""Least odds that a short eta is right, since checking it costs only one poll."""
 
 Cells = Sequence[float]
-"""A probability for each cell. What is missing from 1 is later than all of them."""
+"""A probability for each cell of the grid. The rest to 1 is the probability of a time after the grid."""
 
 
 class Observation(NamedTuple):
-    """A job ended later than `after` and not later than `by` seconds from its acceptance.
+    """A job that ended between two polls.
 
-    `by` is infinite for a job that was not watched to its end. `eta` is what the service said, None where it did not.
+    after: the last time at which the job was seen running, seconds since its acceptance.
+    by: the time at which it was seen to have ended, seconds since its acceptance; infinite if its end was not seen.
+    eta: the service's estimate, seconds; None if it gave none.
+    weight: the number of observations that this one counts as.
     """
 
     after: float
@@ -61,45 +66,47 @@ class Observation(NamedTuple):
     weight: float = 1.0
 
     @property
-    def about(self) -> float:
-        """One number for it."""
+    def midpoint(self) -> float:
+        """The middle of the interval, or its beginning if it has no end."""
         return self.after if math.isinf(self.by) else (self.after + self.by) / 2
 
 
 def position(seconds: float) -> float:
-    """Where on the grid: the whole part is the cell, the rest how far into it. Never below 0."""
+    """Return the position on the grid, at least 0. Its integer part is the cell, the rest the position in the cell."""
     return math.log(seconds / _FIRST) / _LOG_RATIO if seconds > _FIRST else 0.0
 
 
-def guess(eta: float | None) -> Cells:
-    """What is expected before a job of its kind was seen; an eta of None says nothing.
+def prior(eta: float | None) -> Cells:
+    """Return the distribution for a job of which no similar job was observed.
 
-    Believed, an eta is close for most jobs, and the others take about twice as long (they queue). The odds of that
-    fall with its distance from what such jobs typically take, as a log-logistic density does: ten times off is more
-    often a mistake of the eta than a job of that length.
+    eta: the service's estimate, seconds; None if it gave none.
+
+    An eta that is right is close for most jobs. The others take about twice as long, because they queue. The odds that
+    an eta is right fall with its distance from the typical time, as a log-logistic density does. If an eta is ten times
+    off, a wrong eta is more likely than a job of that length.
     """
-    unknown = _mixed((0.9, around(TYPICAL_SECONDS)), (0.1, _log_logistic(_QUICK_SECONDS, 1.5)))
+    unknown = _mixture((0.9, around(TYPICAL_SECONDS)), (0.1, _log_logistic(_QUICK_SECONDS, 1.5)))
     if eta is None:
         return unknown
-    strangeness = (eta / TYPICAL_SECONDS) ** 2.5
-    odds = _TRUST * 4 * strangeness / (1 + strangeness) ** 2
+    distance = (eta / TYPICAL_SECONDS) ** 2.5
+    odds = _ETA_ODDS * 4 * distance / (1 + distance) ** 2
     if eta < TYPICAL_SECONDS:
-        odds = max(odds, _TRUST_IN_LITTLE)
-    trust = odds / (1 + odds)
+        odds = max(odds, _MIN_SHORT_ETA_ODDS)
+    probability = odds / (1 + odds)
     near, late = _log_logistic(eta, 9.0), _log_logistic(2 * eta, 3.0)
-    return _mixed((0.7 * trust, near), (0.3 * trust, late), (1 - trust, unknown))
+    return _mixture((0.7 * probability, near), (0.3 * probability, late), (1 - probability, unknown))
 
 
-def _mixed(*parts: tuple[float, Cells]) -> Cells:
-    """Distributions by their shares."""
+def _mixture(*parts: tuple[float, Cells]) -> Cells:
+    """Return the mixture of distributions, each with its share."""
     shares = [share for share, _ in parts]
     return [sum(map(mul, shares, masses)) for masses in zip(*(cells for _, cells in parts), strict=True)]
 
 
 @lru_cache(maxsize=64)
 def around(center: float) -> Cells:
-    """Roughly so many seconds, and no more is known."""
-    return _mixed((0.5, _log_logistic(center, 4.0)), (0.5, _log_logistic(center, 2.0)))
+    """Return a wide distribution with the median *center*, seconds."""
+    return _mixture((0.5, _log_logistic(center, 4.0)), (0.5, _log_logistic(center, 2.0)))
 
 
 @lru_cache(maxsize=64)
@@ -108,34 +115,41 @@ def _log_logistic(center: float, steepness: float) -> Cells:
     return [ended[1], *(b - a for a, b in pairwise(ended[1:]))]
 
 
-def estimate(observations: Iterable[Observation], guessed: Cells, start: Cells | None = None) -> Cells:
-    """The guess, corrected by what was observed. A `start` from fewer observations saves rounds."""
+def estimate(observations: Iterable[Observation], prior_cells: Cells, start: Cells | None = None) -> Cells:
+    """Return the most likely distribution, given the observations and a prior.
+
+    start: an estimate from fewer observations, which saves rounds; None starts from the prior.
+    """
     spans = [_span(observation) for observation in observations]
     count = sum(weight for _, _, weight in spans)
-    cells, enough = start or guessed, _ROUGHLY * count**_GROWTH
+    cells, window = start or prior_cells, _WINDOW_FACTOR * count**_WINDOW_EXPONENT
     rounds = 1 if start else _ROUNDS
     for _ in range(rounds if spans else 0):
-        seen = _smoothed(_explained(cells, spans), enough)
-        share = 1 / (count + _GUESS_WEIGHT)
-        cells = [(a + _GUESS_WEIGHT * b) * share for a, b in zip(seen, guessed, strict=True)]
+        observed = smoothed(_expected_counts(cells, spans), window)
+        share = 1 / (count + _PRIOR_WEIGHT)
+        cells = [(a + _PRIOR_WEIGHT * b) * share for a, b in zip(observed, prior_cells, strict=True)]
     return cells
 
 
 def typical(observations: Iterable[Observation]) -> float:
-    """The median of what was observed, to an edge of the grid, seconds."""
-    seen = sorted(observation.about for observation in observations)
-    return EDGES[min(round(position(seen[len(seen) // 2])), _CELLS)]
+    """Return the median of the observations, seconds, rounded to an edge of the grid."""
+    times = sorted(observation.midpoint for observation in observations)
+    return EDGES[min(round(position(times[len(times) // 2])), _CELLS)]
 
 
 def _span(observation: Observation) -> tuple[int, int, float]:
-    """The cells of an observation, from and to, and its weight."""
+    """Return the first cell of an observation, the cell after its last one, and its weight."""
     first = min(int(position(observation.after)), _CELLS - 1)
     last = _CELLS if math.isinf(observation.by) else min(int(position(observation.by)) + 1, _CELLS)
     return first, max(last, first + 1), observation.weight
 
 
-def _explained(cells: Cells, spans: Iterable[tuple[int, int, float]]) -> list[float]:
-    """Each observation spread over its cells as the estimate has them, added up. Work: observations plus cells."""
+def _expected_counts(cells: Cells, spans: Iterable[tuple[int, int, float]]) -> list[float]:
+    """Return the expected number of observations in each cell.
+
+    Each observation is spread over its cells in proportion to the estimate *cells*. The time is linear in the
+    observations plus the cells.
+    """
     ended = [0.0, *accumulate(cells)]
     steps = [0.0] * (len(cells) + 1)
     for first, last, weight in spans:
@@ -145,18 +159,22 @@ def _explained(cells: Cells, spans: Iterable[tuple[int, int, float]]) -> list[fl
     return [cell * density for cell, density in zip(cells, accumulate(steps), strict=False)]
 
 
-def _smoothed(seen: Sequence[float], enough: float) -> list[float]:
-    """Each cell spread over the least window around it that holds `enough`. Work: cells, for a window moves by one."""
-    size = len(seen)
-    ended = [0.0, *accumulate(seen)]
+def smoothed(counts: Sequence[float], window: float) -> list[float]:
+    """Return *counts* with each cell spread over the smallest window around it that holds *window* observations.
+
+    A window reaches at least three cells to either side. The time is linear in the cells, since the reach falls by at
+    most one from cell to cell.
+    """
+    size = len(counts)
+    ended = [0.0, *accumulate(counts)]
     steps = [0.0] * (size + 1)
-    reach = _LEAST_REACH
-    for cell, mass in enumerate(seen):
-        reach = max(_LEAST_REACH, reach - 1)
-        if mass < _ROUNDING:
+    reach = _MIN_REACH
+    for cell, mass in enumerate(counts):
+        reach = max(_MIN_REACH, reach - 1)
+        if mass < _ROUNDING_ERROR:
             continue
         first, last = max(cell - reach, 0), min(cell + reach + 1, size)
-        while ended[last] - ended[first] < enough and last - first < size:
+        while ended[last] - ended[first] < window and last - first < size:
             reach += 1
             first, last = max(cell - reach, 0), min(cell + reach + 1, size)
         steps[first] += mass / (last - first)

@@ -1,4 +1,4 @@
-"""What a client has learned of how long jobs take, and what it expects of the next one."""
+"""Learn how long jobs take, and forecast each new job from what was learned."""
 
 from __future__ import annotations
 
@@ -13,204 +13,233 @@ from modelslab_async.polling import distribution, schedule
 from modelslab_async.polling.distribution import Observation
 from modelslab_async.protocol.request import ImageToVideoUltra
 
-REMEMBERED = 256
-"""Finished jobs of a shape; older ones tell of another day."""
+MAX_OBSERVATIONS = 256
+"""Observations that are kept for each shape. Older observations may no longer hold."""
 WARM = 8
-"""Finished jobs of a shape from which on it is known by them alone."""
-_STRANGERS = 32
-_STRANGERS_WEIGHT = 2.0
-"""All that is known of other shapes counts like so many jobs at most, until this one is warm."""
-_STRANGER_WEIGHT = 0.25
-_ETA_KNOWS = 0.7
-"""The eta is followed where times vary by less, measured in etas, than this part of what they vary in seconds."""
+"""Observations from which on a shape is forecast from its own jobs alone."""
+_MAX_OTHERS = 32
+_MAX_WEIGHT_OF_OTHERS = 2.0
+"""Observations that all jobs of other shapes together count as at most, until the shape is warm."""
+_MAX_WEIGHT_OF_OTHER = 0.25
+_ETA_SPREAD_RATIO = 0.7
+"""The eta is followed if the ratios of duration to eta vary by less than this share of what the durations vary."""
 _ETA_STEP = math.log(1.1)
-_MOST_PLANS = 64
-_MOST_SHAPES = 256
+_MAX_PLANS = 64
+_MAX_SHAPES = 256
+_WEBHOOK_POLL_VALUE = 1 / 64
+"""The value of a poll if webhooks are reliable, so that the first poll comes when nearly all such jobs have ended."""
 
 Shape = tuple[object, ...]
-_Known = tuple[Shape, bool, int, int | None]
-"""All that an expectation is made of: shape, whether it is warm, edition, and the eta in steps."""
-_FOR_SAFETY = 1 / 64
-"""What a look is worth where ends are told: the first one comes when nearly all such jobs have ended."""
+"""The parameters of a request on which the duration of its job depends."""
+_Basis = tuple[Shape, bool, int, int | None]
+"""All that a forecast depends on: the shape, whether it is warm, the edition of its history, and the eta in steps."""
 
 
 def shape_of(request: ImageToVideoUltra | None) -> Shape:
-    """What decides how long a job takes, as far as it is known."""
+    """Return the shape of *request*. None, for a job whose request is unknown, gives an empty shape."""
     if request is None:
         return ()
     return request.num_frames, request.resolution, request.num_inference_steps, request.model_id
 
 
 class PollValue:
-    """What a look is worth to a client now: `haste` times as much, see `schedule.haste`; or hardly anything, where the
-    ends of jobs with a webhook are told.
+    """What a poll is worth to a client now, as a multiple of the usual value.
+
+    urgency: returns the value of a poll, see `schedule.urgency`.
+    is_reliable: whether webhooks arrive reliably. If so, a poll of a job with a webhook is worth hardly anything.
     """
 
     def __init__(self, urgency: Callable[[], int] = lambda: 1) -> None:
         self.urgency = urgency
         self.is_reliable = False
 
-    def of(self, *, is_called: bool) -> float:
-        """Of a look at a job; `is_called` for one with a webhook."""
-        return _FOR_SAFETY if is_called and self.is_reliable else self.urgency()
+    def of(self, *, has_webhook: bool) -> float:
+        """Return the value of a poll of a job. `has_webhook` says whether the service reports its end to a webhook."""
+        return _WEBHOOK_POLL_VALUE if has_webhook and self.is_reliable else self.urgency()
 
 
 class DurationEstimator:
-    """Learns from each job that ends. Plans are made anew when a fifth more is known, so at most so often."""
+    """Learn from each job that ends, and plan the polls of new jobs.
+
+    A plan is made again each time the number of observed jobs has grown by a fifth.
+
+    gaps: the bounds of the gaps between polls.
+    histories: the observed jobs of each shape.
+    plans: the plans that were made, by the basis of the forecast and the value of a poll.
+    """
 
     def __init__(self, gaps: schedule.Gaps | None = None) -> None:
         self.gaps = gaps or schedule.Gaps()
-        self._kinds = dict[Shape, _Kind]()
-        self._all = _Kind(remembered=_STRANGERS)
-        self._cells = dict[_Known, distribution.Cells]()
-        self._plans = dict[tuple[_Known, float], schedule.PollPlan]()
-        """By what is known, and what a look is worth: whoever waits for its place, the same is expected of a job."""
+        self.histories = dict[Shape, _History]()
+        self._recent = _History(max_observations=_MAX_OTHERS)
+        """The latest jobs of all shapes."""
+        self._cells = dict[_Basis, distribution.Cells]()
+        self.plans = dict[tuple[_Basis, float], schedule.PollPlan]()
 
-    def learn(self, shape: Shape, seen: Observation) -> None:
-        """A job of this shape ended, or was watched for so long."""
-        if shape not in self._kinds:
-            if len(self._kinds) >= _MOST_SHAPES:
-                del self._kinds[next(iter(self._kinds))]
-            self._kinds[shape] = _Kind()
-        self._kinds[shape].learn(shape, seen)
-        self._all.learn(shape, seen)
+    def learn(self, shape: Shape, observation: Observation) -> None:
+        """Add the observation of a job of this shape."""
+        if shape not in self.histories:
+            if len(self.histories) >= _MAX_SHAPES:
+                del self.histories[next(iter(self.histories))]
+            self.histories[shape] = _History()
+        self.histories[shape].learn(shape, observation)
+        self._recent.learn(shape, observation)
 
     def plan(self, shape: Shape, eta: float | None, poll_value: float = 1.0) -> schedule.PollPlan:
-        """When to look at a job of this shape for which the service says `eta` seconds, above 0, or None, where a look
-        is worth so many times as much. Constant work, but for a plan that has to be made: some milliseconds.
+        """Return the polls of a job of this shape.
+
+        eta: the service's estimate, seconds above 0; None if it gave none.
+        poll_value: what a poll is worth, as a multiple of the usual value.
+
+        The call takes constant time, except if the plan has to be made, which takes some milliseconds.
         """
-        kind = self._kinds.get(shape, _NOTHING)
-        is_warm = kind.is_warm
-        if is_warm and not kind.follows_eta:
+        history = self.histories.get(shape, _NO_HISTORY)
+        is_warm = history.is_warm
+        if is_warm and not history.follows_eta:
             eta = None
         step = None if eta is None else round(math.log(eta) / _ETA_STEP)
-        wanted = (shape, is_warm, (kind if is_warm else self._all).edition, step), poll_value
-        return self._plans.get(wanted) or self._planned(kind, *wanted)
+        key = (shape, is_warm, (history if is_warm else self._recent).edition, step), poll_value
+        return self.plans.get(key) or self._make_plan(history, *key)
 
-    def _planned(self, kind: _Kind, known: _Known, poll_value: float) -> schedule.PollPlan:
-        if len(self._plans) >= _MOST_PLANS:
+    def _make_plan(self, history: _History, basis: _Basis, poll_value: float) -> schedule.PollPlan:
+        if len(self.plans) >= _MAX_PLANS:
             self.forget_plans()
-        if known not in self._cells:
-            shape, _, _, step = known
-            self._cells[known] = self._expected(kind, shape, step)
-        gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / poll_value)  # the floor stays
-        plan = self._plans[known, poll_value] = schedule.plan(self._cells[known], gaps)
+        if basis not in self._cells:
+            shape, _, _, step = basis
+            self._cells[basis] = self._forecast(history, shape, step)
+        gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / poll_value)  # the floor stays as it is
+        plan = self.plans[basis, poll_value] = schedule.plan(self._cells[basis], gaps)
         return plan
 
     def forget_plans(self) -> None:
-        """They are made anew when they are needed."""
+        """Drop all plans. They are made again when they are needed."""
         self._cells.clear()
-        self._plans.clear()
+        self.plans.clear()
 
-    def _expected(self, kind: _Kind, shape: Shape, step: int | None) -> distribution.Cells:
+    def _forecast(self, history: _History, shape: Shape, step: int | None) -> distribution.Cells:
+        """Return the distribution of the durations of jobs of this shape and this eta."""
         eta = None if step is None else math.exp(step * _ETA_STEP)
-        own = [seen for _, seen in kind.jobs]
-        if kind.is_warm:
-            return kind.corrected() if eta is None else _estimated([_by_eta(seen, eta) for seen in own if seen.eta])
-        others = [seen for other, seen in self._all.jobs if other != shape]
-        weight = min(_STRANGER_WEIGHT, _STRANGERS_WEIGHT / max(len(others), 1))
-        strangers = [_by_eta(seen, eta, weight) for seen in others]
-        return distribution.estimate([*own, *strangers], distribution.guess(eta))
+        own = [observation for _, observation in history.jobs]
+        if history.is_warm:
+            return history.estimate() if eta is None else _estimate([_scaled(each, eta) for each in own if each.eta])
+        others = [observation for other, observation in self._recent.jobs if other != shape]
+        weight = min(_MAX_WEIGHT_OF_OTHER, _MAX_WEIGHT_OF_OTHERS / max(len(others), 1))
+        scaled = [_scaled(observation, eta, weight) for observation in others]
+        return distribution.estimate([*own, *scaled], distribution.prior(eta))
 
 
-class _Kind:
-    """The last jobs of a kind, each with its shape."""
+class _History:
+    """The latest observed jobs, each with its shape."""
 
-    def __init__(self, remembered: int = REMEMBERED) -> None:
-        self.jobs: deque[tuple[Shape, Observation]] = deque(maxlen=remembered)
+    def __init__(self, max_observations: int = MAX_OBSERVATIONS) -> None:
+        self.jobs: deque[tuple[Shape, Observation]] = deque(maxlen=max_observations)
         self.edition = 0
-        """How many jobs were seen when there was last a fifth more than before."""
+        """The number of jobs that were observed when it had last grown by a fifth."""
         self._count = 0
         self._follows_eta: bool | None = None
-        """None before somebody asks."""
+        """None if it has to be computed."""
         self._cells: distribution.Cells | None = None
+        """The latest estimate; None before the first."""
 
     @property
     def is_warm(self) -> bool:
+        """Whether there are enough observations to ignore jobs of other shapes."""
         return self._count >= WARM
 
     @property
     def follows_eta(self) -> bool:
-        """Whether etas tell apart the long jobs and the short ones."""
+        """Whether the etas distinguish long jobs from short ones."""
         if self._follows_eta is None:
-            self._follows_eta = _knows([seen for _, seen in self.jobs])
+            self._follows_eta = _is_eta_useful([observation for _, observation in self.jobs])
         return self._follows_eta
 
-    def corrected(self) -> distribution.Cells:
-        """What is expected of them, corrected from edition to edition."""
-        self._cells = _estimated([seen for _, seen in self.jobs], self._cells)
+    def estimate(self) -> distribution.Cells:
+        """Return the distribution of the durations of these jobs, starting from the latest estimate."""
+        self._cells = _estimate([observation for _, observation in self.jobs], self._cells)
         return self._cells
 
-    def learn(self, shape: Shape, seen: Observation) -> None:
-        self.jobs.append((shape, seen))
+    def learn(self, shape: Shape, observation: Observation) -> None:
+        self.jobs.append((shape, observation))
         self._count += 1
         if self._count >= self.edition + max(1, self.edition // 5):
             self.edition = self._count
             self._follows_eta = None
 
 
-_NOTHING = _Kind()
+_NO_HISTORY = _History()
 
 
-def _estimated(jobs: list[Observation], start: distribution.Cells | None = None) -> distribution.Cells:
-    """What these jobs alone tell."""
-    return distribution.estimate(jobs, distribution.around(distribution.typical(jobs)), start)
+def _estimate(observations: list[Observation], start: distribution.Cells | None = None) -> distribution.Cells:
+    """Return the distribution that these observations alone show."""
+    return distribution.estimate(observations, distribution.around(distribution.typical(observations)), start)
 
 
-def _by_eta(seen: Observation, eta: float | None, weight: float = 1.0) -> Observation:
-    """What a job would have taken with this eta, if its own told how much work it was."""
-    factor = eta / seen.eta if eta and seen.eta else 1.0
-    return Observation(seen.after * factor, seen.by * factor, weight=weight)
+def _scaled(observation: Observation, eta: float | None, weight: float = 1.0) -> Observation:
+    """Return the observation as if the job had had this eta, assuming that its duration is proportional to its eta."""
+    factor = eta / observation.eta if eta and observation.eta else 1.0
+    return Observation(observation.after * factor, observation.by * factor, weight=weight)
 
 
-def _knows(jobs: Iterable[Observation]) -> bool:
-    told = [seen for seen in jobs if seen.eta and seen.about]
-    if len(told) < WARM:
+def _is_eta_useful(observations: Iterable[Observation]) -> bool:
+    """Return whether the durations vary clearly less in relation to their etas than in seconds."""
+    with_eta = [observation for observation in observations if observation.eta and observation.midpoint]
+    if len(with_eta) < WARM:
         return False
-    plainly = _spread([math.log(seen.about) for seen in told])
-    return _spread([math.log(seen.about / (seen.eta or 1.0)) for seen in told]) < _ETA_KNOWS * plainly
+    in_seconds = _spread([math.log(each.midpoint) for each in with_eta])
+    return _spread([math.log(each.midpoint / (each.eta or 1.0)) for each in with_eta]) < _ETA_SPREAD_RATIO * in_seconds
 
 
 def _spread(values: list[float]) -> float:
-    middle = sorted(values)[len(values) // 2]
-    return sum(abs(value - middle) for value in values) / len(values)
+    """Return the mean distance of *values* from their median."""
+    median = sorted(values)[len(values) // 2]
+    return sum(abs(value - median) for value in values) / len(values)
 
 
-def _believable(eta: float | None) -> float | None:
-    """Seconds on the grid, or None for what says nothing."""
+def _on_grid(eta: float | None) -> float | None:
+    """Return the eta within the bounds of the grid, seconds. Return None if it is None, not above 0, or NaN."""
     return None if eta is None or not eta > 0 else min(max(eta, distribution.EDGES[0]), distribution.EDGES[-1])
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=False)
 class JobForecast:
-    """One job's schedule, always by the newest plan for its kind.
+    """Forecast of one job, which always uses the newest plan for its shape.
 
-    `eta` is the service's word, or None; `is_called` says whether the service was given a webhook for the job.
+    estimator: what the forecast is made from.
+    shape: the shape of the job's request.
+    eta: the service's estimate, seconds; None if it gave none or an unusable one.
+    rng: the source of the jitter.
+    poll_value: what a poll is worth now.
+    has_webhook: whether the service reports the job's end to a webhook.
     """
 
     estimator: DurationEstimator
     shape: Shape
-    eta: float | None = attrs.field(converter=_believable)
+    eta: float | None = attrs.field(converter=_on_grid)
     rng: random.Random
     poll_value: PollValue = attrs.field(factory=PollValue)
-    is_called: bool = False
+    has_webhook: bool = False
 
     def gap(self, elapsed: float) -> float:
-        """Seconds to the next look."""
-        return self._plan.jittered(elapsed, self.rng)
+        """Return the seconds to the next poll of the job, which was accepted *elapsed* seconds ago."""
+        return self.plan.jittered(elapsed, self.rng)
 
     def left(self, elapsed: float) -> float:
-        """Seconds until it ends, as likely less as more."""
-        return self._plan.left(elapsed)
+        """Return the median of the seconds that are left until the job ends."""
+        return self.plan.left(elapsed)
 
     def is_near_end(self, elapsed: float) -> bool:
-        """Whether it may well have ended."""
-        return self._plan.is_near_end(elapsed)
+        """Return whether the job has a fair chance of having ended."""
+        return self.plan.is_near_end(elapsed)
 
     def learn(self, after: float, by: float) -> None:
-        """It was last seen running after so many seconds, and seen to have ended by then; infinite for never."""
+        """Add the observed end of the job to the estimator.
+
+        after: when the job was last seen running. by: when it was seen to have ended, infinite if never. Both are
+        seconds since its acceptance.
+        """
         self.estimator.learn(self.shape, Observation(after, by, self.eta))
 
     @property
-    def _plan(self) -> schedule.PollPlan:
-        return self.estimator.plan(self.shape, self.eta, self.poll_value.of(is_called=self.is_called))
+    def plan(self) -> schedule.PollPlan:
+        """The newest plan for the job's shape and the present value of a poll."""
+        return self.estimator.plan(self.shape, self.eta, self.poll_value.of(has_webhook=self.has_webhook))

@@ -1,8 +1,8 @@
-"""Decide how to wait for a job, in generators that perform nothing.
+"""Decide how to wait for a job, in generators without I/O.
 
-`poll_until_done` waits until the service reports the end, `poll_until_readable` until the file can be read after it.
-Each yields `Wait`, `Fetch` or `Probe`, and is sent a `Seen` with the time and the result. The engine drives them on
-asyncio, the simulator in `benchmarks/` on a clock of its own, and tests by hand.
+`poll_until_done` waits until the service reports the end of the job. `poll_until_readable` then waits until the file
+can be read. Each yields `Wait`, `Fetch` or `Probe`, and is sent an `ActionResult`. The engine drives them on asyncio,
+the simulator in `benchmarks/` on a clock of its own, and tests by hand.
 """
 
 import math
@@ -26,42 +26,44 @@ from modelslab_async.protocol.timeouts import READY_GRACE
 
 WaitStrategy = Literal["auto", "poll", "links"]
 UNKNOWN_ID_GRACE = 60.0
-"""Seconds after the start in which "Request not found" is not believed."""
-DOUBT_GRACE = 120.0
-"""Seconds after the start in which "Try Again" under status failed is not believed, nor a refusal without a status."""
+"""Seconds after the job's acceptance in which "Request not found" is ignored."""
+FAILURE_GRACE = 120.0
+"""Seconds after the job's acceptance in which "Try Again" under status failed, and a refusal without a status, are
+ignored.
+"""
 ERRORS_IN_A_ROW = 2
-"""Polls with status error that end the job, unless the error may pass. Failed polls between them do not count."""
+"""Polls with status error that end the job, if the error may not pass. Failed polls between them do not count."""
 LAST_POLL = 5.0
-"""Seconds before the deadline: a last look, with time for its answer."""
-_LEAST_BEFORE_LAST = 1.0
-"""Seconds between it and the look before, or it is left out."""
-_PROBES_PER_FETCH = 4
-"""A wait for links still looks for a failure once in so many looks."""
+"""Seconds before the deadline at which a last poll is sent, so that there is time for its reply."""
+_MIN_GAP_TO_LAST_POLL = 1.0
+"""Seconds that must be left before the last poll. If fewer are left, there is no poll before the deadline."""
+_POLLS_PER_FETCH = 4
+"""While links are probed, every fourth poll is a fetch, which would show a failure."""
 _FIRST_PROBE_GAP = 4.0
-_MOST_DOUBLINGS = 4
+_MAX_DOUBLINGS = 4
 _MAX_LINK_CHARACTERS = 200
-"""Of a link in an error. A signed one may have thousands."""
+"""Characters of a link in an error. A signed link may have thousands."""
 TICK = 0.05
-"""Seconds. Jobs are looked at when the clock ticks, so that one waking of the process is enough for many looks."""
-_LEAST_TICKED = 1.0
-"""Seconds: a shorter wait is as long as it is meant to be."""
+"""Seconds. Polls are aligned to multiples of this time, so that the process wakes once for many polls."""
+_MIN_ALIGNED_WAIT = 1.0
+"""Seconds. A shorter wait is not aligned to a tick."""
 
 
 class Wait(NamedTuple):
-    """Let so many seconds pass; a wake-up may end it early, unless it would tell no news."""
+    """Wait for `seconds`. If `wakeable`, a webhook may end the wait early."""
 
     seconds: float
     wakeable: bool = True
 
 
 class Fetch(NamedTuple):
-    """Ask the service, for at most so many seconds."""
+    """Fetch the job's state from the service, within `timeout` seconds."""
 
     timeout: float
 
 
 class Probe(NamedTuple):
-    """Read the first bytes of a link, for at most so many seconds."""
+    """Read the first bytes of a link, within `timeout` seconds."""
 
     url: str
     timeout: float
@@ -74,16 +76,21 @@ class Readable(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """The link does not, yet."""
+    """The link cannot be read yet."""
 
     reason: str
 
 
-class Seen(NamedTuple):
-    """What was seen, at which time of the driver's clock. None after a wait, which a wake-up may have ended."""
+class ActionResult(NamedTuple):
+    """The result of an action.
+
+    at: when the action ended, on the driver's clock, seconds.
+    value: the reply to a fetch or the result of a probe; None after a wait.
+    woken: whether a webhook ended the wait early.
+    """
 
     at: float
-    what: wire.FetchReply | TransportError | Readable | Unreadable | None = None
+    value: wire.FetchReply | TransportError | Readable | Unreadable | None = None
     woken: bool = False
 
 
@@ -92,10 +99,15 @@ PollOutcome = wire.Ready | lifecycle.Failed | lifecycle.Abandoned
 
 
 class PollPolicy(NamedTuple):
-    """How to wait. `timeout` for the whole watch, or None for never; all times in seconds.
+    """How to wait for a job. All times are in seconds.
 
-    `link_grace` is how long a success without a link is taken as "not yet", or None for ever.
-    `at_once` for a job that may have ended long ago: its first look waits for nothing.
+    strategy: "links" probes the announced links near the expected end, and fetches now and then. "poll" and "auto" only
+        fetch; they differ after success, when "auto" probes until the file can be read.
+    timeout: the time after which polling ends; None for no limit.
+    fetch_timeout: the limit of each fetch and probe; None for no limit.
+    link_grace: the time for which a success without a link counts as not ready; None for no limit.
+    at_once: whether the first poll is sent without a wait, because the job may have ended long ago.
+    unknown_id_grace: the age up to which an id that the service does not know counts as not ready.
     """
 
     strategy: WaitStrategy = "auto"
@@ -115,60 +127,67 @@ def poll_until_done(
     now: float,
     age: float = 0.0,
     links: tuple[str, ...] = (),
-) -> Generator[Action, Seen, PollOutcome]:
-    """Look until the service says that the job ended. `links` are where it announced the file; the job was accepted
-    `age` seconds ago.
+) -> Generator[Action, ActionResult, PollOutcome]:
+    """Poll until the service says that the job ended. Return how it ended.
 
-    A look that is due waits for its turn in the client's pace; a wake-up's goes at once. Looks that fail are tolerated
-    while they may pass: each waits longer than the one before.
+    now: the time on the driver's clock, seconds. age: the seconds since the service accepted the job.
+    links: the URLs at which the service announced the file.
+
+    A poll that is due waits until the rate limiter allows it. A poll after a webhook is sent at once. Failed polls are
+    tolerated while the failure may pass, and each waits longer than the one before.
     """
     started, deadline = now - age, math.inf if policy.timeout is None else now + policy.timeout
-    looks = _Looks(policy, schedule, links if policy.strategy == "links" else ())
-    answers = _Answers(math.inf if policy.link_grace is None else policy.link_grace, policy.unknown_id_grace)
-    troubles: Iterator[float] | None = None
-    pause = 0.0
+    polls = _Polls(policy, schedule, links if policy.strategy == "links" else ())
+    replies = _Replies(math.inf if policy.link_grace is None else policy.link_grace, policy.unknown_id_grace)
+    failure_delays: Iterator[float] | None = None
+    failure_delay = 0.0
     while True:
-        gap = 0.0 if policy.at_once and not looks.count else schedule.gap(now - started)
-        gap = max(min(gap, answers.grace_left(now)), pause)
-        seen = yield Wait(_until_look(gap, deadline - now, now))
-        turn = rate_limiter.reserve(seen.at)
-        if turn > seen.at and not seen.woken:
-            seen = yield Wait(min(turn, deadline) - seen.at)
-        now = seen.at
+        gap = 0.0 if policy.at_once and not polls.count else schedule.gap(now - started)
+        gap = max(min(gap, replies.grace_left(now)), failure_delay)
+        result = yield Wait(_until_poll(gap, deadline - now, now))
+        allowed_at = rate_limiter.reserve(result.at)
+        if allowed_at > result.at and not result.woken:
+            result = yield Wait(min(allowed_at, deadline) - result.at)
+        now = result.at
         if now >= deadline:
-            words = f"not ready after {now - started:.0f} s; the service may still finish it{answers.trouble}"
-            return answers.without_link or lifecycle.Abandoned(JobTimeoutError(words))
-        seen = yield looks.next(now, now - started, deadline - now, woken=seen.woken)
-        now = seen.at
-        if isinstance(seen.what, Readable):
-            return wire.Ready(links=(seen.what.url,))
-        if seen.what is None or isinstance(seen.what, Unreadable):
-            looks.missed(now)
+            words = f"not ready after {now - started:.0f} s; the service may still finish the job{replies.failure}"
+            return replies.without_link or lifecycle.Abandoned(JobTimeoutError(words))
+        result = yield polls.next(now, now - started, deadline - now, woken=result.woken)
+        now = result.at
+        if isinstance(result.value, Readable):
+            return wire.Ready(links=(result.value.url,))
+        if result.value is None or isinstance(result.value, Unreadable):
+            polls.missed(now)
             continue
-        outcome = answers.judge(seen.what, now, now - started)
+        outcome = replies.judge(result.value, now, now - started)
         if isinstance(outcome, PollOutcome):
             return outcome
-        if answers.without_link and not answers.grace_left(now):
-            return (yield from _last_resort(links, answers.without_link, now, deadline, policy.fetch_timeout))
+        if replies.without_link and not replies.grace_left(now):
+            return (yield from _probe_each_once(links, replies.without_link, now, deadline, policy.fetch_timeout))
         if outcome is None:
-            troubles, pause = None, 0.0
+            failure_delays, failure_delay = None, 0.0
         else:
-            troubles = troubles or backoff()
-            pause = max(next(troubles), outcome)
+            failure_delays = failure_delays or backoff()
+            failure_delay = max(next(failure_delays), outcome)
 
 
-def _until_look(gap: float, left: float, now: float) -> float:
-    """Seconds to wait: the gap, and on to a tick; a last look comes in time for its answer, none after the deadline."""
-    last = left - LAST_POLL
-    wait = min(gap, last if last >= _LEAST_BEFORE_LAST else left)
-    if wait >= _LEAST_TICKED:
+def _until_poll(gap: float, left: float, now: float) -> float:
+    """Return the seconds to wait before the next poll: *gap*, rounded up to a tick, and at most *left*.
+
+    A last poll is sent before the deadline, which is in *left* seconds, so that there is time for its reply.
+    """
+    until_last = left - LAST_POLL
+    wait = min(gap, until_last if until_last >= _MIN_GAP_TO_LAST_POLL else left)
+    if wait >= _MIN_ALIGNED_WAIT:
         wait = math.ceil((now + wait) / TICK) * TICK - now
     return min(wait, left)
 
 
-class _Looks:
-    """What to look at. A wait for links probes them near the expected end; after a miss it fetches for a while,
-    longer each time, because a CDN may cache a 404.
+class _Polls:
+    """Choose between a fetch and a probe for each poll.
+
+    If there are links, they are probed near the expected end of the job. After a probe that finds no file, only fetches
+    follow for a time that doubles with each miss, because a CDN may cache a 404.
     """
 
     def __init__(self, policy: PollPolicy, schedule: Schedule, links: tuple[str, ...]) -> None:
@@ -177,30 +196,29 @@ class _Looks:
         self._probe_at = -math.inf
 
     def next(self, now: float, elapsed: float, left: float, *, woken: bool) -> Action:
-        """The next look, for at most so many seconds."""
+        """Return the next poll, of a job that was accepted *elapsed* seconds ago, within *left* seconds."""
         self.count += 1
         timeout = min(left, math.inf if self.policy.fetch_timeout is None else self.policy.fetch_timeout)
-        may_probe = self.links and not woken and self.count % _PROBES_PER_FETCH and now >= self._probe_at
+        may_probe = self.links and not woken and self.count % _POLLS_PER_FETCH and now >= self._probe_at
         if may_probe and self.schedule.is_near_end(elapsed):
             return Probe(self.links[self._misses % len(self.links)], timeout)
         return Fetch(timeout)
 
     def missed(self, now: float) -> None:
-        """A probe found no file."""
-        self._probe_at = now + _FIRST_PROBE_GAP * 2 ** min(self._misses, _MOST_DOUBLINGS)
+        """Note that a probe found no file."""
+        self._probe_at = now + _FIRST_PROBE_GAP * 2 ** min(self._misses, _MAX_DOUBLINGS)
         self._misses += 1
 
 
-class _Answers:
-    """Judge each answer of the service in the light of the answers before it."""
+class _Replies:
+    """Judge each reply of the service, together with the replies before it."""
 
     def __init__(self, link_grace: float, unknown_id_grace: float) -> None:
-        self._unknown_id_grace = unknown_id_grace
-        self.trouble = ""
+        self.failure = ""
         """Why the latest poll failed, for an error; empty if it did not fail."""
         self.without_link: lifecycle.Abandoned | None = None
-        """How the job ends if the service goes on to report success without a link."""
-        self._link_grace = link_grace
+        """How the job ends if the service keeps reporting success without a link; None if it does not report that."""
+        self._link_grace, self._unknown_id_grace = link_grace, unknown_id_grace
         self._success_at = math.inf
         self._errors = 0
 
@@ -208,13 +226,13 @@ class _Answers:
         """Return the seconds until a success without a link ends the job; infinite if the service reports none."""
         return max(self._success_at + self._link_grace - now, 0.0)
 
-    def judge(self, answer: wire.FetchReply | TransportError, now: float, elapsed: float) -> PollOutcome | float | None:
-        """Return how the job ends, or None if the answer is "not yet", or the seconds to wait after a bad answer."""
-        self.trouble = f". The last poll failed: {_words(answer)}"
-        match answer:
+    def judge(self, reply: wire.FetchReply | TransportError, now: float, elapsed: float) -> PollOutcome | float | None:
+        """Return how the job ended; None if it has not ended; or the least seconds to wait, if the poll failed."""
+        self.failure = f". The last poll failed: {_words(reply)}"
+        match reply:
             case wire.Ready():
-                return answer
-            case wire.NotReady(under_failed=True) if elapsed > DOUBT_GRACE:
+                return reply
+            case wire.NotReady(under_failed=True) if elapsed > FAILURE_GRACE:
                 return lifecycle.Failed(JobFailedError('the service keeps saying "failed" and "Try Again"'))
             case wire.NotReady(success_without_link=output):
                 self._not_ready(output, now)
@@ -224,17 +242,18 @@ class _Answers:
             case wire.UnknownId(message=message):
                 return lifecycle.Abandoned(NotFoundError(message)) if elapsed >= self._unknown_id_grace else 0.0
             case Refused():
-                return self._refused(answer, elapsed)
+                return self._refused(reply, elapsed)
             case Malformed() | TransportError():
                 return 0.0
 
     def _not_ready(self, output: str | None, now: float) -> None:
-        self.trouble, self._errors = "", 0
+        self.failure, self._errors = "", 0
         if output is None:
             self.without_link, self._success_at = None, math.inf
             return
         words = f"the service reports success, but its output holds no link: output={output}"
-        self.without_link = lifecycle.Abandoned(InvalidVideoError(f"{words} (hint: Client.attach polls the job again)"))
+        hint = "(hint: use Client.attach to poll the job again)"
+        self.without_link = lifecycle.Abandoned(InvalidVideoError(f"{words} {hint}"))
         self._success_at = min(self._success_at, now)
 
     def _refused(self, refusal: Refused, elapsed: float) -> lifecycle.Failed | lifecycle.Abandoned | float:
@@ -252,33 +271,33 @@ class _Answers:
                 if self._errors == ERRORS_IN_A_ROW:
                     words = f"the service keeps reporting an error: {refusal.message}"
                     return lifecycle.Failed(JobFailedError(words))
-            case _ if elapsed > DOUBT_GRACE:
+            case _ if elapsed > FAILURE_GRACE:
                 return lifecycle.Abandoned(error)
             case _:
                 pass
         return refusal.retry_after or 0.0
 
 
-def _words(answer: wire.FetchReply | TransportError) -> str:
-    match answer:
+def _words(reply: wire.FetchReply | TransportError) -> str:
+    match reply:
         case wire.UnknownId(message=words) | Refused(message=words) | Malformed(reason=words):
             return words
         case TransportError():
-            return str(answer.args[0])
+            return str(reply.args[0])
         case _:
-            return type(answer).__name__
+            return type(reply).__name__
 
 
-def _last_resort(
+def _probe_each_once(
     links: tuple[str, ...], end: lifecycle.Abandoned, now: float, deadline: float, timeout: float | None
-) -> Generator[Action, Seen, PollOutcome]:
-    """Probe the announced links once, because the video is paid for. Return the end if none of them reads."""
+) -> Generator[Action, ActionResult, PollOutcome]:
+    """Probe each announced link once, because the video is paid for. Return *end* if none of them can be read."""
     for link in links:
         if now >= deadline:
             break
-        seen = yield Probe(link, min(deadline - now, math.inf if timeout is None else timeout))
-        now = seen.at
-        if isinstance(seen.what, Readable):
+        result = yield Probe(link, min(deadline - now, math.inf if timeout is None else timeout))
+        now = result.at
+        if isinstance(result.value, Readable):
             return wire.Ready(links=(link,))
     return end
 
@@ -290,10 +309,14 @@ def poll_until_readable(
     now: float,
     probe_timeout: float | None,
     grace: float | None = READY_GRACE,
-) -> Generator[Action, Seen, Readable | Unreadable]:
-    """Probe each link in turn until one reads, for `grace` seconds or, with None, for ever.
+) -> Generator[Action, ActionResult, Readable | Unreadable]:
+    """Probe the links in turn until one can be read. Return it, or why none can be read.
 
-    A link may answer 403, 404 or 429 for a while after success. Rounds grow apart, because a CDN may cache a 404.
+    now: the time on the driver's clock, seconds. probe_timeout: the limit of each probe, seconds; None for no limit.
+    grace: the seconds after which to give up; None for no limit.
+
+    A link may answer 403, 404 or 429 for a while after success. The gaps between rounds grow, because a CDN may cache a
+    404.
     """
     deadline = math.inf if grace is None else now + grace
     timeout = math.inf if probe_timeout is None else probe_timeout
@@ -301,11 +324,11 @@ def poll_until_readable(
     while True:
         reasons = []
         for link in links:
-            seen = yield Probe(link, min(timeout, max(deadline - now, 1.0)))
-            now = seen.at
-            if isinstance(seen.what, Readable):
-                return seen.what
-            reason = seen.what.reason if isinstance(seen.what, Unreadable) else "not read"
+            result = yield Probe(link, min(timeout, max(deadline - now, 1.0)))
+            now = result.at
+            if isinstance(result.value, Readable):
+                return result.value
+            reason = result.value.reason if isinstance(result.value, Unreadable) else "not read"
             reasons.append(f"{brief(link, _MAX_LINK_CHARACTERS)}: {reason}")
         if now >= deadline:
             return Unreadable(brief("; ".join(reasons)))

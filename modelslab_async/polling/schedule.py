@@ -1,21 +1,21 @@
-"""When to look next, so that waiting and looking together cost the least.
+"""Plan the polls of a job so that their number and the delay in seeing its end cost the least together.
 
-A job ends at an unknown time T with distribution F. A look costs as much as `poll_cost` seconds of not knowing that
-the job ended. Which looks x1 < x2 < ... make E[x_N - T] + poll_cost E[N] least, where N is the first look that finds
-the job ended? That is the inspection problem of Barlow and Proschan ("Mathematical Theory of Reliability", 1965,
-chapter 4; first in Barlow, Hunter and Proschan, "Optimum checking procedures", J. SIAM 11, 1963). The answer is sparse
-while an end is unlikely, dense around the expected one, sparse again in the tail.
+A job ends at an unknown time T with distribution F. A poll costs as much as `poll_cost` seconds of not knowing that the
+job ended. Which polls x1 < x2 < ... minimise E[x_N - T] + poll_cost E[N], where N is the first poll that finds the job
+ended? This is the inspection problem of Barlow and Proschan ("Mathematical Theory of Reliability", 1965, chapter 4;
+first in Barlow, Hunter and Proschan, "Optimum checking procedures", J. SIAM 11, 1963). Polls are sparse while an end is
+unlikely, dense around the expected end, and sparse again in the tail.
 
-It is found exactly, for looks at the edges x_0 < x_1 < ... of the grid. Let W_i be what is still to be paid by a job
-that was seen running at x_i, times the probability 1 - F_i that there is such a job. Then
+The plan is exact for polls at the edges x_0 < x_1 < ... of the grid. Let W_i be the expected remaining cost of a job
+that was seen running at x_i, times the probability 1 - F_i that the job still runs then. Then
 
     W_i = min over j > i of   poll_cost (1 - F_i)  +  integral from x_i to x_j of (x_j - t) dF(t)  +  W_j
 
-With M_i the integral of t dF(t) from 0 to x_i, the middle term is x_j (F_j - F_i) - (M_j - M_i), and all that
-depends on j is (x_j F_j - M_j + W_j) - x_j F_i: for each j a straight line in F_i. Going down from the last edge, lines
-come with falling slope and are asked at falling F_i, so the lowest one is at hand in constant time (the convex hull
-trick), and a plan costs as many steps as there are edges. It gives the best next look for *every* moment at which a job
-may be seen running, so a look that comes late, early or by a wake-up is planned on like any other.
+With M_i the integral of t dF(t) from 0 to x_i, the middle term is x_j (F_j - F_i) - (M_j - M_i). The part that depends
+on j is (x_j F_j - M_j + W_j) - x_j F_i, which is a straight line in F_i for each j. From the last edge down, the lines
+come with falling slope and are evaluated at falling F_i. So the lowest line is found in constant time (the convex hull
+trick), and a plan takes as many steps as there are edges. It has the best next poll for *every* time at which a job may
+be seen running. So the polls after a late, early or woken poll are planned like any other.
 """
 
 import math
@@ -30,19 +30,22 @@ from typing import NamedTuple, Protocol
 from modelslab_async.polling.distribution import EDGES, Cells, position
 
 DEFAULT_POLL_COST = 1.0
-"""Seconds."""
+"""The cost of a poll, as seconds of delay in seeing the end of a job."""
 _JITTER = 0.03
-_MOST_JITTER = 1.0
-_NEAR = 0.1
-"""An end is near once so many of such jobs have ended."""
+_MAX_JITTER = 1.0
+_NEAR_END = 0.1
+"""The end of a job is near once this share of such jobs has ended."""
 _CERTAIN = 1e-9
-_MOST_HASTE = 3
-"""As a power of two: a look is worth at most eight times as much."""
+_MAX_URGENCY_EXPONENT = 3
+"""An exponent of 2, so a poll is worth at most eight times as much."""
 
 
 class Gaps(NamedTuple):
-    """Between two looks at a job, in seconds. The floor and the ceiling hold whatever the numbers say; the look
-    then waits for the next tick, see `flow.TICK`.
+    """Bounds of the gap between two polls of a job, in seconds.
+
+    poll_cost: the cost of a poll, as seconds of delay in seeing the end.
+    floor, ceiling: the least and the greatest gap, whatever the plan says. After the gap, the poll is aligned to the
+        next tick, see `flow.TICK`.
     """
 
     poll_cost: float = DEFAULT_POLL_COST
@@ -51,120 +54,129 @@ class Gaps(NamedTuple):
 
 
 def gaps_at(poll_cost: float) -> Gaps:
-    """The floor is a second, or ten times the cost of a look where that is less. The ceiling is a minute at the default
-    cost, and rises with its root, as the best gaps do.
+    """Return the gaps for a poll that costs *poll_cost* seconds.
+
+    The floor is a second, or ten times the cost if that is less. The ceiling is a minute at the default cost, and rises
+    with the root of the cost, as the best gaps do.
     """
     return Gaps(poll_cost, min(1.0, 10 * poll_cost), 60.0 * max(1.0, math.sqrt(poll_cost)))
 
 
-def urgency(waiting: int, places: int) -> int:
-    """How many jobs it delays when an end is seen late: the job itself, and those that wait for its place.
+def urgency(waiting: int, slots: int) -> int:
+    """Return how many jobs are delayed if the end of a job is seen late: the job, and the jobs that wait for its slot.
 
-    A second of lateness is a second for each of them, so a look at it is worth so many times as much. In powers of two,
-    so that plans are few, and at most eight: beyond, the floor of the gaps leaves hardly anything to gain.
+    A second of delay is a second for each of these jobs, so a poll is worth that many times as much. The number is
+    rounded down to a power of two, so that there are few plans. It is at most eight, because beyond that the floor of
+    the gaps leaves hardly anything to gain.
     """
-    delayed = 1 + waiting // max(places, 1)
-    return 1 << min(delayed.bit_length() - 1, _MOST_HASTE)
+    delayed = 1 + waiting // max(slots, 1)
+    return 1 << min(delayed.bit_length() - 1, _MAX_URGENCY_EXPONENT)
 
 
 class Schedule(Protocol):
-    """Answers two questions about a job that was seen running `elapsed` seconds after its acceptance."""
+    """When to poll a job that was seen running `elapsed` seconds after its acceptance."""
 
     def gap(self, elapsed: float) -> float:
-        """Seconds to the next look."""
+        """Return the seconds to the next poll."""
         ...
 
     def is_near_end(self, elapsed: float) -> bool:
-        """Whether it may well have ended."""
+        """Return whether the job has a fair chance of having ended."""
         ...
 
 
 class PollPlan(NamedTuple):
-    """A schedule for all jobs of one kind. Each answer is constant work (`left` bisects the grid)."""
+    """A schedule for all jobs of one shape. Every method takes constant time, except `left`, which bisects the grid.
+
+    gaps: the bounds of the gap between two polls.
+    ended: for each edge of the grid, the probability that a job has ended by then.
+    polls: for each edge of the grid, the time of the next poll of a job that was seen running at that edge, seconds.
+    """
 
     gaps: Gaps
     ended: Sequence[float]
-    """For each edge, the probability that a job has ended by then."""
-    looks: Sequence[float]
-    """For each edge, when to look next, had the job been seen running at that edge."""
+    polls: Sequence[float]
 
     def gap(self, elapsed: float) -> float:
-        """Seconds to the next look: between those of the two edges, within floor and ceiling."""
+        """Return the seconds to the next poll, interpolated between two edges, within floor and ceiling."""
         edge, part = divmod(position(elapsed), 1)
         if edge + 1 >= len(EDGES):
             return self.gaps.ceiling
-        here, there = self.looks[int(edge)], self.looks[int(edge) + 1]
-        return self._held(here + part * (there - here) - elapsed)
+        here, there = self.polls[int(edge)], self.polls[int(edge) + 1]
+        return self._bounded(here + part * (there - here) - elapsed)
 
     def jittered(self, elapsed: float, rng: random.Random) -> float:
-        """The gap, up to 3 % or 1 s longer or shorter: jobs that were submitted together drift apart."""
+        """Return the gap, changed by up to 3 % or 1 s, so that the polls of jobs submitted together drift apart."""
         gap = self.gap(elapsed)
-        return self._held(gap + (2 * rng.random() - 1) * min(_JITTER * gap, _MOST_JITTER))
+        return self._bounded(gap + (2 * rng.random() - 1) * min(_JITTER * gap, _MAX_JITTER))
 
     def left(self, elapsed: float) -> float:
-        """The median of the time that is left, seconds; at least the floor, since nothing ends before it is seen."""
+        """Return the median of the seconds that are left, at least the floor, before which no poll can see the end."""
         half = (1 + self._ended_by(elapsed)) / 2
         edge = min(bisect_left(self.ended, half), len(EDGES) - 1)
         return max(EDGES[edge] - elapsed, self.gaps.floor)
 
     def is_near_end(self, elapsed: float) -> bool:
-        """Whether one in ten of such jobs has ended by now."""
-        return self._ended_by(elapsed) >= _NEAR
+        """Return whether one in ten of such jobs has ended by now."""
+        return self._ended_by(elapsed) >= _NEAR_END
 
     def _ended_by(self, elapsed: float) -> float:
         return self.ended[min(int(position(elapsed)), len(EDGES) - 1)]
 
-    def _held(self, gap: float) -> float:
+    def _bounded(self, gap: float) -> float:
         return min(max(gap, self.gaps.floor), self.gaps.ceiling)
 
 
 def plan(cells: Cells, gaps: Gaps) -> PollPlan:
-    """The best looks for jobs that end as `cells` say."""
+    """Return the best polls of jobs whose durations have the distribution *cells*."""
     ended = array("d", (0.0, *accumulate(cells)))
-    return PollPlan(gaps, ended, array("d", _looks(cells, ended, gaps)))
+    return PollPlan(gaps, ended, array("d", _best_polls(cells, ended, gaps)))
 
 
-def _looks(cells: Cells, ended: Sequence[float], gaps: Gaps) -> list[float]:
-    """The recursion of the module's docstring, from the last edge down."""
+def _best_polls(cells: Cells, ended: Sequence[float], gaps: Gaps) -> list[float]:
+    """Return the next poll for each edge, by the recursion of the module's docstring, from the last edge down."""
     middles = ((a + b) / 2 for a, b in pairwise(EDGES))
     moment = (0.0, *accumulate(cell * middle for cell, middle in zip(cells, middles, strict=True)))
-    to_pay = [0.0] * len(EDGES)
-    looks = [0.0] * len(EDGES)
+    remaining_cost = [0.0] * len(EDGES)
+    polls = [0.0] * len(EDGES)
     lines = _LowerEnvelope()
     candidate = len(EDGES) - 1
     for edge in reversed(range(len(EDGES))):
         at, by_now = EDGES[edge], ended[edge]
         while EDGES[candidate] >= at + gaps.floor:
             then = EDGES[candidate]
-            lines.push(then, then * ended[candidate] - moment[candidate] + to_pay[candidate])
+            lines.push(then, then * ended[candidate] - moment[candidate] + remaining_cost[candidate])
             candidate -= 1
         line = lines.lowest_at(by_now) if by_now < 1 - _CERTAIN else None
         if line is None:
-            looks[edge] = at + gaps.ceiling
+            polls[edge] = at + gaps.ceiling
         else:
-            looks[edge], rest = line
-            to_pay[edge] = gaps.poll_cost * (1 - by_now) + rest - looks[edge] * by_now + moment[edge]
-    return looks
+            polls[edge], intercept = line
+            remaining_cost[edge] = gaps.poll_cost * (1 - by_now) + intercept - polls[edge] * by_now + moment[edge]
+    return polls
 
 
 class _LowerEnvelope:
-    """Lines `rest - slope f`: pushed with falling slope, and asked for the lowest at a falling f."""
+    """The lowest of many lines `intercept - slope f`.
+
+    Lines must be pushed with falling slope, and the lowest line must be asked for at falling f.
+    """
 
     def __init__(self) -> None:
         self._lines: deque[tuple[float, float]] = deque()
 
-    def push(self, slope: float, rest: float) -> None:
-        """Add a line, and forget those that it hides for good."""
+    def push(self, slope: float, intercept: float) -> None:
+        """Add a line, and drop the lines that will never be the lowest again."""
         lines = self._lines
         while len(lines) > 1:
-            (steep, high), (middle, rest_of_middle) = lines[-2], lines[-1]
-            if (rest_of_middle - rest) * (steep - middle) < (high - rest_of_middle) * (middle - slope):
+            (slope_1, intercept_1), (slope_2, intercept_2) = lines[-2], lines[-1]
+            if (intercept_2 - intercept) * (slope_1 - slope_2) < (intercept_1 - intercept_2) * (slope_2 - slope):
                 break
             lines.pop()
-        lines.append((slope, rest))
+        lines.append((slope, intercept))
 
     def lowest_at(self, f: float) -> tuple[float, float] | None:
-        """Slope and rest of the lowest line, or None where there is no line."""
+        """Return slope and intercept of the lowest line at *f*, or None if there is no line."""
         lines = self._lines
         while len(lines) > 1 and lines[0][1] - lines[0][0] * f >= lines[1][1] - lines[1][0] * f:
             lines.popleft()
@@ -172,9 +184,11 @@ class _LowerEnvelope:
 
 
 class RateLimiter:
-    """Grants polls in the order in which they are requested, so that no job starves.
+    """Limit how many polls a client sends in a second.
 
-    per_second: how many polls a second all jobs of a client may use; None for no limit.
+    Polls are allowed in the order in which they are requested, so that no job starves.
+
+    per_second: the number of polls that all jobs of a client may send in a second; None for no limit.
     """
 
     def __init__(self, per_second: float | None = None) -> None:
@@ -182,7 +196,7 @@ class RateLimiter:
         self._free_at = -math.inf
 
     def reserve(self, now: float) -> float:
-        """Return when the poll that is due now may be sent. That moment is taken, even if it is sent earlier."""
+        """Return when the poll that is due now may be sent. The time is used up even if the poll is sent earlier."""
         if self.per_second is None:
             return now
         at = max(now, self._free_at)

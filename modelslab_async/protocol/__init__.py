@@ -1,1 +1,1 @@
-"""The pure core: no I/O, no clock, no randomness of its own, no environment. Values in, values out."""
+"""The service's protocol and the rules of a job, without I/O, clock, randomness or environment of their own."""

@@ -1,7 +1,7 @@
-"""Remove a Content-Encoding within bounds. Requests ask for none, but some servers and proxies add one all the same.
+"""Remove a Content-Encoding, within bounds.
 
-Others name an encoding that the body does not have, as files on object storage do whose metadata is wrong. So the body
-itself decides: a body that does not decode is returned as it is.
+Requests ask for no encoding, but some servers and proxies add one. Others name an encoding that the body does not have,
+such as object storage with wrong metadata. So a body that cannot be decoded is returned unchanged.
 """
 
 import zlib
@@ -15,8 +15,8 @@ _PIECE_BYTES = 2**18
 def decoded(body: bytes, coding: str, limit: int) -> bytes:
     """Return *body* without its encoding, cut after *limit* bytes.
 
-    coding: the value of the Content-Encoding header, or "". gzip and deflate are decoded, one around another too;
-        an unknown encoding, or one that the body does not have, is left alone.
+    coding: the value of the Content-Encoding header, or "". gzip and deflate are decoded, also if one wraps the other.
+        The body is returned unchanged if the encoding is unknown, or if the body is not in it.
     """
     names = [name for each in coding.lower().split(",") if (name := each.strip()) not in ("", "identity")]
     if not names and body.startswith(GZIP_MAGIC):
@@ -24,16 +24,19 @@ def decoded(body: bytes, coding: str, limit: int) -> bytes:
     for name in reversed(names):
         if name not in ("gzip", "x-gzip", "deflate"):
             break
-        body = _inflated(body, limit, raw=name == "deflate")
+        body = _inflated(body, limit, try_raw=name == "deflate")
     return body[:limit]
 
 
-def _inflated(body: bytes, limit: int, *, raw: bool) -> bytes:
-    """Some servers send deflate without its zlib header: *raw* tries that too."""
+def _inflated(body: bytes, limit: int, *, try_raw: bool) -> bytes:
+    """Return *body* decompressed, or unchanged if it is not compressed.
+
+    try_raw: whether to try deflate without its zlib header too, as some servers send it.
+    """
     try:
         return zlib.decompressobj(_GZIP_OR_ZLIB).decompress(body, limit)
     except zlib.error:
-        if not raw:
+        if not try_raw:
             return body
     try:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(body, limit)
@@ -48,7 +51,7 @@ class Gunzip:
         self._inflate = zlib.decompressobj(_GZIP_OR_ZLIB)
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Yield what *chunk* adds, at most 256 KiB at a time. Raises ValueError if the stream is damaged."""
+        """Yield the bytes that *chunk* decodes to, at most 256 KiB at a time. Raise ValueError for a damaged stream."""
         while chunk:
             try:
                 piece = self._inflate.decompress(chunk, _PIECE_BYTES)

@@ -1,8 +1,8 @@
-"""From the bytes of a reply to JSON values and plain words, in linear time, whatever a server sends.
+"""Decode the bytes of a reply into JSON values and plain text, in linear time, whatever a server sends.
 
-Replies come with a PHP notice before the JSON, with words or zeros after it, in UTF-16, with a Latin-1 letter or a raw
-line break in a string. All of them are read, because an id in one is a job that was paid for. The bounds are those of
-this module: no function raises, and none takes more than 100 ms for a reply of MAX_REPLY_BYTES.
+Replies come with a PHP notice before the JSON or with words or zeros after it. Some are in UTF-16, or have a Latin-1
+letter or a raw line break in a string. All of them are decoded, because a reply may hold the id of a paid job. No
+public function raises, and none takes more than 100 ms for a reply of MAX_REPLY_BYTES.
 """
 
 import json
@@ -13,20 +13,22 @@ from typing import Any
 from modelslab_async.protocol.secret import ApiKey
 
 MAX_REPLY_BYTES = 2**20
-"""A reply is JSON of some kilobytes. A longer one is cut here, and a JSON object that is cut is not read."""
+"""A longer reply is cut here; replies usually have some kilobytes. A JSON object that is cut is not read."""
 MAX_REASON_CHARACTERS = 700
-"""What an error tells of a reply. With the words, charge, ref and id around it, it stays below 1,000."""
+"""Length of the reply's part in an error. With the charge, ref and id the error stays below 1,000 characters."""
 _MAX_VALUES = 10_000
-"""A reply has a hundred values. Python takes up to 140 ms for the most that fit in MAX_REPLY_BYTES."""
+"""JSON with more values is not read; replies have about a hundred. Python takes up to 140 ms for as many values as fit
+in MAX_REPLY_BYTES.
+"""
 _MAX_WIDE_BYTES = 2**16
-"""A reply in UTF-16 or UTF-32 is cut here, because Python takes long for each byte pair there that is no letter."""
+"""A reply in UTF-16 or UTF-32 is cut here, because Python decodes its invalid byte pairs slowly."""
 _MAX_NOTICE_CHARACTERS = 2**16
-"""So far the beginning of a JSON object is searched."""
+"""Characters before a JSON object, such as a PHP notice, in which its beginning is searched for."""
 _MAX_OBJECTS = 4
 _MAX_LEVELS = 8
 _MAX_DIGITS = 40
 _EXCERPT_FROM_CHARACTERS = 2**15
-"""Some pages have their styles before their first word."""
+"""Characters of a page that an excerpt is taken from. Some pages have long styles before their first word."""
 _EXCERPT_CHARACTERS = 200
 _OBJECT_OR_SCRIPT = re.compile(r'\{[ \t\r\n]*"|<script', re.IGNORECASE)
 _TAG = re.compile(r"<(?:(script|style)\b|(!--)|[a-z/!?])", re.IGNORECASE)
@@ -34,17 +36,17 @@ _CLOSING = re.compile(r"</(?:script|style)\b", re.IGNORECASE)
 
 
 def text_of(body: bytes) -> str:
-    """Decode a body in the encoding that its first bytes show. Bytes that are no letter there become U+FFFD."""
+    """Decode *body* in the encoding that its first bytes show. Invalid bytes become U+FFFD."""
     encoding = json.detect_encoding(body)
     limit = MAX_REPLY_BYTES if encoding.startswith("utf-8") else _MAX_WIDE_BYTES
     return body[:limit].decode(encoding, errors="replace")
 
 
 def objects_in(text: str) -> list[dict[str, Any]]:
-    """Return the first JSON objects of a text, up to the first one that is cut or is no JSON.
+    """Return the first JSON objects in *text*. Stop before an object that is cut or is not valid JSON.
 
-    An object within another one is never returned, even if the outer one is cut: the search goes on only after the end
-    of a whole object. Scripts of a page hold no reply, so it ends at the first script too.
+    An object within another object is never returned, even if the outer object is cut, because the search continues
+    only after the end of a complete object. It also stops at the first script of a page, which holds no reply.
     """
     found: list[dict[str, Any]] = []
     at = 0
@@ -61,16 +63,16 @@ def objects_in(text: str) -> list[dict[str, Any]]:
 
 
 def plain(value: Any, *, nested_json: bool, levels: int = _MAX_LEVELS) -> Any:
-    """Copy a JSON value, without what a reader of it could stumble over.
+    """Return a copy of a JSON value that can be encoded again and has a bounded depth.
 
-    Parts below *levels* and numbers that are not finite become None, and halves of surrogate pairs, which cannot be
-    encoded, become question marks. With *nested_json*, a string that holds JSON becomes that value, because some
+    Parts below *levels* become None, and so do numbers that are not finite. Lone surrogates, which cannot be encoded,
+    become question marks. With *nested_json*, a string that holds JSON becomes the value of that JSON, because some
     gateways encode twice.
     """
     match value:
         case str():
-            text = _without_halves(value)
-            return _read_again(text, levels) if nested_json else text
+            text = _without_surrogates(value)
+            return _nested_json(text, levels) if nested_json else text
         case float():
             return value if math.isfinite(value) else None
         case list() | dict() if not levels:
@@ -80,22 +82,23 @@ def plain(value: Any, *, nested_json: bool, levels: int = _MAX_LEVELS) -> Any:
         case dict():
             items = value.items()
             return {
-                _without_halves(name): plain(item, nested_json=nested_json, levels=levels - 1) for name, item in items
+                _without_surrogates(name): plain(item, nested_json=nested_json, levels=levels - 1)
+                for name, item in items
             }
         case _:
             return value
 
 
 def brief(text: str, most: int = MAX_REASON_CHARACTERS) -> str:
-    """Return a text as one line of printable characters, and its first *most* characters if it is longer."""
-    begin = text[: 4 * most]  # of blanks, many become one
+    """Return *text* as one line of printable characters, shortened to *most* characters."""
+    begin = text[: 4 * most]  # more than *most*, because runs of blanks become one blank
     line = " ".join("".join(letter if letter.isprintable() else " " for letter in begin).split())
     return line if len(line) <= most and begin == text else f"{line[: most - 3]}..."
 
 
 def excerpt(text: str, key: ApiKey) -> str:
-    """Return the first words of what is no JSON, without markup and without the key."""
-    from html import unescape  # noqa: PLC0415 - takes long to import, and only a page needs it
+    """Return the first words of a body that is not JSON, without markup and without the key."""
+    from html import unescape  # noqa: PLC0415 - slow to import, and needed only for a page
 
     begin = key.redact(text[:_EXCERPT_FROM_CHARACTERS].replace("\0", ""))
     words = unescape(" ".join(_without_markup(begin).split())[: 2 * _EXCERPT_CHARACTERS])
@@ -103,27 +106,27 @@ def excerpt(text: str, key: ApiKey) -> str:
 
 
 def _decoded(text: str, start: int = 0) -> tuple[Any, int]:
-    """Return the JSON value that begins at *start*, and where it ends. Raises ValueError or RecursionError."""
+    """Return the JSON value that begins at *start*, and the position of its end. Raise ValueError or RecursionError."""
     if len(text) > _MAX_VALUES and sum(map(text.count, ",[{")) > _MAX_VALUES:
         raise ValueError("too many values")
     return _JSON.raw_decode(text, start)
 
 
 def _integer(digits: str) -> int | None:
-    """Read an integer, or None for more digits than any number in a reply has: Python takes long, or refuses them."""
+    """Return the integer, or None if it has more digits than any number of a reply. Python is slow to read so many."""
     return int(digits) if len(digits) <= _MAX_DIGITS else None
 
 
 _JSON = json.JSONDecoder(parse_int=_integer, strict=False)
-"""Not strict: a raw line break in a string stands for itself."""
+"""Not strict, so that a string may hold a raw line break."""
 
 
-def _without_halves(text: str) -> str:
+def _without_surrogates(text: str) -> str:
     return text if text.isprintable() else text.encode(errors="replace").decode()
 
 
-def _read_again(text: str, levels: int) -> Any:
-    """Return the JSON that the text holds, or else the text."""
+def _nested_json(text: str, levels: int) -> Any:
+    """Return the value of the JSON in *text*, or *text* itself if it is not JSON."""
     text = text.replace("\\/", "/")  # a slash that was escaped twice
     inner = text.strip()
     if not levels or not inner.startswith(("[", "{", '"')):
@@ -136,7 +139,7 @@ def _read_again(text: str, levels: int) -> Any:
 
 
 def _without_markup(page: str) -> str:
-    """Replace tags, comments, styles and scripts with blanks. Each letter is passed once, also if the page is cut."""
+    """Replace tags, comments, styles and scripts with blanks. Read each character once, even if the page is cut."""
     words, at = [], 0
     while tag := _TAG.search(page, at):
         words.append(page[at : tag.start()])

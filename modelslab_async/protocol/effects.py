@@ -1,6 +1,7 @@
-"""What each event of a job means for its charge, its budget and its slot, and whether it ends the job.
+"""Define what each event of a job does to its charge, its budget and its slot, and whether it ends the job.
 
-One row an event. The job, its journal row, the budget and the dispatcher all read this table, so they cannot disagree.
+The table has one row for each event. The job, its journal row, the budget and the dispatcher all read this table, so
+they cannot disagree.
 """
 
 from collections.abc import Mapping
@@ -13,28 +14,29 @@ from modelslab_async.protocol.lifecycle import Event
 
 
 class BudgetEffect(Enum):
-    """What becomes of a job's reservation."""
+    """Effect on the job's budget reservation."""
 
     KEEP = auto()
     SETTLE = auto()
-    """It is spent."""
+    """The reservation is spent."""
     HOLD = auto()
-    """It may be spent: it counts until that is known."""
+    """The reservation may be spent. It counts as spent until that is known."""
     RELEASE = auto()
-    """It surely is not spent."""
+    """The reservation is certainly not spent."""
 
 
 class SlotEffect(Enum):
-    """What becomes of the slot that a job holds."""
+    """Effect on the slot that the job holds."""
 
     KEEP = auto()
     ACCEPT = auto()
-    """The service has the job: it holds the slot until it ends there."""
-    DOUBT = auto()
-    """The service may have the job: the slot is held for a while."""
+    """The service has the job. The job holds the slot until it ends at the service."""
+    HOLD = auto()
+    """The service may have the job. The slot is held for as long as such a job is expected to take."""
     PUT_BACK = auto()
-    """The service has no slot: the job goes back to the head of the queue."""
+    """The service has no free slot. The job returns to the head of the queue."""
     RELEASE = auto()
+    """The slot is free."""
     WITHDRAW = auto()
     """The job leaves the queue. It held no slot."""
 
@@ -42,8 +44,10 @@ class SlotEffect(Enum):
 class Effects(NamedTuple):
     """The effects of one event.
 
-    charged: what is known after it: False, True, or None if the job may have been charged.
-    ends: whether the job has its result or error then.
+    charged: what is known of the charge after the event: False, True, or None if the job may have been charged.
+    budget: the effect on the job's budget reservation.
+    slot: the effect on the job's slot.
+    ends: whether the job has its result or error after the event.
     """
 
     charged: bool | None
@@ -58,7 +62,7 @@ _TABLE: Mapping[type[Event], Effects] = {
     lifecycle.PutBack: Effects(False, _B.KEEP, _S.PUT_BACK, ends=False),
     lifecycle.Cancelled: Effects(False, _B.RELEASE, _S.WITHDRAW, ends=True),
     lifecycle.Rejected: Effects(False, _B.RELEASE, _S.RELEASE, ends=True),
-    lifecycle.ReplyLost: Effects(None, _B.HOLD, _S.DOUBT, ends=True),
+    lifecycle.ReplyLost: Effects(None, _B.HOLD, _S.HOLD, ends=True),
     lifecycle.Failed: Effects(None, _B.SETTLE, _S.RELEASE, ends=True),
     lifecycle.Abandoned: Effects(True, _B.KEEP, _S.RELEASE, ends=True),
     lifecycle.NotFound: Effects(False, _B.KEEP, _S.RELEASE, ends=True),
@@ -70,14 +74,14 @@ _TABLE: Mapping[type[Event], Effects] = {
 
 
 def effects_of(event: Event) -> Effects:
-    """Return what an event means. Two depend on what they carry.
+    """Return the effects of *event*.
 
-    A reply that was lost does not end a job that a webhook may still report. A job that the service does not know may
-    not have been charged.
+    The effects of two kinds of event depend on their fields. A lost reply does not end a job that a webhook may still
+    report. A job that the service does not know may not have been charged.
     """
     effects = _TABLE[type(event)]
     match event:
-        case lifecycle.ReplyLost(may_be_heard_of=True):
+        case lifecycle.ReplyLost(awaits_webhook=True):
             return effects._replace(ends=False)
         case lifecycle.Abandoned(error=NotFoundError()) | lifecycle.Unreadable(error=NotFoundError()):
             return effects._replace(charged=None)

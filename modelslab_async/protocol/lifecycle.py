@@ -1,9 +1,9 @@
-"""The way of a job: states, events, and the table of which event leads where.
+"""Define a job's states, its events, and the table of transitions.
 
 WAITING ─▶ SUBMITTING ─▶ PROCESSING ─▶ READY
    │   ◀──────┤              ├─▶ FAILED
-   ▼ no place ├─▶ REFUSED    └─▶ TIMED_OUT
-CANCELLED     ├─▶ UNCERTAIN ─▶ PROCESSING, where a webhook shows that it was taken
+   ▼ no slot  ├─▶ REFUSED    └─▶ TIMED_OUT
+CANCELLED     ├─▶ UNCERTAIN ─▶ PROCESSING, if a webhook shows that the service accepted the job
               └─▶ FAILED, READY
 """
 
@@ -18,35 +18,41 @@ from modelslab_async.protocol.wire import Accepted, Ready
 
 
 class JobState(StrEnum):
-    """Where a job is. The last five, and READY, are ends."""
+    """State of a job. READY and the last five are ends."""
 
     WAITING = "waiting"
-    """For its turn: nothing was sent, nothing is charged."""
+    """The job waits for a slot. Nothing was sent, and nothing is charged."""
     SUBMITTING = "submitting"
     """The paid request is under way."""
     PROCESSING = "processing"
-    """The service took it, and queues or renders it."""
+    """The service accepted the job, and queues or renders it."""
     READY = "ready"
-    """The service reports success; its file is looked for, or found."""
+    """The service reports success. The client waits until the file can be read, or has read it."""
     REFUSED = "refused"
-    """Not taken, not charged: the service said no, or could not be reached."""
+    """The service refused the job or could not be reached. The job is not charged."""
     FAILED = "failed"
-    """Taken, then failed. Whether that is charged is not documented."""
+    """The service accepted the job, and then failed it. Whether a failed job is charged is not documented."""
     UNCERTAIN = "uncertain"
-    """The reply to the submit was lost: it may be charged. Never sent again by itself."""
+    """The reply to the submit was lost, so the job may be charged. The client never sends it again by itself."""
     CANCELLED = "cancelled"
-    """Withdrawn before it was sent: not charged."""
+    """The caller cancelled the job before it was sent. The job is not charged."""
     TIMED_OUT = "timed_out"
-    """No longer watched, while the service may still finish it: attach to it to watch on."""
+    """The client no longer polls the job, which the service may still finish. Attach to the job to poll it again."""
 
 
 @attrs.frozen
 class Video:
-    """A finished video. `url` is the link that reads, `links` all that were named; `seed` is None if never told.
+    """A finished video.
 
-    `meta` is the service's echo of the request, with booleans as "yes" and "no"; empty where it sent none.
-    `generation_time` is the service's own figure, seconds, or None. `is_temporary` is True where the request said
-    `temp`: the service deletes the file within 24 hours, so save it at once. For others it documents no time.
+    id: the service's id of the job; None if the service named none.
+    ref: the job's reference.
+    url: the link that can be read.
+    links: all links that the service named.
+    seed: the seed of the video; None if neither the request nor the service named it.
+    meta: the service's echo of the request, with booleans as "yes" and "no"; empty if the service sent none.
+    generation_time: the service's own figure, seconds; None if it gave none.
+    is_temporary: True if the request set `temp`. The service deletes such a file within 24 hours, so save it at once.
+        How long the service keeps other files is not documented.
     """
 
     id: str | None
@@ -60,10 +66,10 @@ class Video:
 
 
 class JobEvent(NamedTuple):
-    """One event of a job: a new state, or a poll that found it running.
+    """Report that a job entered a state, or that a poll saw it running.
 
-    elapsed: seconds since the job was submitted here.
-    eta, progress: `Job.eta` and `Job.progress` at that moment.
+    elapsed: seconds since the job was submitted to this client.
+    eta, progress: the values of `Job.eta` and `Job.progress` at that time.
     """
 
     state: JobState
@@ -73,54 +79,64 @@ class JobEvent(NamedTuple):
 
 
 class Started(NamedTuple):
-    """Its turn came."""
+    """The job got a slot, and its request is about to be sent."""
 
 
 class PutBack(NamedTuple):
-    """The service has no place: back to the head of the queue. `wait` in seconds and `maximum` places, where named."""
+    """The service has no free slot, so the job returns to the head of the queue.
+
+    wait: the seconds after which the service asks to be called again; None if it names none.
+    maximum: the number of the account's slots; None if the service names none.
+    """
 
     wait: float | None = None
     maximum: int | None = None
 
 
 class Cancelled(NamedTuple):
-    """Withdrawn by its owner."""
+    """The caller cancelled the job before it was sent."""
 
 
 class Verified(NamedTuple):
-    """A link reads as an mp4."""
+    """One of the job's links reads as an mp4."""
 
     video: Video
 
 
 class Unreadable(NamedTuple):
-    """No link became readable."""
+    """None of the job's links became readable."""
 
     error: ModelsLabError
 
 
 class Rejected(NamedTuple):
-    """Surely not taken."""
+    """The service certainly did not accept the job."""
 
     error: ModelsLabError
 
 
 class Failed(NamedTuple):
-    """Taken, then failed. `id` is the service's, where it told one only now."""
+    """The service accepted the job, and then failed it.
+
+    id: the service's id of the job, if the service named it only now; else None.
+    """
 
     error: ModelsLabError
     id: str | None = None
 
 
 class ReplyLost(NamedTuple):
-    """Nobody knows whether it was taken. `may_be_heard_of`: a webhook may tell yet, so this is not its end."""
+    """The reply to the submit was lost, so the service may have accepted the job.
+
+    awaits_webhook: whether a webhook may still report the job. If so, this event is not the end of the job.
+    """
 
     error: ModelsLabError
-    may_be_heard_of: bool = False
+    awaits_webhook: bool = False
 
 
 class Abandoned(NamedTuple):
-    """No longer watched; the job itself may go on."""
+    """The client no longer polls the job, which may continue at the service."""
 
     error: ModelsLabError
 
@@ -166,16 +182,16 @@ TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
     (_S.READY, Verified): _S.READY,
     (_S.READY, Unreadable): _S.READY,
 }
-"""All moves there are. What is not here is impossible."""
+"""All transitions. Every other pair of state and event is impossible."""
 
 
 class ImpossibleMoveError(AssertionError):
-    """An event that the state does not know: a mistake in this package."""
+    """The event cannot happen in the job's state. This is a bug in the package."""
 
 
 def transition(state: JobState, event: Event) -> JobState:
-    """The state that the event leads to. Raises ImpossibleMoveError where there is none."""
+    """Return the state after *event*. Raise ImpossibleMoveError if the event cannot happen in *state*."""
     try:
         return TRANSITIONS[state, type(event)]
     except KeyError:
-        raise ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job that is {state.value}") from None
+        raise ImpossibleMoveError(f"{type(event).__name__} cannot happen to a job in state {state.value}") from None

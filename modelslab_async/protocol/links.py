@@ -1,9 +1,9 @@
-"""Links to files in a reply, in every shape that was seen, or that a person would read as a link.
+"""Find the links to files in a reply, in every shape that a person would read as a link.
 
-Documented is a list of strings. Other services of this kind were seen to send one string, one object or a list of
-objects with the link in a field, lists within lists, and several links in one string. Here, unlike for a URL that a
-user gives, a link may hold blanks and other letters that the transport has to escape. A link keeps every character as
-the service wrote it, because a signature may cover it.
+The documentation page shows a list of strings. Similar services also send a single string, an object or a list of
+objects with the link in a field, lists within lists, and several links in one string. Unlike a URL that a user passes,
+a link may hold blanks and other characters that the transport has to escape. A link keeps every character as the
+service wrote it, because a signature may cover it.
 """
 
 import re
@@ -12,19 +12,21 @@ from itertools import islice
 from typing import Any
 
 _FIELDS = ("url", "link", "href", "video", "video_url", "file", "file_url", "download_url", "src", "uri")
-"""Where an object has its link. Its other fields are searched only if there is no link in these."""
+"""Fields of an object that usually hold its link. The other fields are searched only if these hold no link."""
 _MAX_LINKS = 10
-_MAX_TRIED = 100
+_MAX_CANDIDATES = 100
 _MAX_CHARACTERS = 8192
-"""Servers take no longer URL as a rule (nginx: large_client_header_buffers)."""
+"""Most servers accept no longer URL (nginx: large_client_header_buffers)."""
 _BEFORE = r"""\s,;|"'<>"""
 _SLASHES = re.compile(
     rf"""//(?=[^\s/])
-    (?<=[:{_BEFORE}]//)  # most slashes fail here at once
+    (?<=[:{_BEFORE}]//)  # rejects most slashes at once
     (?:(?<=[{_BEFORE}]https://) | (?<=[{_BEFORE}]http://) | (?<=[{_BEFORE}]//))""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""Looks back from the slashes: a pattern that begins with letters is searched ten times as fast."""
+"""The slashes of a link. The pattern starts with literal slashes, which makes the search ten times as fast, and then
+looks back for the scheme.
+"""
 _URL = re.compile(
     r"""https?://
     (?:[^/?#\s@]{0,255}@)?                           # a user
@@ -33,15 +35,15 @@ _URL = re.compile(
     (?:[/?\#] | $)""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""Only the beginning is held to a form. `urlsplit` takes long for a host of thousands of letters."""
+"""The beginning of a link. `urlsplit` is not used, because it is slow for a host of thousands of characters."""
 _WRAPPING = " '"
 _SEPARATING = " '],;|"
 _END = re.compile(r'[\x00-\x1f\x7f"<>]')
 
 
 def links_in(value: Any) -> tuple[str, ...]:
-    """Return the links in a JSON value of bounded depth, in order and once each."""
-    tried = islice(_candidates(value), _MAX_TRIED)
+    """Return the links in a JSON value of bounded depth, in order and without duplicates."""
+    tried = islice(_candidates(value), _MAX_CANDIDATES)
     return tuple(islice(dict.fromkeys(filter(_is_link, tried)), _MAX_LINKS))
 
 
@@ -55,27 +57,27 @@ def _candidates(value: Any) -> Iterator[str]:
         case dict():
             named = [value[name] for name in _FIELDS if name in value]
             others = [item for name, item in value.items() if name not in _FIELDS]
-            yield from list(islice(_candidates(named), _MAX_TRIED)) or _candidates(others)
+            yield from list(islice(_candidates(named), _MAX_CANDIDATES)) or _candidates(others)
         case _:
             pass
 
 
 def _in_text(text: str) -> Iterator[str]:
-    """Cut a text wherever a link begins. Blanks and commas within a link stay in it."""
+    """Yield the links in *text*, which is cut wherever a link begins. Blanks and commas within a link stay in it."""
     text = f" {text}"
     slashes = _SLASHES.search(text)
     begin = slashes and _begin(text, slashes.start())
     while slashes and begin:
         slashes = _SLASHES.search(text, slashes.end())
         following = slashes and _begin(text, slashes.start())
-        is_alone = begin == 1 and not following  # then a comma at its end may belong to it
+        is_alone = begin == 1 and not following  # if so, a comma at the end may belong to the link
         link = _END.split(text[begin:following], maxsplit=1)[0].rstrip(_WRAPPING if is_alone else _SEPARATING)
         yield f"https:{link}" if link.startswith("//") else link
         begin = following
 
 
 def _begin(text: str, slashes: int) -> int:
-    """Return where the link with these slashes begins."""
+    """Return the position at which the link with these slashes begins."""
     scheme = text[max(slashes - 6, 0) : slashes].lower()
     return slashes - (6 if scheme == "https:" else 5 if scheme.endswith("http:") else 0)
 

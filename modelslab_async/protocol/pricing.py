@@ -1,4 +1,7 @@
-"""What calls cost, and what may be spent on them. Money is Decimal; a clock is passed in, as unix seconds."""
+"""Price calls, and keep what they cost within a budget.
+
+Money is Decimal. Callers pass the time as unix seconds.
+"""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,18 +12,18 @@ from typing import Literal, NamedTuple, cast
 import attrs
 
 from modelslab_async.errors import BudgetExceededError
-from modelslab_async.protocol.problems import refusal, require
+from modelslab_async.protocol.problems import plural, refusal, require
 from modelslab_async.protocol.record import Charge
 
 _DAY = 86_400
-_MOST_DIGITS = 12
-"""Before and after the point: sums of such amounts are exact in the 28 digits of Decimal's own context."""
+_MAX_DIGITS = 12
+"""Digits before and after the point. Sums of such amounts are exact in the 28 digits of Decimal's default context."""
 Money = Decimal | int | float | str
 Period = Literal["day", "ever"] | None
 
 
 class Plan(Enum):
-    """The plans whose credits the documentation page names, with the API credits that each has."""
+    """The subscription plans whose credits the documentation page names. The value is the plan's API credits."""
 
     BASIC = 3250
     STANDARD = 10_000
@@ -30,7 +33,7 @@ _CREDITS: Mapping[Plan, int] = {Plan.BASIC: 31, Plan.STANDARD: 43}
 
 
 class Estimate(NamedTuple):
-    """What so many calls cost: in USD, or in the credits of each plan."""
+    """The cost of calls, in USD and in the credits of each plan."""
 
     jobs: int
     usd: Decimal
@@ -38,13 +41,19 @@ class Estimate(NamedTuple):
 
 
 def _money(value: Money) -> Decimal:
-    """A float is taken as it is written: 0.1 is a tenth. What is no amount stays as it is, to be shown."""
+    """Return *value* as a Decimal, a float by its digits, so that 0.1 is a tenth.
+
+    A value that is not an amount is returned unchanged, so that an error can show it.
+    """
     return Decimal(str(value)) if _is_amount(value, whole=False) else cast("Decimal", value)
 
 
 @attrs.frozen(kw_only=True)
 class PriceList:
-    """What a call costs. The page says $0.2, which is 31 credits of the Basic plan and 43 of the Standard plan.
+    """The price of a call, by default the documentation page's.
+
+    usd: the price in USD. The page names $0.2.
+    credits: the price in credits of each plan. The page names 31 for the Basic plan and 43 for the Standard plan.
 
     Raises InvalidRequestError for prices that cannot be right.
     """
@@ -55,17 +64,17 @@ class PriceList:
     def __attrs_post_init__(self) -> None:
         priced = self.credits.items() if isinstance(self.credits, Mapping) else ()
         are_credits = all(isinstance(plan, Plan) and _is_amount(price, whole=True) for plan, price in priced)
-        requirement, hint = "whole numbers, not below 0, by Plan", "pass {Plan.BASIC: 31}, or leave it out"
+        requirement, hint = "must be whole numbers of at least 0, by Plan", "pass {Plan.BASIC: 31}, or omit it"
         require(_amount("usd", self.usd), (bool(priced) and are_credits, "credits", self.credits, requirement, hint))
 
     def estimate(self, jobs: int) -> Estimate:
-        """What so many calls cost."""
+        """Return the cost of *jobs* calls. Raise InvalidRequestError if *jobs* is not a number of calls."""
         require(_amount("jobs", jobs))
         return Estimate(jobs, self.usd * jobs, {plan: price * jobs for plan, price in self.credits.items()})
 
 
 class _State(Enum):
-    """What is known of a call that counts."""
+    """State of a call that counts against the budget."""
 
     RESERVED = auto()
     HELD = auto()
@@ -73,14 +82,14 @@ class _State(Enum):
 
 
 class _Price(NamedTuple):
-    """What one call took. `credits` is None for a call of an earlier run: it takes what a call takes now."""
+    """The price of one call. `credits` is None for a call of an earlier run, which counts at the present price."""
 
     usd: Decimal
     credits: int | None
 
 
 class _Call(NamedTuple):
-    """`period` is that in which it was settled, None before."""
+    """A call that counts against the budget. `period` is the period in which it was settled, None before that."""
 
     price: _Price
     state: _State
@@ -88,7 +97,7 @@ class _Call(NamedTuple):
 
 
 class _Limit(NamedTuple):
-    """One limit: what a call takes of it, and what is left, never below 0. All in `unit`."""
+    """One limit of a budget, the price of a call and the amount that is used. All amounts are in `unit`."""
 
     unit: str
     limit: Decimal
@@ -96,22 +105,37 @@ class _Limit(NamedTuple):
     used: Decimal
 
     @property
-    def left(self) -> Decimal:
+    def remaining(self) -> Decimal:
+        """The amount that is left, never below 0."""
         return max(self.limit - self.used, Decimal(0))
+
+    def exceeded(self) -> BudgetExceededError:
+        """Return the error for a job that this limit does not allow."""
+        if self.unit == "USD":
+            words = f"this job needs ${self.price} of the budget's ${self.limit}; ${self.remaining} remains"
+        else:
+            budget = plural(self.limit, self.unit)
+            remain = "remains" if self.remaining == 1 else "remain"
+            words = f"this job needs {self.price} of the budget's {budget}; {self.remaining} {remain}"
+        return BudgetExceededError(words, needed=self.price, remaining=self.remaining)
 
 
 class Budget:
-    """What may be spent: reserved at submit, settled when the service takes the job, released when it surely does not.
+    """Limit what may be spent.
 
-    A job whose reply was lost is held: it counts until somebody knows. One Budget may be shared by several clients.
+    The price of a job is reserved at submit and settled when the service accepts the job. It is released if the service
+    certainly did not accept the job. If the reply was lost, the price is held: it counts until the outcome is known.
+    Several clients may share one Budget.
 
-    Its methods are the client's: a job is told by a key of its own, since a ref may be used again.
+    The methods are for the client. They identify a job by a key of its own, because a ref may be used again.
 
-    usd: dollars. jobs: calls. credits: API credits of a `plan`. At least one of them; None is no limit.
-    per: "day" counts what was spent on this UTC day, "ever" all that was; both count what a journal knows of earlier
-        runs. None counts what is spent through this object.
-    check_balance: a client that starts with it first asks what the account's wallet holds, and raises where that is
-        less than what may be spent.
+    usd: the limit in USD. jobs: the limit in calls. credits: the limit in API credits of `plan`. At least one of the
+        three is needed; None sets no limit.
+    plan: the plan whose credits are counted; None without `credits`.
+    per: "day" counts the spending of the current UTC day, and "ever" counts all spending. Both include the earlier runs
+        that the journal records. None counts only the spending through this object.
+    check_balance: whether a client, when it starts, compares the account's wallet with the budget. It raises
+        BudgetExceededError if the wallet holds less than may still be spent.
 
     Raises InvalidRequestError for limits that cannot be right.
     """
@@ -133,69 +157,70 @@ class Budget:
         self._per: Period = per
         self._calls: dict[str, _Call] = {}
         self._counts = defaultdict[tuple[_State, int | None], Counter[_Price]](Counter)
-        """How many calls at each price. Prices are few and jobs many: no sum goes over the jobs."""
+        """The number of calls at each price. There are few prices and many jobs, so no sum iterates over the jobs."""
 
     def __repr__(self) -> str:
         plan = self._plan and self._plan.name
         limits = {"usd": self._usd, "jobs": self._jobs, "credits": self._credits, "plan": plan, "per": self._per}
-        told = ", ".join(f"{name}={value}" for name, value in limits.items() if value is not None)
-        return f"<Budget {told}: reserved {self.reserved}, held {self.held} USD>"
+        shown = ", ".join(f"{name}={value}" for name, value in limits.items() if value is not None)
+        return f"<Budget {shown}: reserved {self.reserved}, held {self.held} USD>"
 
     @property
     def reserved(self) -> Decimal:
-        """USD of jobs that wait, or are being submitted."""
+        """USD reserved for jobs that wait or are being submitted."""
         return _usd(self._counts[_State.RESERVED, None])
 
     @property
     def held(self) -> Decimal:
-        """USD of jobs of which nobody knows whether they were charged."""
+        """USD held for jobs that may have been charged."""
         return _usd(self._counts[_State.HELD, None])
 
     def spent(self, now: float) -> Decimal:
-        """USD that were charged, in this period."""
+        """Return the USD that were charged in the period of *now*."""
         return _usd(self._counts[_State.SETTLED, self._period(now)])
 
     def remaining(self, now: float) -> Decimal | None:
-        """USD that may still be spent, never below 0; None without a limit in USD."""
+        """Return the USD that may still be spent, never below 0. Return None if there is no limit in USD."""
         return None if self._usd is None else max(self._usd - _usd(self._counting(now)), Decimal(0))
 
     def jobs_left(self, prices: PriceList, now: float) -> int | None:
-        """How many more calls all limits allow at these prices; None for any number, where calls are free.
+        """Return how many more calls all limits allow at these prices. Return None if calls are free, for any number.
 
-        Raises InvalidRequestError as `reserve` does.
+        Raises InvalidRequestError for prices that lack those of the budget's plan.
         """
-        return min((int(each.left // each.price) for each in self._limits(prices, now) if each.price), default=None)
+        return min(
+            (int(each.remaining // each.price) for each in self._limits(prices, now) if each.price), default=None
+        )
 
     def reserve(self, key: str, prices: PriceList, now: float) -> None:
-        """A job is about to be submitted. A key that counts already is not counted again.
+        """Reserve the price of a job that is to be submitted. A key that counts already is not counted again.
 
-        Raises BudgetExceededError, or InvalidRequestError for prices that lack those of the budget's plan; then
-        nothing is reserved.
+        Raises BudgetExceededError if a limit does not allow the job. Raises InvalidRequestError for prices that lack
+        those of the budget's plan. In both cases nothing is reserved.
         """
         if key in self._calls:
             return
         for each in self._limits(prices, now):
             if each.used + each.price > each.limit:
-                words = f"a job takes {each.price} {each.unit} of a budget of {each.limit}, {each.left} of it are left"
-                raise BudgetExceededError(words, needed=each.price, remaining=each.left)
+                raise each.exceeded()
         self._put(key, _Call(_Price(prices.usd, self._credits_of(prices)), _State.RESERVED))
 
     def settle(self, key: str, now: float) -> None:
-        """The service took the job."""
-        if call := self._taken_out(key):
+        """Count the job as charged, because the service accepted it."""
+        if call := self._pop_unsettled(key):
             self._put(key, _Call(call.price, _State.SETTLED, self._period(now)))
 
     def release(self, key: str) -> None:
-        """The job surely is not charged."""
-        self._taken_out(key)
+        """Stop counting the job, because it is certainly not charged."""
+        self._pop_unsettled(key)
 
     def hold(self, key: str) -> None:
-        """Nobody knows whether the job is charged."""
-        if call := self._taken_out(key):
+        """Count the job until the outcome is known, because it may have been charged."""
+        if call := self._pop_unsettled(key):
             self._put(key, _Call(call.price, _State.HELD))
 
     def spent_before(self, charges: Iterable[Charge]) -> None:
-        """What a journal knows of earlier runs."""
+        """Count the charges of earlier runs, which the journal records. Without `per` they do not count."""
         if self._per is not None:
             for charge in charges:
                 if charge.key not in self._calls:
@@ -203,22 +228,22 @@ class Budget:
                     self._put(charge.key, _Call(_Price(charge.usd, None), *state))
 
     def compare(self, wallet: Decimal, now: float) -> None:
-        """Raises BudgetExceededError where a wallet holds less USD than may still be spent."""
+        """Raise BudgetExceededError if a wallet of *wallet* USD holds less than may still be spent."""
         needed = self.remaining(now)
         if needed is not None and wallet < needed:
-            words = f"the account's wallet holds {wallet} USD, and the budget allows {needed} more"
+            words = f"the account's wallet holds ${wallet}; the budget still allows ${needed}"
             raise BudgetExceededError(words, needed=needed, remaining=wallet)
 
     def _period(self, at: float) -> int:
-        """The period's number: a UTC day's, or always the same."""
+        """Return the number of the period: that of the UTC day, or 0 if the budget does not count by day."""
         return int(at // _DAY) if self._per == "day" else 0
 
     def _put(self, key: str, call: _Call) -> None:
         self._calls[key] = call
         self._counts[call.state, call.period][call.price] += 1
 
-    def _taken_out(self, key: str) -> _Call | None:
-        """The call, counted no more; None, and nothing changes, for one that is unknown or settled."""
+    def _pop_unsettled(self, key: str) -> _Call | None:
+        """Stop counting the call and return it. Return None, and change nothing, if it is unknown or settled."""
         call = self._calls.get(key)
         if call is None or call.state is _State.SETTLED:
             return None
@@ -227,31 +252,31 @@ class Budget:
         return call
 
     def _counting(self, now: float) -> Counter[_Price]:
-        """The calls of this period, and all that are not settled."""
+        """Return the calls that were settled in the period of *now*, and all calls that are not settled."""
         settled = self._counts[_State.SETTLED, self._period(now)]
         return self._counts[_State.RESERVED, None] + self._counts[_State.HELD, None] + settled
 
     def _credits_of(self, prices: PriceList) -> int:
-        """What a call takes of the credits; 0 where they do not matter."""
+        """Return the price of a call in credits of the budget's plan; 0 if the budget has no plan."""
         if self._plan is None:
             return 0
         if self._plan not in prices.credits:
-            requirement = f"the budget counts credits of {self._plan}"
-            raise refusal("prices", prices, requirement, "pass the credits of that plan too")
+            requirement = f"must include credits of {self._plan}, which the budget counts"
+            raise refusal("prices.credits", prices.credits, requirement, "pass PriceList(credits={plan: credits})")
         return prices.credits[self._plan]
 
     def _limits(self, prices: PriceList, now: float) -> Iterator[_Limit]:
-        """Those that were given."""
+        """Yield the limits that are set."""
         counting, credit = self._counting(now), self._credits_of(prices)
         if self._usd is not None:
             yield _Limit("USD", self._usd, prices.usd, _usd(counting))
         if self._jobs is not None:
-            yield _Limit("jobs", Decimal(self._jobs), Decimal(1), Decimal(counting.total()))
+            yield _Limit("job", Decimal(self._jobs), Decimal(1), Decimal(counting.total()))
         if self._credits is not None:
             used = sum(
                 count * (credit if price.credits is None else price.credits) for price, count in counting.items()
             )
-            yield _Limit("credits", Decimal(self._credits), Decimal(credit), Decimal(used))
+            yield _Limit("credit", Decimal(self._credits), Decimal(credit), Decimal(used))
 
 
 def _usd(calls: Counter[_Price]) -> Decimal:
@@ -261,23 +286,23 @@ def _usd(calls: Counter[_Price]) -> Decimal:
 def _check(usd: object, jobs: object, credits: object, plan: object, per: object) -> None:  # noqa: A002
     limits = {"usd": usd, "jobs": jobs, "credits": credits}
     is_plan = isinstance(plan, Plan | None) and (credits is None) == (plan is None)
-    plan_rule = "credits are those of a plan, and a plan counts credits"
-    plan_way = "pass credits= with plan=Plan.BASIC or Plan.STANDARD"
+    plan_requirement = "must be a Plan if credits are limited, else None"
+    plan_hint = "pass plan=Plan.BASIC or Plan.STANDARD with credits=, or omit both"
     is_limited = any(value is not None for value in limits.values())
     require(
         *(_amount(name, value) for name, value in limits.items() if value is not None),
-        (is_limited, "usd", None, "a budget needs a limit", "pass usd=, jobs= or credits="),
-        (is_plan, "plan", plan, plan_rule, plan_way),
-        (per in (None, "day", "ever"), "per", per, '"day", "ever" or None', "pass one of them"),
+        (is_limited, "usd", None, "must be set if neither jobs nor credits is", "pass usd=, jobs= or credits="),
+        (is_plan, "plan", plan, plan_requirement, plan_hint),
+        (per in (None, "day", "ever"), "per", per, 'must be "day", "ever" or None', 'pass per="day", or omit it'),
     )
 
 
 def _amount(name: str, value: object) -> tuple[bool, str, object, str, str]:
-    """What is required of one."""
+    """Return the check that *value* is an amount: of money for "usd", a whole number for any other name."""
     is_money = name == "usd"
     kind = "number" if is_money else "whole number"
-    requirement = f"a {kind}, not below 0, of at most {_MOST_DIGITS} digits before and after the point"
-    return _is_amount(value, whole=not is_money), name, value, requirement, "pass one, or leave it out"
+    requirement = f"must be a {kind} of at least 0, with at most {_MAX_DIGITS} digits before and after the point"
+    return _is_amount(value, whole=not is_money), name, value, requirement, f"pass a {kind}, or omit it"
 
 
 def _is_amount(value: object, *, whole: bool) -> bool:
@@ -288,5 +313,5 @@ def _is_amount(value: object, *, whole: bool) -> bool:
     except (InvalidOperation, ValueError):
         return False
     exponent = amount.as_tuple().exponent
-    is_ordinary = isinstance(exponent, int) and exponent >= -_MOST_DIGITS and amount.adjusted() < _MOST_DIGITS
+    is_ordinary = isinstance(exponent, int) and exponent >= -_MAX_DIGITS and amount.adjusted() < _MAX_DIGITS
     return is_ordinary and amount >= 0

@@ -1,4 +1,8 @@
-"""Build problems and the errors that carry them: each names a field, its value, the requirement and a hint."""
+"""Build problems, and the errors that carry them.
+
+Each problem names a field, its value, the requirement and a hint. A requirement reads after the colon of
+`FIELD=VALUE: REQUIREMENT (hint: HINT)`, as in "must be at least 1". A hint is an imperative, as in "pass 1 or more".
+"""
 
 import math
 
@@ -8,28 +12,41 @@ _SHOWN_CHARACTERS = 60
 
 
 def shown(value: object) -> str:
-    """A value as an error shows it: short, and never the bytes of a picture."""
+    """Return *value* as an error shows it: shortened, and without the bytes of a picture."""
     if isinstance(value, bytes):
-        return f"<{len(value)} bytes>"
+        return f"<{plural(len(value), 'byte')}>"
     try:
         text = repr(value)
-    except (ValueError, RecursionError):  # Python writes out no thousands of digits, or of lists in each other
+    except (ValueError, RecursionError):  # Python refuses to write out thousands of digits or of nested lists
         return "a huge value"
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
+def shown_name(name: object) -> str:
+    """Return the name of a parameter as an error shows it: shortened, and quoted unless it is an identifier."""
+    return shown(name).strip("'") if isinstance(name, str) and name.isidentifier() else shown(name)
+
+
+def plural(count: object, noun: str) -> str:
+    """Return *count* with *noun* in the right number, as in "1 job" and "2 jobs"."""
+    return f"{count} {noun if count == 1 else f'{noun}s'}"
+
+
 def wrong(field: str, value: object, requirement: str, hint: str, *, overridable: bool = False) -> Problem:
-    """What is wrong with this value."""
+    """Return the problem with the value of *field*."""
     return Problem(field, shown(value), requirement, hint, overridable)
 
 
 def refusal(field: str, value: object, requirement: str, hint: str) -> InvalidRequestError:
-    """Where just one thing is wrong."""
+    """Return an error with a single problem."""
     return InvalidRequestError([wrong(field, value, requirement, hint)])
 
 
 def require(*checks: tuple[bool, str, object, str, str]) -> None:
-    """Whether a thing is right, its field, value, rule and way out: raises InvalidRequestError with all that is not."""
+    """Raise InvalidRequestError with every check that fails.
+
+    checks: whether the value is right, its field, the value, the requirement and the hint.
+    """
     problems = [
         wrong(field, value, requirement, hint) for right, field, value, requirement, hint in checks if not right
     ]
@@ -38,5 +55,5 @@ def require(*checks: tuple[bool, str, object, str, str]) -> None:
 
 
 def is_positive(value: object) -> bool:
-    """Whether this is a finite number above 0."""
+    """Return whether *value* is a finite number above 0."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf

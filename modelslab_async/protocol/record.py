@@ -1,7 +1,7 @@
-"""What is written down of a job: a row of the journal, and how each event changes it.
+"""Define a job's row in the journal, and how each event changes it.
 
-A row holds all that is needed to collect the job later: the service's id, its links, and what was asked for. It holds
-no key and no picture, only where the picture came from, its length and its digest.
+A row holds all that is needed to collect the job later: the service's id, the links and the request. It holds neither
+the key nor the picture, only the picture's source, length and digest.
 """
 
 from collections.abc import Mapping
@@ -13,28 +13,39 @@ from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobState, Video
 
 SLOT_HOLD = 120.0
-"""Seconds for which a job that nobody here watches is taken to fill a place at the service: three times what one was
-measured to take. If it takes longer the service says so, with a 429.
+"""Seconds for which a job that this client does not poll is assumed to hold a slot at the service.
+
+The time is three times as long as users measured a job to take. If the job takes longer, the service answers with 429.
 """
 
 _S = JobState
 SENT = frozenset(JobState) - {_S.WAITING, _S.REFUSED, _S.CANCELLED}
-"""States of jobs that were, or may have been, taken by the service: their ref is not sent again."""
+"""States of jobs that the service accepted, or may have accepted. Their ref is not sent again."""
 UNFINISHED = (_S.WAITING, _S.SUBMITTING, _S.PROCESSING, _S.READY, _S.UNCERTAIN, _S.TIMED_OUT)
-"""States of jobs that somebody should still look after, unless their video is saved."""
-_FILLING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
+"""States of jobs that a client should still handle, unless their video is saved."""
+_HOLDING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
 
 
 class JobRecord(NamedTuple):
-    """One job. Times are unix seconds, None where it did not happen.
+    """A job's row in the journal.
 
-    account: a fingerprint of key and base URL. owner: the client that drives it, see `LivenessLock`.
-    request: the parameters as they are sent, without key and picture; None for a job that was attached to.
-    picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known.
-    price: USD that the service takes for it. charged: None where nobody on this side can know.
-    eta, seed, links: what the service told when it took the job.
-    video: what is known of the finished video; None before. error: why there is none, in words; `charged` is apart.
-    saved_path: where the file was put; None before.
+    account: a fingerprint of the key and the base URL.
+    ref: the job's reference, which is sent as track_id.
+    owner: the client that runs the job, see `LivenessLock`.
+    state: the job's state.
+    job_id: the service's id; None if the service has named none.
+    request: the parameters as they are sent, without key and picture; None for a job that was attached to by its id.
+    picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known; None if
+        nothing is known.
+    price: USD that the service charges for the job.
+    charged: whether the job was charged: False, True, or None if the client cannot know.
+    eta: the service's estimate when it accepted the job, seconds; None if it gave none.
+    seed: the seed that the service named when it accepted the job; None if it named none.
+    links: the links that the service named.
+    video: the fields of the finished video; None before the job has one.
+    error: why the job has no video, as text without the charge; None if there is no error.
+    created_at, submitted_at, accepted_at, ended_at: unix seconds; None if the event has not happened.
+    saved_path: the path to which the video was saved; None if it was not saved.
     """
 
     account: str
@@ -58,20 +69,26 @@ class JobRecord(NamedTuple):
     saved_path: str | None = None
 
     def holds_slot(self, now: float) -> bool:
-        """Whether it is taken to be queued or processing at the service."""
+        """Return whether the job is assumed to be queued or processing at the service."""
         since = self.accepted_at if self.state is _S.PROCESSING else self.submitted_at
-        return self.state in _FILLING and abs(now - (since or 0.0)) < SLOT_HOLD
+        return self.state in _HOLDING and abs(now - (since or 0.0)) < SLOT_HOLD
 
 
 def key_of(account: str, ref: str, created_at: float) -> str:
-    """Return a name for one job. Accounts may use the same ref, and an account may reuse one that was not sent."""
+    """Return a key that is unique to one job.
+
+    A ref alone is not: accounts may use the same ref, and an account may reuse a ref that was not sent.
+    """
     return f"{account}/{ref}@{created_at!r}"
 
 
 class Charge(NamedTuple):
-    """A job that was charged, or may have been: its key, when (unix seconds), and its price in USD.
+    """A job that was charged, or may have been charged.
 
-    `is_certain` is False where the reply to its submit was lost.
+    key: the job's key, see `key_of`.
+    at: when the job was charged, unix seconds.
+    usd: the job's price.
+    is_certain: False if the reply to the job's submit was lost.
     """
 
     key: str
@@ -81,7 +98,7 @@ class Charge(NamedTuple):
 
 
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
-    """The record once the event has happened."""
+    """Return *record* as it is after *event*, which happened at *now* (unix seconds)."""
     state = lifecycle.transition(record.state, event)
     changes = {**_changes(record, event, now), "charged": effects_of(event).charged}
     if error := getattr(event, "error", None):
@@ -100,32 +117,32 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
             return {**known, "job_id": job_id, "accepted_at": now, "error": None}
         case wire.Ready(id=job_id, links=links, future_links=announced):
             links = tuple(dict.fromkeys((*links, *announced, *record.links)))
-            taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
-            return {**taken, "links": links, "ended_at": now}
+            acceptance = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
+            return {**acceptance, "links": links, "ended_at": now}
         case lifecycle.Verified(video=video):
-            return {"video": _kept(video), "links": video.links, "error": None}
+            return {"video": _video_row(video), "links": video.links, "error": None}
         case lifecycle.Cancelled() | lifecycle.Rejected() | lifecycle.NotFound():
             return {"ended_at": now}
         case lifecycle.Failed(id=job_id):
-            taken = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
-            return {**taken, "ended_at": now}
+            acceptance = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
+            return {**acceptance, "ended_at": now}
         case lifecycle.ReplyLost() | lifecycle.Abandoned() | lifecycle.Unreadable():
             return {}
 
 
 def seed_of(meta: Mapping[str, Any]) -> int | None:
-    """The seed that the service's echo of a request names; None where it names none."""
+    """Return the seed that the service's echo of a request names; None if it names none."""
     seed = meta.get("seed")
     return seed if isinstance(seed, int) else None
 
 
-def _kept(video: Video) -> dict[str, Any]:
+def _video_row(video: Video) -> dict[str, Any]:
     plain = {name: getattr(video, name) for name in ("url", "seed", "generation_time", "is_temporary")}
     return {**plain, "meta": dict(video.meta)}
 
 
 def video_of(record: JobRecord) -> Video | None:
-    """The finished video, or None where there is none."""
+    """Return the finished video, or None if the job has none."""
     if record.video is None:
         return None
     return Video(id=record.job_id, ref=record.ref, links=record.links, **record.video)

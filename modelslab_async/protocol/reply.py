@@ -1,6 +1,6 @@
-"""One reply of the service, read leniently: every field as far as it can be read, and never an exception.
+"""Read the fields of a reply leniently, without raising.
 
-Half of `wire`, which gives its public values; the field names and quirks of replies are here.
+This module knows the field names and quirks of replies. `wire` turns the fields into the values that the package uses.
 """
 
 import json
@@ -23,25 +23,27 @@ from modelslab_async.protocol.decoding import brief, excerpt, objects_in, plain,
 from modelslab_async.protocol.links import links_in
 from modelslab_async.protocol.secret import ApiKey
 
-_LONGEST_WAIT = 3600.0
+_MAX_WAIT = 3600.0
 _MAX_OUTPUT_CHARACTERS = 200
 _MAX_STATUS_CHARACTERS = 40
 _MAX_NUMBER_CHARACTERS = 40
-_INEXACT = 2**53
-"""From here on a float may stand for another integer."""
-_MAX_ECHOED = 100
-"""Fields of an echo. The documentation's sample has 24."""
-_MAX_WORDS = 1000
-"""Characters of one field in which the kind of an error is searched."""
+_MAX_EXACT = 2**53
+"""From this number on a float may stand for another integer."""
+_MAX_META_FIELDS = 100
+"""Fields of the request's echo that are kept. The documentation's sample has 24."""
+_MAX_FIELD_CHARACTERS = 1000
+"""Characters of a message field that are read to find the kind of the error."""
 _MAX_SENTENCES = 100
 NO_REASON = "no reason given"
-_AN_ID = re.compile(r"(?!\.+$)[\w.:-]{1,128}", re.ASCII)
+_ID = re.compile(r"(?!\.+$)[\w.:-]{1,128}", re.ASCII)
 
 
 class HttpReply(NamedTuple):
-    """An HTTP reply: the status, the whole body, and the value of its Retry-After header, if any.
+    """An HTTP reply.
 
-    is_on_own_connection: whether the connection carried no other request, so that this reply answers no other one.
+    status: the HTTP status. body: the whole body.
+    retry_after: the value of the Retry-After header; None if the reply has none.
+    is_on_own_connection: whether the connection carried no other request, so that the reply cannot belong to another.
     """
 
     status: int
@@ -54,7 +56,12 @@ class HttpReply(NamedTuple):
 
 
 class Body:
-    """A reply's JSON object, in which each field is read when it is asked for. `raw` is the object, without the key."""
+    """A reply's JSON object. Each property decodes its field when it is read.
+
+    raw: the object, without the API key.
+    status: the status in lower case; "" if the object has none.
+    id: the service's id of the job; None if the object has none that can be used.
+    """
 
     __slots__ = ("id", "raw", "status")
 
@@ -63,68 +70,69 @@ class Body:
         status = raw.get("status")
         self.status = status.strip()[:_MAX_STATUS_CHARACTERS].lower() if isinstance(status, str) else ""
         self.id = _id(raw.get("id"))
-        """The service's id of a job."""
 
     @property
     def eta(self) -> float | None:
-        """Seconds."""
+        """The service's estimate of the time until the job ends, seconds; None if there is none."""
         return _seconds(self.raw.get("eta"))
 
     @property
     def links(self) -> tuple[str, ...]:
-        """Where the file is, in the order in which to try."""
+        """The URLs of the file, in the order in which to try them."""
         output, more, proxies = map(self.raw.get, ("output", "links", "proxy_links"))
         return tuple(dict.fromkeys((*links_in(output), *links_in(more), *links_in(proxies))))
 
     @property
     def future_links(self) -> tuple[str, ...]:
-        """Where the file will be."""
+        """The URLs at which the file will appear."""
         return links_in(self.raw.get("future_links"))
 
     @property
     def output(self) -> str:
-        """The output as an error shows it: the beginning of its JSON."""
+        """The beginning of the output's JSON, for an error."""
         return brief(json.dumps(self.raw.get("output"), ensure_ascii=False), _MAX_OUTPUT_CHARACTERS)
 
     @property
     def meta(self) -> Mapping[str, Any]:
-        """The echo of the request."""
+        """The service's echo of the request; empty if there is none."""
         meta = self.raw.get("meta")
-        return dict(islice(meta.items(), _MAX_ECHOED)) if isinstance(meta, dict) else {}
+        return dict(islice(meta.items(), _MAX_META_FIELDS)) if isinstance(meta, dict) else {}
 
     @property
     def generation_time(self) -> float | None:
-        """Seconds."""
+        """The time that the service took to generate the video, seconds; None if there is none."""
         return _seconds(self.raw.get("generationTime"))
 
     @property
     def retry_after(self) -> float | None:
-        """Seconds."""
+        """The time after which the service asks to be called again, seconds; None if there is none."""
         return _seconds(self.raw.get("retry_after"))
 
     @property
     def words(self) -> str:
-        """All that the reply says in words, once each. `messege` is the service's own spelling."""
+        """The text of all message fields, without duplicates. `messege` is the service's own spelling."""
         fields = (self.raw.get(name) for name in ("message", "messege", "error", "tip", "tips"))
-        return " ".join(dict.fromkeys(filter(None, (_text(field)[:_MAX_WORDS] for field in fields))))
+        return " ".join(dict.fromkeys(filter(None, (_text(field)[:_MAX_FIELD_CHARACTERS] for field in fields))))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Oddities that a log should tell once."""
+        """Oddities of the reply, which are logged once."""
         notes: tuple[str, ...] = ()
         if self.status not in ("processing", "success"):
-            notes += (f"status {self.status!r} is not documented; taken as processing",)
+            notes += (f"status {self.status!r} is not documented; treated as processing",)
         fetch_id = _text(self.raw.get("fetch_result")).rstrip("/").rpartition("/")[2]
         if fetch_id and self.id not in (fetch_id, None):
-            notes += ("fetch_result names another id than the reply itself; the reply's is used",)
+            notes += ("fetch_result names another id than the reply itself; the reply's id is used",)
         return notes
 
 
 class Refused(NamedTuple):
-    """Submit or fetch: the service says no.
+    """The service refused a call.
 
-    `maximum` is the number of places where its message names it. `is_reported` is False if only the HTTP code says no:
-    a gateway's page may be the reply to a job that is in work.
+    kind: the class of the error. message: the service's own words. http_status: the HTTP status.
+    retry_after: the seconds after which the service asks to be called again; None if it names none.
+    maximum: the number of the account's slots, if the message names it; else None.
+    is_reported: False if only the HTTP status shows the refusal, since a gateway's page says nothing about the job.
     """
 
     kind: type[APIError]
@@ -136,14 +144,14 @@ class Refused(NamedTuple):
 
 
 class Malformed(NamedTuple):
-    """Not the service's protocol: a gateway's page, cut JSON, or JSON that says nothing."""
+    """The reply is not in the service's protocol: a gateway's page, JSON that was cut, or JSON without a meaning."""
 
     reason: str
     http_status: int
 
 
 def read(reply: HttpReply, key: ApiKey) -> Body | Refused | Malformed:
-    """Return the body if it has a status, else what the HTTP code alone says."""
+    """Return the body if it has a status, else what the HTTP status shows."""
     text = text_of(reply.body)
     bodies = [Body(_without_key(found, reply.body, key)) for found in objects_in(text)]
     if with_status := next((body for body in bodies if body.status), None):
@@ -158,7 +166,7 @@ def _without_key(found: Mapping[str, Any], body: bytes, key: ApiKey) -> Mapping[
 
 
 def refused(body: Body, reply: HttpReply) -> Refused:
-    """A refusal, told apart by the HTTP code where it is one of an error, else by the words."""
+    """Return the refusal. Its kind follows from the HTTP status if that is an error, else from the words."""
     words = body.words
     named = re.search(r"maximum (?:of )?(\d{1,4})\b(?!\D{0,40}(?:second|minute|hour))", words, re.IGNORECASE)
     maximum = int(named[1]) if named else None
@@ -167,13 +175,15 @@ def refused(body: Body, reply: HttpReply) -> Refused:
 
 
 def _by_code(reply: HttpReply, body: Body) -> Refused | Malformed:
-    """Without a status: a 4xx was not taken, nor was a permanent redirect (none is followed). All else is unknown.
+    """Return what the HTTP status of a reply without a `status` field shows.
 
-    408 may come from a gateway that gave up on a request in work, and 302 and 303 may follow one that was done.
+    A 4xx means that the service did not accept the request, and so does a permanent redirect, since none is followed.
+    The meaning of all others is unknown. 408 may come from a gateway that gave up on a running request, and 302 and 303
+    may follow a request that was carried out.
     """
     words = body.words or "a JSON object without a status"
     if reply.status in (301, 307, 308):
-        words = f"redirected, which is not followed; is the base URL right? {words}"
+        words = f"redirected, and redirects are not followed (hint: check the base URL); the reply: {words}"
     elif not 400 <= reply.status < 500 or reply.status == 408:
         return Malformed(brief(words), reply.status)
     return refused(Body({"message": words, "retry_after": body.retry_after}), reply)._replace(is_reported=False)
@@ -191,7 +201,7 @@ _BY_WORDS: tuple[tuple[str, type[APIError]], ...] = (
     (r"credit|balance|wallet|insufficient|payment|subscri", InsufficientCreditsError),
     (r"not found", NotFoundError),
 )
-"""The service tells errors at HTTP 200 too, and then only its words tell them apart."""
+"""Patterns that find the kind of an error that the service reports with HTTP 200."""
 
 
 def _kind(status: int, words: str) -> type[APIError]:
@@ -204,27 +214,30 @@ def _kind(status: int, words: str) -> type[APIError]:
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-def _wait(told: float | None, words: str, header: str | None) -> float | None:
-    """Seconds to wait, at most an hour: from the body, the message ("try again in 30 minutes") or the header."""
+def _wait(retry_after: float | None, words: str, header: str | None) -> float | None:
+    """Return the seconds to wait, at most an hour, or None.
+
+    They come from the body's *retry_after*, the message ("try again in 30 minutes") or the header.
+    """
     named = re.search(r"\b(?:in|after) (\d{1,6}) ?(s|m|h)", words, re.IGNORECASE)
     from_words = float(named[1]) * _UNITS[named[2].lower()] if named else None
-    for seconds in (told, from_words, _seconds(header)):
+    for seconds in (retry_after, from_words, _seconds(header)):
         if seconds is not None:
-            return min(seconds, _LONGEST_WAIT)
+            return min(seconds, _MAX_WAIT)
     return None
 
 
-# --- field by field ---
+# --- values of fields ---
 
 
 def whole_number(value: Any) -> int | None:
-    """Return an integer, also if it is written as 7.0 or "7"; None for everything else, and for booleans."""
+    """Return an integer, also if it is written as 7.0 or "7". Return None for any other value, also for a boolean."""
     match value:
         case bool():
             return None
         case int():
             return value
-        case float() if value.is_integer() and abs(value) < _INEXACT:
+        case float() if value.is_integer() and abs(value) < _MAX_EXACT:
             return int(value)
         case str() if len(value) <= _MAX_NUMBER_CHARACTERS and value.strip().isdecimal():
             return int(value)
@@ -233,7 +246,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def _text(value: Any) -> str:
-    """A sentence; seen also as an object of field → list of sentences."""
+    """Return the text of a message, which may be a string, a list, or an object of field → list of sentences."""
     match value:
         case str():
             return value.strip()
@@ -247,7 +260,7 @@ def _text(value: Any) -> str:
 
 
 def _seconds(value: Any) -> float | None:
-    """A number of seconds, perhaps as a string; None for what is no such number."""
+    """Return a number of seconds, also if it is a string. Return None for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -258,7 +271,7 @@ def _seconds(value: Any) -> float | None:
 
 
 def _id(value: Any) -> str | None:
-    """An integer; a string of ordinary characters is accepted, an empty one is none."""
+    """Return an id, which is an integer or a string of ordinary characters. Return None for any other value."""
     number = whole_number(value)
     text = value.strip() if isinstance(value, str) else "" if number is None else str(number)
-    return text if _AN_ID.fullmatch(text) else None
+    return text if _ID.fullmatch(text) else None

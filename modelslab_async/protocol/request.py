@@ -1,4 +1,4 @@
-"""What is asked for: the request, as the endpoint's documentation page ("page" below) has it."""
+"""Define the request, with the parameters of the endpoint's documentation page ("the page" below)."""
 
 import os
 import re
@@ -16,7 +16,7 @@ LimitsMode = Literal["refuse", "warn"] | None
 
 
 class Deployment(Enum):
-    """The public API (v6), or a dedicated server (enterprise): other paths, other limits."""
+    """The public API (v6) or a dedicated server (enterprise). They differ in paths and limits."""
 
     V6 = "v6"
     ENTERPRISE = "enterprise"
@@ -24,28 +24,28 @@ class Deployment(Enum):
 
 @attrs.frozen(kw_only=True)
 class ImageToVideoUltra:
-    """A request. None means: not sent, the service's default holds. Nothing is checked until it is submitted.
+    """A request for a video. A parameter that is None is not sent, so the service's default applies.
 
-    Where no default is told here, none is documented.
+    Nothing is checked before the request is submitted. A default is named here if the page documents it.
 
-    prompt: what should be seen; not empty.
-    init_image: the picture to start from: an http(s) URL, a path, bytes, or a data URI. Local pictures travel inside
-        the request and may be PNG, JPEG, WebP, GIF, AVIF or HEIC, 5 MB at most.
-    negative_prompt: what should not be seen.
-    seed: the same seed gives the same video; None lets the service choose, and `Video.seed` tells what it chose.
-    resolution: pixels of the shorter side; at most 480 (wan2.2: 720). ltx-2.3 takes a ratio like "16:9".
+    prompt: description of the video; not empty.
+    init_image: the picture to start from: an http(s) URL, a path, bytes, or a data URI. Local pictures are sent inside
+        the request. They may be PNG, JPEG, WebP, GIF, AVIF or HEIC, of at most 5 MB.
+    negative_prompt: description of what the video should not show.
+    seed: the same seed gives the same video. If it is None, the service chooses a seed, which `Video.seed` names.
+    resolution: pixels of the shorter side; at most 480 (wan2.2: 720). ltx-2.3 accepts a ratio such as "16:9".
     num_frames: default 81 (enterprise: 92), no documented maximum. The clip lasts num_frames / fps seconds.
     num_inference_steps: denoising steps; default 20, at most 25 (enterprise: default 8, at most 8).
     guidance_scale: 0.0 to 8.0 (enterprise: 1.0 to 2.0).
     fps: frames per second, at most 16 (enterprise: 18), and less than num_frames.
-    portrait: True for a video that is taller than wide; default False.
+    portrait: whether the video is taller than wide; default False.
     sample_shift: default 5, at most 10 (enterprise: default 3).
-    base64: leave it out: it follows from init_image. True says that init_image is a string of raw base64.
-    temp: True has the file deleted within 24 hours; default False.
-    webhook: an http(s) URL that is told of the end.
-    track_id: comes back with the webhook, and is the job's `ref`; None has one made.
-    model_id: "wan2.2" (the service's default), "ltx-2.3", "wan2.1" or "cogvideox"; of later pages.
-    extra: parameters that the page does not know, sent as they are.
+    base64: omit it, since it follows from init_image. True means that init_image is a string of raw base64.
+    temp: whether the service deletes the file within 24 hours; default False.
+    webhook: an http(s) URL to which the service reports the end of the job.
+    track_id: the job's `ref`, which the service sends with the webhook. If it is None, the client makes one.
+    model_id: "wan2.2" (the service's default), "ltx-2.3", "wan2.1" or "cogvideox"; from later documentation pages.
+    extra: parameters that the page does not document, which are sent unchanged.
     """
 
     prompt: str
@@ -68,7 +68,7 @@ class ImageToVideoUltra:
 
 
 class RequestParams(TypedDict, total=False):
-    """The keywords of `Client.submit`: the fields of `ImageToVideoUltra`, and the page's other spelling of one."""
+    """The keywords of `Client.submit`: the fields of `ImageToVideoUltra`, and another name of `sample_shift`."""
 
     prompt: str
     init_image: ImageInput
@@ -92,15 +92,15 @@ class RequestParams(TypedDict, total=False):
 
 PARAMETERS = tuple(field.name for field in attrs.fields(ImageToVideoUltra) if field.name != "extra")
 RESERVED = frozenset({*PARAMETERS, "key", "shift_sample"})
-"""Names that `extra` may not shadow."""
+"""Names that `extra` may not contain."""
 
 
 _PLAIN_URL = re.compile(r"https?://[a-z\d.-]*[a-z\d](:([1-5]\d{4}|[1-9]\d{0,3}))?/[\w./-]*", re.ASCII)
-"""What nearly all links look like."""
+"""Matches nearly all links, so that `urlsplit` is rarely needed."""
 
 
 def is_http_url(value: object) -> bool:
-    """Whether this is a whole http or https URL, with a host."""
+    """Return whether *value* is a complete http or https URL, with a host."""
     if isinstance(value, str) and _PLAIN_URL.fullmatch(value):
         return True
     if not isinstance(value, str) or " " in value or not value.isprintable():
@@ -113,5 +113,5 @@ def is_http_url(value: object) -> bool:
 
 
 def is_loopback(host: str | None) -> bool:
-    """Return whether *host* is this machine's loopback, by its name or number."""
+    """Return whether *host* names this machine's loopback, by name or by address."""
     return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host or "") is not None

@@ -1,7 +1,7 @@
-"""Which failure may be repeated, and after how long.
+"""Decide which failed call may be repeated, and after how long.
 
-The paid POST is repeated only where it surely was not taken. There is no idempotency key: repeating a submit whose
-reply was lost pays twice.
+The paid POST is repeated only if the service certainly did not accept it. The service has no idempotency key, so a
+repeated submit whose first reply was lost could pay twice.
 """
 
 import random
@@ -19,28 +19,32 @@ from modelslab_async.errors import (
 )
 
 SUBMIT_ATTEMPTS = 6
-"""Tries of a submit that surely was not taken, over about 15 seconds."""
+"""Attempts of a submit that the service certainly did not accept, over about 15 seconds."""
 CALL_ATTEMPTS = 4
-"""Tries of a call that costs nothing."""
-_PATIENCE = 60.0
-"""Seconds: a service that asks for more is down, and no job holds a place until it is up."""
+"""Attempts of a call that costs nothing."""
+_MAX_RETRY_AFTER = 60.0
+"""Seconds. If the service asks for a longer wait, it is down, and no job should hold a slot until it is up again."""
 _FIRST_DELAY = 0.5
-_LONGEST_DELAY = 30.0
+_MAX_DELAY = 30.0
 
 
 class Verdict(Enum):
-    """What becomes of a submit that failed."""
+    """What to do with a submit that failed."""
 
-    REPEAT = "surely not taken, and may pass: send it again"
-    PUT_BACK = "surely not taken, for want of a place: back to the head of the queue"
-    REFUSED = "surely not taken, and will not be"
-    UNCERTAIN = "may have been taken: never send it again"
+    REPEAT = "not accepted, and may be accepted later: send it again"
+    PUT_BACK = "not accepted, because no slot is free: return it to the head of the queue"
+    REFUSED = "not accepted, and will not be: end the job"
+    UNCERTAIN = "may have been accepted: never send it again"
 
 
 def after_submit(error: ModelsLabError) -> Verdict:
-    """The table. A 503 counts as a refusal only in the service's own JSON: without it, it is a MalformedReplyError."""
+    """Return what to do with a submit that failed with *error*.
+
+    A 503 is a ServerError, and so a refusal, only if it has the service's own JSON. Otherwise it is a
+    MalformedReplyError.
+    """
     match error:
-        case ServerError(http_status=503, retry_after=wish) if (wish or 0.0) > _PATIENCE:
+        case ServerError(http_status=503, retry_after=seconds) if (seconds or 0.0) > _MAX_RETRY_AFTER:
             return Verdict.REFUSED
         case ConnectError() | ServerError(http_status=503):
             return Verdict.REPEAT
@@ -55,20 +59,24 @@ def after_submit(error: ModelsLabError) -> Verdict:
 
 
 def may_pass(error: ModelsLabError) -> bool:
-    """Whether a call that costs nothing is worth repeating: the network, a gateway's page, 5xx, 429."""
+    """Return whether a call that costs nothing may succeed if it is repeated.
+
+    It may after an error of the network, a gateway's page, 5xx or 429.
+    """
     return isinstance(error, TransportError | RateLimitError | ServerError | MalformedReplyError)
 
 
 Delays = Callable[[], Iterator[float]]
-"""Makes the waits of one series of failures, in seconds."""
+"""Returns the waits of one series of failures, in seconds."""
 
 
-def delays(rng: random.Random, longest: float = _LONGEST_DELAY) -> Iterator[float]:
-    """Seconds to wait after each failure in turn: doubling from half a second to half a minute, the upper half random.
+def delays(rng: random.Random, longest: float = _MAX_DELAY) -> Iterator[float]:
+    """Yield the seconds to wait after each failure in turn.
 
-    Only the wait generator of `backoff` is used: its decorators read the wall clock and sleep by themselves.
+    Each wait is a random part, from half to all, of a time that doubles from half a second to *longest* seconds. Only
+    the wait generator of `backoff` is used, because its decorators read the wall clock and sleep.
     """
-    import backoff  # noqa: PLC0415 - where nothing fails, it is not needed
+    import backoff  # noqa: PLC0415 - needed only after a failure
 
     generator = backoff.expo(base=2, factor=_FIRST_DELAY, max_value=longest)
     generator.send(None)

@@ -1,4 +1,7 @@
-"""The API key, wrapped from the first moment, and kept out of all that a program shows."""
+"""Wrap the API key, and keep it out of everything that a program shows.
+
+Logs, exceptions, tracebacks with local variables, replies and the journal must not hold the key.
+"""
 
 import base64
 import hmac
@@ -13,16 +16,16 @@ from typing import Any, SupportsIndex, TypeVar, cast, overload
 
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 
-_SHORTEST_SECRET = 8
+_MIN_KEY_CHARACTERS = 8
 _HIDDEN = "***"
 _Class = TypeVar("_Class", bound=type[Any])
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class SecretBytes(bytes):
-    """Bytes that hold the key, such as a request's body. Among a traceback's local variables they stay hidden.
+    """Bytes that hold the key, such as a request's body. Their repr, which a traceback may show, hides them.
 
-    A part of them stays hidden too: structlog and rich show just the beginning of a long value.
+    The repr of a slice is hidden too, because structlog and rich show only the beginning of a long value.
     """
 
     @overload
@@ -40,7 +43,7 @@ class SecretBytes(bytes):
 
 
 class _SecretText(str):
-    """Text with a hidden repr: error reporters also show the attributes that a line of source names."""
+    """Text with a hidden repr, because error reporters also show the attributes that a line of source names."""
 
     __slots__ = ()
 
@@ -54,10 +57,10 @@ class _SecretText(str):
 
 
 class ApiKey:
-    """A key that no output shows. `as_json` is used in one place only: where a request's body is encoded.
+    """API key that no output shows. Only the code that encodes a request's body uses `as_json`.
 
-    Redaction finds the key also in base64 and in URL encoding. It leaves a key of fewer than 8 characters alone: a word
-    such as "any" serves an emulator, and is no secret.
+    Redaction also finds the key in base64 and in URL encoding. It ignores a key of fewer than 8 characters, because a
+    word such as "any" is used for an emulator and is not a secret.
     """
 
     def __init__(self, value: str) -> None:
@@ -66,25 +69,28 @@ class ApiKey:
         self._is_plain = value.isascii() and value.isalnum()
 
     def as_json(self) -> SecretBytes:
-        """Return the key as a JSON string, to be put into a request's body."""
+        """Return the key as a JSON string, for a request's body."""
         return SecretBytes(json.dumps(self._value).encode())
 
     def fingerprint(self, purpose: str) -> str:
-        """Return 16 hexadecimal digits that tell keys apart and do not reveal them."""
+        """Return 16 hexadecimal digits that distinguish keys and do not reveal them."""
         return hmac.digest(self._bytes, purpose.encode(), "sha256").hex()[:16]
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no key at all."""
+        """Whether the key is the empty string."""
         return not self._value
 
     @property
     def is_short(self) -> bool:
-        """Whether it is shorter than any key of the service."""
-        return len(self._value) < _SHORTEST_SECRET
+        """Whether the key is shorter than any key of the service."""
+        return len(self._value) < _MIN_KEY_CHARACTERS
 
     def problem(self, *, is_any_length: bool) -> str | None:
-        """Return what makes this no usable key, without showing it; None if it may be one."""
+        """Return why the key cannot be used, without showing it. Return None if it can be used.
+
+        is_any_length: whether a short or quoted key is allowed, as for an emulator.
+        """
         if not self._value.isprintable():
             return "it holds a character that no key has, such as a line break (hint: pass just the key)"
         if is_any_length:
@@ -92,16 +98,16 @@ class ApiKey:
         if self._value.startswith(('"', "'")) or self._value.endswith(('"', "'")):
             return "it has quotes around it, as in an .env file (hint: pass it without them)"
         if self.is_short:
-            return f"it has fewer than {_SHORTEST_SECRET} characters (hint: check that it was copied whole)"
+            return f"it has fewer than {_MIN_KEY_CHARACTERS} characters (hint: check that it was copied whole)"
         return None
 
     def __repr__(self) -> str:
         return "ApiKey(hidden)"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("an API key is not pickled: pass it to the other process in its environment")
+        raise TypeError("an ApiKey cannot be pickled (hint: pass the key to the other process in its environment)")
 
-    # --- redaction; a method of a pattern is kept, since the repr of the pattern would show the key ---
+    # --- redaction; methods of patterns are kept, not the patterns, because the repr of a pattern shows the key ---
 
     @cached_property
     def _forms(self) -> tuple[_SecretText, ...]:
@@ -120,17 +126,17 @@ class ApiKey:
         return re.compile(_beginning(self._bytes.decode())).search
 
     def is_in(self, text: str) -> bool:
-        """Return whether a text holds the key: as it is, in base64 or in URL encoding."""
+        """Return whether *text* holds the key, unchanged, in base64 or in URL encoding."""
         if self.is_short or len(text) < len(self._value):
             return False
         return any(form in text for form in self._forms) or ("%" in text and self._find_quoted(text) is not None)
 
     def may_be_in(self, body: bytes) -> bool:
-        """Return whether a JSON text may hold the key, also with letters escaped, or in an encoding of wide letters."""
+        """Return whether JSON may hold the key, also with escaped characters, in UTF-16 or in UTF-32."""
         return not self._is_plain or b"\\u" in body or b"\0" in body or self.is_in(body.decode("latin-1"))
 
     def redact(self, value: Any) -> Any:
-        """Return a JSON value, or a text, without the key."""
+        """Return a JSON value or a text in which the key is replaced with asterisks."""
         if self.is_short:
             return value
         match value:
@@ -153,21 +159,22 @@ class ApiKey:
         return text
 
     def cut(self, text: str) -> str:
-        """Return a redacted text up to where the key begins once more, and was cut short."""
+        """Return a redacted text without a beginning of the key that was cut short, and without all that follows it."""
         beginning = None if self.is_short else self._find_beginning(text)
         return text[: beginning.start()] + _HIDDEN if beginning else text
 
     def redact_problem(self, problem: Problem) -> Problem:
-        """Return a problem without the key. Its value, and a name that no parameter has, may be shown cut short."""
+        """Return *problem* without the key, also if its field or value holds a key that was cut short."""
         field, value = self.cut(self.redact(problem.field)), self.cut(self.redact(problem.value))
         return problem._replace(
             field=field, value=value, requirement=self.redact(problem.requirement), hint=self.redact(problem.hint)
         )
 
     def hide_in(self, error: BaseException) -> None:
-        """Remove from an error all that may show the key: words, contexts, and frames with their variables.
+        """Remove the key from an error: from its text, its context, and its frames with their variables.
 
-        Its causes are treated alike. An InvalidRequestError keeps none, such as the OSError with a picture's path.
+        The same is done to its causes. An InvalidRequestError loses its cause, which may be an OSError with a picture's
+        path.
         """
         if isinstance(error, InvalidRequestError):
             error.__cause__ = None
@@ -186,24 +193,24 @@ class ApiKey:
     def problems_in(self, **given: object) -> list[Problem]:
         """Return a problem for each text or path among the arguments that holds the key.
 
-        As a reference, an id or a path it would get into URLs, logs and names of files.
+        In a reference, an id or a path, the key would get into URLs, logs and file names.
         """
         return [
-            Problem(name, "hidden", "must not hold the API key", "pass the key as Client(api_key=...) only")
+            Problem(name, "", "must not hold the API key", "pass the key as Client(api_key=...) only")
             for name, value in given.items()
             if isinstance(value, str | bytes | os.PathLike) and self.is_in(os.fsdecode(value))
         ]
 
     def require_absent(self, **given: object) -> None:
-        """Raise InvalidRequestError if one of the arguments holds the key, see `problems_in`."""
+        """Raise InvalidRequestError if an argument holds the key, see `problems_in`."""
         if problems := self.problems_in(**given):
             raise InvalidRequestError(problems)
 
 
 def hides_key(public: _Class) -> _Class:
-    """Decorate a class that has an ApiKey as `_api_key`: what its public methods raise does not show that key.
+    """Decorate a class that has an ApiKey as `_api_key`, so that no error of its public methods shows the key.
 
-    Generators are left alone: they are given jobs and requests, which are no part of an error.
+    Async generators are not decorated. Their arguments are jobs and requests, which are no part of an error.
     """
     for name, member in [*vars(public).items()]:
         is_public = not name.startswith("_") or name in ("__init__", "__aenter__")
@@ -215,7 +222,8 @@ def hides_key(public: _Class) -> _Class:
 def without_key(method: _Method) -> _Method:
     """Decorate a method, see `hides_key`.
 
-    The traceback of an error of ours ends where the method was called. Its context is what the caller is handling.
+    The traceback of an error of this package ends at the call of the method. The error's context is the exception that
+    the caller is handling.
     """
 
     @wraps(method)
@@ -227,7 +235,7 @@ def without_key(method: _Method) -> _Method:
             _hide(error, self._api_key, handled)
             raise
         finally:
-            del args, kwargs  # a traceback may be shown with local variables
+            del args, kwargs  # a traceback may show local variables
 
     @wraps(method)
     async def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -244,7 +252,7 @@ def without_key(method: _Method) -> _Method:
 
 
 def _hide(error: Exception, key: ApiKey, handled: BaseException | None) -> None:
-    """Hide the key in an error of ours, or in Python's about a method that has no such parameter, which names it."""
+    """Hide the key in an error of this package, or in a TypeError about the method's arguments, which may name it."""
     is_of_call = isinstance(error, TypeError) and error.__traceback__ is not None and not error.__traceback__.tb_next
     if (isinstance(error, ModelsLabError) or is_of_call) and error is not handled:
         key.hide_in(error)
@@ -252,10 +260,10 @@ def _hide(error: Exception, key: ApiKey, handled: BaseException | None) -> None:
 
 
 def _written_forms(key: str) -> Iterator[str]:
-    """Yield how a reply or a message may write the key: as it is, with escapes, in base64.
+    """Yield the forms in which a reply or a message may hold the key: unchanged, with escapes, in base64.
 
-    In base64 a letter holds six bits, so there are three ways to write the key, by its position in the whole. Only the
-    letters that depend on nothing but the key are searched for. PHP's JSON has a backslash before each slash, and a URL
+    A base64 letter holds six bits, so the key has three base64 forms, by its position within the encoded bytes. Only
+    the letters that depend on the key alone are searched for. PHP's JSON has a backslash before each slash, and a URL
     percent-encodes two of the letters.
     """
     yield from (key, repr(key)[1:-1], json.dumps(key)[1:-1])
@@ -272,15 +280,15 @@ def _in_base64(key: str) -> Iterator[str]:
 
 def _quoted(key: str) -> str:
     """Return a pattern for the key in which some or all characters are percent-encoded."""
-    return "".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(_ways(character))))})" for character in key)
+    return "".join(f"(?:{'|'.join(map(re.escape, dict.fromkeys(_spellings(character))))})" for character in key)
 
 
-def _ways(character: str) -> Iterator[str]:
+def _spellings(character: str) -> Iterator[str]:
     codes = character.encode(errors="replace")
     yield from ("".join(f"%{code:02X}" for code in codes), "".join(f"%{code:02x}" for code in codes), character)
 
 
 def _beginning(key: str) -> str:
     """Return a pattern for the first 8 characters of the key, in any of its forms."""
-    letters = _SHORTEST_SECRET * 8 // 6
-    return "|".join([_quoted(key[:_SHORTEST_SECRET]), *(re.escape(form[:letters]) for form in _in_base64(key))])
+    letters = _MIN_KEY_CHARACTERS * 8 // 6
+    return "|".join([_quoted(key[:_MIN_KEY_CHARACTERS]), *(re.escape(form[:letters]) for form in _in_base64(key))])

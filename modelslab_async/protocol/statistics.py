@@ -1,4 +1,4 @@
-"""What a client counts, and the snapshot that it gives."""
+"""Count what a client does, and give a snapshot of the counters."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -7,20 +7,25 @@ from typing import Literal, NamedTuple, get_args
 from modelslab_async.protocol.lifecycle import JobState
 
 RequestKind = Literal["submit", "fetch", "probe", "download", "call"]
-"""A paid submit; a question after a job; the first bytes of a link; a file; anything else, such as a balance."""
+"""Kind of an HTTP request.
+
+submit: the paid request. fetch: a poll of a job. probe: the first bytes of a link. download: a file. call: any other
+request, such as one for the balance.
+"""
 
 
 class Statistics(NamedTuple):
-    """What a client did since it was made, and how it stands. `Client.statistics` gives one; it does not change.
+    """Snapshot of what a client did since it was made, and of its state. `Client.statistics` returns a new one.
 
-    jobs: how many jobs are, or ended, in each state.
-    requests: how many HTTP requests were sent, by kind: "submit", "fetch", "probe", "download", "call". Repeats count.
-    polls_per_job: fetches and probes until the end was seen, mean over the jobs that were watched to it; None if none.
-    detection_latency: when a job ended is not known, but it was after the last look that saw it running. So this is an
-        upper bound, the mean of the seconds from that look to the one that saw the end; None if none.
-    slot_idle_time: seconds in which a place was empty while a job waited, added up over the places.
-    cap: how many jobs the client now takes the account to have places for.
-    in_flight: how many places its jobs fill.
+    jobs: the number of jobs that are, or ended, in each state.
+    requests: the number of HTTP requests of each kind: "submit", "fetch", "probe", "download", "call". Repeats count.
+    polls_per_job: mean number of fetches and probes until the end of a job was seen, over the jobs that were polled
+        until their end; None if there was none.
+    detection_latency: upper bound of the time from the end of a job to the poll that saw it, seconds. It is the mean of
+        the time between that poll and the last poll that saw the job running; None if there was none.
+    slot_idle_time: seconds for which slots were free while a job waited, summed over the slots.
+    cap: the number of the account's slots that the client now believes it may use.
+    in_flight: the number of slots that its jobs hold.
     """
 
     jobs: Mapping[JobState, int]
@@ -33,26 +38,34 @@ class Statistics(NamedTuple):
 
 
 class Counters:
-    """The counters."""
+    """Count a client's requests, the ends of its jobs, and how its polls saw those ends."""
 
     def __init__(self) -> None:
         self.requests, self.ended = Counter[RequestKind](), Counter[JobState]()
-        self.slot_idle_time = self._unseen = 0.0
-        self._watched = self._looks = 0
+        self.slot_idle_time = 0.0
+        self._detected = self._polls = 0
+        self._detection_time = 0.0
 
-    def detected(self, looks: int, unseen: float) -> None:
-        """A watch saw the end of its job, after so many looks; it may have been over for so many seconds."""
-        self._watched += 1
-        self._looks += looks
-        self._unseen += unseen
+    def detected(self, polls: int, detection_time: float) -> None:
+        """Count the end of a job that polls saw.
+
+        polls: the number of polls of the job.
+        detection_time: seconds from the last poll that saw the job running to the poll that saw its end.
+        """
+        self._detected += 1
+        self._polls += polls
+        self._detection_time += detection_time
 
     def snapshot(self, open_jobs: Mapping[JobState, int], *, cap: int, in_flight: int) -> Statistics:
-        """The counters as they are now."""
+        """Return the counters as they are now.
+
+        open_jobs: the number of jobs in each state that have not ended. cap, in_flight: as in `Statistics`.
+        """
         return Statistics(
             jobs={state: self.ended[state] + open_jobs.get(state, 0) for state in JobState},
             requests={kind: self.requests[kind] for kind in get_args(RequestKind)},
-            polls_per_job=self._looks / self._watched if self._watched else None,
-            detection_latency=self._unseen / self._watched if self._watched else None,
+            polls_per_job=self._polls / self._detected if self._detected else None,
+            detection_latency=self._detection_time / self._detected if self._detected else None,
             slot_idle_time=self.slot_idle_time,
             cap=cap,
             in_flight=in_flight,

@@ -1,24 +1,28 @@
-"""How long a client waits for anything, in seconds."""
+"""How long a client waits, in seconds."""
 
 import attrs
 
 from modelslab_async.protocol.problems import is_positive, require
 
 READY_GRACE = 60.0
-"""How long a link may still answer 403, 404 or 429 after success: about 40 s were seen."""
+"""Seconds for which a link may still answer 403, 404 or 429 after success. Users saw about 40 s."""
 
 
 @attrs.frozen(kw_only=True)
 class Timeouts:
-    """Durations in seconds; None = never.
+    """How long a client waits, in seconds. None sets no limit.
 
-    connect: until there is a connection, with the wait for a free one, DNS and TLS. Past it nothing was sent.
-    submit: for the reply to a submit. Past it the job is UNCERTAIN, so it is longer than gateways wait (about 100 s),
-        and the service may render the video before it answers.
+    connect: until a connection is made, including the wait for a free connection, DNS and TLS. After this time nothing
+        was sent.
+    submit: for the reply to a submit. After this time the job is UNCERTAIN, so the default is longer than gateways
+        wait (about 100 s). The service may also render the video before it answers.
     fetch: for the reply to any other call.
     read: between two chunks of a file.
-    link: after the service reported success, until one of its links reads; about 40 s were seen.
-    job: from the acceptance of a job to its end. Past it the job is no longer watched; users wait 5 to 15 minutes.
+    link: from the service's report of success until one of the job's links can be read. Users saw about 40 s.
+    job: from the acceptance of a job to its end. After this time the job is no longer polled. Users wait 5 to 15
+        minutes.
+
+    Raises InvalidRequestError for a duration that is not above 0.
     """
 
     connect: float | None = 10.0
@@ -29,5 +33,6 @@ class Timeouts:
     job: float | None = 1800.0
 
     def __attrs_post_init__(self) -> None:
-        requirement, given = "seconds above 0, or None for never", attrs.asdict(self).items()
-        require(*((v is None or is_positive(v), f"timeouts.{name}", v, requirement, "pass one") for name, v in given))
+        requirement, hint = "must be seconds above 0, or None", "pass a number of seconds, or None for no limit"
+        given = attrs.asdict(self).items()
+        require(*((v is None or is_positive(v), f"timeouts.{name}", v, requirement, hint) for name, v in given))

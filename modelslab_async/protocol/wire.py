@@ -1,7 +1,8 @@
-"""The service's protocol: the only place that knows its URLs, field names and quirks.
+"""Encode requests to the service and decode its replies.
 
-`status` in the body decides, not the HTTP code. Decoding never raises, whatever a server says: what cannot be read is
-`Malformed`. Nothing here does I/O; `HttpReply` is what a transport brought back.
+Only this module and `reply` know the service's URLs, field names and quirks. The `status` in the body decides, not the
+HTTP status. Decoding never raises, whatever a server sends: an unreadable reply is `Malformed`. Nothing here does I/O:
+a transport returns an `HttpReply`.
 """
 
 import base64
@@ -15,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
 from modelslab_async.protocol.decoding import brief
-from modelslab_async.protocol.problems import shown, wrong
+from modelslab_async.protocol.problems import shown_name, wrong
 from modelslab_async.protocol.reply import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
 from modelslab_async.protocol.request import PARAMETERS, Deployment, ImageToVideoUltra, is_http_url, is_loopback
 from modelslab_async.protocol.secret import ApiKey, SecretBytes
@@ -25,7 +26,8 @@ BALANCE_PATH = "/api/wallet_balance"
 QUEUE_DEPTH_PATH = "/api/v6/processing/request_count"
 UPLOAD_PATH = "/api/v6/base64_to_url"
 ASSETS_PATH = "/api/v6/assets_generated"
-ASSETS_A_PAGE = 30
+ASSETS_PER_PAGE = 30
+"""The most that the service allows."""
 SUBMIT_PATHS = {
     Deployment.V6: "/api/v6/video/img2video_ultra",
     Deployment.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/img2video",
@@ -40,47 +42,54 @@ _FETCH_PATHS = {
 
 
 def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
-    """A request from the page's names: its other spelling `shift_sample` is known, an empty `key` is passed over.
+    """Return the request with these parameters, named as on the documentation page.
 
-    Raises InvalidRequestError for names that no parameter has, and for a missing prompt or init_image.
+    `shift_sample`, which the page's examples use, is another name of `sample_shift`. An empty `key` is ignored.
+
+    Raises InvalidRequestError for unknown parameters, and for a missing prompt or init_image.
     """
     known = {name: value for name, value in params.items() if not (name == "key" and not value)}
     problems = []
     if "shift_sample" in known:
         shift = known.pop("shift_sample")
         if known.setdefault("sample_shift", shift) != shift:
-            requirement = "another spelling of sample_shift, with another value"
-            problems.append(wrong("shift_sample", shift, requirement, "pass one of them"))
+            requirement = "must equal sample_shift, which is the same parameter"
+            problems.append(wrong("shift_sample", shift, requirement, "pass only sample_shift"))
     problems += [_unknown(name) for name in known if name not in PARAMETERS and name != "extra"]
-    problems += [
-        Problem(name, "missing", "required", "pass it") for name in ("prompt", "init_image") if known.get(name) is None
-    ]
+    problems += [Problem(name, "", "is required", hint) for name, hint in _REQUIRED.items() if known.get(name) is None]
     if problems:
         raise InvalidRequestError(problems)
     return ImageToVideoUltra(**known)
 
 
+_REQUIRED = {"prompt": "describe the video", "init_image": "pass a URL, a path or bytes"}
+
+
 def _unknown(name: str) -> Problem:
     if name == "key":
-        return Problem("key", "hidden", "the key is no parameter", "pass it as Client(api_key=...)")
-    from difflib import get_close_matches  # noqa: PLC0415 - for mistakes only
+        return Problem("key", "", "cannot be a parameter", "pass it as Client(api_key=...)")
+    from difflib import get_close_matches  # noqa: PLC0415 - needed only for a mistake
 
     close = get_close_matches(str(name), PARAMETERS, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"pass it as extra={{{name!r}: ...}} to send it all the same"
-    return Problem(shown(name), "given", "no such parameter", hint)
+    escaped = json.dumps(str(name))[1:-1]
+    in_extra = f'pass it in extra={{"{escaped}": ...}}'
+    hint = f"pass {close[0]} instead, or {in_extra}" if close else in_extra
+    return Problem(shown_name(name), "", "unknown parameter", hint)
 
 
 def encode_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
-    """The parameters as the service names them, without key and picture; None is left out."""
+    """Return the parameters under the service's names, without the key, the picture and parameters that are None."""
     params: dict[str, Any] = _unstructure()(request)
     return {**params, **request.extra, "track_id": ref}
 
 
 def encode_body(params: Mapping[str, Any], key: ApiKey, *, picture: str | bytes | None = None) -> bytes:
-    """Return a JSON body with the key in it. *picture* is a URL, or bytes, which travel as base64.
+    """Return a JSON body that holds the key and *params*.
 
-    Key and base64 need no escaping again, so they are spliced in: the key is in no variable that a traceback may show,
-    and dumping megabytes of base64 would block the event loop.
+    picture: a URL, or bytes, which are sent as base64.
+
+    The key and the base64 need no escaping, so they are spliced in. So no variable that a traceback may show holds the
+    key, and the event loop is not blocked by dumping megabytes of base64.
     """
     if isinstance(picture, str):
         params = {**params, "init_image": picture}
@@ -92,54 +101,66 @@ def encode_body(params: Mapping[str, Any], key: ApiKey, *, picture: str | bytes 
 
 
 def encode_upload(picture: bytes, mime_type: str, key: ApiKey) -> bytes:
-    """The body of an upload: a data URI."""
+    """Return the body of an upload, with the picture as a data URI."""
     uri = f"data:{mime_type};base64,{base64.b64encode(picture).decode()}"
     return encode_body({"base64_string": uri}, key)
 
 
 @cache
 def _unstructure() -> Callable[[ImageToVideoUltra], dict[str, Any]]:
-    """Writes a request, without what is None or travels otherwise."""
-    from cattrs import Converter  # noqa: PLC0415 - takes longer to import than the rest
+    """Return the function that turns a request into a dict, without None and the fields that are encoded separately."""
+    from cattrs import Converter  # noqa: PLC0415 - slower to import than the rest of the package
     from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415
 
-    left_out = override(omit=True)
+    omitted = override(omit=True)
     return make_dict_unstructure_fn(
         ImageToVideoUltra,
         Converter(),
         _cattrs_omit_if_default=True,
-        extra=left_out,
-        base64=left_out,
-        init_image=left_out,
-        track_id=left_out,
+        extra=omitted,
+        base64=omitted,
+        init_image=omitted,
+        track_id=omitted,
     )
 
 
 def fetch_path(deployment: Deployment, job_id: str) -> str:
-    """Where a job is asked after. Built from the id: the reply's fetch_result is the server's word, and gets no key."""
+    """Return the path at which a job is fetched.
+
+    The path is built from the id. The reply's `fetch_result` is not used, because the key may only go to our own URL.
+    """
     return _FETCH_PATHS[deployment] + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
 
 
-# --- what came back ---
+# --- decoded replies ---
 
 
-_NONE: Mapping[str, Any] = {}
+_NO_META: Mapping[str, Any] = {}
 
 
 class Accepted(NamedTuple):
-    """Submit: taken. `eta` in seconds or None; `future_links` are where the file will appear; `notes` are oddities."""
+    """Reply to a submit: the service accepted the job.
+
+    id: the service's id of the job.
+    eta: the service's estimate of the seconds until the job ends; None if it gave none.
+    future_links: the URLs at which the file will appear.
+    meta: the service's echo of the request.
+    notes: oddities of the reply, for the log.
+    """
 
     id: str
     eta: float | None = None
     future_links: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = _NONE
+    meta: Mapping[str, Any] = _NO_META
     notes: tuple[str, ...] = ()
 
 
 class NotReady(NamedTuple):
-    """Fetch: still in work. `under_failed` marks the "Try Again" that some see under status failed.
+    """Reply to a fetch: the job has not ended.
 
-    `success_without_link` is None, or the beginning of the output if the service reports success without a link in it.
+    under_failed: whether the service said "Try Again" under status failed, as one user saw.
+    notes: oddities of the reply, for the log.
+    success_without_link: the beginning of the output, if the service reports success without a link in it; else None.
     """
 
     under_failed: bool = False
@@ -148,30 +169,37 @@ class NotReady(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """Submit or fetch: done. `links` are output and proxy_links, in this order; a fetch has no meta as a rule."""
+    """Reply to a submit or a fetch: the job has ended with success.
+
+    id: the service's id of the job; None if the reply has none.
+    links: the links of output, links and proxy_links, in the order in which to try them.
+    future_links: the URLs at which the file was announced.
+    meta: the service's echo of the request; usually empty in a reply to a fetch.
+    generation_time: the service's own figure, seconds; None if it gave none.
+    """
 
     id: str | None = None
     links: tuple[str, ...] = ()
     future_links: tuple[str, ...] = ()
-    meta: Mapping[str, Any] = _NONE
+    meta: Mapping[str, Any] = _NO_META
     generation_time: float | None = None
 
 
 class Failed(NamedTuple):
-    """Submit or fetch: accepted, then failed."""
+    """Reply to a submit or a fetch: the service accepted the job, and then failed it."""
 
     message: str
     id: str | None = None
 
 
 class UnknownId(NamedTuple):
-    """Fetch: "Request not found"."""
+    """Reply to a fetch: "Request not found"."""
 
     message: str
 
 
 def error_of(reply: Refused | Malformed) -> APIError:
-    """A reply that is no good, as an exception."""
+    """Return the exception for a refusal or a malformed reply."""
     if isinstance(reply, Malformed):
         return MalformedReplyError(reply.reason, http_status=reply.http_status)
     return reply.kind(reply.message, http_status=reply.http_status, retry_after=reply.retry_after)
@@ -184,8 +212,8 @@ FetchReply = NotReady | Ready | Refused | Failed | UnknownId | Malformed
 def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
     """Decode the reply to a submit.
 
-    A refusal by the HTTP status alone counts only on a connection of the submit's own: a page that is left on a pooled
-    connection may be the reply to another request.
+    A refusal by the HTTP status alone counts only if the submit had a connection of its own. On a pooled connection, a
+    page may be the reply to an earlier request.
     """
     body = read(reply, key)
     if isinstance(body, Refused) and not reply.is_on_own_connection:
@@ -206,7 +234,7 @@ def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
 
 
 def decode_fetch(reply: HttpReply, key: ApiKey) -> FetchReply:
-    """What a fetch was answered. Success without a link is not ready yet: several users saw an empty output."""
+    """Decode the reply to a fetch. Success without a link is `NotReady`, because several users saw an empty output."""
     body = read(reply, key)
     if not isinstance(body, Body):
         return body
@@ -236,72 +264,79 @@ def _ready(body: Body, links: tuple[str, ...]) -> Ready:
     return Ready(body.id, links, body.future_links, body.meta, body.generation_time)
 
 
-# --- the calls around it ---
+# --- other calls ---
 
 
 _T = TypeVar("_T")
 
 
 class Balance(NamedTuple):
-    """What the account's wallet holds."""
+    """Amount in the account's wallet."""
 
     amount: Decimal
     currency: str
 
 
 class Asset(NamedTuple):
-    """A finished video of the account, as the service lists it: its id, and where the file is. No ref is told."""
+    """A finished video of the account, as the service lists it. The list has no refs.
+
+    id: the service's id of the job.
+    links: the URLs of the file.
+    """
 
     id: str
     links: tuple[str, ...]
 
 
 def encode_assets(key: ApiKey) -> bytes:
-    """The body of a question for the account's newest videos."""
-    return encode_body({"type": "video", "page": 1, "per_page": ASSETS_A_PAGE}, key)
+    """Return the body of a request for the account's newest videos."""
+    return encode_body({"type": "video", "page": 1, "per_page": ASSETS_PER_PAGE}, key)
 
 
 def assets(body: Body) -> tuple[Asset, ...]:
-    """A page of the account's videos. Rows that have no id are passed over."""
-    rows = (Body({**row}) for row in body.raw["data"][:ASSETS_A_PAGE])
+    """Return a page of the account's videos, without rows that have no id."""
+    rows = (Body({**row}) for row in body.raw["data"][:ASSETS_PER_PAGE])
     return tuple(Asset(row.id, row.links) for row in rows if row.id is not None)
 
 
 def upload(body: Body) -> str:
-    """The URL of an uploaded picture."""
+    """Return the URL of an uploaded picture."""
     return body.links[0]
 
 
 def queue_depth(body: Body) -> int:
-    """How many jobs the account has queued or processing."""
+    """Return how many jobs the account has queued or processing. Raise ValueError if the reply has no such number."""
     depth = whole_number(body.raw["processing_count"])
     if depth is None or depth < 0:
-        raise ValueError("no number of jobs")
+        raise ValueError("processing_count is not a number of jobs")
     return depth
 
 
 def balance(body: Body) -> Balance:
-    """The account's wallet."""
+    """Return the amount in the account's wallet. Raise ValueError if the reply has none."""
     data = body.raw["data"]
     return Balance(_amount(data["balance"]), brief(str(data["currency"]), _MAX_CURRENCY_CHARACTERS))
 
 
-_AN_AMOUNT = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)
+_AMOUNT = re.compile(r"[+-]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})(e[+-]?\d{1,2})?", re.ASCII | re.IGNORECASE)
 _MAX_CURRENCY_CHARACTERS = 20
-_TOO_MUCH = Decimal(10) ** 12
-"""USD. Sums of such amounts are exact in Decimal's own context; a wallet that holds more is a mistake."""
+_MAX_AMOUNT = Decimal(10) ** 12
+"""USD. Sums of smaller amounts are exact in Decimal's default context. A larger amount is taken as a mistake."""
 
 
 def _amount(value: Any) -> Decimal:
-    """An amount of money, perhaps as a string. Raises ValueError for what is none: a boolean, NaN, 1e999999."""
+    """Return an amount of money, also if it is a string. Raise ValueError for a boolean, NaN or 1e999999."""
     text = "" if isinstance(value, bool) else str(value).strip()
-    if not _AN_AMOUNT.fullmatch(text) or abs(amount := Decimal(text)) >= _TOO_MUCH:
-        raise ValueError("no amount of money")
+    if not _AMOUNT.fullmatch(text) or abs(amount := Decimal(text)) >= _MAX_AMOUNT:
+        raise ValueError("not an amount of money")
     return amount
 
 
 def decode(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Refused | Malformed:
-    """What was asked for: one of these functions picks it, and what it raises on a body without it is no error."""
+    """Decode the reply to another call, of which *pick* reads the result.
+
+    pick: one of the functions above. A LookupError, TypeError or ValueError that it raises makes the reply `Malformed`.
+    """
     body = read(reply, key)
     if not isinstance(body, Body):
         return body
@@ -310,11 +345,11 @@ def decode(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Re
     try:
         return pick(body)
     except (LookupError, TypeError, ValueError):
-        return Malformed("success without what was asked for", reply.status)
+        return Malformed("success without the expected fields", reply.status)
 
 
 def is_safe_base_url(url: str) -> bool:
-    """Whether a key may be posted there: https, or http to this machine's loopback."""
+    """Return whether a key may be sent to *url*: https, or http to this machine's loopback."""
     if not is_http_url(url):
         return False
     parts = urlsplit(url)

@@ -92,8 +92,8 @@ def test_an_item_has_the_same_name_in_each_run(tmp_path: Path) -> None:
         ('["secret"]', "line", "not an object"),
         ('{"prompt": "a"}', "init_image", "required"),
         ('{"init_image": "a.png"}', "prompt", "required"),
-        ('{"prompt": "a", "init_image": "a.png", "promt": "b"}', "'promt'", "no such parameter"),
-        ('{"prompt": "a", "init_image": "a.png", "key": "secret"}', "key", "no parameter"),
+        ('{"prompt": "a", "init_image": "a.png", "promt": "b"}', "promt", "unknown parameter"),
+        ('{"prompt": "a", "init_image": "a.png", "key": "secret"}', "key", "cannot be a parameter"),
     ],
 )
 def test_a_wrong_line_is_reported_and_the_others_are_read(

@@ -119,7 +119,7 @@ async def test_a_name_that_nobody_knows_is_asked_for_once(world: MakeWorld, tmp_
     for options in ({}, {"journal": tmp_path / "jobs.db"}):
         async with here.client(**options) as client:
             job = await client.attach("typo")
-            with pytest.raises(NotFoundError, match="not charged") as caught:
+            with pytest.raises(NotFoundError, match="not found") as caught:
                 await job
             assert (job.state, caught.value.charged, job.polls) == (S.REFUSED, False, 1)
 

@@ -195,7 +195,7 @@ async def test_a_job_of_a_client_that_is_alive_is_not_resubmitted(world: MakeWor
         async with here.client(journal=tmp_path / "jobs.db") as other:
             record = await other.find(jobs[1].ref)
             assert record is not None
-            with pytest.raises(InvalidRequestError, match="alive"):
+            with pytest.raises(InvalidRequestError, match="live owner"):
                 await other.resubmit([record])
             with pytest.raises(InvalidRequestError, match="is not in the journal"):
                 await other.resubmit([record._replace(ref="unknown")])

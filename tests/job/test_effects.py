@@ -21,7 +21,7 @@ from modelslab_async.protocol.secret import ApiKey
 
 S = JobState
 ACCEPTED, READY = wire.Accepted(id="7"), wire.Ready(id="7", links=("https://a.invalid/v.mp4",))
-HEARD_OF = lifecycle.ReplyLost(JobError("lost"), may_be_heard_of=True)
+HEARD_OF = lifecycle.ReplyLost(JobError("lost"), awaits_webhook=True)
 WAYS: dict[JobState, Sequence[Event]] = {
     S.WAITING: (),
     S.SUBMITTING: (lifecycle.Started(),),

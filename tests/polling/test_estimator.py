@@ -1,4 +1,4 @@
-"""What a client learns from the jobs that end."""
+"""Tests of learning durations from the jobs that end."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from modelslab_async.protocol.request import ImageToVideoUltra
 SHAPE, OTHER = (81, 480), (121, 720)
 
 
-def lived(
+def run_jobs(
     estimator: DurationEstimator,
     times: Sequence[float],
     eta: Callable[[float], float | None],
     shape: tuple[int, int] = SHAPE,
 ) -> list[tuple[float, int]]:
-    """Jobs that take these times, one after the other; how late each was seen, after how many looks."""
-    rng, seen = random.Random(1), []
+    """Run jobs with these durations in turn. Return how late each end was seen, and after how many polls."""
+    rng, results = random.Random(1), []
     for seconds in times:
         forecast = JobForecast(estimator, shape, eta(seconds), rng)
-        after, now, looks = 0.0, 0.0, 0
+        after, now, polls = 0.0, 0.0, 0
         while now < seconds:
-            after, now, looks = now, now + forecast.gap(now), looks + 1
+            after, now, polls = now, now + forecast.gap(now), polls + 1
         forecast.learn(after, now)
-        seen.append((now - seconds, looks))
-    return seen
+        results.append((now - seconds, polls))
+    return results
 
 
 def around(center: float, count: int, spread: float = 0.15) -> list[float]:
@@ -41,75 +41,75 @@ def around(center: float, count: int, spread: float = 0.15) -> list[float]:
     return [center * math.exp(rng.gauss(0, spread)) for _ in range(count)]
 
 
-def mean_cost(seen: list[tuple[float, int]]) -> float:
-    return sum(late + looks for late, looks in seen) / len(seen)
+def mean_cost(results: list[tuple[float, int]]) -> float:
+    return sum(late + polls for late, polls in results) / len(results)
 
 
 def left(estimator: DurationEstimator, eta: float | None, shape: tuple[int, int] = SHAPE) -> float:
-    """What is expected of a new job."""
+    """Return the median of the time that a new job is expected to take."""
     return JobForecast(estimator, shape, eta, random.Random(1)).left(0)
 
 
 @pytest.mark.parametrize("factor", [None, 0.0, -1.0, 0.1, 1.0, 10.0, 1e300, 1e-300], ids=str)
 def test_a_wrong_eta_does_no_lasting_harm(factor: float | None) -> None:
-    """After thirty jobs, whatever the eta says, the next hundred cost what they do for a client with good etas."""
+    """After thirty jobs with any eta, the next hundred cost hardly more than with good etas."""
     times = around(60, 130)
-    wrong = lived(DurationEstimator(), times, lambda _: None if factor is None else 60 * factor)
-    good = lived(DurationEstimator(), times, lambda _: 60.0)
+    wrong = run_jobs(DurationEstimator(), times, lambda _: None if factor is None else 60 * factor)
+    good = run_jobs(DurationEstimator(), times, lambda _: 60.0)
     assert mean_cost(wrong[30:]) < 1.1 * mean_cost(good[30:])
 
 
 def test_learning_pays() -> None:
-    """Jobs of ten minutes, without an eta: the first cost far more than those after thirty."""
-    seen = lived(DurationEstimator(), around(600, 60), lambda _: None)
-    assert mean_cost(seen[30:]) < 0.6 * mean_cost(seen[:3])
+    """The first jobs of ten minutes without an eta cost far more than those after thirty jobs."""
+    results = run_jobs(DurationEstimator(), around(600, 60), lambda _: None)
+    assert mean_cost(results[30:]) < 0.6 * mean_cost(results[:3])
 
 
-def test_an_eta_that_tells_long_jobs_from_short_ones_is_followed() -> None:
-    """Where etas are right and differ, a warm shape's expectation is the eta of the job at hand."""
+def test_an_eta_that_distinguishes_long_jobs_is_followed() -> None:
+    """If etas are right and differ, a job of a warm shape is expected to take its eta."""
     estimator = DurationEstimator()
     times = around(60, 40, spread=0.8)
-    lived(estimator, times, lambda seconds: seconds * random.Random(seconds).uniform(0.9, 1.1))
+    run_jobs(estimator, times, lambda seconds: seconds * random.Random(seconds).uniform(0.9, 1.1))
     for eta in (20.0, 60.0, 180.0):
         assert left(estimator, eta) == pytest.approx(eta, rel=0.15)
 
 
 def test_an_eta_that_is_noise_is_not_followed() -> None:
-    """Where etas differ and the times do not, the times count."""
+    """If etas differ and durations do not, a job is expected to take the usual duration."""
     estimator, rng = DurationEstimator(), random.Random(4)
-    lived(estimator, around(60, 40), lambda _: rng.uniform(10, 300))
+    run_jobs(estimator, around(60, 40), lambda _: rng.uniform(10, 300))
     assert [left(estimator, eta) for eta in (15.0, 60.0, 250.0)] == pytest.approx([60] * 3, rel=0.15)
 
 
-def test_other_shapes_tell_less_and_something() -> None:
-    """A shape that is new is expected by its eta; where others' etas were half of the truth, later than that."""
-    untaught, taught = DurationEstimator(), DurationEstimator()
-    lived(taught, around(120, 30), lambda _: 60.0, OTHER)
-    assert left(untaught, 50.0) == pytest.approx(50, rel=0.2)
-    assert left(untaught, 50.0) * 1.2 < left(taught, 50.0) <= 100
+def test_jobs_of_other_shapes_have_some_weight() -> None:
+    """A job of a new shape is expected to take its eta, or more if the etas of other shapes were half of the truth."""
+    untrained, trained = DurationEstimator(), DurationEstimator()
+    run_jobs(trained, around(120, 30), lambda _: 60.0, OTHER)
+    assert left(untrained, 50.0) == pytest.approx(50, rel=0.2)
+    assert left(untrained, 50.0) * 1.2 < left(trained, 50.0) <= 100
 
 
-def test_a_warm_shape_is_known_by_its_own_jobs() -> None:
-    """From then on other shapes change nothing."""
+def test_a_warm_shape_is_forecast_from_its_own_jobs() -> None:
+    """Once a shape is warm, jobs of other shapes do not change its forecast."""
     estimator = DurationEstimator()
-    lived(estimator, around(60, WARM), lambda _: None)
+    run_jobs(estimator, around(60, WARM), lambda _: None)
     before = left(estimator, None)
-    lived(estimator, around(600, 100), lambda _: None, OTHER)
+    run_jobs(estimator, around(600, 100), lambda _: None, OTHER)
     assert left(estimator, None) == before
 
 
-def test_what_was_long_ago_is_forgotten() -> None:
-    """When the service becomes three times as slow, that is what is expected, in the end."""
+def test_old_observations_are_forgotten() -> None:
+    """When the service becomes three times as slow, the forecast follows in the end."""
     estimator = DurationEstimator()
-    lived(estimator, [*around(60, 300), *around(180, 260)], lambda _: None)
+    run_jobs(estimator, [*around(60, 300), *around(180, 260)], lambda _: None)
     assert left(estimator, None) == pytest.approx(180, rel=0.15)
 
 
-def test_a_plan_is_made_seldom() -> None:
-    """A thousand jobs of a shape make some fifty plans, whatever their etas: a fifth more jobs, a new plan."""
+def test_plans_are_rarely_made() -> None:
+    """A thousand jobs of a shape with any etas need fewer than 55 plans, one for each fifth more jobs."""
     estimator, plans = DurationEstimator(), list[PollPlan]()
     for number, seconds in enumerate(around(60, 1000)):
-        lived(estimator, [seconds], lambda _: None)
+        run_jobs(estimator, [seconds], lambda _: None)
         plan = estimator.plan(SHAPE, 50.0 + number % 40)
         if not any(plan is made for made in plans):
             plans.append(plan)
@@ -118,33 +118,35 @@ def test_a_plan_is_made_seldom() -> None:
 
 @settings(max_examples=25)
 @given(times=st.lists(st.floats(0.1, 2000), max_size=12), seed=st.integers())
-def test_the_same_life_gives_the_same_looks(times: list[float], seed: int) -> None:
-    """Replaying a recorded run with the same rng gives the same looks."""
+def test_the_same_run_gives_the_same_polls(times: list[float], seed: int) -> None:
+    """The same durations and the same rng give polls at the same times."""
 
     def run() -> list[float]:
-        rng, estimator, looks = random.Random(seed), DurationEstimator(), list[float]()
+        rng, estimator, polls = random.Random(seed), DurationEstimator(), list[float]()
         for seconds in times:
             forecast, now, after = JobForecast(estimator, SHAPE, 40.0, rng), 0.0, 0.0
             while now < seconds:
                 after, now = now, now + forecast.gap(now)
-                looks.append(now)
+                polls.append(now)
             forecast.learn(after, now)
-        return looks
+        return polls
 
     assert run() == run()
 
 
-def test_haste_buys_earlier_looks_and_nothing_else() -> None:
-    """The more jobs a late look delays, the sooner is the first look and the earlier an end is seen, and never two
-    looks within the floor. What is expected stays as it is, and without haste the looks are those of before.
+def test_urgency_makes_polls_earlier_and_changes_nothing_else() -> None:
+    """The greater the urgency, the earlier are the first poll and the detection of an end.
+
+    Two polls are never closer than the floor, the expected duration does not change, and without urgency the polls are
+    as before.
     """
     estimator = DurationEstimator()
-    lived(estimator, around(60, 40), lambda _: None)
+    run_jobs(estimator, around(60, 40), lambda _: None)
     forecast = JobForecast(estimator, SHAPE, None, random.Random(1))
     first, late, expected = [], [], set()
     for urgency in (1, 2, 4, 8):
         forecast.poll_value.urgency = partial(int, urgency)
-        plan = forecast._plan
+        plan = forecast.plan
         first.append(plan.gap(0))
         expected.add(forecast.left(30))
         assert min(plan.gap(seconds) for seconds in range(120)) >= estimator.gaps.floor
@@ -153,11 +155,11 @@ def test_haste_buys_earlier_looks_and_nothing_else() -> None:
     assert late == sorted(set(late), reverse=True)
     assert len(expected) == 1
     forecast.poll_value.urgency = lambda: 1
-    assert forecast._plan.gap(0) == first[0]
+    assert forecast.plan.gap(0) == first[0]
 
 
 def _mean_late(plan: PollPlan, times: list[float]) -> float:
-    """Seconds from an end to the look that sees it."""
+    """Return the mean time from an end to the poll that sees it, seconds."""
     late = 0.0
     for seconds in times:
         now = 0.0
@@ -168,25 +170,25 @@ def _mean_late(plan: PollPlan, times: list[float]) -> float:
 
 
 def test_what_is_learned_is_bounded() -> None:
-    """A service with a shape for each of a thousand users keeps the newest, and what they need of plans."""
+    """After jobs of a thousand shapes, the newest 256 histories and at most 64 plans are kept."""
     estimator = DurationEstimator()
     for frames in range(1000):
-        lived(estimator, [60.0], lambda _: None, (frames, 480))
-    assert len(estimator._kinds) <= 256
-    assert (999, 480) in estimator._kinds
-    assert len(estimator._plans) <= 64
+        run_jobs(estimator, [60.0], lambda _: None, (frames, 480))
+    assert len(estimator.histories) <= 256
+    assert (999, 480) in estimator.histories
+    assert len(estimator.plans) <= 64
 
 
-def test_who_waited_in_vain_has_learned_something() -> None:
-    """Jobs that were given up after twenty minutes: such jobs take long, and that is what is expected."""
+def test_jobs_that_were_given_up_count_as_long() -> None:
+    """After jobs that still ran after twenty minutes, a new job is expected to take long."""
     estimator, before = DurationEstimator(), left(DurationEstimator(), None)
     for _ in range(20):
         JobForecast(estimator, SHAPE, None, random.Random(1)).learn(1200.0, math.inf)
     assert left(estimator, None) > max(2 * before, 600.0)
 
 
-def test_what_makes_a_shape() -> None:
-    """Frames, resolution, steps and model; not the prompt, the picture or the seed."""
+def test_the_shape_of_a_request() -> None:
+    """The shape depends on frames, resolution, steps and model, not on the prompt, the picture or the seed."""
     request = ImageToVideoUltra(prompt="a", init_image="https://a.invalid/a.png", num_frames=81)
     alike = ImageToVideoUltra(prompt="b", init_image="https://a.invalid/b.png", num_frames=81, seed=5)
     longer = ImageToVideoUltra(prompt="a", init_image="https://a.invalid/a.png", num_frames=101)

@@ -1,4 +1,4 @@
-"""The inspection plan against theory and against brute force."""
+"""Tests of the plan of polls, against theory and against brute force."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.polling.distribution import EDGES, Cells, guess
+from modelslab_async.polling.distribution import EDGES, Cells, prior
 from modelslab_async.polling.schedule import Gaps, PollPlan, gaps_at, plan, urgency
 
 MIDDLES = [(a + b) / 2 for a, b in pairwise(EDGES)]
 
 
 def cells_of(ended: Callable[[float], float]) -> Cells:
-    """The cells of a distribution function."""
+    """Return the cells of a distribution function."""
     return [ended(EDGES[1]), *(ended(b) - ended(a) for a, b in pairwise(EDGES[1:]))]
 
 
@@ -32,50 +32,50 @@ def two_peaks(seconds: float) -> float:
     ) / 2  # fmt: skip
 
 
-def cost(looks: list[int], cells: Cells, poll_cost: float) -> float:
-    """What looks at these edges cost, added up from the definition: latency and looks of each cell's jobs."""
-    total, look = 0.0, 0
+def cost(polls: list[int], cells: Cells, poll_cost: float) -> float:
+    """Return the cost of polls at these edges by its definition: the latency and the polls of each cell's jobs."""
+    total, poll = 0.0, 0
     for cell, (mass, middle) in enumerate(zip(cells, MIDDLES, strict=True)):
-        while looks[look] <= cell:
-            look += 1
-        total += mass * (EDGES[looks[look]] - middle + poll_cost * (look + 1))
+        while polls[poll] <= cell:
+            poll += 1
+        total += mass * (EDGES[polls[poll]] - middle + poll_cost * (poll + 1))
     return total
 
 
 def least_cost(cells: Cells, poll_cost: float) -> float:
-    """The least cost of any looks, by trying every next look at every edge."""
+    """Return the least cost of any polls, by trying every next poll at every edge."""
     ended = [0.0, *accumulate(cells)]
     moment = [0.0, *accumulate(cell * middle for cell, middle in zip(cells, MIDDLES, strict=True))]
     last = len(EDGES) - 1
-    to_pay = [0.0] * (last + 1)
+    remaining_cost = [0.0] * (last + 1)
     for now in reversed(range(last)):
-        to_pay[now] = poll_cost * (ended[last] - ended[now]) + min(
-            EDGES[look] * (ended[look] - ended[now]) - moment[look] + moment[now] + to_pay[look]
-            for look in range(now + 1, last + 1)
+        remaining_cost[now] = poll_cost * (ended[last] - ended[now]) + min(
+            EDGES[poll] * (ended[poll] - ended[now]) - moment[poll] + moment[now] + remaining_cost[poll]
+            for poll in range(now + 1, last + 1)
         )
-    return to_pay[0]
+    return remaining_cost[0]
 
 
 def followed(schedule: PollPlan, until: float) -> list[float]:
-    """The looks of one job that does not end."""
-    looks = [0.0]
-    while looks[-1] < until:
-        looks.append(looks[-1] + schedule.gap(looks[-1]))
-    return looks[1:]
+    """Return the times of the polls of a job that does not end."""
+    polls = [0.0]
+    while polls[-1] < until:
+        polls.append(polls[-1] + schedule.gap(polls[-1]))
+    return polls[1:]
 
 
 @pytest.mark.parametrize("ended", [lognormal, two_peaks], ids=["one peak", "two peaks"])
 @pytest.mark.parametrize("poll_cost", [0.5, 5.0])
-def test_no_looks_cost_less(ended: Callable[[float], float], poll_cost: float) -> None:
-    """Followed from the start, the plan costs what the best of all possible looks costs, within the grid's 1.5 %."""
+def test_no_other_polls_cost_less(ended: Callable[[float], float], poll_cost: float) -> None:
+    """From the start of a job, the plan's polls cost the least of all possible polls, within the grid's 1.5 %."""
     cells = cells_of(ended)
     schedule = plan(cells, Gaps(poll_cost=poll_cost, floor=1e-3, ceiling=1e6))
-    edges = [min(range(len(EDGES)), key=lambda edge: abs(EDGES[edge] - look)) for look in followed(schedule, 1000.0)]
+    edges = [min(range(len(EDGES)), key=lambda edge: abs(EDGES[edge] - poll)) for poll in followed(schedule, 1000.0)]
     assert cost([*edges, len(EDGES) - 1], cells, poll_cost) <= 1.015 * least_cost(cells, poll_cost)
 
 
 def test_a_constant_hazard_means_constant_gaps() -> None:
-    """Exponential times of mean m: the best gap g solves exp(g/m) - 1 - g/m = c/m, whatever the elapsed time."""
+    """For exponential durations of mean m, the best gap g solves exp(g/m) - 1 - g/m = c/m at any elapsed time."""
     mean, poll_cost = 100.0, 2.0
     schedule = plan(cells_of(lambda seconds: 1 - math.exp(-seconds / mean)), gaps_at(poll_cost))
     low, high = 0.0, mean
@@ -86,10 +86,8 @@ def test_a_constant_hazard_means_constant_gaps() -> None:
     assert sum(gaps) / len(gaps) == pytest.approx(low, rel=0.03)
 
 
-def test_dense_where_the_hazard_is_high() -> None:
-    """Keller (Management Science 21, 1974): gaps of sqrt(2c/h). Around the peak they are close to it; before it and
-    between two peaks far longer.
-    """
+def test_polls_are_dense_where_the_hazard_is_high() -> None:
+    """Around the peak the gaps are close to sqrt(2c/h) (Keller, Management Science 21, 1974), elsewhere far longer."""
     schedule = plan(cells_of(two_peaks), Gaps())
     hazard = (two_peaks(57.5) - two_peaks(56.5)) / (1 - two_peaks(57))
     assert schedule.gap(57.0) == pytest.approx(math.sqrt(2 / hazard), rel=0.4)
@@ -97,8 +95,8 @@ def test_dense_where_the_hazard_is_high() -> None:
     assert schedule.gap(75.0) > 5 * schedule.gap(57.0)
 
 
-def test_the_dearer_a_look_the_rarer() -> None:
-    """Ten times the cost of a look: fewer looks by about the root of ten."""
+def test_expensive_polls_are_rare() -> None:
+    """With ten times the cost of a poll, there are fewer polls by about the root of ten."""
     few, many = (
         len(followed(plan(cells_of(lognormal), gaps_at(cost)._replace(floor=0.1)), 100.0)) for cost in (5.0, 0.5)
     )
@@ -112,16 +110,16 @@ def test_the_dearer_a_look_the_rarer() -> None:
     seed=st.integers(),
 )
 def test_no_gap_leaves_its_bounds(eta: float | None, poll_cost: float, elapsed: list[float], seed: int) -> None:
-    """Whatever the numbers say, a gap is from the floor to the ceiling, and there is some time left."""
-    schedule = plan(guess(eta), gaps_at(poll_cost))
+    """With any numbers, a gap is from the floor to the ceiling, and the time left is at least the floor."""
+    schedule = plan(prior(eta), gaps_at(poll_cost))
     rng = random.Random(seed)
     for moment in elapsed:
         assert schedule.gaps.floor <= schedule.jittered(moment, rng) <= schedule.gaps.ceiling
         assert schedule.left(moment) >= schedule.gaps.floor
 
 
-def test_a_job_that_outlives_every_expectation_is_looked_at_at_the_ceiling() -> None:
-    """Where no such job ever was, there is no better guess than the ceiling."""
+def test_a_job_that_outlives_the_distribution_is_polled_at_the_ceiling() -> None:
+    """After the time by which all such jobs ended, the gap is the ceiling."""
     certain = [0.0] * len(MIDDLES)
     certain[400] = 1.0
     schedule = plan(certain, Gaps())
@@ -130,7 +128,7 @@ def test_a_job_that_outlives_every_expectation_is_looked_at_at_the_ceiling() -> 
 
 
 def test_the_time_left_is_the_median_of_what_is_left() -> None:
-    """As likely less as more, given that it runs."""
+    """A job that still runs ends within `left` seconds with a probability of one half."""
     schedule = plan(cells_of(lognormal), Gaps())
     for elapsed in (0.0, 30.0, 60.0, 90.0):
         ended = lognormal(elapsed) if elapsed else 0.0
@@ -138,8 +136,8 @@ def test_the_time_left_is_the_median_of_what_is_left() -> None:
         assert (lognormal(then) - ended) / (1 - ended) == pytest.approx(0.5, abs=0.05)
 
 
-def test_near_the_end() -> None:
-    """Near is from when one in ten has ended."""
+def test_the_end_is_near_once_one_in_ten_has_ended() -> None:
+    """`is_near_end` turns True at the tenth percentile of the durations."""
     schedule = plan(cells_of(lognormal), Gaps())
     tenth = 60 * math.exp(-0.3 * 1.2816)
     assert not schedule.is_near_end(tenth * 0.97)
@@ -147,17 +145,15 @@ def test_near_the_end() -> None:
 
 
 @given(st.integers(0, 10**6), st.integers(0, 200))
-def test_haste_is_how_many_jobs_an_end_seen_late_delays(waiting: int, places: int) -> None:
-    """1 where nobody waits; never more than those who wait for the place and the job itself; never less than half of
-    them, up to eight.
-    """
-    delayed = 1 + waiting / max(places, 1)
-    found = urgency(waiting, places)
+def test_urgency_is_the_number_of_delayed_jobs(waiting: int, slots: int) -> None:
+    """It is a power of two, at most the number of delayed jobs and more than half of it, up to eight."""
+    delayed = 1 + waiting / max(slots, 1)
+    found = urgency(waiting, slots)
     assert found <= delayed
     assert found > min(delayed, 8) / 2
-    assert (urgency(0, places), found.bit_count()) == (1, 1)
+    assert (urgency(0, slots), found.bit_count()) == (1, 1)
 
 
-def test_the_floor_follows_a_look_that_costs_nearly_nothing() -> None:
-    """A second, but never more than ten times the cost of a look."""
+def test_the_floor_falls_if_polls_cost_nearly_nothing() -> None:
+    """The floor is a second, or ten times the cost of a poll if that is less."""
     assert [gaps_at(cost).floor for cost in (5, 1, 0.1, 0.01)] == [1.0, 1.0, 1.0, 0.1]

@@ -224,7 +224,7 @@ async def test_it_works_by_keyboard_and_on_a_phone(tmp_path: Path, unused_tcp_po
         (["--port", "99999"], "port must be 0-65535"),
         (["--port", "TAKEN"], "already in use"),
         (["--folder", "file"], "File exists"),
-        (["--budget", "-1"], "usd=-1.0: a number, not below 0"),
+        (["--budget", "-1"], "usd=-1.0: must be a number of at least 0"),
         (["--live"], "set MODELSLAB_API_KEY"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The laws of a budget: whatever happens, in any order, it is kept and its numbers are true."""
+"""Tests of prices and budgets."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ Per = Literal["day", "ever"] | None
 PERIODS: tuple[Per, ...] = (None, "day", "ever")
 
 
-def numbers(budget: Budget, now: float) -> tuple[object, ...]:
+def amounts(budget: Budget, now: float) -> tuple[object, ...]:
     return budget.reserved, budget.held, budget.spent(now), budget.remaining(now)
 
 
-def test_all_that_is_wrong_is_told_at_once() -> None:
-    """Each with its field, the value, the rule and the way out."""
+def test_every_wrong_limit_is_reported_at_once() -> None:
+    """One error has a problem for each wrong argument, with its field, value, requirement and hint."""
     wrong: dict[str, Any] = {"usd": "much", "jobs": True, "credits": -3, "per": "week"}
     with pytest.raises(InvalidRequestError) as caught:
         Budget(**wrong)
-    told = {problem.field: problem for problem in caught.value.problems}
-    assert told.keys() == {"usd", "jobs", "credits", "plan", "per"}
-    assert {field: told[field].value for field in wrong} == {field: repr(value) for field, value in wrong.items()}
-    assert all(problem.requirement and problem.hint for problem in told.values())
-    assert all(str(problem) in str(caught.value) for problem in told.values())
+    problems = {problem.field: problem for problem in caught.value.problems}
+    assert problems.keys() == {"usd", "jobs", "credits", "plan", "per"}
+    assert {field: problems[field].value for field in wrong} == {field: repr(value) for field, value in wrong.items()}
+    assert all(problem.requirement and problem.hint for problem in problems.values())
+    assert all(str(problem) in str(caught.value) for problem in problems.values())
 
 
 @pytest.mark.parametrize("usd", [Decimal("sNaN"), Decimal("-Infinity"), "", "-0.01", [], b"1", float("-inf")], ids=repr)
-def test_what_is_no_money(usd: Any) -> None:
-    """Refused in one clear error, never in one of decimal's own."""
+def test_a_value_that_is_no_amount_is_refused(usd: Any) -> None:
+    """The error is an InvalidRequestError, never one of decimal's errors."""
     with pytest.raises(InvalidRequestError) as caught:
         Budget(usd=usd)
     assert [problem.field for problem in caught.value.problems] == ["usd"]
@@ -46,7 +46,7 @@ def test_what_is_no_money(usd: Any) -> None:
 
 @pytest.mark.parametrize("usd", [1, "1", 1.0, Decimal(1), "1.00"], ids=repr)
 def test_money_may_be_written_in_many_ways(usd: Any) -> None:
-    """And is a Decimal from there on: five calls of $0.2 are a dollar, to the cent."""
+    """An int, a string, a float or a Decimal becomes an exact Decimal: five calls of $0.2 are exactly a dollar."""
     budget = Budget(usd=usd)
     for number in range(5):
         budget.reserve(str(number), PRICES, 0.0)
@@ -57,15 +57,15 @@ def test_money_may_be_written_in_many_ways(usd: Any) -> None:
 @pytest.mark.parametrize(
     ("limits", "unit", "needed", "remaining"),
     [
-        ({"usd": "0.5"}, "USD", "0.2", "0.1"),
+        ({"usd": "0.5"}, r"\$", "0.2", "0.1"),
         ({"jobs": 2}, "jobs", "1", "0"),
         ({"credits": 92, "plan": Plan.BASIC}, "credits", "31", "30"),
         ({"credits": 128, "plan": Plan.STANDARD}, "credits", "43", "42"),
     ],
     ids=str,
 )
-def test_a_refusal_speaks_the_unit_of_the_limit(limits: Any, unit: str, needed: str, remaining: str) -> None:
-    """A call is $0.2, or 31 credits of Basic, or 43 of Standard: the third, second or first call is one too many."""
+def test_a_refusal_names_amounts_in_the_unit_of_the_limit(limits: Any, unit: str, needed: str, remaining: str) -> None:
+    """The error's text and its amounts are in the unit of the limit that the job exceeds."""
     budget = Budget(**limits)
     with pytest.raises(BudgetExceededError, match=unit) as caught:
         for number in range(3):
@@ -73,22 +73,22 @@ def test_a_refusal_speaks_the_unit_of_the_limit(limits: Any, unit: str, needed: 
     assert (caught.value.needed, caught.value.remaining) == (Decimal(needed), Decimal(remaining))
 
 
-def test_what_was_charged_is_charged() -> None:
-    """Nothing that comes after `settle` changes it."""
+def test_a_settled_call_stays_charged() -> None:
+    """No call after `settle` changes what was charged."""
     budget = Budget(usd=1)
     budget.reserve("a", PRICES, 0.0)
     budget.settle("a", 0.0)
-    before = numbers(budget, 0.0)
+    before = amounts(budget, 0.0)
     budget.release("a")
     budget.hold("a")
     budget.settle("a", DAY)
     budget.reserve("a", PRICES, 0.0)
-    assert numbers(budget, 0.0) == before == (0, 0, Decimal("0.2"), Decimal("0.8"))
+    assert amounts(budget, 0.0) == before == (0, 0, Decimal("0.2"), Decimal("0.8"))
 
 
 @pytest.mark.parametrize(("end", "left"), [("settle", "0.8"), ("release", "1")])
-def test_what_nobody_knows_counts_until_somebody_does(end: str, left: str) -> None:
-    """A call is held over midnight; then it is charged on the day on which that is known, or given back."""
+def test_a_held_call_counts_until_its_outcome_is_known(end: str, left: str) -> None:
+    """A call may be held over days. It is charged on the day on which `settle` is called, or released."""
     budget = Budget(usd=1, per="day")
     budget.reserve("a", PRICES, 0.0)
     budget.hold("a")
@@ -100,16 +100,16 @@ def test_what_nobody_knows_counts_until_somebody_does(end: str, left: str) -> No
 
 @pytest.mark.parametrize("per", PERIODS)
 def test_unknown_keys_are_harmless(per: Per) -> None:
-    """They change nothing, and make no room."""
+    """Calls with an unknown key change nothing."""
     budget = Budget(usd=1, per=per)
-    budget.settle("nobody", 0.0)
-    budget.release("nobody")
-    budget.hold("nobody")
-    assert numbers(budget, 0.0) == (0, 0, 0, 1)
+    budget.settle("unknown", 0.0)
+    budget.release("unknown")
+    budget.hold("unknown")
+    assert amounts(budget, 0.0) == (0, 0, 0, 1)
 
 
-def test_earlier_runs_are_told_twice_and_count_once() -> None:
-    """Two clients that share a budget and a journal both tell it. Each call counts as one job too."""
+def test_charges_of_earlier_runs_count_once() -> None:
+    """A charge that two clients with a shared journal both report counts once, in USD and as one job."""
     budget = Budget(usd=1, jobs=3, per="ever")
     for _ in range(2):
         budget.spent_before([Charge("a", 1.0, Decimal("0.3")), Charge("b", DAY, Decimal("0.3"))])
@@ -119,8 +119,8 @@ def test_earlier_runs_are_told_twice_and_count_once() -> None:
         budget.reserve("d", PRICES, 5 * DAY)
 
 
-def test_it_tells_of_itself() -> None:
-    """Limits and numbers, nothing of the jobs."""
+def test_the_repr_of_a_budget() -> None:
+    """The repr shows the limits and amounts, and no key of a job."""
     budget = Budget(usd="20", jobs=100, per="day")
     budget.reserve("my-secret", PRICES, 0.0)
     assert repr(budget) == "<Budget usd=20, jobs=100, per=day: reserved 0.2, held 0 USD>"
@@ -128,7 +128,7 @@ def test_it_tells_of_itself() -> None:
 
 @given(st.integers(0, 40_000), st.floats(0, DAY - 0.01))
 def test_a_day_ends_at_utc_midnight(day: int, second: float) -> None:
-    """What was charged at any second of a day counts in all of it, and in no other."""
+    """A charge at any second of a UTC day counts during all of that day, and on no other day."""
     budget, midnight = Budget(jobs=1, per="day"), day * DAY
     budget.reserve("a", PRICES, midnight)
     budget.settle("a", midnight + second)
@@ -141,21 +141,21 @@ def test_a_day_ends_at_utc_midnight(day: int, second: float) -> None:
 
 
 @given(st.lists(st.sampled_from([PRICES, CHEAP]), max_size=20), st.sampled_from(["", "hold"]))
-def test_release_gives_back_exactly_what_was_reserved(prices: list[PriceList], doubt: str) -> None:
-    """Also what was held, and in another order."""
+def test_release_returns_exactly_the_reserved_amount(prices: list[PriceList], hold: str) -> None:
+    """After the release of all calls, held or not and in another order, nothing is reserved or held."""
     budget = Budget(usd=100)
     for number, price in enumerate(prices):
         budget.reserve(str(number), price, 0.0)
-        if doubt:
+        if hold:
             budget.hold(str(number))
     assert budget.reserved + budget.held == sum((price.usd for price in prices), Decimal(0))
     for number in reversed(range(len(prices))):
         budget.release(str(number))
-    assert numbers(budget, 0.0) == (0, 0, 0, 100)
+    assert amounts(budget, 0.0) == (0, 0, 0, 100)
 
 
-def test_credits_count_at_the_price_of_their_day() -> None:
-    """A call that was reserved at 31 credits takes 31, though prices fall; an earlier run's, what one takes now."""
+def test_credits_count_at_the_price_of_their_reservation() -> None:
+    """A call counts the credits at which it was reserved; a call of an earlier run counts at the present price."""
     budget, cheaper = Budget(credits=104, plan=Plan.BASIC, per="ever"), PriceList(credits={Plan.BASIC: 10})
     budget.spent_before([Charge("earlier", 0.0, PRICES.usd)])
     for key in "abc":
@@ -165,8 +165,8 @@ def test_credits_count_at_the_price_of_their_day() -> None:
     assert (caught.value.needed, caught.value.remaining) == (Decimal(23), Decimal(104 - 31 - 31 - 10 - 23))
 
 
-def test_prices_must_name_the_credits_that_a_budget_counts() -> None:
-    """Else it would allow any number of calls."""
+def test_prices_must_include_the_credits_of_the_plan() -> None:
+    """Prices without the credits of the budget's plan are refused, since they would allow any number of calls."""
     budget = Budget(credits=10, plan=Plan.BASIC)
     with pytest.raises(InvalidRequestError, match="BASIC"):
         budget.reserve("a", PriceList(credits={Plan.STANDARD: 43}), 0.0)
@@ -175,12 +175,12 @@ def test_prices_must_name_the_credits_that_a_budget_counts() -> None:
 
 @pytest.mark.parametrize("usd", [0.3, "0.3", Decimal("0.3")], ids=repr)
 def test_prices_may_be_written_in_many_ways(usd: Any) -> None:
-    """And are Decimals."""
+    """A price may be a float, a string or a Decimal, and becomes an exact Decimal."""
     assert PriceList(usd=usd).estimate(3).usd == Decimal("0.9")
 
 
-def test_prices_that_cannot_be_right() -> None:
-    """Told all at once: a price below 0 would raise the budget."""
+def test_wrong_prices_are_reported_at_once() -> None:
+    """One error has a problem for each wrong price. A price below 0 would raise the budget."""
     wrong: dict[str, Any] = {"usd": -1, "credits": {"basic": 31}}
     with pytest.raises(InvalidRequestError) as caught:
         PriceList(**wrong)
@@ -188,21 +188,21 @@ def test_prices_that_cannot_be_right() -> None:
 
 
 @pytest.mark.parametrize("jobs", [-1, 1.5, True, "3"], ids=repr)
-def test_so_many_jobs_cannot_be_estimated(jobs: Any) -> None:
-    """One clear error."""
+def test_an_estimate_needs_a_whole_number_of_jobs(jobs: Any) -> None:
+    """A number of jobs that is negative, a fraction, a boolean or a string is refused."""
     with pytest.raises(InvalidRequestError, match="jobs"):
         PRICES.estimate(jobs)
 
 
 @pytest.mark.parametrize("amount", [10**5000, "1e999999999", "1e-999999999"], ids=["digits", "large", "small"])
-def test_amounts_are_of_ordinary_size(amount: Any) -> None:
-    """So that sums are exact, and no other error comes up."""
+def test_amounts_have_a_limited_number_of_digits(amount: Any) -> None:
+    """A huge or tiny amount is refused, so that sums are exact and decimal raises no error."""
     with pytest.raises(InvalidRequestError, match="usd"):
         Budget(usd=amount)
 
 
-def test_more_was_spent_than_is_allowed() -> None:
-    """Then nothing is left, not less."""
+def test_the_remaining_amount_is_never_negative() -> None:
+    """If earlier runs spent more than the limit, 0 remains."""
     budget = Budget(usd=1, per="ever")
     budget.spent_before([Charge("a", 0.0, Decimal(7))])
     assert budget.remaining(0.0) == 0
@@ -214,8 +214,8 @@ def test_more_was_spent_than_is_allowed() -> None:
     [({"usd": 1}, 4), ({"usd": 1, "jobs": 3}, 2), ({"credits": 100, "plan": Plan.BASIC}, 2), ({"usd": 0}, 0)],
     ids=str,
 )
-def test_so_many_calls_are_left(limits: Any, left: int) -> None:
-    """As many as the tightest limit allows: they can be reserved, and one more cannot."""
+def test_jobs_left_follows_the_tightest_limit(limits: Any, left: int) -> None:
+    """Exactly `jobs_left` more calls can be reserved."""
     budget = Budget(**limits)
     if left:
         budget.reserve("first", PRICES, 0.0)
@@ -226,13 +226,13 @@ def test_so_many_calls_are_left(limits: Any, left: int) -> None:
         budget.reserve("one too many", PRICES, 0.0)
 
 
-def test_what_is_free_may_be_called_without_end() -> None:
-    """No limit that counts only money stands against it."""
+def test_free_calls_are_not_limited() -> None:
+    """A budget in USD allows any number of calls that cost nothing."""
     assert Budget(usd=0).jobs_left(PriceList(usd=Decimal(0)), 0.0) is None
 
 
 class Spending(RuleBasedStateMachine):
-    """Any budget beside a list of what each key is: its state, its price, and when it was charged."""
+    """Compare a budget with a model: the state, the price and the time of the charge of each key."""
 
     keys = st.sampled_from("abcdefgh")
 
@@ -282,8 +282,8 @@ class Spending(RuleBasedStateMachine):
         self.now += hours * 3600
 
     @rule(hours=st.floats(0, 60), usd=st.sampled_from([PRICES.usd, CHEAP.usd]))
-    def an_earlier_run_is_told(self, hours: float, usd: Decimal) -> None:
-        """Only where it leaves the limits whole: what others spent before may well be more than they allow."""
+    def report_an_earlier_run(self, hours: float, usd: Decimal) -> None:
+        """Report a charge that the limits allow, although earlier runs may have spent more than the limits."""
         at = max(self.now - hours * 3600, 0.0)
         counts = self.per == "ever" or (self.per == "day" and at // DAY == self.now // DAY)
         if counts and not self.fits(usd, 1):
@@ -300,7 +300,7 @@ class Spending(RuleBasedStateMachine):
         return sum((usd for usd in self.counted(state)), Decimal(0))
 
     def counted(self, *states: str) -> list[Decimal]:
-        """The prices of those that count, one by one."""
+        """Return the prices of the calls that count and are in one of these states."""
         today = self.now // DAY
         return [
             usd
@@ -324,10 +324,10 @@ class Spending(RuleBasedStateMachine):
         assert self.usd is None or total <= self.usd
 
     @invariant()
-    def the_numbers_are_those_of_the_list(self) -> None:
-        told = (self.budget.reserved, self.budget.held, self.budget.spent(self.now))
-        assert told == (self.usd_of("reserved"), self.usd_of("held"), self.usd_of("charged"))
-        left = None if self.usd is None else self.usd - sum(told)
+    def the_amounts_equal_the_model(self) -> None:
+        amounts = (self.budget.reserved, self.budget.held, self.budget.spent(self.now))
+        assert amounts == (self.usd_of("reserved"), self.usd_of("held"), self.usd_of("charged"))
+        left = None if self.usd is None else self.usd - sum(amounts)
         assert self.budget.remaining(self.now) == left
 
 

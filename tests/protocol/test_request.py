@@ -1,4 +1,4 @@
-"""What may be asked for: each rule, each documented limit, all problems at once."""
+"""Tests of checking requests: each requirement, each documented limit, all problems at once."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SECOND_EXAMPLE = (
 
 @pytest.mark.parametrize(("text", "steps"), [(FIRST_EXAMPLE, 31), (SECOND_EXAMPLE, 30)])
 def test_the_examples_of_the_documentation_page(text: str, steps: int) -> None:
-    """Both are taken as they stand; their one problem is the steps, which go beyond the page's own limit."""
+    """Both examples are sent unchanged; their only problem is a number of steps above the page's own limit."""
     asked = json.loads(text)
     request = wire.request_from(asked)
     (problem,) = check(request)
@@ -43,7 +43,7 @@ def test_the_examples_of_the_documentation_page(text: str, steps: int) -> None:
 
 
 def nested(levels: int) -> list[Any]:
-    """A list in a list in a list."""
+    """Return lists within lists, *levels* deep."""
     value: list[Any] = []
     for _ in range(levels - 1):
         value = [value]
@@ -102,8 +102,8 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), IMPOSSIBLE)
-def test_what_cannot_be_right_is_always_refused(field: str, value: object) -> None:
-    """No `limits` lifts these; the problem names field, value, rule and way out."""
+def test_a_value_that_cannot_be_right_is_always_refused(field: str, value: object) -> None:
+    """Such a problem is not overridable, and its text has the field, the value, the requirement and the hint."""
     problems = [problem for problem in check(a_request(**{field: value})) if problem.field == field]
     assert [problem.overridable for problem in problems] == [False]
     assert all(
@@ -113,7 +113,7 @@ def test_what_cannot_be_right_is_always_refused(field: str, value: object) -> No
 
 
 def test_an_extra_may_be_twenty_deep() -> None:
-    """Of lists and of dicts alike, as the refusal of a deeper one says."""
+    """An extra of 20 levels of lists or dicts is accepted, and one more level is refused."""
     dicts: Any = 1
     for _ in range(20):
         dicts = {"deeper": dicts}
@@ -123,7 +123,7 @@ def test_an_extra_may_be_twenty_deep() -> None:
 
 @pytest.mark.parametrize(("frames", "fps"), [(10, 10), (10, 12), (None, 81)])
 def test_fps_is_less_than_num_frames(frames: int | None, fps: int) -> None:
-    """Also against the default number of frames."""
+    """An fps that is not less than num_frames, or than its default, is refused and cannot be overridden."""
     hard = [problem for problem in check(a_request(num_frames=frames, fps=fps)) if not problem.overridable]
     assert [problem.field for problem in hard] == ["fps"]
 
@@ -138,7 +138,7 @@ ROWS = [
 
 @pytest.mark.parametrize(("deployment", "model", "name", "limit"), ROWS)
 def test_each_documented_limit(deployment: Deployment, model: str | None, name: str, limit: Any) -> None:
-    """At the limit nothing is wrong; a step beyond, only that, and it may be overruled."""
+    """A value at the limit is accepted. A value beyond it is the only problem, and is overridable."""
     for edge, step in ((limit.maximum, 1), (limit.minimum, -0.5)):
         if edge is not None:
             assert check(a_request(model_id=model, **{name: edge}), deployment) == []
@@ -148,7 +148,7 @@ def test_each_documented_limit(deployment: Deployment, model: str | None, name: 
 
 
 def test_the_documented_numbers() -> None:
-    """The table says what the pages say."""
+    """The table of limits holds the numbers of the documentation pages."""
     page, dedicated = LIMITS[Deployment.V6][None], LIMITS[Deployment.ENTERPRISE][None]
     maxima = {name: limit.maximum for name, limit in page.items()}
     assert maxima == {
@@ -164,20 +164,20 @@ def test_the_documented_numbers() -> None:
 
 
 def test_models() -> None:
-    """A ratio is for ltx-2.3; an unknown model is told, because the service would silently take another."""
+    """A ratio is accepted only for ltx-2.3. An unknown model is a problem, because the service would use another."""
     assert check(a_request(model_id="ltx-2.3", resolution="16:9")) == []
     assert [p.field for p in check(a_request(resolution="16:9"))] == ["resolution"]
     assert [p.field for p in check(a_request(model_id="wan9"))] == ["model_id"]
 
 
-def test_all_problems_come_at_once() -> None:
-    """Who made five mistakes hears of five."""
+def test_all_problems_are_reported_at_once() -> None:
+    """A request with five wrong parameters has five problems."""
     request = a_request(prompt="", seed=True, fps=99, guidance_scale=9.0, temp="no")
     assert {problem.field for problem in check(request)} == {"prompt", "seed", "fps", "guidance_scale", "temp"}
 
 
-def test_a_key_is_no_parameter_and_is_not_shown() -> None:
-    """Neither in `extra` nor among the parameters, and no error repeats it."""
+def test_a_key_among_the_parameters_is_refused_and_not_shown() -> None:
+    """A key in `extra` or among the parameters is refused, and the error does not show it."""
     (problem,) = check(a_request(extra={"key": "a-real-secret"}))
     assert "a-real-secret" not in str(problem)
     with pytest.raises(InvalidRequestError) as caught:
@@ -187,18 +187,18 @@ def test_a_key_is_no_parameter_and_is_not_shown() -> None:
 
 
 def test_unknown_names_are_refused_with_a_suggestion() -> None:
-    """A typo is no parameter; what the page lacks goes into extra; two spellings must agree."""
+    """The error suggests a similar parameter, or `extra`; both names of sample_shift must have the same value."""
     with pytest.raises(InvalidRequestError) as caught:
         wire.request_from({"promt": "a", "strange": 1, "sample_shift": 3, "shift_sample": 4})
     text = str(caught.value)
-    assert all(words in text for words in ("did you mean prompt", "extra={'strange'", "shift_sample", "init_image"))
+    assert all(words in text for words in ("pass prompt", 'extra={"strange"', "shift_sample", "init_image"))
 
 
 @given(
     value=st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.binary(), st.lists(st.text()))
 )
-def test_nothing_makes_the_check_raise(value: object) -> None:
-    """Whatever a field holds, it is judged, not stumbled over."""
+def test_the_check_never_raises(value: object) -> None:
+    """The check returns problems whatever value a parameter has."""
     for name in ("prompt", "resolution", "fps", "num_frames", "guidance_scale", "extra", "webhook", "model_id", "seed"):
         problems = check(a_request(**{name: value}))
         assert all(problem.field for problem in problems)

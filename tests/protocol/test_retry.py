@@ -1,4 +1,4 @@
-"""Which failure of a submit may be repeated: the table, and the waits."""
+"""Tests of which failure may be repeated, and after how long."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ TABLE: list[tuple[errors.ModelsLabError, Verdict, bool]] = [
 
 @pytest.mark.parametrize(("error", "verdict", "passes"), TABLE, ids=lambda value: type(value).__name__)
 def test_the_table(error: errors.ModelsLabError, verdict: Verdict, passes: bool) -> None:
-    """A submit is repeated only where it surely was not taken; a call that costs nothing wherever it may help."""
+    """A submit is repeated only if the service certainly did not accept it, a free call if it may succeed."""
     assert (after_submit(error), may_pass(error)) == (verdict, passes)
 
 
 @given(seed=st.integers(), longest=st.floats(1, 60))
-def test_waits_grow_to_a_bound_and_can_be_repeated(seed: int, longest: float) -> None:
-    """Each wait lies in the upper half of a doubling, none is over the longest, and a seed gives the same again."""
+def test_waits_grow_to_a_bound_and_depend_on_the_seed_alone(seed: int, longest: float) -> None:
+    """Each wait is at least half of a doubling time with an upper bound, and the same seed gives the same waits."""
     waits = list(islice(delays(random.Random(seed), longest), 10))
     assert waits == list(islice(delays(random.Random(seed), longest), 10))
     for number, wait in enumerate(waits):

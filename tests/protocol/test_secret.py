@@ -1,4 +1,4 @@
-"""The key in an encoding that a reply may repeat it in: base64, or URL encoding."""
+"""Tests of redacting the key, also in the encodings in which a reply may repeat it: base64 and URL encoding."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KEYS = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, m
 SERVICE_KEYS = st.text("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", min_size=8, max_size=70)
 
 
-WAYS: list[Callable[[str], str]] = [
+SPELLINGS: list[Callable[[str], str]] = [
     lambda character: character,
     lambda character: f"%{ord(character):02X}",
     lambda character: f"%{ord(character):02x}",
@@ -28,8 +28,8 @@ WAYS: list[Callable[[str], str]] = [
 
 
 def percent(text: str, choices: list[int]) -> str:
-    """Percent-encode some characters, with letters of either case."""
-    return "".join(WAYS[choice](character) for character, choice in zip(text, choices, strict=True))
+    """Percent-encode some characters, in upper or lower case."""
+    return "".join(SPELLINGS[choice](character) for character, choice in zip(text, choices, strict=True))
 
 
 ENCODINGS: dict[str, Callable[[str, str, str], str]] = {
@@ -46,7 +46,7 @@ ENCODINGS: dict[str, Callable[[str, str, str], str]] = {
 
 @given(KEYS, st.text(max_size=4), st.text(max_size=4), st.sampled_from([*ENCODINGS]))
 def test_an_encoded_key_is_redacted(key: str, before: str, after: str, encoding: str) -> None:
-    """At each position within base64, and in URL encoding, nothing of what is left decodes to the key."""
+    """In base64, at each position, and in URL encoding, the rest of the text does not decode to the key."""
     api_key, text = ApiKey(key), ENCODINGS[encoding](before, key, after)
     body = json.dumps({"message": f"no account has {text}"}).replace("/", "\\/").encode()
     assert api_key.may_be_in(body)
@@ -55,15 +55,15 @@ def test_an_encoded_key_is_redacted(key: str, before: str, after: str, encoding:
 
 
 @given(KEYS, st.data())
-def test_a_key_of_which_some_characters_are_quoted_is_redacted(key: str, data: st.DataObject) -> None:
-    """A URL may have any of them percent-encoded, with letters of either case."""
+def test_a_partly_quoted_key_is_redacted(key: str, data: st.DataObject) -> None:
+    """A key is redacted whichever of its characters are percent-encoded, in upper or lower case."""
     choices = data.draw(st.lists(st.integers(0, 2), min_size=len(key), max_size=len(key)))
     assert key not in unquote(ApiKey(key).redact(f"https://a.invalid/{percent(key, choices)}"))
 
 
 @given(SERVICE_KEYS, st.text(max_size=30), st.sampled_from([*ENCODINGS]), st.integers(12, 60))
 def test_a_key_that_was_cut_short_is_redacted(key: str, before: str, encoding: str, length: int) -> None:
-    """An excerpt ends anywhere: at most 7 characters of the key are left of one that it cut."""
+    """An excerpt that ends within the key keeps at most 7 characters of the key."""
     whole = ENCODINGS[encoding]("", key, "") if encoding.startswith("base64") else ENCODINGS[encoding](before, key, "")
     api_key = ApiKey(key)
     assert not can_be_read(key[:8], api_key.cut(api_key.redact(whole[:length])))
@@ -75,8 +75,8 @@ def test_a_key_that_was_cut_short_is_redacted(key: str, before: str, encoding: s
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     ),
 )
-def test_what_has_no_key_stays_as_it_is(key: str, value: Any) -> None:
-    """Only a key is taken out."""
+def test_a_value_without_the_key_is_unchanged(key: str, value: Any) -> None:
+    """Redaction changes only a value that holds the key, and ignores a key of fewer than 8 characters."""
     text = json.dumps(value, ensure_ascii=False)
     api_key = ApiKey(key)
     assert api_key.is_in(text) or api_key.redact(value) == value
@@ -90,8 +90,8 @@ def test_what_has_no_key_stays_as_it_is(key: str, value: Any) -> None:
         '"%61a",', "eEdzTjdkNEV3cVQyYjhySjBwTGtWbTVjWnlIZkExdVE5b0llWG5SdFNnS2pEdldoTWFCaVVs", "\\/",
     ],
 )  # fmt: skip
-def test_a_key_behind_much_that_resembles_it_is_found(piece: str) -> None:
-    """After a mebibyte of pieces that begin like the key, or like an encoding of it, the key is still taken out."""
+def test_a_key_behind_text_that_resembles_it_is_redacted(piece: str) -> None:
+    """After a mebibyte of pieces that begin like the key, or like its encodings, the key is still redacted."""
     api_key = ApiKey(secret())
     text = piece * (2**20 // len(piece))
     found = api_key.may_be_in(text.encode())
@@ -100,7 +100,7 @@ def test_a_key_behind_much_that_resembles_it_is_found(piece: str) -> None:
 
 
 def test_an_error_that_quotes_a_body_shows_no_encoded_key() -> None:
-    """What is no JSON is quoted in an error: neither base64 nor URL encoding brings the key there, whole or cut."""
+    """An error that quotes a page shows no key, whole or cut, in base64 or URL encoding."""
     api_key = ApiKey(secret())
     for encode in ENCODINGS.values():
         for page in (f"<h1>{encode('user:', secret(), '')}</h1>", encode("us", secret(), "")[:-10]):

@@ -1,4 +1,4 @@
-"""Who may be in flight."""
+"""Tests of the account's slots and the queue of items that wait for one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from modelslab_async.protocol.slots import DEFAULT_WAIT, Slots
 
 
-def filled(limit: int, waiting: int) -> tuple[Slots[int], list[int]]:
+def slots_with_queue(limit: int, waiting: int) -> tuple[Slots[int], list[int]]:
+    """Return slots of which *waiting* items were enqueued and as many as possible granted, and the granted items."""
     slots = Slots[int](limit)
     for item in range(waiting):
         slots.enqueue(item)
@@ -18,24 +19,24 @@ def filled(limit: int, waiting: int) -> tuple[Slots[int], list[int]]:
 
 
 def test_first_in_first_out() -> None:
-    """As many as there are places, in order; the next when one is free."""
-    slots, granted = filled(3, 5)
+    """As many items as there are slots are granted, in order, and the next item once a slot is free."""
+    slots, granted = slots_with_queue(3, 5)
     assert granted == [0, 1, 2]
     slots.release(1)
     assert list(slots.grant(0.0)) == [3]
 
 
-def test_a_withdrawn_item_is_passed_over() -> None:
-    """Who left the queue is never granted."""
-    slots, _ = filled(1, 3)
+def test_a_withdrawn_item_is_not_granted() -> None:
+    """An item that left the queue is skipped."""
+    slots, _ = slots_with_queue(1, 3)
     slots.withdraw(1)
     slots.release(0)
     assert list(slots.grant(0.0)) == [2]
 
 
-def test_a_refused_item_is_first_again_when_a_place_frees_up() -> None:
-    """The cap falls to what is held, and one that ends makes room for the refused one, before those behind it."""
-    slots, _ = filled(5, 8)
+def test_a_refused_item_is_granted_first_once_a_slot_is_free() -> None:
+    """The cap falls to the slots that are held. The next free slot goes to the refused item, before later items."""
+    slots, _ = slots_with_queue(5, 8)
     for item in (0, 1, 2):
         slots.accepted(item)
     for item in (4, 3):
@@ -45,9 +46,9 @@ def test_a_refused_item_is_first_again_when_a_place_frees_up() -> None:
     assert list(slots.grant(2.0)) == [3]
 
 
-def test_after_the_services_wait_one_more_is_tried() -> None:
-    """Also when nothing of ours ends: others may have."""
-    slots, _ = filled(2, 3)
+def test_one_more_item_is_granted_after_the_wait_that_the_service_named() -> None:
+    """This holds although no job of this client ended, because jobs of others may have ended."""
+    slots, _ = slots_with_queue(2, 3)
     slots.accepted(0)
     slots.put_back(1, 0.0, wait=30.0, maximum=None)
     assert slots.retry_at == 30.0
@@ -55,17 +56,17 @@ def test_after_the_services_wait_one_more_is_tried() -> None:
     assert list(slots.grant(30.0)) == [1]
 
 
-def test_a_refusal_without_a_time_waits_the_usual() -> None:
-    """And one of 0 seconds does not become a storm."""
+def test_the_wait_after_a_refusal_without_a_time() -> None:
+    """A refusal without a time waits for DEFAULT_WAIT, and a refusal with 0 seconds waits for at least 1 s."""
     for wait, expected in ((None, DEFAULT_WAIT), (0.0, 1.0)):
-        slots, _ = filled(1, 1)
+        slots, _ = slots_with_queue(1, 1)
         slots.put_back(0, 100.0, wait=wait, maximum=None)
         assert slots.retry_at == 100.0 + expected
 
 
-def test_the_cap_climbs_by_one_with_each_quiet_success() -> None:
-    """Up to the limit; while a refusal is fresh it stays."""
-    slots, _ = filled(4, 9)
+def test_the_cap_climbs_by_one_with_each_acceptance() -> None:
+    """The cap climbs up to the limit, and does not climb while a refusal is recent."""
+    slots, _ = slots_with_queue(4, 9)
     slots.accepted(0)
     for item in (3, 2, 1):
         slots.put_back(item, 0.0, wait=10.0, maximum=None)
@@ -79,8 +80,8 @@ def test_the_cap_climbs_by_one_with_each_quiet_success() -> None:
 
 
 def test_a_named_maximum_is_the_ceiling_from_then_on() -> None:
-    """More than the service says it allows is never asked for again."""
-    slots, _ = filled(15, 40)
+    """The client never uses more slots than the maximum that the service named."""
+    slots, _ = slots_with_queue(15, 40)
     for item in range(14, 4, -1):
         slots.put_back(item, 0.0, wait=1.0, maximum=5)
     now = 1.0
@@ -92,12 +93,12 @@ def test_a_named_maximum_is_the_ceiling_from_then_on() -> None:
     assert slots.cap == 5
 
 
-STEPS = st.lists(st.tuples(st.sampled_from(["enqueue", "accept", "refuse", "end", "doubt", "wait"]), st.integers(0, 9)))
+STEPS = st.lists(st.tuples(st.sampled_from(["enqueue", "accept", "refuse", "end", "hold", "wait"]), st.integers(0, 9)))
 
 
 @given(limit=st.integers(1, 15), steps=STEPS)
-def test_laws(limit: int, steps: list[tuple[str, int]]) -> None:
-    """Whatever happens: never over the limit, nobody granted twice or lost, and no waiting for ever."""
+def test_the_laws_of_slots(limit: int, steps: list[tuple[str, int]]) -> None:
+    """In any sequence the limit holds, no item is granted twice or lost, and no item waits forever."""
     slots, count, now = Slots[int](limit), 0, 0.0
     asked: list[int] = []
     held: list[int] = []
@@ -116,9 +117,9 @@ def test_laws(limit: int, steps: list[tuple[str, int]]) -> None:
                 slots.enqueue(count)
                 waiting.add(count)
                 count += 1
-            case "accept" | "doubt" if asked:
+            case "accept" | "hold" if asked:
                 item = asked.pop(which % len(asked))
-                (slots.accepted if step == "accept" else slots.in_doubt)(item)
+                (slots.accepted if step == "accept" else slots.hold)(item)
                 held.append(item)
             case "refuse" if asked:
                 item = asked.pop(which % len(asked))
@@ -143,11 +144,11 @@ def test_laws(limit: int, steps: list[tuple[str, int]]) -> None:
         assert asked[:1] == [first]
 
 
-def test_who_left_the_queue_is_not_held() -> None:
-    """A queue of a hundred thousand that was cancelled is memory that its owner wants back."""
+def test_a_withdrawn_item_is_not_referenced() -> None:
+    """The memory of withdrawn items is freed, which matters for a queue of a hundred thousand cancelled jobs."""
 
     class Item:
-        """An object, so that it can be seen to go."""
+        """An object that supports weak references."""
 
     slots, item = Slots[Item](1), Item()
     gone = weakref.ref(item)
@@ -159,9 +160,9 @@ def test_who_left_the_queue_is_not_held() -> None:
     assert gone() is None
 
 
-def test_who_fills_no_place_does_not_wait_for_ever() -> None:
-    """The cap fell at a refusal, and others have filled what is left of it since: one more is tried now and then."""
-    slots, _ = filled(5, 1)
+def test_a_client_without_slots_does_not_wait_forever() -> None:
+    """If the cap fell at a refusal and others use the slots below it, one more item is granted after DEFAULT_WAIT."""
+    slots, _ = slots_with_queue(5, 1)
     slots.put_back(0, 0.0, wait=30.0, maximum=None)
     slots.withdraw(0)
     assert list(slots.grant(30.0)) == []
