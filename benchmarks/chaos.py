@@ -32,6 +32,18 @@ from benchmarks._damage import Damages
 _DAMAGE_RATE = 0.4
 _OTHER_FIELDS = ("ends", "damage", "log", "notes", "early_bytes", "late_bytes")
 """Fields of an account that are not printed as rows."""
+_LABELS = {
+    "lost": "charged jobs that neither the program nor the journal knows",
+    "disagreements": "jobs whose state in the journal differs",
+    "late": "exceeded time bounds",
+    "foreign": "unexpected exceptions",
+    "wrong_files": "saved files with wrong content",
+    "changed_files": "saved files that the proxy changed",
+    "charged_twice": "jobs charged twice",
+    "leaked_tasks": "leaked tasks",
+    "leaked_files": "leaked sockets and files",
+}
+"""Fields of an account whose names need words."""
 _MAX_NOTES = 50
 
 
@@ -73,7 +85,7 @@ def main() -> int:
 def _rows(account: _chaos.Account, title: str) -> str:
     rows = [(f"ended {state}", str(count)) for state, count in sorted(account.ends.items())]
     counts = attrs.asdict(account, filter=lambda field, _: field.name not in _OTHER_FIELDS)
-    rows += [(name.replace("_", " "), str(value)) for name, value in counts.items()]
+    rows += [(_LABELS.get(name, name), str(value)) for name, value in counts.items()]
     rows.append(("memory at the end ÷ memory after a fifth of the jobs", f"{_growth(account):.2f}"))
     rows += [(f"damage: {what}", str(times)) for what, times in sorted(account.damage.items())]
     return table((title, ""), rows)
@@ -87,15 +99,11 @@ def _targets(account: _chaos.Account, jobs: int, name: str) -> list[Target]:
     values = {
         "jobs without an end": jobs - sum(account.ends.values()),
         "charges without an accepted job, or accepted jobs without a charge": abs(account.charges - account.accepted),
-        "jobs charged twice": account.charged_twice,
-        "charged jobs that neither the program nor the journal knows": account.lost,
-        "jobs whose state in the journal differs": account.disagreements,
-        "exceeded time bounds": account.late,
-        "unexpected exceptions": account.foreign,
-        "saved files with wrong content": account.wrong_files,
-        "leaked tasks": account.leaked_tasks,
-        "leaked sockets and files": account.leaked_files,
     }
+    fields = (
+        "charged_twice", "lost", "disagreements", "late", "foreign", "wrong_files", "leaked_tasks", "leaked_files"
+    )  # fmt: skip
+    values |= {_LABELS[field]: getattr(account, field) for field in fields}
     targets = [Target(f"{name}: {what}", value, 0.0) for what, value in values.items()]
     return [*targets, Target(f"{name}: memory at the end ÷ memory after a fifth of the jobs", _growth(account), 1.25)]
 

@@ -38,11 +38,12 @@ begun = time.perf_counter()
 import asyncio
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.secret import ApiKey
+KEY = "a key of a benchmark"
 async def first():
-    async with modelslab_async.Client("any") as client:
+    async with modelslab_async.Client(KEY) as client:
         client.check({"prompt": "zoom in", "init_image": "https://picture.invalid/a.png"})
         request = modelslab_async.ImageToVideoUltra(prompt="zoom in", init_image="https://picture.invalid/a.png")
-        wire.encode_body(wire.encode_request(request, ref="a"), ApiKey("any"))
+        wire.encode_body(wire.encode_request(request, ref="a"), ApiKey(KEY))
 asyncio.run(first())
 print(time.perf_counter() - begun)
 """

@@ -115,7 +115,8 @@ def _app(webhook: Webhook, jobs: dict[str, Job]) -> Starlette:
 
 @asynccontextmanager
 async def _served(app: Any, port: int) -> AsyncIterator[None]:
-    server = uvicorn.Server(uvicorn.Config(app, port=port, log_level="warning", access_log=False, lifespan="off"))
+    quiet: Any = {"log_level": "warning", "access_log": False, "lifespan": "off"}
+    server = uvicorn.Server(uvicorn.Config(app, port=port, timeout_keep_alive=60, **quiet))
     serving = asyncio.create_task(server.serve())
     while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
         await asyncio.sleep(0.01)
