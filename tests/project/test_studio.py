@@ -235,7 +235,7 @@ async def test_a_failed_start_prints_one_line(tmp_path: Path, arguments: list[st
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(STUDIO), *(port if word == "TAKEN" else word for word in arguments)),
+            *(sys.executable, str(STUDIO), *(port if argument == "TAKEN" else argument for argument in arguments)),
             cwd=tmp_path, env={**os.environ, "MODELSLAB_API_KEY": ""}, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         _, err = await process.communicate()
