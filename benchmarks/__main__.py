@@ -1,9 +1,10 @@
-"""Run benchmarks one after the other, keep what they say as JSON, and draw it.
+"""Run benchmarks one after the other, store their results as JSON and draw them.
 
-    python -m benchmarks [--json] [--check] [--into FOLDER] [NAME ...]       all: takes about an hour
+    python -m benchmarks [--json] [--check] [--into FOLDER] [NAME ...]       all benchmarks: about 90 minutes
 
-NAME is that of a module of this folder. Results go to `benchmarks/results`: NAME.json, and NAME.svg where there is
-something to draw, which needs the extra `bench`. A benchmark by itself: python -m benchmarks.NAME.
+NAME is a module of this folder, such as `memory`. The results go to `benchmarks/results`: NAME.json and, if the
+benchmark has figures to draw, NAME.svg. Drawing needs the extra `bench`. To run one benchmark without storing its
+results: python -m benchmarks.NAME.
 """
 
 from __future__ import annotations
@@ -16,62 +17,65 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import say
+from benchmarks._common import log
 
 _HERE = Path(__file__).resolve().parent
 NAMES = sorted(path.stem for path in _HERE.glob("*.py") if not path.stem.startswith("_"))
 
 
 def run(name: str, into: Path) -> dict[str, Any] | None:
-    """What a benchmark says, kept and drawn; None where it failed. Its words go to stderr."""
-    say(f"== {name}")
-    words = [sys.executable, "-m", f"benchmarks.{name}", "--json"]
-    ran = subprocess.run(words, cwd=_HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
-    if ran.returncode:
+    """Run a benchmark and store its results. Return them, or None if it failed. Its progress goes to stderr."""
+    log(f"== {name}")
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--json"]
+    process = subprocess.run(command, cwd=_HERE.parent, stdout=subprocess.PIPE, text=True, check=False)
+    if process.returncode:
         return None
-    told: dict[str, Any] = json.loads(ran.stdout)
-    (into / f"{name}.json").write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return told
+    results: dict[str, Any] = json.loads(process.stdout)
+    (into / f"{name}.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return results
 
 
 def draw_all(into: Path) -> None:
-    """Draw all figures that the folder has, and how they stand to their reaches."""
-    from benchmarks._bars import draw, draw_reaches  # noqa: PLC0415 - of the extra `bench`
+    """Draw the figures of all results in the folder, and one picture of all targets."""
+    from benchmarks._bars import draw, draw_targets  # noqa: PLC0415 - matplotlib is in the extra `bench`
 
-    reaches = []
+    targets = []
     for path in sorted(into.glob("*.json")):
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(told.get("figures"), list):
-            draw(told["figures"], f"{told['conditions']}\n{told['machine']}", path.with_suffix(".svg"))
-            reaches += [{**reach, "name": f"{path.stem}: {reach['name']}"} for reach in told["reaches"]]
-    if reaches:
-        draw_reaches(reaches, into / "reaches.svg")
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(results.get("figures"), list):
+            source = f"{results['conditions']}\n{results['machine']}"
+            draw(results["figures"], source, path.with_suffix(".svg"))
+            targets += [{**target, "name": f"{path.stem}: {target['name']}"} for target in results["targets"]]
+    if targets:
+        draw_targets(targets, into / "targets.svg")
 
 
 def main() -> int:
-    """Run what is asked for; gives the exit code."""
+    """Run the requested benchmarks. Return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"all, or some of: {', '.join(NAMES)}")
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a reach is missed")
-    parser.add_argument("--into", type=Path, default=_HERE / "results", help="the folder of the results")
-    given = parser.parse_args()
-    if unknown := set(given.names) - set(NAMES):
-        parser.error(f"there is no {', '.join(sorted(unknown))}; there are: {', '.join(NAMES)}")
-    given.into.mkdir(parents=True, exist_ok=True)
-    told = {name: run(name, given.into) for name in given.names or NAMES}
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"benchmarks to run (default: all of {', '.join(NAMES)})"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
+    parser.add_argument("--into", type=Path, default=_HERE / "results", help="folder for the results")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(NAMES):
+        parser.error(f"unknown benchmark: {', '.join(sorted(unknown))} (hint: choose from {', '.join(NAMES)})")
+    args.into.mkdir(parents=True, exist_ok=True)
+    results = {name: run(name, args.into) for name in args.names or NAMES}
     if find_spec("matplotlib"):
-        draw_all(given.into)
-    failed = [name for name, each in told.items() if each is None]
-    reaches = [(name, reach) for name, each in told.items() if each for reach in each["reaches"]]
-    missed = [f"{name}: {reach['name']}" for name, reach in reaches if reach["missed"]]
-    print(json.dumps(told) if given.json else _summary(len(reaches), missed, failed))
-    return int(bool(failed) or (given.check and bool(missed)))
+        draw_all(args.into)
+    failed = [name for name, each in results.items() if each is None]
+    targets = [(name, target) for name, each in results.items() if each for target in each["targets"]]
+    missed = [f"{name}: {target['name']}" for name, target in targets if target["missed"]]
+    print(json.dumps(results) if args.json else _summary(len(targets), missed, failed))
+    return int(bool(failed) or (args.check and bool(missed)))
 
 
-def _summary(reaches: int, missed: list[str], failed: list[str]) -> str:
-    lines = [f"{reaches - len(missed)} of {reaches} reaches kept"]
-    lines += [f"MISSED: {words}" for words in missed]
+def _summary(targets: int, missed: list[str], failed: list[str]) -> str:
+    lines = [f"{targets - len(missed)} of {targets} targets met"]
+    lines += [f"MISSED: {name}" for name in missed]
     lines += [f"FAILED: {name}" for name in failed]
     return "\n".join(lines)
 

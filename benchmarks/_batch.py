@@ -1,4 +1,4 @@
-"""A batch of the command that is killed and started again, and what became of it."""
+"""Run a batch of the command, kill it, start it again, and count its videos and charges."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from modelslab_async import JobState
 from modelslab_async.batch import Result, read_results
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
 
-PLACES = 15
+SLOTS = 15
 SPEED = 100.0
-"""A job of 40 s takes 0.4 s."""
-_PATIENCE = 120.0
+"""A job of 40 s then takes 0.4 s."""
+_TIMEOUT = 120.0
+"""Seconds."""
 _PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 _HARMLESS = [
     *(Rule(fault, on="submit", rate=0.05) for fault in (Fault.RATE_LIMIT, Fault.UNAVAILABLE_503)),
@@ -33,12 +34,12 @@ _HARMLESS = [
     ),
     *(Rule(fault, on="file", rate=0.05) for fault in (Fault.BROKEN_DOWNLOAD, Fault.HTML_AS_MP4)),
 ]
-"""One of ten submits, fetches and files meets one. None of them loses the reply to a submit: kills do that."""
+"""Faults of one in ten submits, fetches and files. None loses the reply to a submit: only the kills do."""
 
 
 @attrs.frozen(kw_only=True)
 class Outcome:
-    """What became of a batch. It ran for `seconds`; a person was asked about `resolved` jobs."""
+    """The outcome of a batch. It ran for `seconds`; `resolved` jobs were uncertain and had to be resolved by hand."""
 
     jobs: int
     kills: int
@@ -51,18 +52,18 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        """A video and a charge for each."""
+        """Whether each job has one video and one charge."""
         return self.videos == self.files == self.charges == self.jobs and not self.charged_twice
 
 
 async def outcome(jobs: int, kills: int, lasts: float, rng: random.Random) -> Outcome:
-    """Run a batch, killed at `kills` moments of its first `lasts` seconds each time, until it ends."""
+    """Run a batch until it ends, after *kills* kills, each in the first *lasts* seconds of its run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "a.png").write_bytes(_PNG)
         shots = [{"prompt": "zoom", "init_image": "a.png", "seed": seed} for seed in range(jobs)]
         (folder / "shots.jsonl").write_text("".join(json.dumps(shot) + "\n" for shot in shots))
-        options: dict[str, Any] = {"speed": SPEED, "queue_limit": PLACES, "render": skeleton, "faults": _HARMLESS}
+        options: dict[str, Any] = {"speed": SPEED, "queue_limit": SLOTS, "render": skeleton, "faults": _HARMLESS}
         async with Emulator(**options) as emulator:
             resolved, seconds = 0, 0.0
             for _ in range(kills):
@@ -88,44 +89,44 @@ def _is_made(result: Result) -> bool:
 
 
 async def _batch(folder: Path, emulator: Emulator, *, kill_after: float | None = None) -> float:
-    """Seconds that it took."""
+    """Run the command once, or kill it after *kill_after* seconds. Return its duration in seconds."""
     begun = time.monotonic()
-    words = ["batch", "shots.jsonl", "-o", "out", "--yes", "--max-in-flight", str(PLACES)]
-    process = await _start(folder, emulator, *words)
+    arguments = ["batch", "shots.jsonl", "-o", "out", "--yes", "--max-in-flight", str(SLOTS)]
+    process = await _start(folder, emulator, *arguments)
     waiting = asyncio.create_task(process.communicate())
     if kill_after is not None:
         await asyncio.wait([waiting], timeout=kill_after)
         if not waiting.done():
             process.send_signal(signal.SIGKILL)
-    _, err = await asyncio.wait_for(waiting, _PATIENCE)
+    _, err = await asyncio.wait_for(waiting, _TIMEOUT)
     if kill_after is None and process.returncode:
-        raise SystemExit(f"the batch ended with {process.returncode}:\n{err.decode()[-2000:]}")
+        raise SystemExit(f"the batch exited with code {process.returncode}:\n{err.decode()[-2000:]}")
     return time.monotonic() - begun
 
 
 async def _resolve(folder: Path, emulator: Emulator) -> int:
-    """A person looks at the account, and says what became of the uncertain jobs."""
+    """Resolve the uncertain jobs from the ledger, as a user would from the account. Return their number."""
     process = await _start(folder, emulator, "recover", "--json")
-    out, _ = await asyncio.wait_for(process.communicate(), _PATIENCE)
+    out, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT)
     ids = {charge.track_id: charge.job_id for charge in emulator.ledger.charges}
     uncertain: list[str] = [row["ref"] for row in json.loads(out)["uncertain"]]
     for ref in uncertain:
-        word = ["--id", str(ids[ref])] if ref in ids else ["--lost"]
-        process = await _start(folder, emulator, "resolve", ref, *word)
-        await asyncio.wait_for(process.communicate(), _PATIENCE)
+        resolution = ["--id", str(ids[ref])] if ref in ids else ["--lost"]
+        process = await _start(folder, emulator, "resolve", ref, *resolution)
+        await asyncio.wait_for(process.communicate(), _TIMEOUT)
     return len(uncertain)
 
 
-async def _start(folder: Path, emulator: Emulator, *words: str) -> asyncio.subprocess.Process:
-    told = {
+async def _start(folder: Path, emulator: Emulator, *arguments: str) -> asyncio.subprocess.Process:
+    settings = {
         "MODELSLAB_API_KEY": "any",
         "MODELSLAB_BASE_URL": emulator.url,
         "MODELSLAB_JOURNAL": str(folder / "jobs.db"),
     }
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "modelslab_async", *words),
+        *(sys.executable, "-m", "modelslab_async", *arguments),
         cwd=folder,
-        env={**os.environ, **told},
+        env={**os.environ, **settings},
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

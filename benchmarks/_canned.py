@@ -1,4 +1,4 @@
-"""A service of canned replies in this process, so that what is measured is the client and nothing else."""
+"""Answer with canned replies in this process, so that only the client is measured."""
 
 from __future__ import annotations
 
@@ -42,13 +42,16 @@ _META = {
     "watermark": "no",
     "webhook": None,
 }
-"""What the service echoes, on the documentation page."""
+"""The request that the service echoes in the sample of its documentation page."""
 _MP4 = b"\0\0\0\x18ftypisom" + bytes(1000)
 
 
 @attrs.define
 class Canned:
-    """Takes every job. It then runs until `release`; with `at_once` it is done in the reply to its submit."""
+    """A transport that accepts every job.
+
+    A job runs until `release`. With `at_once` it succeeds in the reply to its submit.
+    """
 
     at_once: bool = False
     submits: int = 0
@@ -56,39 +59,39 @@ class Canned:
     _released: bool = False
 
     def release(self) -> None:
-        """All jobs are done from now on."""
+        """Let all jobs succeed from now on."""
         self._released = True
 
     async def post(
         self,
         url: str,
-        body: bytes,  # noqa: ARG002 - a Transport's
+        body: bytes,  # noqa: ARG002 - the signature of Transport
         *,
         timeout: float | None,  # noqa: ARG002
         own_connection: bool = False,  # noqa: ARG002
     ) -> HttpReply:
-        """A reply, as JSON."""
+        """Return a reply as JSON."""
         await asyncio.sleep(0)
         if "/fetch/" in url:
             self.fetches += 1
-            return _said(self._released, url.rpartition("/")[2], {})
+            return _reply(self._released, url.rpartition("/")[2], {})
         self.submits += 1
-        return _said(self.at_once, str(self.submits), {"meta": {**_META, "seed": self.submits}})
+        return _reply(self.at_once, str(self.submits), {"meta": {**_META, "seed": self.submits}})
 
     async def head(self, url: str, *, length: int, timeout: float | None) -> HttpReply:  # noqa: ARG002
-        """The start of an mp4."""
+        """Return the first bytes of an mp4."""
         await asyncio.sleep(0)
         return HttpReply(206, _MP4[:length])
 
     def get(self, *_: object, **__: object) -> AbstractAsyncContextManager[Incoming]:
-        """No files are saved here."""
+        """Refuse: no benchmark saves files of this transport."""
         raise NotImplementedError
 
     async def aclose(self) -> None:
-        """Nothing was opened."""
+        """Do nothing, because nothing was opened."""
 
 
-def _said(done: bool, job_id: str, more: Mapping[str, Any]) -> HttpReply:
+def _reply(done: bool, job_id: str, more: Mapping[str, Any]) -> HttpReply:
     link = [_LINK.format(job_id)]
     state = {"status": "success", "output": link} if done else {"status": "processing", "eta": 40, "future_links": link}
     return HttpReply(200, json.dumps({"id": int(job_id), **state, **more}).encode())

@@ -1,4 +1,4 @@
-"""Jobs at an emulator where everything goes wrong, and the account of what became of them."""
+"""Run jobs at an emulator where everything goes wrong, and account for every job and charge."""
 
 from __future__ import annotations
 
@@ -10,44 +10,43 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import attrs
-from aiohttp import web
 
 from benchmarks._chaos_server import ChaosServer, video
+from benchmarks._common import OpenJobs
 from benchmarks._damage import CHANGES, Damages
-from benchmarks._open_jobs import OpenJobs
 from modelslab_async import Client, ImageToVideoUltra, Job, JobError, JobState, ModelsLabError, Timeouts, Video
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.protocol import record
 from modelslab_async.protocol.record import SENT, JobRecord
 
 SPEED = 400.0
-"""A job of 40 s takes a tenth of a second."""
+"""A job of 40 s then takes 0.1 s."""
 IN_FLIGHT = 150
 IN_FLIGHT_BEHIND_PROXY = 50
-"""Emulator and proxy share a process: with more, a busy machine answers so late that hardly a job gets through."""
+"""Lower, because emulator and proxy share a process: with more, few jobs get through on a busy machine."""
 RATE = 0.3
-"""The share of occasions on which the emulator makes a mistake."""
+"""The share of submits, fetches, files and webhooks on which the emulator fails."""
 RATE_BEHIND_PROXY = 0.05
 _LIMITS = Timeouts(connect=2.0, submit=0.5, fetch=0.5, read=1.0, link=5.0, job=60.0)
 _SLACK = 5.0
 """Seconds that a busy machine may add to any bound."""
-_LONGEST_STAY = {
+_MAX_STAY = {
     JobState.SUBMITTING: 6 * 0.5
     + (0.5 + 1 + 2 + 4 + 8)
     + _SLACK,  # six tries of `submit` seconds and the waits between
-    JobState.PROCESSING: 60.0 + 0.5 + _SLACK,  # `job`, and the poll under way then
+    JobState.PROCESSING: 60.0 + 0.5 + _SLACK,  # `job`, and the poll that is then running
     JobState.READY: 5.0 + 3 * 0.5 + _SLACK,  # `link`, and a last probe of each link
 }
-"""Seconds that a job may spend in a state, as `_LIMITS` bounds it."""
-_LONGEST_SAVE = 240.0
+"""Seconds that a job may spend in a state, by `_LIMITS`."""
+_MAX_SAVE = 240.0
 """Three rounds over two links, each dead after six breaks of at most 3 s and the waits between."""
-_LONGEST_CLOSE = 10.0
+_MAX_CLOSE = 10.0
 _ON_SUBMIT = [
     Fault.REFUSED, Fault.RESET_BEFORE, Fault.RESET_AFTER, Fault.SLOW, Fault.STALL, Fault.HTML_502, Fault.HTML_520,
     Fault.HTML_524, Fault.TRUNCATED_JSON, Fault.RATE_LIMIT, Fault.ERROR_500, Fault.UNAVAILABLE_503,
@@ -56,15 +55,15 @@ _ON_JOB = [Fault.JOB_FAILS, Fault.EARLY_LINK, Fault.LATE_LINK]
 _ON_FETCH = [*_ON_SUBMIT, Fault.EMPTY_OUTPUT, Fault.TRY_AGAIN]
 _ON_FILE = [Fault.CUT_MP4, Fault.BROKEN_DOWNLOAD, Fault.WRONG_TYPE, Fault.HTML_AS_MP4]
 _ON_WEBHOOK = [fault for fault in Fault if fault.name.startswith("WEBHOOK")]
-TAKEN = (JobState.READY, JobState.FAILED, JobState.TIMED_OUT)
+ACCEPTED = (JobState.READY, JobState.FAILED, JobState.TIMED_OUT)
 """States that only an accepted job reaches."""
 
 
 def fault_plan(rate: float = RATE, *, is_behind_proxy: bool = False) -> list[Rule]:
-    """Return every fault there is; on each occasion something goes wrong at `rate`.
+    """Return rules with every fault. Each submit, fetch, file and webhook fails at `rate`.
 
-    Behind a proxy, which listens on, a server that refuses connections looks like one that resets them all. Hardly a
-    job would get through, so that fault is left out.
+    Behind a proxy the fault REFUSED is left out. The proxy keeps listening, so every connection would be reset, and few
+    jobs would get through.
     """
     assert {*_ON_SUBMIT, *_ON_JOB, *_ON_FETCH, *_ON_FILE, *_ON_WEBHOOK} == set(Fault)
     rules = []
@@ -85,17 +84,17 @@ def _seconds(fault: Fault) -> float:
 
 @attrs.frozen(kw_only=True)
 class Account:
-    """What became of the jobs.
+    """The outcome of the jobs.
 
     accepted: jobs that the client counts as accepted, and uncertain ones that were charged.
-    lost: refs that were charged, and are neither among the jobs that were accepted or are uncertain nor in the journal.
-    disagreements: jobs of which the journal says something else than the program.
-    late: jobs and downloads that outstayed a bound.
-    foreign: exceptions that are neither the library's nor OSError, errors that report a mistake in the library, and
-        complaints of the event loop.
-    wrong_files: saved files with another content than the job's. changed_files: those of which the proxy is the cause.
+    lost: refs that were charged, but are neither accepted nor uncertain, and not in the journal.
+    disagreements: jobs whose state in the journal differs from the program's.
+    late: jobs and downloads that exceeded a time bound.
+    foreign: exceptions that are neither the library's nor OSError, errors that report a bug in the library, and
+        errors that the event loop reports.
+    wrong_files: saved files with wrong content. changed_files: those that the proxy changed.
     early_bytes, late_bytes: memory of the process after a fifth of the jobs, and at the end.
-    damage: how often the proxy did what. log: a JSON object for each. notes: what went wrong, in words.
+    damage: the number of damages by direction and kind. log: a JSON object for each. notes: the problems, as text.
     """
 
     ends: dict[str, int]
@@ -119,8 +118,8 @@ class Account:
 
 
 @contextmanager
-def _hasty_places() -> Iterator[None]:
-    """Hold the slots of uncertain jobs for a time of the service, which runs SPEED times as fast."""
+def _accelerated_slot_holds() -> Iterator[None]:
+    """Shorten the time that uncertain jobs hold their slots, because the service runs SPEED times as fast."""
     held, record.SLOT_HOLD = record.SLOT_HOLD, record.SLOT_HOLD / SPEED
     try:
         yield
@@ -130,76 +129,77 @@ def _hasty_places() -> Iterator[None]:
 
 async def run(
     jobs: int,
-    tell: Callable[[str], None],
+    log: Callable[[str], None],
     *,
     rate: float = RATE,
     damages: Damages | None = None,
     limit: float | None = None,
 ) -> Account:
-    """Run jobs from the first submit to the closed client; with `damages`, through a proxy that damages bytes.
+    """Run jobs until the client is closed; with `damages`, through a proxy that damages bytes.
 
-    rate: the share of occasions on which the emulator makes a mistake.
-    limit: seconds after which the run is broken off, so that a hang is part of the account; None for never.
+    rate: the share of submits, fetches, files and webhooks on which the emulator fails.
+    limit: seconds after which the run is stopped, so that a hang shows in the account; None for no limit.
     """
-    with _hasty_places():
-        return await _run(jobs, tell, rate, damages, limit)
+    with _accelerated_slot_holds():
+        return await _run(jobs, log, rate, damages, limit)
 
 
 async def _run(
-    jobs: int, tell: Callable[[str], None], rate: float, damages: Damages | None, limit: float | None
+    jobs: int, log: Callable[[str], None], rate: float, damages: Damages | None, limit: float | None
 ) -> Account:
     tasks, files = len(asyncio.all_tasks()), _open_files()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        seen = _Seen(jobs, folder, tell, IN_FLIGHT_BEHIND_PROXY if damages else IN_FLIGHT)
-        log, faults = folder / "damage.jsonl", fault_plan(rate, is_behind_proxy=damages is not None)
+        chaos = _Run(jobs, folder, log, IN_FLIGHT_BEHIND_PROXY if damages else IN_FLIGHT)
+        damage_log, faults = folder / "damage.jsonl", fault_plan(rate, is_behind_proxy=damages is not None)
         loop = asyncio.get_running_loop()
-        loop.set_exception_handler(lambda _, context: seen.note_foreign("the event loop", context))
+        loop.set_exception_handler(lambda _, context: chaos.note_foreign("the event loop", context))
         try:
-            async with _receiver(seen):  # closes last: asyncio leaks a connection that comes while a server closes
-                with ChaosServer(SPEED, faults, damages, log) as server:
-                    await seen.bounded(server.url, limit)
+            # The webhook closes last: asyncio leaks a connection that arrives while a server closes.
+            async with chaos.open_jobs.webhook() as chaos.webhook:
+                with ChaosServer(SPEED, faults, damages, damage_log) as server:
+                    await chaos.bounded(server.url, limit)
                     charges = server.charges()
-                    rows = await seen.rows(server.url)
+                    rows = await chaos.rows(server.url)
             await asyncio.sleep(0.2)
         finally:
             loop.set_exception_handler(None)
-        lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+        lines = damage_log.read_text(encoding="utf-8").splitlines() if damage_log.exists() else []
         damage = [json.loads(line) for line in lines]
-    return seen.account(charges, rows, damage, len(asyncio.all_tasks()) - tasks, _open_files() - files)
+    return chaos.account(charges, rows, damage, len(asyncio.all_tasks()) - tasks, _open_files() - files)
 
 
 @attrs.define
-class _Seen:
+class _Run:
     jobs: int
     folder: Path
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
     in_flight: int
     webhook: str = ""
     open_jobs: OpenJobs = attrs.field(factory=OpenJobs)
     states: dict[str, JobState] = attrs.field(factory=dict[str, JobState])
     saved: set[str] = attrs.field(factory=set[str])
     wrong: dict[str, Video] = attrs.field(factory=dict[str, Video])
-    """Videos whose file has another content."""
+    """Videos whose saved file has wrong content."""
     open: dict[str, str] = attrs.field(factory=dict[str, str])
-    """What has no end yet, by ref."""
+    """What has not ended yet, by ref."""
     late: list[tuple[str, str]] = attrs.field(factory=list[tuple[str, str]])
-    """Bounds that were outstayed: the ref, and what took too long."""
+    """Exceeded time bounds: the ref, and what took too long."""
     foreign: list[str] = attrs.field(factory=list[str])
     early_bytes: int = 0
     late_bytes: int = 0
 
     async def bounded(self, url: str, limit: float | None) -> None:
-        """Run all jobs, and break the run off at the limit."""
+        """Run all jobs. Stop the run at the limit."""
         work = asyncio.create_task(self._all(url))
         await asyncio.wait([work], timeout=limit)
-        self.late += [(ref, f"no end of {what}") for ref, what in self.open.items()]
+        self.late += [(ref, f"{what} did not end") for ref, what in self.open.items()]
         if not work.done():
-            self.late.append(("", f"the run has no end within {limit} s"))
+            self.late.append(("", f"the run did not end within {limit} s"))
             work.cancel()
-            await asyncio.wait([work], timeout=_LONGEST_CLOSE)
+            await asyncio.wait([work], timeout=_MAX_CLOSE)
         if not work.done():
-            self.late.append(("", f"aclose(drain=False) has no end within {_LONGEST_CLOSE} s"))
+            self.late.append(("", f"aclose(drain=False) did not end within {_MAX_CLOSE} s"))
         elif not work.cancelled() and (error := work.exception()):
             self.note_foreign("the run or the close", error)
         self.late_bytes = _resident_bytes()
@@ -232,12 +232,12 @@ class _Seen:
         await self._check_stays(job)
         try:
             await job
-        except Exception as error:  # noqa: BLE001 - what may come out is what is tested
+        except Exception as error:  # noqa: BLE001 - the type of the exception is what is tested
             self._check_error(f"await {job.ref}", error)
         if len(self.states) == self.jobs // 5:
             self.early_bytes = _resident_bytes()
         if len(self.states) % 500 == 0:
-            self.tell(f"{len(self.states)} of {self.jobs} jobs ended")
+            self.log(f"{len(self.states)} of {self.jobs} jobs ended")
 
     async def _check_stays(self, job: Job) -> None:
         events = [event async for event in job.events()]
@@ -246,17 +246,17 @@ class _Seen:
             assert before is not None
             if after is None or after.state is not before.state:
                 until = (after or before).elapsed
-                if until - since > _LONGEST_STAY.get(before.state, float("inf")):
-                    self.late.append((job.ref, f"was {before.state.value} for {until - since:.1f} s"))
+                if until - since > _MAX_STAY.get(before.state, float("inf")):
+                    self.late.append((job.ref, f"stayed {before.state.value} for {until - since:.1f} s"))
                 since = until
 
     async def _save(self, job: Job) -> None:
         path = self.folder / f"{job.ref}.mp4"
         begun = time.monotonic()
         try:
-            async with asyncio.timeout(_LONGEST_SAVE):
+            async with asyncio.timeout(_MAX_SAVE):
                 await job.save(path)
-        except Exception as error:  # noqa: BLE001 - what may come out is what is tested
+        except Exception as error:  # noqa: BLE001 - the type of the exception is what is tested
             self._check_error(f"{job.ref}.save", error)
         else:
             self.saved.add(job.ref)
@@ -264,20 +264,20 @@ class _Seen:
                 self.wrong[job.ref] = job.result()
             path.unlink()
         del self.open[job.ref]
-        if (took := time.monotonic() - begun) >= _LONGEST_SAVE:
-            self.late.append((job.ref, f"no end of the download for {took:.1f} s"))
+        if (took := time.monotonic() - begun) >= _MAX_SAVE:
+            self.late.append((job.ref, f"the download did not end within {took:.1f} s"))
 
     def _check_error(self, where: str, error: Exception) -> None:
-        """Note an error that users must not get: a bare JobError reports a mistake in the library."""
+        """Note an error that users must not get. A bare JobError reports a bug in the library."""
         if not isinstance(error, ModelsLabError | OSError) or type(error) is JobError:
             self.note_foreign(where, error)
 
     def note_foreign(self, where: str, what: object) -> None:
-        """Note an exception that nobody promised."""
+        """Note an exception that the library does not document."""
         self.foreign.append(f"{where}: {what!r}")
 
     async def rows(self, url: str) -> dict[str, JobRecord]:
-        """Return what the journal says of each job, by ref."""
+        """Return the journal's record of each job, by ref."""
         async with Client("any", base_url=url, journal=self.folder / "jobs.db") as client:
             return {row.ref: row for row in await client.history(self.jobs)}
 
@@ -289,16 +289,20 @@ class _Seen:
         leaked_tasks: int,
         leaked_files: int,
     ) -> Account:
-        """Count."""
-        taken = {ref for ref, state in self.states.items() if state in TAKEN}
+        """Return the account of the run."""
+        accepted = {ref for ref, state in self.states.items() if state in ACCEPTED}
         uncertain = {ref for ref, state in self.states.items() if state is JobState.UNCERTAIN}
         listed = {ref for ref, row in rows.items() if row.state in SENT}
         twice = [ref for ref, times in charges.items() if times > 1]
-        lost = charges.keys() - taken - uncertain - listed
-        said = {ref: f"{row.state.value}{' and saved' if row.saved_path else ''}" for ref, row in rows.items()}
-        done = {ref: f"{state.value}{' and saved' if ref in self.saved else ''}" for ref, state in self.states.items()}
+        lost = charges.keys() - accepted - uncertain - listed
+        in_journal = {ref: f"{row.state.value}{' and saved' if row.saved_path else ''}" for ref, row in rows.items()}
+        in_program = {
+            ref: f"{state.value}{' and saved' if ref in self.saved else ''}" for ref, state in self.states.items()
+        }
         differ = [
-            f"{ref} is {now}, and {said.get(ref)} in the journal" for ref, now in done.items() if said.get(ref) != now
+            f"{ref} is {now} in the program and {in_journal.get(ref)} in the journal"
+            for ref, now in in_program.items()
+            if in_journal.get(ref) != now
         ]
         hit = {_name(entry["request"]) for entry in log if entry["kind"] in {kind.name for kind in CHANGES}}
         changed = {ref for ref, each in self.wrong.items() if hit & {_name(link) for link in each.links}}
@@ -306,14 +310,14 @@ class _Seen:
         notes = [f"charged twice: {ref}" for ref in twice]
         notes += [f"charged and lost: {ref} is {self.states.get(ref)}" for ref in lost]
         notes += [*differ, *self.foreign, *(f"{ref} has a wrong file" for ref in wrong)]
-        notes += [f"{ref}: {words}".removeprefix(": ") for ref, words in self.late]
+        notes += [f"{ref}: {problem}".removeprefix(": ") for ref, problem in self.late]
         for ref in dict.fromkeys((*twice, *lost, *wrong, *(ref for ref, _ in self.late if ref))):
             notes += [f"{ref}: {entry['text']}" for entry in log if _is_about(entry, ref, rows.get(ref))]
         return Account(
             ends=dict(Counter(state.value for state in self.states.values())),
             saved=len(self.saved),
             charges=sum(charges.values()),
-            accepted=len(taken) + len(uncertain & charges.keys()),
+            accepted=len(accepted) + len(uncertain & charges.keys()),
             charged_twice=len(twice),
             lost=len(lost),
             disagreements=len(differ),
@@ -331,28 +335,8 @@ class _Seen:
         )
 
 
-@asynccontextmanager
-async def _receiver(seen: _Seen) -> AsyncIterator[None]:
-    """Receive webhooks, and wake their jobs."""
-
-    async def wake(request: web.Request) -> web.Response:
-        seen.open_jobs.wake((await request.json()).get("track_id"))
-        return web.Response()
-
-    app = web.Application()
-    app.router.add_post("/", wake)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        seen.webhook = f"http://127.0.0.1:{runner.addresses[0][1]}/"
-        yield
-    finally:
-        await runner.cleanup()
-
-
 def _is_about(entry: dict[str, Any], ref: str, row: JobRecord | None) -> bool:
-    """Whether a damage hit a job's submit, poll or file."""
+    """Return whether a damage hit a job's submit, poll or file."""
     last = _name(entry["request"])
     return entry["ref"] == ref or (row is not None and last in (row.job_id, *(_name(link) for link in row.links)))
 

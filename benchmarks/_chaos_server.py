@@ -1,8 +1,8 @@
-"""The emulator of `benchmarks.chaos`, in a process of its own: its files are longer, and half of its replies chunked.
+"""Run the emulator of `benchmarks.chaos` in another process. Its files are longer, and half of its replies are chunked.
 
-`python -m benchmarks._chaos_server SPEED ETAS FAULTS LIMIT SEED DAMAGES LOG` is that process. It is as
-`python -m benchmarks._common`, except that with DAMAGES all requests, of files too, pass a proxy that damages them. At
-its end it writes the log of the damage to the file LOG, a JSON object a line.
+`python -m benchmarks._chaos_server SPEED ETAS FAULTS LIMIT SEED DAMAGES LOG` works like `python -m benchmarks._common`.
+With DAMAGES all requests, also those of files, pass a proxy that damages them. At its end the process writes the log of
+the damage to the file LOG, a JSON object a line.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 
 from aiohttp import web
 
-from benchmarks._common import Server, _Counting, asked, tell_whenever_asked
+from benchmarks._common import CountingEmulator, Server, answer_queries, service_options
 from benchmarks._damage import Damages, Proxy
 from modelslab_async.emulator import Rule, Work, skeleton
 from modelslab_async.emulator.job import DEFAULT_ETA
 
-_LONGEST_FILE_BYTES = 100_000
+_MAX_FILE_BYTES = 100_000
 
 
 def video(prompt: str, seed: int) -> bytes:
-    """Return the file of a job: a bare mp4 of up to 100 KB, which no other prompt and seed give."""
+    """Return the file of a job: a bare mp4 of up to 100 KB, unique for its prompt and seed."""
     rng = random.Random(f"{seed} {prompt}")
-    content = rng.randbytes(int(_LONGEST_FILE_BYTES ** rng.random()) // 2).hex()
+    content = rng.randbytes(int(_MAX_FILE_BYTES ** rng.random()) // 2).hex()
     return skeleton(Work(picture=b"", prompt=content, seed=seed, width=0, height=0, frames=0, fps=0))
 
 
@@ -40,14 +40,14 @@ class ChaosServer(Server):
 
     def __init__(self, speed: float, faults: Sequence[Rule], damages: Damages | None, log: Path) -> None:
         super().__init__(speed, DEFAULT_ETA, faults, module="benchmarks._chaos_server")
-        drawn = damages and {"seed": damages.seed, "rate": damages.rate}
-        self._arguments += [json.dumps(drawn), str(log)]
+        damage_options = damages and {"seed": damages.seed, "rate": damages.rate}
+        self._arguments += [json.dumps(damage_options), str(log)]
 
 
-class _Emulator(_Counting):
-    """Reach it at `seen_at`, if that is set: links lead there."""
+class _Emulator(CountingEmulator):
+    """An emulator whose links lead to `public_origin`, if that is set."""
 
-    seen_at = ""
+    public_origin = ""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(render=lambda work: video(work.prompt, work.seed), port=0, **options)
@@ -55,7 +55,7 @@ class _Emulator(_Counting):
 
     async def _listen(self) -> None:
         await super()._listen()
-        self.service.origin = self.seen_at or self.service.origin
+        self.service.origin = self.public_origin or self.service.origin
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         return self._framed(await super()._post(request))
@@ -64,7 +64,7 @@ class _Emulator(_Counting):
         return self._framed(await super()._file(request))
 
     def _framed(self, response: web.StreamResponse) -> web.StreamResponse:
-        """Chunk every second reply: broken chunks are another kind of damage than a length that is not reached."""
+        """Send every second reply in chunks: a broken chunk is another damage than a length that is not reached."""
         if next(self._is_chunked) and not response.prepared:
             response.headers.pop("Content-Length", None)
             response.enable_chunked_encoding()
@@ -77,13 +77,15 @@ async def _serve(options: Mapping[str, Any], damages: Damages | None, log: Path)
         if damages:
             port = int(server.url.rpartition(":")[2])
             proxy = await stack.enter_async_context(Proxy(port, damages.plan))
-            server.seen_at = server.service.origin = proxy.url
+            server.public_origin = server.service.origin = proxy.url
             stack.callback(lambda: log.write_text("".join(json.dumps(e.as_dict()) + "\n" for e in proxy.log)))
-        await tell_whenever_asked(server)
+        await answer_queries(server)
 
 
 if __name__ == "__main__":
     *_arguments, _damages, _log = sys.argv
-    _drawn = json.loads(_damages)
-    logging.disable()  # requests that cannot be parsed, as ordered
-    asyncio.run(_serve(asked(_arguments), Damages(**_drawn) if _drawn else None, Path(_log)))
+    _damage_options = json.loads(_damages)
+    logging.disable()  # many requests cannot be parsed, as intended
+    asyncio.run(
+        _serve(service_options(_arguments), Damages(**_damage_options) if _damage_options else None, Path(_log))
+    )

@@ -1,8 +1,8 @@
-"""What the benchmarks share: arguments, the table and its reaches, and an emulator in a process of its own.
+"""Share between benchmarks: command-line options, tables, targets, and an emulator in another process.
 
-`python -m benchmarks._common SPEED ETAS FAULTS LIMIT SEED` is that process. It tells its URL, then for every line that
-it reads how many requests it was sent so far, what was charged and when each job ended, as JSON, and ends with its
-input.
+`python -m benchmarks._common SPEED ETAS FAULTS LIMIT SEED` is that process. It prints its URL. For every line on its
+stdin it then prints one JSON object: the number of requests so far, the charges, and when each job ended. It exits
+when its stdin is closed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import platform
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from importlib.util import find_spec
@@ -28,52 +28,58 @@ from typing import Any, Protocol, Self
 import attrs
 from aiohttp import web
 
+from modelslab_async import Job
 from modelslab_async.emulator import Emulator, Fault, Rule, Service, skeleton
 from modelslab_async.emulator.job import EtaKind
 from modelslab_async.emulator.replies import Delivery
+from modelslab_async.telemetry import Telemetry
 
 LINKS_AT_ONCE = Rule(Fault.EARLY_LINK, seconds=0)
 GOOD_ETAS: Mapping[EtaKind, float] = {"good": 1}
 EMULATOR, LEAN = "benchmarks._common", "benchmarks._lean"
-"""Servers, see there."""
-NOT_INSTALLED = "modelslab-py is not installed, and left out: python -m pip install -e '.[bench]'"
+"""Modules that `Server` can run."""
+PEER_NOT_INSTALLED = "modelslab-py is not installed, so it is left out (hint: python -m pip install -e '.[bench]')"
 _ROOT = Path(__file__).resolve().parents[1]
 _QUEUE_LIMIT = 10_000
-_TIMER = 0.002
-"""Seconds before a delivery, in which its instant is waited for without a timer."""
-_MEASURED = ("aiohttp", "attrs", "cattrs", "backoff", "httpx", "modelslab-py")
+_BUSY_WAIT_SECONDS = 0.002
+"""Seconds before a delivery in which the emulator polls the clock: a timer of the event loop is up to 1 ms late."""
+_VERSIONED = ("aiohttp", "attrs", "cattrs", "backoff", "httpx", "modelslab-py")
 PICTURE = b"\x89PNG\r\n\x1a\n"
-"""All that the emulator looks at when nothing is rendered."""
+"""The bytes of a picture that the emulator checks if it renders nothing."""
 
 
 @attrs.frozen
 class Options:
-    """as_json: one JSON object on stdout, and all else on stderr. check: a reach that is missed fails the run."""
+    """Options of every benchmark.
+
+    as_json: print one JSON object on stdout, and all else on stderr.
+    check: exit with 1 if a target is missed.
+    """
 
     as_json: bool
     check: bool
 
 
-def options(description: str | None, *more: argparse.ArgumentParser) -> tuple[Options, argparse.Namespace]:
-    """What the command line says; `more` are parsers of a benchmark's own options."""
+def parse_options(description: str | None, *parents: argparse.ArgumentParser) -> tuple[Options, argparse.Namespace]:
+    """Parse the command line. *parents* are parsers of a benchmark's own options."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=more
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, parents=parents
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, everything else on stderr")
-    parser.add_argument("--check", action="store_true", help="exit with 1 where a reach is missed")
-    given = parser.parse_args()
-    return Options(as_json=given.json, check=given.check), given
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout, all else on stderr")
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
+    args = parser.parse_args()
+    return Options(as_json=args.json, check=args.check), args
 
 
-def machine() -> str:
-    """What the figures were taken on, and of what."""
-    there = (f"{name} {metadata.version(name)}" for name in _MEASURED if find_spec(name.replace("-", "_")))
+def describe_machine() -> str:
+    """Return the processor, Python, the versions of the measured packages, the commit and the time."""
+    versions = (f"{name} {metadata.version(name)}" for name in _VERSIONED if find_spec(name.replace("-", "_")))
     system = f"Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    return f"{os.cpu_count()} x {_processor()}, {system}; {', '.join(there)}; {_state()}"
+    return f"{os.cpu_count()} x {_processor()}, {system}; {', '.join(versions)}; {_revision()}"
 
 
 def _processor() -> str:
-    """Its name, where the system tells it."""
+    """Return the processor's name, or "CPU" if the system does not say."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -81,86 +87,86 @@ def _processor() -> str:
     return "CPU"
 
 
-def _state() -> str:
-    """Of which sources, and when."""
-    at = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
+def _revision() -> str:
+    """Return the commit, whether files were changed since, and the time."""
+    now = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
     commit = _git("rev-parse", "--short", "HEAD")
     changed = _git("status", "--porcelain", "--", ".", ":!benchmarks/results")
-    return f"{commit}{' and changes' if changed else ''}, {at}" if commit else at
+    return f"{commit}{' and changes' if changed else ''}, {now}" if commit else now
 
 
 def _git(*words: str) -> str:
-    """What it says; nothing where there is none, or no repository."""
+    """Return the output of a git command. Empty without git or without a repository."""
     if not (git := which("git")):
         return ""
     return subprocess.run([git, *words], cwd=_ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
 
 @attrs.frozen
-class Seen:
-    """What was seen of one contender, a value for each round."""
+class Samples:
+    """The measured values of one contender: one value for each round."""
 
     values: Sequence[float]
 
     @property
     def median(self) -> float:
-        """The middle one."""
+        """The median of the rounds."""
         return median(self.values)
 
-    def told(self, digits: int = 1) -> str:
-        """The median, and from where to where all of them were."""
+    def text(self, digits: int = 1) -> str:
+        """Return the median and the range of the rounds."""
         return f"{self.median:,.{digits}f} ({min(self.values):,.{digits}f} to {max(self.values):,.{digits}f})"
 
-    def over(self, other: Seen) -> Seen:
-        """As a multiple of another's, round by round: what disturbs a round disturbs both."""
-        return Seen([mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)])
+    def ratio_to(self, other: Samples) -> Samples:
+        """Return the ratio to *other*, round by round: a disturbance of a round then affects both sides."""
+        return Samples([mine / theirs for mine, theirs in zip(self.values, other.values, strict=True)])
 
-    def beyond(self, other: Seen) -> Seen:
-        """More than another's, round by round."""
-        return Seen([mine - theirs for mine, theirs in zip(self.values, other.values, strict=True)])
+    def minus(self, other: Samples) -> Samples:
+        """Return the difference to *other*, round by round."""
+        return Samples([mine - theirs for mine, theirs in zip(self.values, other.values, strict=True)])
 
 
 @attrs.frozen
 class Figure:
-    """One figure of several contenders. `limit` is the reach, in the same unit."""
+    """One measured quantity of several contenders. `target` is the target in the same unit, or None."""
 
     title: str
     unit: str
-    seen: Mapping[str, Seen]
-    limit: float | None = None
+    measured: Mapping[str, Samples]
+    target: float | None = None
     digits: int = 1
 
     def text(self) -> str:
-        """The table."""
-        rows = [(name, seen.told(self.digits)) for name, seen in self.seen.items()]
-        return table((self.title, f"{self.unit}, median (all)"), rows)
-
-
-def say(words: str) -> None:
-    """Tell how it goes; stdout is for the figures."""
-    print(words, file=sys.stderr, flush=True)
+        """Return the figure as a table."""
+        rows = [(name, samples.text(self.digits)) for name, samples in self.measured.items()]
+        return table((self.title, f"{self.unit}: median (lowest to highest)"), rows)
 
 
 @attrs.frozen
-class Reach:
-    """A figure, and what it may be at most."""
+class Target:
+    """A measured value and the highest value that meets the target."""
 
     name: str
-    value: float
+    measured: float
     at_most: float
 
     @property
     def missed(self) -> bool:
-        """Whether it is above."""
-        return self.value > self.at_most
+        """Whether the measured value is above the target."""
+        return self.measured > self.at_most
 
     def __str__(self) -> str:
-        verdict = "MISSED" if self.missed else "kept"
-        return f"{verdict}: {self.name}: {self.value:.3f}, at most {self.at_most:.3f}"
+        verdict = "MISSED" if self.missed else "met"
+        return f"{verdict}: {self.name}: measured {self.measured:.3f}, target at most {self.at_most:.3f}"
+
+
+def log(text: str) -> None:
+    """Print progress to stderr. Stdout is for the results."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns: the first to the left, figures to the right."""
+    """Return a table with the first column aligned left and all others aligned right."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     lines = []
     for row in (head, ["-" * width for width in widths], *rows):
@@ -169,27 +175,62 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def tell(wanted: Options, name: str, conditions: str, figures: Sequence[Figure], reaches: Sequence[Reach]) -> int:
-    """Print figures of several rounds, last of all; gives the exit code."""
+def print_figures(
+    options: Options, name: str, conditions: str, figures: Sequence[Figure], targets: Sequence[Target]
+) -> int:
+    """Print the figures of a benchmark. Return the exit code."""
     text = "\n\n".join((conditions, *(figure.text() for figure in figures), ""))
-    told = [attrs.asdict(figure) for figure in figures]
-    return conclude(wanted, text, {"benchmark": name, "conditions": conditions, "figures": told}, reaches)
+    data = [attrs.asdict(figure) for figure in figures]
+    return print_results(options, text, {"benchmark": name, "conditions": conditions, "figures": data}, targets)
 
 
-def conclude(wanted: Options, text: str, figures: Mapping[str, Any], reaches: Sequence[Reach]) -> int:
-    """Print the figures, last of all; gives the exit code."""
-    words = "\n".join((text, *map(str, reaches), machine()))
-    if wanted.as_json:
-        say(words)
-        told = [{**attrs.asdict(reach), "missed": reach.missed} for reach in reaches]
-        print(json.dumps({**figures, "reaches": told, "machine": machine()}))
+def print_results(options: Options, text: str, results: Mapping[str, Any], targets: Sequence[Target]) -> int:
+    """Print *text*, the targets and the machine; with --json, the results as JSON. Return the exit code."""
+    text = "\n".join((text, *map(str, targets), describe_machine()))
+    if options.as_json:
+        log(text)
+        data = [{**attrs.asdict(target), "missed": target.missed} for target in targets]
+        print(json.dumps({**results, "targets": data, "machine": describe_machine()}))
     else:
-        print(words)
-    return int(wanted.check and any(reach.missed for reach in reaches))
+        print(text)
+    return int(options.check and any(target.missed for target in targets))
+
+
+class OpenJobs(Telemetry):
+    """Keep the open jobs of a client, so that its webhook can wake them: `Client(telemetry=OpenJobs())`."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Job] = {}
+
+    def submitted(self, job: Job) -> None:
+        """Add the job."""
+        self._jobs[job.ref] = job
+
+    def ended(self, job: Job) -> None:
+        """Remove the job."""
+        self._jobs.pop(job.ref, None)
+
+    @asynccontextmanager
+    async def webhook(self) -> AsyncIterator[str]:
+        """Serve a webhook on loopback that wakes the job of each delivery. Yield its URL."""
+        app = web.Application()
+        app.router.add_post("/", self._receive)
+        runner = web.AppRunner(app, access_log=None)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        finally:
+            await runner.cleanup()
+
+    async def _receive(self, request: web.Request) -> web.Response:
+        if job := self._jobs.get((await request.json()).get("track_id")):
+            job.wake()
+        return web.Response()
 
 
 class Server:
-    """An emulator in another process, on loopback; it ends with the block, and with this process however that ends."""
+    """Run an emulator in another process, on loopback. It ends with the `with` block or with this process."""
 
     def __init__(
         self,
@@ -211,10 +252,10 @@ class Server:
             stdout=subprocess.PIPE,
             text=True,
             cwd=_ROOT,
-            start_new_session=True,  # Ctrl-C is for this process; the other one ends with its input
+            start_new_session=True,  # keeps Ctrl-C from it; it ends when its stdin is closed
         )
         try:
-            self.url = self._line()
+            self.url = self._read_line()
         except BaseException:
             self.__exit__()
             raise
@@ -222,45 +263,45 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._process.communicate(timeout=5)  # closes its input
+            self._process.communicate(timeout=5)  # closes its stdin
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
 
     def requests(self) -> int:
-        """How many HTTP requests it was sent so far."""
-        return int(self._asked()["requests"])
+        """Return the number of HTTP requests that it received so far."""
+        return int(self._query()["requests"])
 
     def charges(self) -> dict[str, int]:
-        """How often each track_id was charged."""
-        charges: dict[str, int] = self._asked()["charges"]
+        """Return how often each track_id was charged."""
+        charges: dict[str, int] = self._query()["charges"]
         return charges
 
     def ends(self) -> dict[str, float]:
-        """When each job ended or will end, by its id: seconds of this machine's monotonic clock."""
+        """Return when each job ended or will end, by its id, in seconds of this machine's monotonic clock."""
         return {job_id: end for job_id, (_, end) in self.spans().items()}
 
     def spans(self) -> dict[str, tuple[float, float]]:
-        """When each job was taken and when it ended, in the order in which they were taken; on the same clock."""
-        spans: dict[str, tuple[float, float]] = self._asked()["spans"]
+        """Return when each job was accepted and when it ends, by its id, in order of acceptance; on the same clock."""
+        spans: dict[str, tuple[float, float]] = self._query()["spans"]
         return spans
 
-    def _asked(self) -> dict[str, Any]:
+    def _query(self) -> dict[str, Any]:
         assert self._process.stdin is not None
         print(file=self._process.stdin, flush=True)
-        told: dict[str, Any] = json.loads(self._line())
-        return told
+        state: dict[str, Any] = json.loads(self._read_line())
+        return state
 
-    def _line(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout is not None
         line = self._process.stdout.readline().strip()
         if not line:
-            raise SystemExit("the emulator's process ended; what it said is above")
+            raise SystemExit("the emulator's process ended; its error is above")
         return line
 
 
-class _Counting(Emulator):
-    """Counts its requests, and knows when it began. Nothing is fetched: every URL is the same tiny picture."""
+class CountingEmulator(Emulator):
+    """An emulator that counts its requests. It fetches no picture: every URL stands for the same tiny picture."""
 
     requests = 0
 
@@ -276,19 +317,19 @@ class _Counting(Emulator):
         self.requests += 1
         return await super()._file(request)
 
-    async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
+    async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - the signature of Emulator
         return PICTURE
 
     async def _deliver(self, delivery: Delivery, rendered: asyncio.Task[None]) -> None:
-        """To the instant: a timer of the event loop comes up to a millisecond late."""
-        await asyncio.sleep(delivery.at - self.now() - _TIMER)
-        while self.now() < delivery.at:  # noqa: ASYNC110 - an instant is no event
+        """Deliver on time: a timer of the event loop is up to 1 ms late."""
+        await asyncio.sleep(delivery.at - self.now() - _BUSY_WAIT_SECONDS)
+        while self.now() < delivery.at:  # noqa: ASYNC110 - no event marks a moment
             await asyncio.sleep(0)
         await super()._deliver(delivery, rendered)
 
 
-class Told(Protocol):
-    """What a server's process tells of: `started` is on the machine's monotonic clock."""
+class CountingServer(Protocol):
+    """A server whose state `answer_queries` reports. `started` is in seconds of the machine's monotonic clock."""
 
     service: Service
     requests: int
@@ -297,16 +338,16 @@ class Told(Protocol):
     def started(self) -> float: ...
 
 
-def asked(arguments: Sequence[str]) -> dict[str, Any]:
-    """Options of a Service, from what `Server` puts on the command line."""
+def service_options(arguments: Sequence[str]) -> dict[str, Any]:
+    """Return the options of a `Service` from the command line that `Server` makes."""
     _, speed, eta, rules, queue_limit, seed = arguments
     faults = [Rule(**{**rule, "fault": Fault[rule["fault"]]}) for rule in json.loads(rules)]
     numbers = {"speed": float(speed), "queue_limit": int(queue_limit), "seed": int(seed)}
     return {**numbers, "eta": json.loads(eta), "faults": faults}
 
 
-async def tell_whenever_asked(server: Told) -> None:
-    """What `Server` reads, until its end."""
+async def answer_queries(server: CountingServer) -> None:
+    """Print the server's URL, then its state after each line of stdin, until stdin is closed."""
     print(server.service.origin, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):
         jobs, begun = server.service.jobs.values(), server.started
@@ -316,9 +357,9 @@ async def tell_whenever_asked(server: Told) -> None:
 
 
 async def _serve(options: Mapping[str, Any]) -> None:
-    async with _Counting(render=skeleton, port=0, **options) as server:
-        await tell_whenever_asked(server)
+    async with CountingEmulator(render=skeleton, port=0, **options) as server:
+        await answer_queries(server)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(asked(sys.argv)))
+    asyncio.run(_serve(service_options(sys.argv)))

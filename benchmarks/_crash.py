@@ -1,4 +1,4 @@
-"""Kills a program at random instants until all of its jobs are done, and counts what was paid."""
+"""Kill a program at random moments until all its jobs are done, and count the charges."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from modelslab_async.protocol.secret import ApiKey
 
 JOBS = 40
 SPEED = 200.0
-"""A job of 40 s takes a fifth of a second."""
+"""A job of 40 s then takes 0.2 s."""
 _ROOT = Path(__file__).resolve().parents[1]
 _TINY_PICTURE = b"\x89PNG\r\n\x1a\n"
 _REPLY_SECONDS = 10.0
-"""Of the service, for half of the replies to a submit: so kills hit that moment too."""
-_LONGEST = 60.0
-"""Seconds until a child that nobody kills must have ended."""
+"""Seconds of the service that half of the replies to a submit take, so that kills hit this moment too."""
+_MAX_SECONDS = 60.0
+"""Seconds in which a child that is not killed must end."""
 
 
 class _Emulator(Emulator):
-    async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - an Emulator's
+    async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - the signature of Emulator
         return _TINY_PICTURE
 
 
 @attrs.frozen(kw_only=True)
-class Toll:
-    """What came of one set of jobs. Each job is in just one of collected, uncertain, failed and forgotten."""
+class Outcome:
+    """The outcome of one set of jobs. Each job counts as collected, uncertain, failed or forgotten."""
 
     kills: int
     charges: int
@@ -51,23 +51,23 @@ class Toll:
 
     @property
     def is_right(self) -> bool:
-        """Nothing paid twice, nothing forgotten."""
+        """Whether no job was charged twice and none was forgotten."""
         return not (self.charged_twice or self.forgotten)
 
 
 @attrs.define
 class Killer:
-    """Runs `children` copies of the program at a time and kills them, until they end by themselves."""
+    """Run `children` copies of the program at once and kill them, until all end by themselves."""
 
     rng: random.Random
     children: int = 1
     restarts: bool = False
-    """Whether the emulator goes away for a moment after some of the kills."""
-    lasts: float = 1.0
-    """Seconds that a run takes, as far as is known: kills are spread over it."""
+    """Whether the emulator stops listening for a moment after some of the kills."""
+    duration: float = 1.0
+    """Estimated seconds of a run. The kills are spread over it."""
 
-    async def run(self, kills: int) -> Toll:
-        """At least one run; at most so many kills."""
+    async def run(self, kills: int) -> Outcome:
+        """Run the program until it ends by itself, with at most *kills* kills."""
         faults = [Rule(Fault.SLOW, rate=0.5, seconds=_REPLY_SECONDS), Rule(Fault.EARLY_LINK, seconds=0)]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -81,10 +81,10 @@ class Killer:
                     ended = dead == 0
                     if dead and self.restarts and self.rng.random() < 0.5:
                         await emulator.stop_listening(self.rng.uniform(0, 0.3))
-                return await _toll(emulator, folder, killed)
+                return await _outcome(emulator, folder, killed)
 
     async def _generation(self, emulator: Emulator, folder: Path, may_kill: bool) -> int:
-        """One run of all children; how many were killed."""
+        """Run all children once. Return how many were killed."""
         arguments = ["-m", "benchmarks._crash_child", emulator.url, str(folder / "jobs.db"), str(folder), str(JOBS)]
         begun = time.monotonic()
         running = [
@@ -93,12 +93,12 @@ class Killer:
         ]
         killed = await asyncio.gather(*(self._ended(child, may_kill) for child in running))
         if not any(killed):
-            self.lasts = (self.lasts + time.monotonic() - begun) / 2
+            self.duration = (self.duration + time.monotonic() - begun) / 2
         return sum(killed)
 
     async def _ended(self, child: asyncio.subprocess.Process, may_kill: bool) -> bool:
-        """Wait for a child, or kill it; whether it was killed."""
-        patience = self.rng.uniform(0.2, self.lasts) if may_kill else _LONGEST
+        """Wait for a child, or kill it. Return whether it was killed."""
+        patience = self.rng.uniform(0.2, self.duration) if may_kill else _MAX_SECONDS
         try:
             async with asyncio.timeout(patience):
                 await child.wait()
@@ -106,26 +106,26 @@ class Killer:
             child.send_signal(signal.SIGKILL)
             await child.wait()
             assert may_kill, "a child did not end by itself"
-        assert child.returncode in (0, -signal.SIGKILL), "a child failed; what it said is above"
+        assert child.returncode in (0, -signal.SIGKILL), "a child failed; its error is above"
         return child.returncode != 0
 
 
-async def _toll(emulator: Emulator, folder: Path, kills: int) -> Toll:
+async def _outcome(emulator: Emulator, folder: Path, kills: int) -> Outcome:
     records = await _records(emulator, folder / "jobs.db")
     charges = Counter(map(str, emulator.ledger.track_ids()))
-    fates: Counter[str] = Counter(_fate(f"job-{number}", folder, records) for number in range(JOBS))
-    return Toll(
+    counts: Counter[str] = Counter(_classify(f"job-{number}", folder, records) for number in range(JOBS))
+    return Outcome(
         kills=kills,
         charges=charges.total(),
         charged_twice=sum(count > 1 for count in charges.values()),
-        collected=fates["collected"],
-        uncertain=fates["uncertain"],
-        failed=fates["failed"],
-        forgotten=fates["forgotten"],
+        collected=counts["collected"],
+        uncertain=counts["uncertain"],
+        failed=counts["failed"],
+        forgotten=counts["forgotten"],
     )
 
 
-def _fate(ref: str, folder: Path, records: dict[str, JobRecord]) -> str:
+def _classify(ref: str, folder: Path, records: dict[str, JobRecord]) -> str:
     record = records.get(ref)
     if (folder / f"{ref}.mp4").exists():
         return "collected"
@@ -147,6 +147,8 @@ async def _records(emulator: Emulator, path: Path) -> dict[str, JobRecord]:
     return {record.ref: record for record in found if record}
 
 
-def summed(tolls: Sequence[Toll]) -> Toll:
-    """All of them together."""
-    return Toll(**{field.name: sum(getattr(toll, field.name) for toll in tolls) for field in attrs.fields(Toll)})
+def summed(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the sum of all outcomes."""
+    return Outcome(
+        **{field.name: sum(getattr(outcome, field.name) for outcome in outcomes) for field in attrs.fields(Outcome)}
+    )

@@ -1,8 +1,8 @@
-"""The program that is killed: `python -m benchmarks._crash_child URL JOURNAL FOLDER JOBS SEED`.
+"""The program that the benchmark `crash` kills: `python -m benchmarks._crash_child URL JOURNAL FOLDER JOBS SEED`.
 
-Written as a user would write a batch that can be started again: take up what an earlier run left, then submit
-everything under refs of its own; what was sent before is refused by the journal, and so not paid twice. Ends by itself
-once nothing is left to do.
+It is written as a user would write a batch that can be restarted. It recovers what an earlier run left, then submits
+all jobs under fixed refs; the journal refuses those that were sent before, so none is paid for twice. It exits when no
+job is left.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ PICTURE = "https://picture.invalid/a.png"
 
 
 async def collect(job: Job, folder: Path) -> None:
-    """On disk, once it is there."""
+    """Save the job's video when it is ready."""
     with suppress(ModelsLabError):
         await job.save(folder / f"{job.ref}.mp4")
 
 
 async def main(url: str, journal: str, folder: Path, jobs: int, seed: int) -> None:
-    """All jobs, or what is left of them."""
+    """Run all jobs, or those that an earlier run left."""
     refs = [f"job-{number}" for number in range(jobs)]
     random.Random(seed).shuffle(refs)
     options = {"poll_cost": 0.002, "max_in_flight": 10, "timeouts": Timeouts(submit=5.0, link=5.0, job=20.0)}
@@ -43,6 +43,6 @@ async def main(url: str, journal: str, folder: Path, jobs: int, seed: int) -> No
 
 
 if __name__ == "__main__":
-    record.SLOT_HOLD /= 200  # time runs so much faster at the emulator
-    logging.disable()  # refusals of what was sent before are its way, and no news
+    record.SLOT_HOLD /= 200  # the emulator runs 200 times as fast
+    logging.disable()  # jobs that were sent before are refused, as intended
     asyncio.run(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5])))

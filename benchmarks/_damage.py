@@ -1,13 +1,13 @@
-"""A TCP proxy that damages what passes through it, and keeps a log of the damage.
+"""A TCP proxy that damages the bytes that pass through it, and logs the damage.
 
-The damage of a connection is drawn from the seed, the connection's number and the direction. It depends on positions in
-the stream alone, so the pieces in which the bytes arrive make no difference.
+The damage of a connection depends on the seed, the connection's number and the direction. It depends on positions in
+the stream alone, so the sizes of the arriving pieces make no difference.
 
-The proxy never forges. The pieces that it repeats are shorter than any whole request or reply. The bytes that it
-invents are control characters, which neither an HTTP head nor JSON may contain. The header fields of a reply are the
-exception: any byte may come up there, because no field says whether a job was accepted. So a damaged submit is never a
+The proxy never forges a message. The pieces that it repeats are shorter than any whole request or reply. The bytes that
+it invents are control characters, which neither an HTTP head nor JSON may contain. The header fields of a reply are the
+exception: they may receive any byte, because no field says whether a job was accepted. So a damaged submit is never a
 second submit, and a damaged reply never names another job or another outcome. Only the content of a file can change
-unnoticed; the log tells which files were hit.
+unnoticed; the log names the files that were hit.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ import attrs
 CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\r")
 """Bytes that are valid in neither an HTTP head nor JSON."""
 LONGEST_PIECE = 64
-"""Bytes repeated or dripped at most; the emulator's shortest head is longer."""
-_LONGEST_NOISE = 8
-_LONGEST_DELAY = 1.0
-_LONGEST_PAUSE = 0.01
+"""The most bytes that are repeated or dripped. The emulator's shortest head is longer."""
+_MAX_NOISE_BYTES = 8
+_MAX_DELAY = 1.0
+_MAX_PAUSE = 0.01
 _READ_BYTES = 2**16
 _TRACKED_BYTES = 4096
 _REQUEST_LINE = re.compile(rb"((?:GET|POST) \S+) HTTP/1\.[01]\r\n")
 _REF = re.compile(rb'"track_id": ?"([^"]*)"')
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER without patience: closing sends RST."""
+"""SO_LINGER with a timeout of 0: closing sends RST."""
 
 
 class Direction(Enum):
@@ -53,16 +53,16 @@ class Kind(Enum):
 
     CUT = "close the connection"
     RESET = "reset the connection"
-    HALF_CLOSE = "end this direction, and leave the other open"
+    HALF_CLOSE = "end this direction and leave the other one open"
     STALL = "pass nothing more until the other side gives up"
     DELAY = "wait before the next byte"
     DRIP = "pass the next bytes one by one, with pauses"
     REPEAT = "pass the last bytes once more"
-    GARBAGE = "insert invented bytes, or put them in the place of the next ones"
+    GARBAGE = "insert invented bytes, or replace the next bytes by them"
 
 
 CHANGES = (Kind.REPEAT, Kind.GARBAGE)
-"""Kinds that change the bytes of a message that still arrives whole."""
+"""Kinds that can change a message that still arrives whole."""
 _LAST = (Kind.CUT, Kind.RESET, Kind.HALF_CLOSE, Kind.STALL)
 
 
@@ -72,7 +72,7 @@ class Damage:
 
     size: bytes to repeat, drip or replace.
     seconds: the delay, or the pause after each dripped byte.
-    noise: bytes that garbage is made of.
+    noise: random bytes from which garbage is made.
     """
 
     kind: Kind
@@ -84,7 +84,7 @@ class Damage:
 
 @attrs.frozen(kw_only=True)
 class Damages:
-    """What to damage, and how often.
+    """The kinds and the frequency of the damage.
 
     A stream is cut into stretches, whose lengths are drawn log-uniformly from 1 to `farthest` bytes, so that many end
     in a head. A share `rate` of them ends with a damage.
@@ -108,15 +108,13 @@ class Damages:
 def _drawn(rng: random.Random, kind: Kind, at: int) -> Damage:
     match kind:
         case Kind.DELAY:
-            return Damage(kind=kind, at=at, seconds=rng.uniform(0.0, _LONGEST_DELAY))
+            return Damage(kind=kind, at=at, seconds=rng.uniform(0.0, _MAX_DELAY))
         case Kind.DRIP:
-            return Damage(
-                kind=kind, at=at, size=rng.randint(1, LONGEST_PIECE), seconds=rng.uniform(0.0, _LONGEST_PAUSE)
-            )
+            return Damage(kind=kind, at=at, size=rng.randint(1, LONGEST_PIECE), seconds=rng.uniform(0.0, _MAX_PAUSE))
         case Kind.REPEAT:
             return Damage(kind=kind, at=at, size=rng.randint(1, LONGEST_PIECE))
         case Kind.GARBAGE:
-            noise = rng.randbytes(rng.randint(1, _LONGEST_NOISE))
+            noise = rng.randbytes(rng.randint(1, _MAX_NOISE_BYTES))
             return Damage(kind=kind, at=at, size=rng.choice((0, len(noise))), noise=noise)
         case _:
             return Damage(kind=kind, at=at)
@@ -124,14 +122,14 @@ def _drawn(rng: random.Random, kind: Kind, at: int) -> Damage:
 
 @attrs.define
 class Exchange:
-    """A request and its reply, as far as they passed."""
+    """A request and its reply, as far as they passed the proxy."""
 
     request: str = ""
     """Method and path."""
     ref: str = ""
     """The track_id in its body."""
     reply: bytes = b""
-    """The beginning of the reply, until its head is whole."""
+    """The beginning of the reply, up to the end of its head."""
 
     @property
     def is_in_fields(self) -> bool:
@@ -143,20 +141,20 @@ class Exchange:
         return b"\r\n\r\n" in self.reply
 
     def answered(self, piece: bytes) -> None:
-        """Follow the reply."""
+        """Record the next bytes of the reply."""
         if not self._has_head:
             self.reply += piece
 
 
 @attrs.define
 class Talk:
-    """The exchanges of a connection, one after the other."""
+    """The exchanges of a connection. They follow each other."""
 
     current: Exchange = attrs.field(factory=Exchange)
     _sent: bytes = b""
 
     def asked(self, piece: bytes) -> None:
-        """Follow the requests."""
+        """Record the next bytes of the requests."""
         self._sent += piece
         for line in _REQUEST_LINE.finditer(self._sent):
             self.current = Exchange(line[1].decode(errors="replace"))
@@ -167,11 +165,11 @@ class Talk:
 
 
 Step = bytes | float | Damage
-"""What a proxy does next: write bytes, sleep for seconds, or log a damage and, if it is the last one, end so."""
+"""The next step of a proxy: write bytes, sleep for seconds, or log a damage (and end the direction, if it does so)."""
 
 
 class Lane:
-    """One direction of a connection. Decides what becomes of its bytes; does no I/O."""
+    """Decide what happens to the bytes of one direction of a connection. Does no I/O."""
 
     def __init__(self, plan: Iterator[Damage], direction: Direction, talk: Talk) -> None:
         self._plan, self._talk, self._is_reply = plan, talk, direction is Direction.REPLY
@@ -179,10 +177,10 @@ class Lane:
         self._position = self._dropping = self._dripping = 0
         self._pause = 0.0
         self._last = b""
-        """The bytes that a repeat may take."""
+        """The bytes that can be repeated."""
 
     def take(self, data: bytes) -> Iterator[Step]:
-        """Yield what becomes of the next bytes. After a damage that ends the direction there is no more to take."""
+        """Yield the steps for the next bytes. A damage that ends the direction is the last step."""
         if not self._is_reply:
             self._talk.asked(data)
         while data:
@@ -231,7 +229,7 @@ def _controls(noise: bytes) -> bytes:
 
 @attrs.frozen
 class Entry:
-    """A damage that was done, and to what."""
+    """A log entry: a damage, and the exchange that it hit."""
 
     connection: int
     direction: Direction
@@ -243,11 +241,11 @@ class Entry:
         more = f", {damage.size} bytes" if damage.size else ""
         more += f", {damage.seconds:.3f} s" if damage.seconds else ""
         more += f", noise {damage.noise.hex()}" if damage.noise else ""
-        place = f"{self.direction.name.lower()} byte {damage.at} of connection {self.connection}"
-        return f"{damage.kind.name.lower()} at {place}{more}: {what or 'before a request line'}"
+        position = f"{self.direction.name.lower()} byte {damage.at} of connection {self.connection}"
+        return f"{damage.kind.name.lower()} at {position}{more}: {what or 'before a request line'}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what can be written as JSON."""
+        """Return the entry as values for JSON."""
         return {
             "connection": self.connection,
             "direction": self.direction.name,
@@ -259,18 +257,18 @@ class Entry:
         }
 
 
-PollPlan = Callable[[int, Direction], Iterator[Damage]]
+DamagePlan = Callable[[int, Direction], Iterator[Damage]]
 _Way = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-"""Where the bytes of a direction come from, and where they go."""
+"""The source and the sink of a direction's bytes."""
 
 
 class Proxy:
-    """Listens on loopback and passes connections on to a server on loopback, damaged as `plan` says.
+    """Listen on loopback and forward connections to a server on loopback, damaged as `plan` says.
 
-    `async with Proxy(port, Damages(seed=7).plan) as proxy:` listens at `proxy.url`. `log` holds the damage done.
+    `async with Proxy(port, Damages(seed=7).plan) as proxy:` listens at `proxy.url`. `log` holds the damage.
     """
 
-    def __init__(self, port: int, plan: PollPlan) -> None:
+    def __init__(self, port: int, plan: DamagePlan) -> None:
         self._upstream, self._plan = port, plan
         self._numbers = count()
         self._tasks = set[asyncio.Task[None]]()
@@ -300,19 +298,19 @@ class Proxy:
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
             writers.append(up_writer)
-            if await self._pass_on(number, (reader, up_writer), (up_reader, writer)):
+            if await self._forward(number, (reader, up_writer), (up_reader, writer)):
                 for each in writers:
                     each.close()
                 for each in writers:
                     await each.wait_closed()
         except OSError:
-            pass  # the server does not listen, or a side is gone: the other one is reset
+            pass  # the server does not listen or a side closed: the other side is reset
         finally:
             for each in writers:
                 _reset(each)
 
-    async def _pass_on(self, number: int, request: _Way, reply: _Way) -> bool:
-        """Pass both directions on until they end. Return whether the connection is to be closed and not reset."""
+    async def _forward(self, number: int, request: _Way, reply: _Way) -> bool:
+        """Forward both directions until they end. Return True to close the connection, False to reset it."""
         talk, is_orderly = Talk(), True
         try:
             async with asyncio.TaskGroup() as group:
@@ -341,7 +339,7 @@ class _ResetError(Exception):
 async def _pump(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane, note: Callable[[Damage], None]
 ) -> None:
-    """Pass one direction on until it ends. Raises _ClosedError or _ResetError if the whole connection is to end."""
+    """Forward one direction until it ends. Raises _ClosedError or _ResetError if the whole connection must end."""
     while data := await reader.read(_READ_BYTES):
         for step in lane.take(data):
             match step:
@@ -358,13 +356,13 @@ async def _pump(
                         case Kind.RESET:
                             raise _ResetError
                         case Kind.HALF_CLOSE | Kind.STALL:
-                            return await _swallow(reader, writer, is_ended=kind is Kind.HALF_CLOSE)
+                            return await _discard(reader, writer, is_ended=kind is Kind.HALF_CLOSE)
     writer.write_eof()
     return None
 
 
-async def _swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_ended: bool) -> None:
-    """Pass nothing more, and end when the source does."""
+async def _discard(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_ended: bool) -> None:
+    """Drop all further bytes until the source ends."""
     if is_ended:
         writer.write_eof()
     while await reader.read(_READ_BYTES):

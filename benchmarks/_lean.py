@@ -1,9 +1,9 @@
-"""The emulator's service behind the least HTTP that will do: a server that does not make clients wait.
+"""Serve the emulator's service with minimal HTTP, so that the server does not slow down the measured clients.
 
-`python -m benchmarks._lean SPEED ETAS FAULTS LIMIT SEED` is as `python -m benchmarks._common`, whose emulator takes as
-long for a request as the clients that are measured, or longer. A client that is quicker than its server sleeps, and is
-woken for each reply; a slower one finds them in heaps, which costs it less. Here the same `Service` answers, for
-clients that behave: whole requests, one at a time on a connection, with a length.
+`python -m benchmarks._lean SPEED ETAS FAULTS LIMIT SEED` works like `python -m benchmarks._common`. The emulator's own
+server spends at least as much time on a request as the measured clients do. A client that is faster than its server
+sleeps, and is woken for each reply; a slower client finds several replies at once, which costs it less. This server
+understands well-behaved clients only: whole requests with a length, one at a time on a connection.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Self
 
-from benchmarks._common import PICTURE, asked, tell_whenever_asked
+from benchmarks._common import PICTURE, answer_queries, service_options
 from modelslab_async.emulator import Service, skeleton
 from modelslab_async.emulator.files import file_response
 from modelslab_async.emulator.replies import Action
@@ -42,7 +42,7 @@ class _Connection(asyncio.Protocol):
 
 
 class Lean:
-    """Counts its requests."""
+    """A minimal HTTP server of a `Service` that counts its requests."""
 
     def __init__(self, **options: Any) -> None:
         self.service, self.requests = Service(**options), 0
@@ -80,8 +80,8 @@ def _reply(status: int, headers: Mapping[str, str], body: bytes) -> bytes:
 
 async def _serve(options: Mapping[str, Any]) -> None:
     async with Lean(**options) as server:
-        await tell_whenever_asked(server)
+        await answer_queries(server)
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(asked(sys.argv)))
+    asyncio.run(_serve(service_options(sys.argv)))

@@ -1,8 +1,8 @@
-"""A batch by one contender, in a process of its own: `python -m benchmarks._makespan CONTENDER LIMIT SEED`.
+"""Run a batch by one contender in another process: `python -m benchmarks._makespan CONTENDER LIMIT SEED`.
 
-It says "ready", begins at the next line of its input, and ends with the figures as JSON.
-Everybody runs on a loop whose clock is as fast as the emulator, see `_live`; all times are seconds of the service. No
-job has an eta: the emulator would tell it in seconds of its own.
+The process prints "ready", begins at the next line of its stdin, and prints the figures as JSON. Every contender runs
+on an event loop whose clock is as fast as the emulator, see `_live`; all times are seconds of the service. No job has
+an eta, because the emulator would report it in its own seconds.
 """
 
 from __future__ import annotations
@@ -15,30 +15,28 @@ import sys
 import time
 import warnings
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
 import aiohttp
 import attrs
-from aiohttp import web
 
-from benchmarks._common import Server
-from benchmarks._live import KEY, PARAMS, PEER, SPEED, HastyLoop
-from benchmarks._open_jobs import OpenJobs
+from benchmarks._common import OpenJobs, Server
+from benchmarks._live import KEY, PARAMS, PEER, SPEED, AcceleratedLoop
 from modelslab_async import Client, JobState
 
 JOBS = 200
-LOOK_EVERY = 5.0
+POLL_EVERY = 5.0
 _LONGEST_PAUSE = 60.0
 Contender = Callable[[str, int], Awaitable[None]]
 Pauses = Callable[[float], float]
-"""From what has doubled with each refusal to the pause before the next try."""
+"""A function from the backoff, which doubles with each refusal, to the pause before the next try."""
 
 
 @attrs.frozen(kw_only=True)
 class Batch:
-    """What became of a batch: seconds of the service, and HTTP requests. `bound` is what no client can beat."""
+    """The outcome of a batch: seconds of the service and HTTP requests. No client can be faster than `bound`."""
 
     seconds: float
     bound: float
@@ -46,13 +44,13 @@ class Batch:
 
     @property
     def ratio(self) -> float:
-        """How many times as long as it had to."""
+        """The time as a multiple of the bound."""
         return self.seconds / self.bound
 
 
-def lower_bound(lengths: Iterable[float], places: int) -> float:
-    """Jobs of these lengths on so many places, in their order, each begun in the moment in which a place is free."""
-    ends = [0.0] * places
+def lower_bound(lengths: Iterable[float], slots: int) -> float:
+    """Return the time of jobs of these lengths, in their order, each begun as soon as one of the slots is free."""
+    ends = [0.0] * slots
     for length in lengths:
         heapq.heapreplace(ends, ends[0] + length)
     return max(ends)
@@ -66,27 +64,19 @@ def _params(job: int) -> dict[str, Any]:
 
 
 async def ours(url: str, limit: int) -> None:
-    """This package, with its defaults."""
+    """This package with its defaults."""
     async with Client(KEY, base_url=url, max_in_flight=limit) as client:
         await _map(client, {})
 
 
 async def ours_woken(url: str, limit: int) -> None:
-    """The same, and a webhook wakes the jobs."""
-    jobs = OpenJobs()
-    async with Client(KEY, base_url=url, max_in_flight=limit, telemetry=jobs) as client, AsyncExitStack() as stack:
-
-        async def wake(request: web.Request) -> web.Response:
-            jobs.wake((await request.json())["track_id"])
-            return web.Response()
-
-        app = web.Application()
-        app.router.add_post("/", wake)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        await _map(client, {"webhook": f"http://127.0.0.1:{runner.addresses[0][1]}/"})
+    """This package with a webhook that wakes the jobs."""
+    open_jobs = OpenJobs()
+    async with (
+        open_jobs.webhook() as webhook,
+        Client(KEY, base_url=url, max_in_flight=limit, telemetry=open_jobs) as client,
+    ):
+        await _map(client, {"webhook": webhook})
 
 
 async def _map(client: Client, more: Mapping[str, Any]) -> None:
@@ -95,18 +85,18 @@ async def _map(client: Client, more: Mapping[str, Any]) -> None:
     assert states == [JobState.READY] * JOBS
 
 
-async def gathered(url: str, limit: int) -> None:  # noqa: ARG001 - it does not know of one
-    """All at once; who is refused tries again, after twice the time, up to a minute."""
+async def gathered(url: str, limit: int) -> None:  # noqa: ARG001 - this contender does not use it
+    """Submit all jobs at once. After a 429 wait 1, 2, 4 and up to 60 s."""
     await _all_at_once(url, lambda pause: pause)
 
 
-async def gathered_jittered(url: str, limit: int) -> None:  # noqa: ARG001 - it does not know of one
-    """The same, after any time up to that, as libraries for retries do unless told otherwise."""
+async def gathered_jittered(url: str, limit: int) -> None:  # noqa: ARG001 - this contender does not use it
+    """Submit all jobs at once. After a 429 wait a random share of that time: the default of retry libraries."""
     await _all_at_once(url, _jittered)
 
 
 async def semaphore(url: str, limit: int) -> None:
-    """So many *submits* at a time, each until it is taken; what is taken needs no permit any more."""
+    """Limit the submits at once with a semaphore. A job releases it when it is accepted."""
     await _all_at_once(url, _jittered, asyncio.Semaphore(limit))
 
 
@@ -117,33 +107,33 @@ def _jittered(pause: float) -> float:
 async def _all_at_once(url: str, pauses: Pauses, submits: asyncio.Semaphore | None = None) -> None:
     async with aiohttp.ClientSession() as session:
 
-        async def said(path: str, params: Mapping[str, Any]) -> Any:
+        async def post(path: str, params: Mapping[str, Any]) -> Any:
             async with session.post(f"{url}/api/v6/video/{path}", json={"key": KEY, **params}) as response:
                 return response.status, await response.json()
 
-        async def taken(params: Mapping[str, Any]) -> Any:
+        async def submit(params: Mapping[str, Any]) -> Any:
             pause = 1.0
-            status, reply = await said("img2video_ultra", params)
+            status, reply = await post("img2video_ultra", params)
             while status == 429:
                 await asyncio.sleep(pauses(pause))
                 pause = min(2 * pause, _LONGEST_PAUSE)
-                status, reply = await said("img2video_ultra", params)
+                status, reply = await post("img2video_ultra", params)
             return reply
 
         async def job(params: Mapping[str, Any]) -> None:
             async with submits or nullcontext():
-                reply = await taken(params)
+                reply = await submit(params)
             job_id = reply["id"]
             while reply["status"] == "processing":
-                await asyncio.sleep(LOOK_EVERY)
-                _, reply = await said(f"fetch/{job_id}", {})
+                await asyncio.sleep(POLL_EVERY)
+                _, reply = await post(f"fetch/{job_id}", {})
             assert reply["status"] == "success"
 
         await asyncio.gather(*(job(_params(each)) for each in range(JOBS)))
 
 
 async def peer(url: str, limit: int) -> None:
-    """modelslab-py, with its defaults, and a semaphore around each job."""
+    """modelslab-py with its defaults, and a semaphore around each job."""
     from modelslab_py.core.apis.video import Video  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     from modelslab_py.core.client import Client as PeerClient  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
     from modelslab_py.schemas.video import Image2VideoUltra  # noqa: PLC0415 # pyright: ignore[reportMissingImports]
@@ -154,9 +144,9 @@ async def peer(url: str, limit: int) -> None:
         video = Video(client)
 
         async def job(params: Mapping[str, Any]) -> None:
-            wanted = Image2VideoUltra(**params, resolution=480, num_inference_steps=20)
+            request = Image2VideoUltra(**params, resolution=480, num_inference_steps=20)
             async with jobs:
-                reply = await video.async_image_to_video_ultra(wanted)
+                reply = await video.async_image_to_video_ultra(request)
                 reply = await video.async_fetch(str(reply["id"]))
                 assert reply is not None
                 assert reply["status"] == "success"
@@ -167,10 +157,10 @@ async def peer(url: str, limit: int) -> None:
 CONTENDERS: Mapping[str, Contender] = {
     "modelslab_async": ours,
     "modelslab_async, woken by a webhook": ours_woken,
-    "gather, a 429 again after 1, 2, 4 to 60 s": gathered,
-    "gather, a 429 again after a random part of that": gathered_jittered,
-    "a semaphore around such submits": semaphore,
-    "modelslab-py, a semaphore around the jobs": peer,
+    "gather, retries a 429 after 1, 2, 4 … 60 s": gathered,
+    "gather, retries a 429 after a random share of that": gathered_jittered,
+    "semaphore around such submits": semaphore,
+    "modelslab-py, semaphore around the jobs": peer,
 }
 
 
@@ -178,10 +168,10 @@ CONTENDERS: Mapping[str, Contender] = {
 
 
 def measure(contender: Contender, limit: int, seed: int) -> Batch:
-    """One batch, from before the first submit until the last end is known, and what was paid for is right."""
+    """Measure one batch, from the first submit until the last end is detected, and check its charges."""
     if contender is peer:
-        warnings.filterwarnings("ignore", module=PEER)  # pydantic's old names
-        import_module(f"{PEER}.core.apis.video")  # now: it takes a second, which would count for twenty
+        warnings.filterwarnings("ignore", module=PEER)  # it uses deprecated names of pydantic
+        import_module(f"{PEER}.core.apis.video")  # imported here: it takes a second, which would count as 20
 
     async def timed(url: str) -> float:
         begun = time.monotonic()
@@ -191,8 +181,8 @@ def measure(contender: Contender, limit: int, seed: int) -> Batch:
     with Server(SPEED, {"absent": 1}, queue_limit=limit, seed=seed) as server:
         print("ready", flush=True)
         if not sys.stdin.readline():
-            raise SystemExit("nobody waits for the figures any more")
-        with asyncio.Runner(loop_factory=HastyLoop) as runner:
+            raise SystemExit("stdin is closed: the parent process ended")
+        with asyncio.Runner(loop_factory=AcceleratedLoop) as runner:
             seconds = runner.run(timed(server.url)) * SPEED
         assert list(server.charges().values()) == [1] * JOBS
         lengths = [(end - begin) * SPEED for begin, end in server.spans().values()]

@@ -1,4 +1,4 @@
-"""Latency against looks, a panel for each distribution."""
+"""Draw latency against polls, one panel for each distribution."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LABELS = {
     "0.5·1.5ⁿ to 5 s": (5, -3),
     "4.5 to 7.5 s": (5, 2),
 }
-"""Where the name of a schedule stands, in points from its mark."""
+"""The offset of a schedule's name from its mark, in points."""
 _OURS, _PEERS, _BEST = "#1565c0", "#8d6e63", "#2e7d32"
 
 
 def draw(rows: Sequence[Row], path: str) -> None:
-    """Ours as a curve over c, the peers as points, the optimum as a line: lower and further left is better."""
+    """Draw ours as a curve over c, the peers as points and the optimum as a line. Lower and further left is better."""
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "modelslab_async", "svg.fonttype": "none"})
     figure, axes = plt.subplots(2, 3, figsize=(12, 7.2), layout="constrained")
     for distribution, axis in zip(DISTRIBUTIONS, axes.flat, strict=False):
@@ -33,27 +33,29 @@ def draw(rows: Sequence[Row], path: str) -> None:
     legend = axes.flat[-1]
     legend.axis("off")
     legend.legend(*axes.flat[0].get_legend_handles_labels(), loc="center left", frameon=False, fontsize=10)
-    figure.suptitle("Seeing that a job ended: how late, after how many looks. Lower and further left is better.")
+    figure.suptitle("Detecting that a job ended: latency and polls per job. Lower and further left is better.")
     figure.savefig(path, metadata={"Date": None} if path.endswith(".svg") else None, dpi=150)
     plt.close(figure)
 
 
 def _panel(axis: Any, distribution: str, rows: Sequence[Row]) -> None:
     best = [optimum(distribution, poll_cost) for poll_cost in _OPTIMUM_COSTS]
-    axis.plot([s.looks for s in best], [s.late for s in best], color=_BEST, label="optimum: knows the distribution")
+    axis.plot(
+        [s.polls for s in best], [s.latency for s in best], color=_BEST, label="optimum, which knows the distribution"
+    )
     for known, style in (("after 200", "o-"), ("cold, exact", "s:")):
         ours = [row.ours[known] for row in rows]
         label = f"modelslab_async, {known} (c = 0.5 to 5 s)"
-        axis.plot([s.looks for s in ours], [s.late for s in ours], style, color=_OURS, markersize=5, label=label)
+        axis.plot([s.polls for s in ours], [s.latency for s in ours], style, color=_OURS, markersize=5, label=label)
     peers = rows[0].peers
     axis.plot(
-        [peers[n].looks for n in PEERS], [peers[n].late for n in PEERS], "x", color=_PEERS, label="published clients"
+        [peers[n].polls for n in PEERS], [peers[n].latency for n in PEERS], "x", color=_PEERS, label="published clients"
     )
-    for name, place in _LABELS.items():
-        at = (peers[name].looks, peers[name].late)
-        axis.annotate(name, at, xytext=place, textcoords="offset points", fontsize=7.5, color=_PEERS)
-    axis.set(xscale="log", yscale="log", title=distribution, xlabel="looks per job", ylabel="mean latency, s")
-    axis.set(xlim=(0.95, 60), ylim=(0.8, 40))  # who asks every second or more often is far to the right
+    for name, offset in _LABELS.items():
+        at = (peers[name].polls, peers[name].latency)
+        axis.annotate(name, at, xytext=offset, textcoords="offset points", fontsize=7.5, color=_PEERS)
+    axis.set(xscale="log", yscale="log", title=distribution, xlabel="polls per job", ylabel="mean latency, s")
+    axis.set(xlim=(0.95, 60), ylim=(0.8, 40))  # peers that poll every second or more often are beyond the right edge
     for scale in (axis.xaxis, axis.yaxis):
         scale.set_major_locator(FixedLocator([1, 2, 5, 10, 20, 50]))
         scale.set_minor_locator(NullLocator())

@@ -1,8 +1,8 @@
-"""Jobs without a service and without an event loop: how long they take, who watches them, and the best there is.
+"""Simulate jobs without a service and an event loop: their times, the schedules that watch them, and an optimum.
 
-Times are stratified: a distribution is its quantiles at (i + 1/2) / JOBS, so a mean over them has no noise of its own,
-and all contenders, the optimum too, see the same jobs. Until it ends a job looks like any other, so one watch of a job
-that never ends tells when all of them would have been seen.
+The times are stratified: a distribution is its quantiles at (i + 1/2) / JOBS. So a mean over them has no noise of its
+own, and all contenders and the optimum see the same jobs. A job looks the same at every poll until it ends. So one
+simulated watch of a job that never ends tells when every job would have been detected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Quantile = Callable[[float], float]
 
 
 def _inverse(ended: Callable[[float], float], longest: float) -> Quantile:
-    """The quantile function of a distribution function, by bisection."""
+    """Return the quantile function of a distribution function, by bisection."""
 
     def quantile(share: float) -> float:
         low, high = 0.0, longest
@@ -49,7 +49,7 @@ def _lognormal(sigma: float) -> Quantile:
 
 
 def _gamma_ended(seconds: float) -> float:
-    """20 s, and three exponential steps of 10 s each."""
+    """Return the share of jobs that ended: 20 s, then three exponential steps with a mean of 10 s each."""
     steps = max(seconds - 20, 0) / 10
     return 1 - math.exp(-steps) * (1 + steps + steps**2 / 2)
 
@@ -75,54 +75,58 @@ ETAS: Mapping[str, Eta] = {
     "tenfold": lambda median, _: median * 10,
     "noisy": lambda median, rng: median * math.exp(rng.gauss(0, 0.25)),
 }
-"""What the service says, where half of the jobs take longer than `median`. Noisy: off by a quarter, as a rule."""
+"""The eta that the service reports if the jobs take `median` seconds in the median. "noisy" has a sigma of 0.25."""
 
 
 @lru_cache
 def times(distribution: str) -> Sequence[float]:
-    """Seconds, rising."""
+    """Return the jobs' times in seconds, in rising order."""
     quantile = DISTRIBUTIONS[distribution]
     return tuple(quantile((job + 0.5) / JOBS) for job in range(JOBS))
 
 
-# --- who watches ---
+# --- watching jobs ---
 
 
 @attrs.frozen
 class Score:
-    """Means over jobs, and the latencies' spread: seconds from the end of a job to the look that sees it."""
+    """The polls and latencies of a schedule.
 
-    looks: float
-    late: float
+    polls: mean polls per job.
+    latency: mean seconds from the end of a job to the poll that detects it; p50, p95 and p99 are its quantiles.
+    """
+
+    polls: float
+    latency: float
     p50: float
     p95: float
     p99: float
 
     @classmethod
-    def of(cls, looks: Sequence[float], jobs: Sequence[float]) -> Score:
-        """What looks at these moments, rising, the last after all jobs, mean for jobs that take so long."""
-        found = [bisect_left(looks, seconds) for seconds in jobs]
-        late = sorted(looks[look] - seconds for look, seconds in zip(found, jobs, strict=True))
+    def of(cls, poll_times: Sequence[float], jobs: Sequence[float]) -> Score:
+        """Score polls at these times for jobs with these times. Both rise; the last poll is after all jobs."""
+        found = [bisect_left(poll_times, seconds) for seconds in jobs]
+        late = sorted(poll_times[poll] - seconds for poll, seconds in zip(found, jobs, strict=True))
         p50, p95, p99 = (late[int(share * len(late))] for share in (0.5, 0.95, 0.99))
         return cls(fmean(found) + 1, fmean(late), p50, p95, p99)
 
     @classmethod
     def mean(cls, scores: Sequence[Score]) -> Score:
-        """The mean of each figure."""
+        """Return the mean of each value."""
         return cls(*(fmean(figures) for figures in zip(*map(attrs.astuple, scores), strict=True)))
 
     def cost(self, poll_cost: float) -> float:
-        """Seconds: what waiting and looking cost together."""
-        return self.late + poll_cost * self.looks
+        """Return the cost in seconds: the latency plus *poll_cost* for each poll."""
+        return self.latency + poll_cost * self.polls
 
 
 Case = tuple[str, float]
-"""A distribution, and the cost of a look in seconds."""
+"""A distribution, and the cost of a poll in seconds."""
 
 
 @attrs.frozen
 class Row:
-    """One case: everybody's score. `ours` by what is known, `peers` by schedule."""
+    """The scores of one case: `ours` by state of knowledge, `peers` by schedule."""
 
     case: Case
     best: Score
@@ -130,21 +134,21 @@ class Row:
     peers: Mapping[str, Score]
 
     def ratio(self, known: str) -> float:
-        """Our cost, of the optimum's."""
+        """Return our cost as a multiple of the optimum's."""
         return self.ours[known].cost(self.case[1]) / self.best.cost(self.case[1])
 
     @property
     def best_peer(self) -> str:
-        """The schedule that costs least here."""
+        """The peer's schedule with the lowest cost."""
         return min(self.peers, key=lambda name: self.peers[name].cost(self.case[1]))
 
     def of_best_peer(self, known: str) -> float:
-        """Our cost, of the best peer's."""
+        """Return our cost as a multiple of the best peer's."""
         return self.ours[known].cost(self.case[1]) / self.peers[self.best_peer].cost(self.case[1])
 
 
-def looks(seconds: float, schedule: Schedule, rng: random.Random) -> Sequence[float]:
-    """When the package's own flow looks at a job that takes so long; a look takes no time."""
+def poll_times(seconds: float, schedule: Schedule, rng: random.Random) -> Sequence[float]:
+    """Return when the package's own flow polls a job that takes this many seconds. A poll itself takes no time."""
 
     def backoff() -> Iterator[float]:
         return retry.delays(rng)
@@ -163,27 +167,27 @@ def looks(seconds: float, schedule: Schedule, rng: random.Random) -> Sequence[fl
 
 
 def score_of_gaps(distribution: str, gaps: Iterator[float]) -> Score:
-    """Somebody who looks after these gaps whatever happens."""
+    """Return the score of a client that polls after these gaps, whatever the answers are."""
     jobs = times(distribution)
     at: list[float] = []
-    for look in accumulate(gaps):
-        at.append(look)
-        if look >= jobs[-1]:
+    for poll in accumulate(gaps):
+        at.append(poll)
+        if poll >= jobs[-1]:
             break
     return Score.of(at, jobs)
 
 
 def _doubling() -> Iterator[float]:
-    return (min(2.0 ** min(look, 4), 10.0) for look in count())
+    return (min(2.0 ** min(poll, 4), 10.0) for poll in count())
 
 
 def _growing() -> Iterator[float]:
-    return (min(0.5 * 1.5 ** min(look, 10), 5.0) for look in count())
+    return (min(0.5 * 1.5 ** min(poll, 10), 5.0) for poll in count())
 
 
 def _uniform() -> Iterator[float]:
-    """4.5 to 7.5 s in even steps that follow no order: the golden section."""
-    return (4.5 + 3 * ((look * 0.618034) % 1) for look in count(1))
+    """Yield gaps spread evenly over 4.5 to 7.5 s, in a scattered order (multiples of the golden section)."""
+    return (4.5 + 3 * ((poll * 0.618034) % 1) for poll in count(1))
 
 
 FIXED = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
@@ -195,31 +199,31 @@ PEERS: Mapping[str, Callable[[], Iterator[float]]] = {
 }
 
 
-# --- the best there is ---
+# --- the optimum ---
 
 _MOMENTS = 2000
 
 
 @lru_cache
 def optimum(distribution: str, poll_cost: float) -> Score:
-    """The looks that cost least of all looks at 2,000 moments, by dynamic programming, knowing the distribution.
+    """Return the score of the optimal polls among 2,000 moments, by dynamic programming over the known distribution.
 
-    `to_pay[i]` is what jobs that run at moment i still cost, times their number. The later one was seen running, the
-    later is the best next look, so only looks up to the one found before have to be tried.
+    `remaining[i]` is the cost still to come of all jobs that run at moment i. The later a job was seen running, the
+    later is its best next poll. So for each moment only polls up to the best one of the next moment are tried.
     """
     jobs = times(distribution)
     first, last = jobs[0], jobs[-1]
     moments = [0.0, *(first * (last / first) ** (step / (_MOMENTS - 1)) for step in range(_MOMENTS - 1)), last]
     ended = [bisect_right(jobs, moment) for moment in moments]
     spent = [0.0, *accumulate(jobs)]
-    to_pay, then = [0.0] * len(moments), [len(moments) - 1] * len(moments)
+    remaining, then = [0.0] * len(moments), [len(moments) - 1] * len(moments)
     for now in reversed(range(len(moments) - 1)):
         running, before = JOBS - ended[now], spent[ended[now]]
-        to_pay[now], then[now] = min(
-            (moments[look] * (ended[look] - ended[now]) - (spent[ended[look]] - before) + to_pay[look], look)
-            for look in range(now + 1, then[now + 1] + 1)
+        remaining[now], then[now] = min(
+            (moments[poll] * (ended[poll] - ended[now]) - (spent[ended[poll]] - before) + remaining[poll], poll)
+            for poll in range(now + 1, then[now + 1] + 1)
         )
-        to_pay[now] += poll_cost * running
+        remaining[now] += poll_cost * running
     now, at = 0, []
     while now < len(moments) - 1:
         now = then[now]

@@ -1,6 +1,6 @@
-"""A load from another process: server-sent events that are read, and deliveries at a given rate. Loopback only.
+"""Put a load on a web backend from another process: read server-sent events and send deliveries at a given rate.
 
-`python -m benchmarks._web_load` reads what to do as JSON from its input, and prints what it saw.
+`python -m benchmarks._web_load` reads its order as JSON from stdin and prints what it measured. Loopback only.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BODY = json.dumps({"status": "success", "id": 1, "output": []}).encode()
 
 
 async def load(streams: Sequence[str], deliveries: Sequence[str], rate: float, seconds: float) -> dict[str, Any]:
-    """Read the streams while deliveries are sent; gives what came back."""
+    """Read the streams while deliveries are sent. Return the rate, the open streams and the latencies in seconds."""
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=None)) as session:
         reading = [asyncio.create_task(_read(session, url)) for url in streams]
@@ -35,11 +35,11 @@ async def load(streams: Sequence[str], deliveries: Sequence[str], rate: float, s
             task.add_done_callback(sending.discard)
         await asyncio.gather(*sending)
         took = time.monotonic() - begun
-        events = sum(not task.done() for task in reading)
+        still_open = sum(not task.done() for task in reading)
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-    return {"rate": len(latencies) / took, "open": events, "latencies": sorted(latencies)}
+    return {"rate": len(latencies) / took, "open": still_open, "latencies": sorted(latencies)}
 
 
 async def _read(session: aiohttp.ClientSession, url: str) -> None:

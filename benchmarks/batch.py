@@ -1,10 +1,10 @@
-"""A batch of the command that is killed three times and started again, beside one that is not.
+"""Kill a batch of the command three times and start it again. The baseline is a batch that is never killed.
 
-    python -m benchmarks.batch [--jobs N] [--json] [--check]
+    python -m benchmarks.batch [--jobs N] [--json] [--check]       takes about 90 seconds
 
-An accelerated emulator, over real HTTP, on which one of ten submits, fetches and files fails. The kills are SIGKILL at
-random moments. A job whose submit was on the wire just then is uncertain: a person looks into the account and says what
-became of it, as the command asks for. About a minute and a half.
+The batch runs over HTTP against an accelerated emulator on which one of ten submits, fetches and files fails. The kills
+are SIGKILL at random moments. A job whose submit was on the wire at that moment is uncertain; the benchmark then does
+what the command asks the user to do, and resolves the job from the account's data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import time
 import attrs
 
 from benchmarks import _batch
-from benchmarks._common import Reach, conclude, options, say, table
+from benchmarks._common import Target, log, parse_options, print_results, table
 
 KILLS = 3
 JOB_SECONDS = 0.4
@@ -27,33 +27,33 @@ _SEED = 7
 
 
 def main() -> int:
-    """Measure, and print the figures."""
+    """Measure and print the figures. Return the exit code."""
     more = argparse.ArgumentParser(add_help=False)
-    more.add_argument("--jobs", type=int, default=300, metavar="N", help="how many (default: 300)")
-    wanted, given = options(__doc__, more)
+    more.add_argument("--jobs", type=int, default=300, metavar="N", help="number of jobs (default: 300)")
+    options, args = parse_options(__doc__, more)
     rng = random.Random(_SEED)
-    say(f"{given.jobs} jobs, never killed")
-    unbroken = asyncio.run(_batch.outcome(given.jobs, 0, 0.0, rng))
-    say(f"the same, killed {KILLS} times")
-    broken = asyncio.run(_batch.outcome(given.jobs, KILLS, unbroken.seconds / (KILLS + 1), rng))
+    log(f"{args.jobs} jobs, never killed")
+    unbroken = asyncio.run(_batch.outcome(args.jobs, 0, 0.0, rng))
+    log(f"the same, killed {KILLS} times")
+    broken = asyncio.run(_batch.outcome(args.jobs, KILLS, unbroken.seconds / (KILLS + 1), rng))
     start = _start_seconds()
     lost = (broken.seconds - unbroken.seconds) / KILLS
-    head = (f"{given.jobs} jobs", "never killed", f"killed {KILLS} times")
-    names = [field.name for field in attrs.fields(_batch.Outcome) if field.name not in ("jobs", "kills", "seconds")]
-    rows = [(name.replace("_", " "), str(getattr(unbroken, name)), str(getattr(broken, name))) for name in names]
-    rows.append(("seconds", f"{unbroken.seconds:.1f}", f"{broken.seconds:.1f}"))
-    times = f"a kill cost {lost:.1f} s; to start the command takes {start:.1f} s, and a job about {JOB_SECONDS} s"
+    head = (f"{args.jobs} jobs", "never killed", f"killed {KILLS} times")
+    fields = [field.name for field in attrs.fields(_batch.Outcome) if field.name not in ("jobs", "kills", "seconds")]
+    rows = [(name.replace("_", " "), str(getattr(unbroken, name)), str(getattr(broken, name))) for name in fields]
+    rows.append(("duration, s", f"{unbroken.seconds:.1f}", f"{broken.seconds:.1f}"))
+    times = f"Each kill cost {lost:.1f} s. The command starts in {start:.1f} s; a job takes about {JOB_SECONDS} s."
     wrong = (not unbroken.is_right) + (not broken.is_right)
-    reaches = [
-        Reach("batches without a video and a charge for each job", wrong, 0.0),
-        Reach("what a kill cost, of two starts and three jobs' time", lost / (2 * start + 3 * JOB_SECONDS), 1.0),
+    targets = [
+        Target("batches in which a job lacks its video or its one charge", wrong, 0.0),
+        Target("time that a kill cost ÷ time of two starts and three jobs", lost / (2 * start + 3 * JOB_SECONDS), 1.0),
     ]
     figures = {"benchmark": "batch", "unbroken": attrs.asdict(unbroken), "broken": attrs.asdict(broken)}
-    return conclude(wanted, f"{table(head, rows)}\n{times}", figures, reaches)
+    return print_results(options, f"{table(head, rows)}\n{times}", figures, targets)
 
 
 def _start_seconds() -> float:
-    """From the shell to the first word, of a command that does nothing."""
+    """Return how long the command takes to print its help."""
     begun = time.monotonic()
     subprocess.run([sys.executable, "-m", "modelslab_async", "batch", "--help"], check=True, capture_output=True)
     return time.monotonic() - begun

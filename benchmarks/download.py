@@ -1,14 +1,14 @@
-"""A large file from loopback to the disk: `save` beside `curl -o` and a bare aiohttp loop.
+"""Download a large file over loopback to the disk with `save`. The baselines are `curl -o` and a bare aiohttp loop.
 
-    python -m benchmarks.download [--json] [--check] [--folder FOLDER]       takes about two minutes
+    python -m benchmarks.download [--json] [--check] [--folder FOLDER]       takes about two minutes; Linux only
 
-Each download is a process of its own, in turn, several rounds; ratios are taken round by round. The bare loop reads
-what is there and writes it. `save` also walks the mp4, takes its SHA-256, and puts the file to its name only when it
-is whole. It flushes the file to the disk (fsync), and begins to write to the disk while the rest arrives. So the others
-are measured with an fsync at their end, the time of which counts, and curl also without: as users call it, the file is
-then in memory only. Imports and the interpreter's start are not counted, curl's few milliseconds are. Memory is the
-peak of a Python process, at 500 MB beside 50 MB. Before anything is printed: each file has the right length and digest,
-and `save` told that digest. Linux only.
+Each download runs in another process; the contenders take turns, and ratios are taken round by round. The bare loop
+reads and writes. `save` also parses the mp4, computes its SHA-256, and moves the file to its name only when it is
+whole. It flushes the file to the disk (fsync), and starts writing to the disk while the rest arrives. So the others are
+measured with an fsync at their end. curl is also measured without fsync, as users call it: its file is then in memory
+only. Imports and the start of the interpreter are not counted; curl's start of a few milliseconds is. Memory is the
+highest value of a Python process, at 500 MB and at 50 MB. Before any figure is printed, the benchmark checks each
+file's length and digest, and the digest that `save` reports.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
-from benchmarks._common import Figure, Reach, Seen, options, say, tell
+from benchmarks._common import Figure, Samples, Target, log, parse_options, print_figures
 from modelslab_async import Client
 
 ROUNDS = 9
 LARGE, SMALL = 500, 50
 """Megabytes."""
 CURL, LOOP, OURS = "curl -o", "bare aiohttp loop", "modelslab_async"
-CURL_UNFLUSHED = "curl -o, not flushed"
+CURL_UNFLUSHED = "curl -o, without fsync"
 _ROOT = Path(__file__).resolve().parents[1]
 _BLOCK = 2**20
 
 
-# --- in processes of their own ---
+# --- in another process ---
 
 
 async def loop(url: str, path: str) -> None:
-    """The least that downloads in constant memory."""
+    """A minimal loop that downloads in constant memory."""
     async with aiohttp.ClientSession() as session, session.get(url) as response:
-        with Path(path).open("wb") as file:  # noqa: ASYNC230 - as users write it
+        with Path(path).open("wb") as file:  # noqa: ASYNC230 - a plain loop, as in many programs
             async for chunk in response.content.iter_any():
                 file.write(chunk)
             file.flush()
@@ -59,8 +59,8 @@ async def loop(url: str, path: str) -> None:
 
 
 async def ours(url: str, path: str) -> str:
-    """This package; gives the digest that it told."""
-    async with Client("any") as client:
+    """This package. Return the SHA-256 that it reports."""
+    async with Client("a key of a benchmark") as client:
         return (await client.download(url, path)).sha256
 
 
@@ -79,14 +79,14 @@ def _run(name: str, url: str, path: str) -> dict[str, float]:
 def _serve(folder: str) -> None:
     app = web.Application()
     app.router.add_static("/", folder)
-    web.run_app(app, host="127.0.0.1", port=0, print=lambda words: print(words.split()[3], flush=True))
+    web.run_app(app, host="127.0.0.1", port=0, print=lambda text: print(text.split()[3], flush=True))
 
 
 # --- the parent ---
 
 
 def _make(path: Path, megabytes: int) -> None:
-    """The boxes of a whole mp4 of that size, in blocks."""
+    """Write a whole mp4 of about this size: its boxes, and random content."""
     blocks = megabytes * 10**6 // _BLOCK
     head = ((8, b"ftyp"), (8, b"moov"), (8 + blocks * _BLOCK, b"mdat"))
     noise = os.urandom(_BLOCK)
@@ -112,16 +112,16 @@ def _curl(url: str, path: Path, *, flushed: bool = True) -> dict[str, float]:
 
 
 def _python(name: str, url: str, path: Path) -> dict[str, float]:
-    words = [sys.executable, "-m", "benchmarks.download", "--way", name, url, str(path)]
-    told: dict[str, float] = json.loads(subprocess.run(words, cwd=_ROOT, check=True, stdout=subprocess.PIPE).stdout)
-    return told
+    command = [sys.executable, "-m", "benchmarks.download", "--way", name, url, str(path)]
+    result: dict[str, float] = json.loads(subprocess.run(command, cwd=_ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    return result
 
 
 @contextmanager
 def _server(folder: Path) -> Iterator[str]:
-    """Sends the files of a folder, from another process."""
-    words = [sys.executable, "-m", "benchmarks.download", "--serve", str(folder)]
-    with subprocess.Popen(words, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
+    """Serve the files of a folder from another process."""
+    command = [sys.executable, "-m", "benchmarks.download", "--serve", str(folder)]
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
             yield process.stdout.readline().strip()
@@ -130,7 +130,7 @@ def _server(folder: Path) -> Iterator[str]:
 
 
 def measure(folder: Path, megabytes: int, rounds: int) -> dict[str, list[dict[str, float]]]:
-    """All downloads of each way: one after the other, round by round."""
+    """Return all downloads of each contender. They take turns, round by round."""
     ways: dict[str, Callable[[str, Path], dict[str, float]]] = {
         **({CURL: _curl, CURL_UNFLUSHED: partial(_curl, flushed=False)} if shutil.which("curl") else {}),
         **{name: partial(_python, name) for name in _WAYS},
@@ -142,7 +142,7 @@ def measure(folder: Path, megabytes: int, rounds: int) -> dict[str, list[dict[st
     digest = _digest(served / "large.mp4")
     with _server(served) as url:
         for turn in range(rounds):
-            say(f"{megabytes} MB: round {turn + 1} of {rounds}")
+            log(f"{megabytes} MB: round {turn + 1} of {rounds}")
             for name, way in ways.items():
                 laps[name].append(way(f"{url}/large.mp4", got))
                 assert _digest(got) == digest, name
@@ -152,31 +152,31 @@ def measure(folder: Path, megabytes: int, rounds: int) -> dict[str, list[dict[st
 
 
 def main() -> int:
-    """Measure, and print the figures."""
+    """Measure and print the figures. Return the exit code."""
     more = argparse.ArgumentParser(add_help=False)
-    more.add_argument("--folder", help="where to put the files; a temporary folder")
-    wanted, given = options(__doc__, more)
+    more.add_argument("--folder", help="folder for the files (default: a temporary folder)")
+    options, args = parse_options(__doc__, more)
     if not shutil.which("curl"):
-        say("curl is not installed, and left out: the bare loop alone is what is compared with")
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
+        log("curl is not installed, so the bare aiohttp loop is the only baseline")
+    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         large, small = measure(Path(folder), LARGE, ROUNDS), measure(Path(folder), SMALL, ROUNDS)
-    rate = {name: Seen([LARGE / lap["seconds"] for lap in laps]) for name, laps in large.items()}
-    cpu = {name: Seen([lap["cpu"] for lap in laps]) for name, laps in large.items()}
-    peak = {name: Seen([lap["peak"] for lap in laps]) for name, laps in large.items() if name in _WAYS}
-    less = {name: Seen([lap["peak"] for lap in laps]) for name, laps in small.items() if name in _WAYS}
+    rate = {name: Samples([LARGE / lap["seconds"] for lap in laps]) for name, laps in large.items()}
+    cpu = {name: Samples([lap["cpu"] for lap in laps]) for name, laps in large.items()}
+    peak = {name: Samples([lap["peak"] for lap in laps]) for name, laps in large.items() if name in _WAYS}
+    less = {name: Samples([lap["peak"] for lap in laps]) for name, laps in small.items() if name in _WAYS}
     figures = [
-        Figure(f"{LARGE} MB to the disk", "MB/s", rate, digits=0),
-        Figure("CPU of the process", "s", cpu, digits=2),
-        Figure(f"peak memory, {LARGE} MB", "MiB", peak),
-        Figure(f"peak memory, {SMALL} MB", "MiB", less),
+        Figure(f"download of {LARGE} MB to the disk", "MB/s", rate, digits=0),
+        Figure("CPU time of the process", "s", cpu, digits=2),
+        Figure(f"highest memory, {LARGE} MB", "MiB", peak),
+        Figure(f"highest memory, {SMALL} MB", "MiB", less),
     ]
     allowed = [(CURL, 0.9), (LOOP, 0.95)]
-    times = [limit * rate[name].over(rate[OURS]).median for name, limit in allowed if name in rate]
-    reaches = [
-        Reach("time, of what 0.9 of curl's throughput or 0.95 of the loop's allows", min(times), 1.0),
-        Reach(f"peak memory at {LARGE} MB, of that at {SMALL}", peak[OURS].over(less[OURS]).median, 1.05),
+    times = [limit * rate[name].ratio_to(rate[OURS]).median for name, limit in allowed if name in rate]
+    targets = [
+        Target("time ÷ the time that 0.9 of curl's or 0.95 of the bare loop's throughput needs", min(times), 1.0),
+        Target(f"highest memory at {LARGE} MB ÷ that at {SMALL} MB", peak[OURS].ratio_to(less[OURS]).median, 1.05),
     ]  # fmt: skip
-    return tell(wanted, "download", f"{ROUNDS} rounds, each download a process of its own", figures, reaches)
+    return print_figures(options, "download", f"{ROUNDS} rounds, each download in another process", figures, targets)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How long the event loop stands still while a hostile reply is decoded.
+"""Measure how long the event loop stands still while a hostile reply is decoded.
 
     python -m benchmarks.hostile [--json] [--check]       takes about 20 seconds
 
-Each body is as long as a reply can be. It is decoded as the reply to a submit, to a fetch and to each other call, and
-what comes of it is written as an error or copied as a journal does. The slowest of these counts, in CPU time of the
-thread: decoding waits for nothing, and a busy machine does not disturb the figure.
+Each body has the maximum length of a reply. It is decoded as the reply to a submit, to a fetch and to each other call;
+the answer is then written as an error or copied as a journal does. The slowest of these counts. Time is the CPU time of
+the thread, because decoding waits for nothing and other load on the machine must not disturb the figure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from benchmarks._common import Figure, Reach, Seen, options, say, tell
+from benchmarks._common import Figure, Samples, Target, log, parse_options, print_figures
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.decoding import MAX_REPLY_BYTES
 from modelslab_async.protocol.reply import Body, HttpReply, Malformed, Refused
@@ -22,23 +22,24 @@ from modelslab_async.protocol.secret import ApiKey
 
 ROUNDS = 5
 LIMIT = 100
+"""Milliseconds."""
 KEY = ApiKey("7f3a9c51e2b84d60af17c3d98e5b2046aa91dd03")
 _PICKS: tuple[Callable[[Body], object], ...] = (wire.upload, wire.queue_depth, wire.balance, wire.assets)
 
 
 def _filled(before: str, part: str, after: str = "") -> bytes:
-    """As many whole parts as fit."""
+    """Return a body of the maximum length with as many whole copies of *part* as fit."""
     return (before + (MAX_REPLY_BYTES - len(before) - len(after)) // len(part.encode()) * part + after).encode()
 
 
 def _field(name: str, status: str, before: str, part: str, after: str) -> bytes:
-    """A reply with one large field."""
+    """Return a reply with one large field."""
     begin = f'{{"status": "{status}", "id": 7, "echo": "\\u0041", "{name}": {before}'
     return _filled(begin, part, f"{after}}}")
 
 
 def _fields(begin: str, value: str, end: str) -> bytes:
-    """As many fields as fit, each with its own name."""
+    """Return a reply with as many fields as fit, each with its own name."""
     count = (MAX_REPLY_BYTES - len(begin) - len(end)) // (len(value) + 11)
     return (begin + ", ".join(f'"{number:05x}": {value}' for number in range(count)) + end).encode()
 
@@ -132,14 +133,14 @@ def bodies() -> Mapping[str, Callable[[], bytes]]:
 
 
 def use(answer: object) -> object:
-    """Do with an answer what the client does: raise it as an error, or copy what it echoes."""
+    """Use an answer as the client does: write it as an error, or copy the request that it echoes."""
     if isinstance(answer, Refused | Malformed):
         return str(wire.error_of(answer))
     return dict(answer.meta) if isinstance(answer, wire.Accepted | wire.Ready) else repr(answer)
 
 
 def slowest(body: bytes) -> float:
-    """Milliseconds of the slowest way to decode it."""
+    """Return the CPU time of the slowest way to decode *body*, in milliseconds."""
     reply, taken = HttpReply(200, body), []
     ways: list[Callable[[], object]] = [
         lambda: wire.decode_submit(reply, KEY),
@@ -154,17 +155,23 @@ def slowest(body: bytes) -> float:
 
 
 def main() -> int:
-    """Measure, and print the figures."""
-    wanted, _ = options(__doc__)
+    """Measure and print the figures. Return the exit code."""
+    options, _ = parse_options(__doc__)
     hostile = bodies()
-    say(f"{ROUNDS} rounds of {len(hostile)} bodies")
+    log(f"{ROUNDS} rounds of {len(hostile)} bodies")
     rounds = [{name: slowest(make()) for name, make in hostile.items()} for _ in range(ROUNDS)]
-    seen = {name: Seen([each[name] for each in rounds]) for name in hostile}
-    worst = dict(sorted(seen.items(), key=lambda item: -item[1].median)[:10])
+    milliseconds = {name: Samples([each[name] for each in rounds]) for name in hostile}
+    worst = dict(sorted(milliseconds.items(), key=lambda item: -item[1].median)[:10])
     name, longest = next(iter(worst.items()))
-    conditions = f"{len(hostile)} bodies of {MAX_REPLY_BYTES} bytes, {ROUNDS} rounds; the slowest ten are shown"
-    figures = [Figure("to decode", "ms", worst, limit=LIMIT)]
-    return tell(wanted, "hostile", conditions, figures, [Reach(f"ms to decode: {name}", longest.median, LIMIT)])
+    conditions = f"{len(hostile)} bodies of {MAX_REPLY_BYTES} bytes, {ROUNDS} rounds; the table shows the slowest ten"
+    figures = [Figure("time to decode", "ms", worst, target=LIMIT)]
+    return print_figures(
+        options,
+        "hostile",
+        conditions,
+        figures,
+        [Target(f"time to decode the slowest body ({name}), ms", longest.median, LIMIT)],
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The journal: transitions a second with and without group commit, and what it adds to a job.
+"""Measure the journal: transitions per second with and without group commit, and the CPU time that it adds to a job.
 
     python -m benchmarks.journal [--json] [--check]
 
-A hundred jobs move at once, each through the transitions of a job that ends well, and wait for each to be on disk.
-Beside it the same with a transaction for each transition. Then jobs of a whole client at an emulator in this process,
-with and without a journal: CPU of the event loop's thread for each job.
+100 jobs at once pass through the transitions of a job that succeeds, and wait for each to be on disk. The baseline uses
+one transaction for each transition. Then the jobs of a client at an emulator in this process run with and without a
+journal; measured is the CPU time of the event loop's thread per job.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import attrs
 
-from benchmarks._common import Reach, conclude, options, say, table
+from benchmarks._common import Target, log, parse_options, print_results, table
 from modelslab_async import Client, JobState
 from modelslab_async.emulator import InProcess, Service
 from modelslab_async.journal.sqlite import SqliteJournal, SqliteStore
@@ -29,13 +29,14 @@ from modelslab_async.protocol.record import JobRecord
 
 WRITERS = 100
 JOBS_EACH = 40
-ALONE = 400
+SINGLE = 400
 """Transitions without group commit: each waits for the disk."""
 CLIENT_JOBS = 300
 ROUNDS = 5
 STATES = (JobState.WAITING, JobState.SUBMITTING, JobState.PROCESSING, JobState.READY, JobState.READY)
 REQUEST = {"prompt": "the rocket stands in the evening light, zoom in", "num_frames": 81, "resolution": 480}
 PICTURE = {"source": "path", "where": "/pictures/rocket.jpg", "length_bytes": 112_000, "sha256": "0" * 64}
+KEY = "a key of a benchmark"
 PARAMS = {"prompt": "zoom in", "init_image": "https://picture.invalid/rocket.png"}
 
 
@@ -53,7 +54,7 @@ def _record(owner: str, ref: str, state: JobState) -> JobRecord:
 
 
 async def grouped(path: Path) -> float:
-    """Transitions a second of many jobs at once."""
+    """Return the transitions per second of many jobs at once."""
     journal = SqliteJournal(path)
     await journal.open()
 
@@ -70,24 +71,24 @@ async def grouped(path: Path) -> float:
     return WRITERS * JOBS_EACH * len(STATES) / took
 
 
-async def alone(path: Path) -> float:
-    """Transitions a second with a transaction for each."""
+async def single(path: Path) -> float:
+    """Return the transitions per second with one transaction for each."""
     store = SqliteStore(path)
     store.open()
     begun = time.perf_counter()
-    for number in range(ALONE):
+    for number in range(SINGLE):
         state = STATES[number % len(STATES)]
         store.write([Write(_record("me", str(number // len(STATES)), state), None)])
     took = time.perf_counter() - begun
     store.close()
-    return ALONE / took
+    return SINGLE / took
 
 
 async def client_cpu(journal: Path | None) -> float:
-    """CPU seconds of the loop's thread for each job, at an emulator that is a thousand times as fast."""
+    """Return the CPU seconds of the event loop's thread per job, at an emulator that is 1,000 times as fast."""
     service = Service(speed=1000.0, queue_limit=CLIENT_JOBS, eta={"good": 1})
     options: dict[str, Any] = {"max_in_flight": CLIENT_JOBS, "max_polls_per_second": None, "poll_cost": 0.001}
-    async with Client("any", transport=InProcess(service), journal=journal, **options) as client:
+    async with Client(KEY, transport=InProcess(service), journal=journal, **options) as client:
         begun = time.thread_time()
         jobs = [client.submit(PARAMS) for _ in range(CLIENT_JOBS)]
         await asyncio.gather(*jobs)
@@ -101,51 +102,51 @@ class Figures:
     """Medians of the rounds."""
 
     grouped: float
-    alone: float
+    single: float
     with_journal: float
-    without: float
+    without_journal: float
 
     @property
     def added(self) -> float:
-        """CPU seconds of the loop that the journal adds to a job."""
-        return self.with_journal - self.without
+        """CPU seconds of the event loop's thread that the journal adds to a job."""
+        return self.with_journal - self.without_journal
 
 
 def measure(folder: Path) -> Figures:
-    """All rounds, in turn."""
+    """Run all rounds. The contenders take turns."""
     contenders: dict[str, Callable[[int], Coroutine[Any, Any, float]]] = {
         "grouped": lambda turn: grouped(folder / f"grouped-{turn}.db"),
-        "alone": lambda turn: alone(folder / f"alone-{turn}.db"),
+        "single": lambda turn: single(folder / f"single-{turn}.db"),
         "with_journal": lambda turn: client_cpu(folder / f"client-{turn}.db"),
-        "without": lambda _: client_cpu(None),
+        "without_journal": lambda _: client_cpu(None),
     }
-    seen: dict[str, list[float]] = {name: [] for name in contenders}
+    values: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(ROUNDS):
-        say(f"round {turn + 1} of {ROUNDS}")
+        log(f"round {turn + 1} of {ROUNDS}")
         for name, contender in contenders.items():
-            seen[name].append(asyncio.run(contender(turn)))
-    return Figures(**{name: median(values) for name, values in seen.items()})
+            values[name].append(asyncio.run(contender(turn)))
+    return Figures(**{name: median(each) for name, each in values.items()})
 
 
 def main() -> int:
-    """Measure, and print the figures."""
-    wanted, _ = options(__doc__)
+    """Measure and print the figures. Return the exit code."""
+    options, _ = parse_options(__doc__)
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder))
     rows = [
-        (f"{WRITERS} jobs at once, group commit", f"{figures.grouped:,.0f} transitions/s"),
-        ("a transaction for each transition", f"{figures.alone:,.0f} transitions/s"),
-        ("loop's CPU for each job, with a journal", f"{figures.with_journal * 1e6:.0f} µs"),
-        ("without", f"{figures.without * 1e6:.0f} µs"),
-        ("added", f"{figures.added * 1e6:.0f} µs"),
+        (f"{WRITERS} jobs at once, group commit", f"{figures.grouped:,.0f} transitions per second"),
+        ("one transaction for each transition", f"{figures.single:,.0f} transitions per second"),
+        ("CPU of the event loop per job, with a journal", f"{figures.with_journal * 1e6:.0f} µs"),
+        ("CPU of the event loop per job, without", f"{figures.without_journal * 1e6:.0f} µs"),
+        ("added by the journal", f"{figures.added * 1e6:.0f} µs"),
     ]
-    reaches = [
-        Reach("15,000 transitions a second, of those seen", 15_000 / figures.grouped, 1.0),
-        Reach("milliseconds of the event loop that a job costs more", figures.added * 1e3, 0.3),
+    targets = [
+        Target("15,000 transitions per second ÷ measured ones", 15_000 / figures.grouped, 1.0),
+        Target("CPU of the event loop that a journal adds to a job, ms", figures.added * 1e3, 0.3),
     ]
-    text = f"median of {ROUNDS} rounds; files in {tempfile.gettempdir()}\n{table(('journal', 'seen'), rows)}"
-    told = {"benchmark": "journal", "figures": attrs.asdict(figures)}
-    return conclude(wanted, text, told, reaches)
+    text = f"median of {ROUNDS} rounds; files in {tempfile.gettempdir()}\n{table(('journal', 'measured'), rows)}"
+    data = {"benchmark": "journal", "figures": attrs.asdict(figures)}
+    return print_results(options, text, data, targets)
 
 
 if __name__ == "__main__":

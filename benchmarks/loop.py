@@ -1,13 +1,14 @@
-"""What a client does to the event loop it lives in: how late it makes others, and how long a submit holds it.
+"""Measure what a client does to its event loop: how late it makes other code, and how long a `submit` blocks it.
 
     python -m benchmarks.loop [--json] [--check]       takes about six minutes
 
-Lag: something else in the loop is to be called every 5 ms, and how late each of these instants is met is counted, also
-of those that pass while the loop is held; at the 99th percentile, and at worst. First with nothing beside it, then
-while a client watches 10,000 jobs with 200 looks a second, over HTTP, at an emulator in another process, and then with
-nothing again. All jobs are seen to their ends. Submits: calls of `submit` while no place is free, with a request that
-is there and with names and values, beside `create_task` of a coroutine that sleeps, in turn. Before anything is
-printed: each job ended with its video, and was charged once.
+Lag: other code in the loop is due every 5 ms. Its lateness is measured, also for calls that were due while the loop was
+blocked; printed are the 99th percentile and the highest value. The loop is first idle, then a client watches 10,000
+jobs with 200 polls per second over HTTP at an emulator in another process, then the loop is idle again.
+
+Submits: calls of `submit` per second while no slot is free, with a request object and with names and values. The
+baseline is `create_task` of a coroutine that sleeps. The contenders take turns. Before any figure is printed, the
+benchmark checks that each job ended with its video and was charged once.
 """
 
 from __future__ import annotations
@@ -22,87 +23,88 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from benchmarks._canned import PICTURE, URL, Canned
-from benchmarks._common import Figure, Reach, Seen, Server, options, say, tell
+from benchmarks._common import Figure, Samples, Server, Target, log, parse_options, print_figures
 from modelslab_async import Client, ImageToVideoUltra, Job, Timeouts
 
-JOBS, LOOKS_PER_SECOND = 10_000, 200
+JOBS, POLLS_PER_SECOND = 10_000, 200
 WINDOWS, WINDOW = 5, 5.0
-"""How often the lag is taken for so many seconds, with jobs and without."""
-EVERY = 0.005
+"""The number of windows in which the lag is measured, and the seconds of each."""
+INTERVAL = 0.005
+"""Seconds between two calls whose lateness is measured."""
 SPEED = 0.25
-"""Jobs take 160 s, give or take 15 %: they begin, and all windows pass, before the first one ends."""
+"""A job then takes 160 s ± 15 %: all windows are over before the first job ends."""
 SUBMITS, SUBMIT_ROUNDS = 50_000, 7
 AT_ONCE = 100
-IDLE, WATCHING = "nothing beside it", f"modelslab_async: {JOBS:,} jobs, {LOOKS_PER_SECOND} looks a second"
-TASK, SUBMIT = "create_task", "submit of modelslab_async"
-SUBMIT_NAMES = f"{SUBMIT}, of names and values"
-_NAMES: Mapping[str, Any] = {"prompt": "zoom in", "init_image": PICTURE, "num_frames": 81, "resolution": 480}
+IDLE, WATCHING = "idle event loop", f"modelslab_async: {JOBS:,} jobs, {POLLS_PER_SECOND} polls per second"
+TASK, SUBMIT = "create_task", "submit of modelslab_async, request object"
+SUBMIT_KEYWORDS = "submit of modelslab_async, names and values"
+_PARAMS: Mapping[str, Any] = {"prompt": "zoom in", "init_image": PICTURE, "num_frames": 81, "resolution": 480}
 
 
 def _request(number: int) -> ImageToVideoUltra:
-    return ImageToVideoUltra(**_NAMES, seed=number)
+    return ImageToVideoUltra(**_PARAMS, seed=number)
 
 
 # --- lag ---
 
 
 class Lag(NamedTuple):
-    """Milliseconds, of one window."""
+    """The lag in one window: the 99th percentile and the highest value, in milliseconds."""
 
     p99: float
     worst: float
 
 
 async def _lag() -> Lag:
-    """How late each instant is met; those that passed while the loop was held are as late as the loop was."""
+    """Measure how late a call every INTERVAL seconds is. A blocked loop delays every call that was due meanwhile."""
     late: list[float] = []
     now = time.monotonic()
-    due, end = now + EVERY, now + WINDOW
+    due, end = now + INTERVAL, now + WINDOW
     while due < end:
         await asyncio.sleep(due - now)
         now = time.monotonic()
         while due <= now:
             late.append(1000 * (now - due))
-            due += EVERY
+            due += INTERVAL
     late.sort()
     return Lag(late[int(len(late) * 0.99)], late[-1])
 
 
-async def _begun(client: Client) -> list[Job]:
+async def _begin(client: Client) -> list[Job]:
     jobs: list[Job] = []
-    for begun in range(0, JOBS, AT_ONCE):
-        jobs += [client.submit(_request(number)) for number in range(begun, begun + AT_ONCE)]
-        await asyncio.gather(*(job.submitted() for job in jobs[begun:]))
+    for first in range(0, JOBS, AT_ONCE):
+        jobs += [client.submit(_request(number)) for number in range(first, first + AT_ONCE)]
+        await asyncio.gather(*(job.submitted() for job in jobs[first:]))
     return jobs
 
 
 async def watched(server: Server) -> tuple[list[Lag], float]:
-    """The lag of each window, and the looks a second meanwhile."""
-    options: dict[str, Any] = {"max_in_flight": JOBS, "max_polls_per_second": LOOKS_PER_SECOND, "poll_cost": 0.01}
+    """Return the lag of each window and the polls per second meanwhile."""
+    options: dict[str, Any] = {"max_in_flight": JOBS, "max_polls_per_second": POLLS_PER_SECOND, "poll_cost": 0.01}
     async with Client("any", base_url=server.url, **options) as client:
-        say(f"lag: {JOBS:,} jobs are submitted")
-        jobs = await _begun(client)
+        log(f"lag: submit {JOBS:,} jobs")
+        jobs = await _begin(client)
         requests, at = server.requests(), time.monotonic()
         lags = []
         for turn in range(WINDOWS):
-            say(f"lag: window {turn + 1} of {WINDOWS}")
+            log(f"lag: window {turn + 1} of {WINDOWS}")
             lags.append(await _lag())
-        looks = (server.requests() - requests) / (time.monotonic() - at)
+        polls = (server.requests() - requests) / (time.monotonic() - at)
         assert not any(job.done() for job in jobs)
-        say("lag: all jobs are seen to their ends")
+        log("lag: wait for the end of all jobs")
         assert len(await asyncio.gather(*jobs)) == JOBS
     charges = Counter(server.charges())
     assert charges.total() == len(charges) == JOBS, charges.total()
-    return lags, looks
+    return lags, polls
 
 
 def lag() -> tuple[dict[str, list[Lag]], float]:
-    """The lags of each, and the looks a second."""
+    """Return the lags with and without jobs, and the polls per second."""
     before = [asyncio.run(_lag()) for _ in range(WINDOWS)]
     with Server(SPEED) as server:
-        lags, looks = asyncio.run(watched(server))
+        lags, polls = asyncio.run(watched(server))
     after = [asyncio.run(_lag()) for _ in range(WINDOWS)]
-    return {IDLE: before + after, WATCHING: lags}, looks
+    return {IDLE: before + after, WATCHING: lags}, polls
 
 
 # --- submits ---
@@ -134,40 +136,40 @@ async def _submits(requests: Sequence[ImageToVideoUltra | Mapping[str, Any]]) ->
     return rate
 
 
-async def submits() -> dict[str, Seen]:
-    """Calls a second of each."""
+async def submits() -> dict[str, Samples]:
+    """Return the calls per second of each contender."""
     requests = [_request(number) for number in range(SUBMITS)]
-    names = [{**_NAMES, "seed": number} for number in range(SUBMITS)]
-    rates: dict[str, list[float]] = {TASK: [], SUBMIT_NAMES: [], SUBMIT: []}
+    names = [{**_PARAMS, "seed": number} for number in range(SUBMITS)]
+    rates: dict[str, list[float]] = {TASK: [], SUBMIT_KEYWORDS: [], SUBMIT: []}
     for turn in range(SUBMIT_ROUNDS):
-        say(f"submits: round {turn + 1} of {SUBMIT_ROUNDS}")
+        log(f"submits: round {turn + 1} of {SUBMIT_ROUNDS}")
         rates[TASK].append(await _tasks())
-        rates[SUBMIT_NAMES].append(await _submits(names))
+        rates[SUBMIT_KEYWORDS].append(await _submits(names))
         rates[SUBMIT].append(await _submits(requests))
-    return {name: Seen(rate) for name, rate in rates.items()}
+    return {name: Samples(rate) for name, rate in rates.items()}
 
 
 def main() -> int:
-    """Measure, and print the figures."""
-    wanted, _ = options(__doc__)
-    logging.disable(logging.WARNING)  # a cancelled job says so
+    """Measure and print the figures. Return the exit code."""
+    options, _ = parse_options(__doc__)
+    logging.disable(logging.WARNING)  # each cancelled job logs a warning
     rates = asyncio.run(submits())
-    lags, looks = lag()
-    late = {name: Seen([lag.p99 for lag in seen]) for name, seen in lags.items()}
-    worst = {name: Seen([lag.worst for lag in seen]) for name, seen in lags.items()}
+    lags, polls = lag()
+    p99 = {name: Samples([lag.p99 for lag in each]) for name, each in lags.items()}
+    worst = {name: Samples([lag.worst for lag in each]) for name, each in lags.items()}
     figures = [
-        Figure("event loop, late at the 99th percentile", "ms", late, digits=2),
-        Figure("event loop, late at worst", "ms", worst, digits=1),
-        Figure("calls with no place free", "a second", rates, digits=0),
+        Figure("lag of the event loop, 99th percentile", "ms", p99, digits=2),
+        Figure("lag of the event loop, highest", "ms", worst, digits=1),
+        Figure("calls while no slot is free", "calls per second", rates, digits=0),
     ]
-    reaches = [
-        Reach("ms of lag that a client adds", late[WATCHING].median - late[IDLE].median, 10),
-        Reach("looks a second, of those that were meant (as 1/x)", LOOKS_PER_SECOND / looks, 1.1),
-        Reach("microseconds of a submit", 1e6 / rates[SUBMIT].median, 10),
+    targets = [
+        Target("lag that a client adds, 99th percentile, ms", p99[WATCHING].median - p99[IDLE].median, 10),
+        Target("intended polls per second ÷ measured ones", POLLS_PER_SECOND / polls, 1.1),
+        Target("submit of a request object, µs", 1e6 / rates[SUBMIT].median, 10),
     ]
-    windows = f"{WINDOWS} windows of {WINDOW:.0f} s, {2 * WINDOWS} with nothing beside"
-    conditions = f"{windows}, {looks:.0f} looks a second; {SUBMIT_ROUNDS} rounds of {SUBMITS:,} calls"
-    return tell(wanted, "loop", conditions, figures, reaches)
+    windows = f"{WINDOWS} windows of {WINDOW:.0f} s with jobs, {2 * WINDOWS} without"
+    conditions = f"{windows}, {polls:.0f} polls per second; {SUBMIT_ROUNDS} rounds of {SUBMITS:,} calls"
+    return print_figures(options, "loop", conditions, figures, targets)
 
 
 if __name__ == "__main__":

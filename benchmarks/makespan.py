@@ -1,12 +1,12 @@
-"""How long a batch of 200 jobs takes, beside the least that the account's queue limit allows.
+"""Measure how long a batch of 200 jobs takes. The baseline is the least time that the account's queue limit allows.
 
-    python -m benchmarks.makespan [--seeds N] [--plot FILE] [--json] [--check]
+    python -m benchmarks.makespan [--seeds N] [--plot FILE] [--json] [--check]       takes about ten minutes
 
-An emulator in another process, 20 times as fast, as are the contenders' clocks, see `_live`; for accounts with 5, 10
-and 15 places. The least is list scheduling: the very jobs of that run, each as long as the emulator knows that it took,
-in the order in which they were taken, each begun in the moment in which one of the places is free. Somebody who sees
-every end at once and submits in no time needs so long. A millisecond of this machine counts for 20 of the service: that
-is in all figures. About ten minutes.
+The emulator runs in another process, 20 times as fast, and so do the clocks of the contenders, see `_live`. The
+accounts have 5, 10 and 15 slots. The least time is that of list scheduling: the same jobs, with the durations that the
+emulator recorded, in the order of their acceptance, each begun as soon as a slot is free. A client would need it to
+detect each end at once and to submit in no time. One millisecond of this machine counts as 20 ms of the service in all
+figures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from statistics import fmean
 
 import attrs
 
-from benchmarks._common import NOT_INSTALLED, Options, Reach, conclude, options, say, table
+from benchmarks._common import PEER_NOT_INSTALLED, Options, Target, log, parse_options, print_results, table
 from benchmarks._live import PEER, SPEED
 from benchmarks._makespan import CONTENDERS, JOBS, Batch
 
@@ -34,7 +34,7 @@ OURS, OTHERS = tuple(CONTENDERS)[:2], tuple(CONTENDERS)[2:]
 POLLING, WOKEN = OURS
 
 _BEGIN_EVERY = 1.0
-"""Seconds of this machine between the first submits of two batches: the first requests of a process take long."""
+"""Seconds of this machine between the starts of two batches: the first requests of a process are slow."""
 
 Run = tuple[str, int, int]
 """A contender, a limit and a seed."""
@@ -43,12 +43,12 @@ Figures = Mapping[str, Mapping[int, Sequence[Batch]]]
 
 
 def main() -> int:
-    """Measure, and print the figures."""
-    wanted, seeds, plot = _arguments()
+    """Measure and print the figures. Return the exit code."""
+    options, seeds, plot = _arguments()
     others = [name for name in OTHERS if "modelslab-py" not in name or find_spec(PEER)]
     if len(others) < len(OTHERS):
-        say(NOT_INSTALLED)
-    waves = [list(product([name], LIMITS, range(seeds))) for name in OURS]  # few enough for two CPUs
+        log(PEER_NOT_INSTALLED)
+    waves = [list(product([name], LIMITS, range(seeds))) for name in OURS]  # few enough processes for two CPUs
     waves += [list(product(others, LIMITS, [seed])) for seed in range(seeds)]
     batches: dict[Run, Batch] = {}
     for wave in waves:
@@ -58,24 +58,24 @@ def main() -> int:
         for name in (*OURS, *others)
     }
     if plot:
-        from benchmarks._plot_makespan import draw  # noqa: PLC0415 - matplotlib is in the extra
+        from benchmarks._plot_makespan import draw  # noqa: PLC0415 - matplotlib is in the extra `bench`
 
         draw(figures, plot)
-    told = {"benchmark": "makespan", "jobs": JOBS, "speed": SPEED, "batches": _told(figures)}
-    return conclude(wanted, _text(figures), told, _reaches(figures))
+    data = {"benchmark": "makespan", "jobs": JOBS, "speed": SPEED, "batches": _as_dicts(figures)}
+    return print_results(options, _text(figures), data, _targets(figures))
 
 
 def _arguments() -> tuple[Options, int, str | None]:
     more = argparse.ArgumentParser(add_help=False)
     more.add_argument("--seeds", type=int, default=3, metavar="N", help="batches of each kind (default: 3)")
-    more.add_argument("--plot", metavar="FILE", help="draw the ratios (SVG or PNG)")
-    wanted, given = options(__doc__, more)
-    return wanted, given.seeds, given.plot
+    more.add_argument("--plot", metavar="FILE", help="draw the ratios into FILE (SVG or PNG)")
+    options, args = parse_options(__doc__, more)
+    return options, args.seeds, args.plot
 
 
 def _at_once(runs: Sequence[Run]) -> dict[Run, Batch]:
-    """All of them side by side, one begun after the other once Python has started for all."""
-    say(f"{len(runs)} batches of {JOBS} jobs: {', '.join(dict.fromkeys(name for name, *_ in runs))}")
+    """Run batches side by side. They begin one after the other once all processes are ready."""
+    log(f"{len(runs)} batches of {JOBS} jobs: {', '.join(dict.fromkeys(name for name, *_ in runs))}")
     with ExitStack() as stack:
         processes = [stack.enter_context(_process(run)) for run in runs]
         for process in processes:
@@ -102,18 +102,21 @@ def _line(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise SystemExit("a batch's process ended; what it said is above")
+        raise SystemExit("the process of a batch ended; its error is above")
     return line
 
 
 def _text(figures: Figures) -> str:
-    head = (f"time of {JOBS} jobs, of the least", *(f"{limit} places" for limit in LIMITS), "requests/job")
+    head = (f"time of {JOBS} jobs ÷ least possible", *(f"{limit} slots" for limit in LIMITS), "requests/job")
     rows = [
         (name, *(_spread(batches[limit]) for limit in LIMITS), _requests(batches)) for name, batches in figures.items()
     ]
     least = ", ".join(f"{fmean(batch.bound for batch in figures[POLLING][limit]) / 60:.1f}" for limit in LIMITS)
     count = len(figures[POLLING][LIMITS[0]])
-    notes = f"mean (and range) of {count} seeds; the least: {least} minutes of the service; {SPEED:g} times as fast"
+    notes = (
+        f"Mean (lowest to highest) of {count} seeds. The least possible time: {least} minutes of the service. "
+        f"Emulator and clocks run {SPEED:g} times as fast."
+    )
     return f"{table(head, rows)}\n{notes}"
 
 
@@ -126,15 +129,15 @@ def _requests(batches: Mapping[int, Sequence[Batch]]) -> str:
     return f"{fmean(batch.requests for each in batches.values() for batch in each) / JOBS:.1f}"
 
 
-def _reaches(figures: Figures) -> list[Reach]:
+def _targets(figures: Figures) -> list[Target]:
     worst = {name: max(batch.ratio for each in figures[name].values() for batch in each) for name in OURS}
     return [
-        Reach("worst time of the least, polling", worst[POLLING], 1.05),
-        Reach("worst time of the least, with a webhook", worst[WOKEN], 1.01),
+        Target("worst time ÷ least possible, polling", worst[POLLING], 1.05),
+        Target("worst time ÷ least possible, with a webhook", worst[WOKEN], 1.01),
     ]
 
 
-def _told(figures: Figures) -> dict[str, dict[int, list[dict[str, float]]]]:
+def _as_dicts(figures: Figures) -> dict[str, dict[int, list[dict[str, float]]]]:
     return {
         name: {
             limit: [{**attrs.asdict(batch), "ratio": batch.ratio} for batch in each] for limit, each in batches.items()

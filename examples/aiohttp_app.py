@@ -1,4 +1,4 @@
-"""A job and its progress in aiohttp: `python aiohttp_app.py`; for key and emulator see fastapi_minimal.py."""
+"""A job and its progress in aiohttp: `python aiohttp_app.py`. For key and emulator see fastapi_minimal.py."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ CLIENT = web.AppKey("modelslab", Client)
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
-    """{"prompt": ..., "init_image": "https://..."}; costs $0.20."""
+    """Submit {"prompt": ..., "init_image": "https://..."} for $0.20, and stream the progress of the job."""
     try:
-        told = {**await request.json()}
-        job = request.app[CLIENT].submit(prompt=told.get("prompt", ""), init_image=str(told.get("init_image")))
+        params = {**await request.json()}
+        job = request.app[CLIENT].submit(prompt=params.get("prompt", ""), init_image=str(params.get("init_image")))
     except (TypeError, ValueError) as error:  # InvalidRequestError is a ValueError
         raise web.HTTPUnprocessableEntity(text=str(error)) from error
     stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
     await stream.prepare(request)
-    async for news in server_sent_events(job):  # the visitor may leave: the job goes on
-        await stream.write(news)
+    async for event in server_sent_events(job):  # if the visitor leaves, the job continues
+        await stream.write(event)
     return stream
 
 
 def make_app() -> web.Application:
-    """The application."""
+    """Return the application."""
     app = web.Application()
     app.cleanup_ctx.append(cleanup_ctx(lambda: Client(base_url=URL, journal="jobs.db"), CLIENT))
     app.router.add_post("/videos", submit)

@@ -1,7 +1,7 @@
-"""One picture, many prompts at once: the account's places are kept full, each video is saved when it is there.
+"""Make several videos of one picture at once. All slots stay in use; each video is saved when it is ready.
 
-python examples/fan_out.py           against an emulator on this machine: no account, no money
-python examples/fan_out.py --live    at ModelsLab, with MODELSLAB_API_KEY: four calls, $0.80
+python examples/fan_out.py           uses an emulator on this machine: no account, no money
+python examples/fan_out.py --live    uses ModelsLab, with MODELSLAB_API_KEY: four calls, $0.80
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ PROMPTS = ["zoom in on the lights", "fog rolls in", "the camera rises", "the eve
 
 
 async def main(*, live: bool) -> None:
-    """Submit all, and take them as they end."""
+    """Submit all jobs, and save each video when its job ends."""
     async with AsyncExitStack() as stack:
         if live:
             client = await stack.enter_async_context(Client(budget=Budget(usd=1)))
         else:
             emulator = await stack.enter_async_context(Emulator(speed=40))
-            print("The emulator on this machine, not ModelsLab.")
+            print("This is an emulator on this machine, not ModelsLab.")
             client = await stack.enter_async_context(Client("any", base_url=emulator.url, poll_cost=0.02))
         jobs = [client.submit(prompt=prompt, init_image=PICTURE, num_frames=17) for prompt in PROMPTS]
         async for job in client.as_completed(jobs):

@@ -1,6 +1,6 @@
-"""A picture and a prompt in, an mp4 out: `uvicorn fastapi_minimal:app`, with MODELSLAB_API_KEY.
+"""Upload a picture and a prompt, get an mp4: `uvicorn fastapi_minimal:app`, with MODELSLAB_API_KEY.
 
-Without an account: `modelslab-async emulator`, and MODELSLAB_BASE_URL=http://127.0.0.1:8787 with any key.
+Without an account: run `modelslab-async emulator` and set MODELSLAB_BASE_URL=http://127.0.0.1:8787 and any key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ app = FastAPI(lifespan=lifespan(lambda: Client(base_url=URL, journal="jobs.db", 
 
 @app.post("/videos")
 async def make(request: Request, prompt: Annotated[str, Form()], picture: UploadFile) -> FileResponse:
-    """Costs $0.20. The answer comes when the video is there: for progress see examples/studio."""
+    """Make a video for $0.20. The response is sent when it is ready; examples/studio shows the progress meanwhile."""
     client: Client = request.state.modelslab
     try:
         job = client.submit(prompt=prompt, init_image=await picture.read(), num_frames=49)
@@ -30,7 +30,7 @@ async def make(request: Request, prompt: Annotated[str, Form()], picture: Upload
     except InvalidRequestError as error:
         raise HTTPException(422, str(error)) from error
     except BudgetExceededError as error:
-        raise HTTPException(429, "enough for today") from error
+        raise HTTPException(429, "today's budget is used up") from error
     except ModelsLabError as error:
         raise HTTPException(502, str(error)) from error
     return FileResponse(saved.path, media_type="video/mp4")

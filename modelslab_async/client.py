@@ -272,7 +272,7 @@ class Client:
     async def attach(self, ref_or_id: str | int) -> Job:
         """Return the job with this ref, or with this id of the service. Nothing is paid.
 
-        - A job that is open here, or ended here, is returned as it is.
+        - A job that is open here, or ended here lately (the last 100), is returned as it is.
         - A job of the journal is resumed if no live client owns it. If it ended, the returned job is done.
         - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
           does not know it, the job ends with NotFoundError, not charged.

@@ -1,9 +1,10 @@
-"""A studio in the browser: a picture and a prompt become a video, with honest progress and a gallery.
+"""A studio in the browser: upload a picture and a prompt, watch the progress, and get a video and a gallery.
 
-    python examples/studio/server.py           with an emulator on this machine: no account, no money
-    python examples/studio/server.py --live    at ModelsLab, with MODELSLAB_API_KEY: $0.20 a video, $5 a day at most
+    python examples/studio/server.py           uses an emulator on this machine: no account, no money
+    python examples/studio/server.py --live    uses ModelsLab, with MODELSLAB_API_KEY: $0.20 a video, at most $5 a day
 
-Visitors are told apart by a cookie. A job's ref begins with the digest of its visitor's, so nobody reaches another's.
+A cookie tells visitors apart. The ref of a job begins with the digest of its visitor's cookie, so no visitor can reach
+the jobs of another.
 """
 
 from __future__ import annotations
@@ -25,12 +26,14 @@ from typing import Any
 import attrs
 import uvicorn
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route
 
 from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, Job, JobRecord, ModelsLabError
 from modelslab_async.emulator import Emulator
+from modelslab_async.errors import Problem
 from modelslab_async.web import EVENT_STREAM, server_sent_events
 from modelslab_async.webhook import Webhook
 
@@ -46,7 +49,7 @@ _REF = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}")
 
 @attrs.define
 class Studio:
-    """The application's state: its client, the jobs that are open, and where videos are kept."""
+    """The application's state: its client, its open jobs, and the folder of its videos."""
 
     client: Client
     videos: Path
@@ -55,40 +58,32 @@ class Studio:
     jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
     saves: dict[str, asyncio.Task[None]] = attrs.field(factory=dict[str, "asyncio.Task[None]"])
 
-    def keep(self, job: Job) -> None:
-        """Save the job's video when it is there; the journal knows the rest."""
+    def save_when_ready(self, job: Job) -> None:
+        """Start a task that saves the job's video. The journal records how the job ended."""
         self.jobs[job.ref] = job
         self.saves[job.ref] = asyncio.create_task(self._save(job))
 
     async def _save(self, job: Job) -> None:
         try:
-            with suppress(ModelsLabError, OSError):  # its page tells why there is none
+            with suppress(ModelsLabError, OSError):  # the page shows the error from the journal
                 await job.save(self.videos / f"{job.ref}.mp4")
         finally:
             del self.jobs[job.ref], self.saves[job.ref]
 
     def open_jobs(self, visitor: str = "") -> int:
-        """How many run or wait, of a visitor or of all."""
+        """Return the number of unfinished jobs of a visitor, or of all visitors."""
         return sum(ref.startswith(visitor) and not job.done() for ref, job in self.jobs.items())
 
 
-class SaidError(Exception):
-    """Something to tell the visitor, with an HTTP status."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
-
-
-# --- what a visitor may ask for ---
+# --- routes ---
 
 
 async def page(request: Request) -> Response:
-    """The one page. The cookie that tells visitors apart is made here."""
+    """Serve the page, and set the cookie that tells visitors apart."""
     nonce = secrets.token_urlsafe(16)
     response = HTMLResponse(PAGE.read_text(encoding="utf-8").replace("NONCE", nonce))
-    own = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; media-src 'self'"
-    policy = f"default-src 'none'; {own}; img-src 'self' blob: data:; form-action 'self'; base-uri 'none'"
+    sources = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; media-src 'self'"
+    policy = f"default-src 'none'; {sources}; img-src 'self' blob: data:; form-action 'self'; base-uri 'none'"
     response.headers["Content-Security-Policy"] = policy
     if COOKIE not in request.cookies:
         response.set_cookie(COOKIE, secrets.token_urlsafe(24), max_age=31_536_000, httponly=True, samesite="strict")
@@ -96,131 +91,139 @@ async def page(request: Request) -> Response:
 
 
 async def status(request: Request) -> Response:
-    """Price, places, the queue, and what is left of today's budget."""
+    """Return the price, the slots, the queue and the rest of today's budget."""
     studio: Studio = request.state.studio
     statistics = studio.client.statistics()
     waiting = studio.open_jobs() - statistics.in_flight
     left = studio.budget.jobs_left(studio.client.prices, time.time())
     price = f"{studio.client.prices.usd:.2f}"
-    told = {"price": price, "running": statistics.in_flight, "waiting": max(waiting, 0), "places": statistics.cap}
-    return JSONResponse({**told, "left_today": left, "emulated": studio.is_emulated})
+    queue = {"running": statistics.in_flight, "waiting": max(waiting, 0), "slots": statistics.cap}
+    return JSONResponse({"price": price, **queue, "left_today": left, "emulated": studio.is_emulated})
 
 
 async def submit(request: Request) -> Response:
-    """A picture and a prompt: everything is checked before it is paid for."""
+    """Submit a picture and a prompt. All checks come before the paid request."""
     studio, visitor = request.state.studio, _visitor(request)
     if studio.open_jobs(visitor) >= MAX_OPEN_JOBS_A_VISITOR:
-        raise SaidError(429, "Three of your videos are being made: wait for one of them.")
+        raise HTTPException(429, "Three of your videos are in progress. Wait until one of them is finished.")
     if studio.open_jobs() >= MAX_OPEN_JOBS:
-        raise SaidError(503, "The studio is full: try again in a few minutes.")
+        raise HTTPException(503, "The studio is busy. Try again in a few minutes.")
     prompt, picture = await _upload(request)
     ref = f"{visitor}-{secrets.token_hex(16)}"
     try:
         job = studio.client.submit(prompt=prompt, init_image=picture, num_frames=FRAMES, fps=FPS, track_id=ref)
     except BudgetExceededError as error:
-        raise SaidError(429, "Today's budget is used up: come back tomorrow.") from error
+        raise HTTPException(429, "Today's budget is used up. Come back tomorrow.") from error
     except InvalidRequestError as error:
-        names = {"init_image": "The picture", "prompt": "The prompt"}
-        words = (f"{names.get(each.field, each.field)} is {each.requirement}; {each.hint}." for each in error.problems)
-        raise SaidError(422, " ".join(words)) from error
-    studio.keep(job)
+        raise HTTPException(422, " ".join(_explain(problem) for problem in error.problems)) from error
+    studio.save_when_ready(job)
     return JSONResponse({"ref": ref}, 201)
 
 
 async def gallery(request: Request) -> Response:
-    """The visitor's jobs, the newest first."""
+    """Return the visitor's last 100 jobs, the newest first."""
     studio, visitor = request.state.studio, _visitor(request)
     rows = [row for row in await studio.client.history(1000) if row.ref.startswith(visitor)]
-    return JSONResponse([_told(studio, row) for row in rows[:100]])
+    return JSONResponse([_as_json(studio, row) for row in rows[:100]])
 
 
 async def follow(request: Request) -> Response:
-    """A job's progress."""
-    studio, ref = request.state.studio, _own(request)
+    """Stream a job's progress as server-sent events."""
+    studio, ref = request.state.studio, _own_ref(request)
     if job := studio.jobs.get(ref):
         events = server_sent_events(job, last_event_id=request.headers.get("Last-Event-ID"))
         return StreamingResponse(events, media_type=EVENT_STREAM, headers={"Cache-Control": "no-store"})
     row = await studio.client.find(ref)
     if row is None:
-        raise SaidError(404, "There is no such video.")
+        raise HTTPException(404, "This video does not exist.")
     last = json.dumps({"state": row.state.value, "eta": None, "error": row.error})
     return Response(f"event: end\ndata: {last}\n\n", media_type=EVENT_STREAM)
 
 
 async def video(request: Request) -> Response:
-    """A job's video, once it is saved."""
-    studio, ref = request.state.studio, _own(request)
+    """Serve a job's video once it is saved."""
+    studio, ref = request.state.studio, _own_ref(request)
     if saving := studio.saves.get(ref):
         await asyncio.wait([saving], timeout=30)
     path = studio.videos / f"{ref}.mp4"
     if not path.is_file():
-        raise SaidError(404, "There is no such video.")
+        raise HTTPException(404, "This video does not exist.")
     name = "video.mp4" if "download" in request.query_params else None
     return FileResponse(path, media_type="video/mp4", filename=name)
 
 
-# --- inside ---
+# --- helpers ---
 
 
 def _visitor(request: Request) -> str:
-    """The digest of the visitor's cookie: who has the one cannot make the other."""
+    """Return the digest of the visitor's cookie. The cookie cannot be computed from it."""
     cookie = request.cookies.get(COOKIE, "")
     if len(cookie) < 20:
-        raise SaidError(403, "Open the page first.")
+        raise HTTPException(403, "Open the page of the studio first.")
     return hashlib.sha256(cookie.encode()).hexdigest()[:16]
 
 
-def _own(request: Request) -> str:
-    """The ref in the path, if it is this visitor's."""
+def _own_ref(request: Request) -> str:
+    """Return the ref in the path. Raise 404 if it belongs to another visitor."""
     ref = str(request.path_params["ref"])
     if not _REF.fullmatch(ref) or not secrets.compare_digest(ref[:16], _visitor(request)):
-        raise SaidError(404, "There is no such video.")
+        raise HTTPException(404, "This video does not exist.")
     return ref
 
 
 async def _upload(request: Request) -> tuple[str, bytes]:
+    """Return the prompt and the picture of the form. Refuse a form that is too large before it is read."""
     length = request.headers.get("Content-Length", "")
     if not length.isdigit():
-        raise SaidError(411, "Say how large the picture is.")
+        raise HTTPException(411, "The request has no Content-Length.")
     if int(length) > MAX_UPLOAD_BYTES + 10_000:
-        raise SaidError(413, "The picture is larger than 5 MB: make it smaller.")
+        raise HTTPException(413, "The picture is larger than 5 MB. Choose a smaller one.")
     async with request.form(max_files=1, max_fields=1) as form:
         prompt, picture = form.get("prompt"), form.get("picture")
         if not isinstance(prompt, str) or picture is None or isinstance(picture, str):
-            raise SaidError(422, "Choose a picture and describe what should be seen.")
+            raise HTTPException(422, "Choose a picture and describe the video.")
         if len(prompt) > MAX_PROMPT_CHARACTERS:
-            raise SaidError(422, f"The prompt is longer than {MAX_PROMPT_CHARACTERS} characters.")
+            raise HTTPException(422, f"The prompt is longer than {MAX_PROMPT_CHARACTERS} characters.")
         return prompt, await picture.read()
 
 
-def _told(studio: Studio, row: JobRecord) -> Mapping[str, Any]:
-    is_there = (studio.videos / f"{row.ref}.mp4").is_file()
-    prompt = (row.request or {}).get("prompt", "")
+def _explain(problem: Problem) -> str:
+    """Return what the visitor can do about a problem of the request."""
+    match problem.field:
+        case "init_image":
+            return "This file is not a picture that the studio can use. Choose a PNG, JPEG, WebP or GIF file."
+        case "prompt":
+            return "Describe what should happen in the video."
+        case _:
+            return f"{problem.field} {problem.requirement}."
+
+
+def _as_json(studio: Studio, row: JobRecord) -> Mapping[str, Any]:
     return {
         "ref": row.ref,
         "state": row.state.value,
-        "prompt": prompt,
+        "prompt": (row.request or {}).get("prompt", ""),
         "error": row.error,
         "seed": row.seed,
-        "video": is_there,
+        "video": (studio.videos / f"{row.ref}.mp4").is_file(),
         "open": row.ref in studio.jobs,
     }
 
 
-async def _said(_: Request, error: Exception) -> Response:
-    assert isinstance(error, SaidError)  # noqa: S101 - registered for nothing else
-    return JSONResponse({"error": str(error)}, error.status)
+async def _error_response(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101 - the only type it is registered for
+    return JSONResponse({"error": error.detail}, error.status_code)
 
 
 def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
-    """The application; its journal and its videos are in `folder`."""
+    """Return the application. Its journal and videos are in *folder*; *budget* is in USD per day."""
     public_url = os.environ.get("STUDIO_PUBLIC_URL")
     secret = os.environ.get("STUDIO_SECRET", "")
     webhook = Webhook(public_url=f"{public_url}/hooks", secret=secret) if public_url else None
     limit = Budget(usd=budget, per="day")
 
     @asynccontextmanager
-    async def living(app: Starlette) -> AsyncIterator[dict[str, Studio]]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Studio]]:
         async with AsyncExitStack() as stack:
             options: dict[str, Any] = {"base_url": os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")}
             if not live:
@@ -232,9 +235,9 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
             app.state.client = client
             studio = Studio(client, folder / "videos", limit, is_emulated=not live)
             for job in (await client.recover()).jobs:
-                studio.keep(job)
+                studio.save_when_ready(job)
             yield {"studio": studio}
-            await client.aclose(drain=False)  # what runs is in the journal: the next start goes on with it
+            await client.aclose(drain=False)  # the next start recovers the unfinished jobs from the journal
 
     routes: list[BaseRoute] = [
         Route("/", page),
@@ -245,39 +248,44 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0) -> Starlette:
         Route("/jobs/{ref}/video", video),
     ]
     hooks = [Mount("/hooks", webhook)] if webhook else []
-    return Starlette(routes=[*routes, *hooks], lifespan=living, exception_handlers={SaidError: _said})
+    return Starlette(routes=[*routes, *hooks], lifespan=lifespan, exception_handlers={HTTPException: _error_response})
 
 
 class Server(uvicorn.Server):
-    """Closes the client before the connections: then open streams end, and their browsers come again to the next."""
+    """Close the client before the connections, so that open streams end. Browsers reconnect after a restart."""
 
     def __init__(self, app: Starlette) -> None:
         super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
         self._app = app
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """At SIGTERM and Ctrl-C."""
+        """Shut down at SIGTERM or Ctrl-C."""
         await self._app.state.client.aclose(drain=False)
         await super().shutdown(sockets)
 
 
 def main() -> None:
-    """Serve it until Ctrl-C."""
+    """Serve the studio until Ctrl-C."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--live", action="store_true", help="at ModelsLab, for money")
-    parser.add_argument("--port", type=int, default=8000, help="0 for a free one")
-    parser.add_argument("--folder", type=Path, default=Path("studio-data"), help="journal and videos")
-    parser.add_argument("--budget", type=float, default=5.0, metavar="USD", help="a day")
-    given = parser.parse_args()
-    if given.live and not os.environ.get("MODELSLAB_API_KEY"):
-        parser.error("--live: set MODELSLAB_API_KEY; without an account, leave --live out")
+    parser.add_argument("--live", action="store_true", help="use ModelsLab, which costs money, instead of an emulator")
+    parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (default: 8000)")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("studio-data"),
+        help="folder for the journal and the videos (default: studio-data)",
+    )
+    parser.add_argument("--budget", type=float, default=5.0, metavar="USD", help="most dollars a day (default: 5)")
+    args = parser.parse_args()
+    if args.live and not os.environ.get("MODELSLAB_API_KEY"):
+        parser.error("--live: needs an API key (hint: set MODELSLAB_API_KEY, or omit --live)")
     try:
-        given.folder.mkdir(parents=True, exist_ok=True)
-        app = make_app(live=given.live, folder=given.folder, budget=given.budget)
-        listening = socket.create_server(("127.0.0.1", given.port))
+        args.folder.mkdir(parents=True, exist_ok=True)
+        app = make_app(live=args.live, folder=args.folder, budget=args.budget)
+        listening = socket.create_server(("127.0.0.1", args.port))
     except (ModelsLabError, OSError, OverflowError) as error:
         parser.error(f"{error}")
-    print(f"The studio is at http://127.0.0.1:{listening.getsockname()[1]} , Ctrl-C ends it.", flush=True)
+    print(f"The studio is at http://127.0.0.1:{listening.getsockname()[1]} (stop it with Ctrl-C)", flush=True)
     Server(app).run(sockets=[listening])
 
 

@@ -32,8 +32,10 @@ _UNCERTAIN_HOLD = 2.0
 """An uncertain job holds its slot for the expected time of such a job, multiplied by this."""
 DELIVERY_WITHIN = 600.0
 """Seconds for which a webhook's delivery is waited for after the reply to a submit was lost."""
-_REMEMBERED = 1000
-"""Jobs that ended are kept for `attach`, and their ids for late deliveries: the latest of them."""
+_MAX_ENDED_JOBS = 100
+"""The latest jobs that ended are kept for `attach`. Older ones are found while the program holds them."""
+_MAX_ENDED_IDS = 1000
+"""The ids of the latest jobs that ended are kept for late deliveries."""
 _LONG_URL = 10_000
 """Characters. A picture's URL or path is shorter; a data URI is longer."""
 _TURNS = 5
@@ -343,8 +345,8 @@ class EndedJobs:
     """
 
     def __init__(self) -> None:
-        self._ids = deque[str | None](maxlen=_REMEMBERED)
-        self._kept = deque[Job](maxlen=_REMEMBERED)
+        self._ids = deque[str | None](maxlen=_MAX_ENDED_IDS)
+        self._kept = deque[Job](maxlen=_MAX_ENDED_JOBS)
         self._found = WeakValueDictionary[str, Job]()
 
     def add(self, run: JobRun) -> None:

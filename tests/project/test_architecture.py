@@ -1,4 +1,4 @@
-"""How the house is built: who may import whom, what is public, what loads."""
+"""The architecture: the order of imports, the public names, and what an import loads."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROOMS = (
     "errors", "aio", "protocol", "polling", "transport", "journal", "media", "job", "telemetry", "webhook", "engine",
     "client", "web", "otel", "batch", "emulator", "pytest_plugin", "cli", "__main__",
 )  # fmt: skip
-"""From the ground up: a module imports from rooms before its own, and from its own room."""
+"""The rooms in order. A module imports only from rooms before its own, and from its own room."""
 PURE = ("protocol", "polling")
 IMPURE = {"asyncio", "aiohttp", "time", "datetime", "secrets", "socket", "pathlib", "logging", "threading", "io"}
 
 
 def imported(path: Path) -> set[str]:
-    """The dotted names that a file imports at run time."""
+    """Return the dotted names that a file imports."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -34,12 +34,12 @@ def imported(path: Path) -> set[str]:
     return names
 
 
-def own(names: set[str]) -> set[str]:
-    """The parts of our package among them."""
+def rooms_of(names: set[str]) -> set[str]:
+    """Return the rooms of our package among the names."""
     return {name.split(".")[1] for name in names if name.startswith("modelslab_async.")}
 
 
-def part_of(path: Path) -> str:
+def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -49,9 +49,9 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_one_way(path: Path) -> None:
     """A module imports from the rooms before its own, never from a later one."""
-    room = part_of(path)
+    room = room_of(path)
     allowed = {*ROOMS[: ROOMS.index(room) + 1]}
-    used = own(imported(path)) & {*ROOMS}
+    used = rooms_of(imported(path)) & {*ROOMS}
     assert used <= allowed, f"{room} may not import {used - allowed}"
 
 
@@ -69,10 +69,10 @@ def test_the_emulator_does_not_stand_on_the_client(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path in FILES if part_of(path) in PURE], ids=lambda path: str(path.relative_to(PACKAGE))
+    "path", [path for path in FILES if room_of(path) in PURE], ids=lambda path: str(path.relative_to(PACKAGE))
 )
 def test_the_core_is_pure(path: Path) -> None:
-    """protocol/ and polling/ have no I/O, no clock and no loop; of `random` only the type, of `os` only PathLike."""
+    """protocol/ and polling/ have no I/O, no clock and no loop. They use only types of `random` and `os`."""
     assert not {name.split(".")[0] for name in imported(path)} & IMPURE
     text = path.read_text(encoding="utf-8")
     assert "os.environ" not in text
@@ -81,7 +81,7 @@ def test_the_core_is_pure(path: Path) -> None:
 
 
 def test_public_names() -> None:
-    """What a user may import, pinned: a name more or less is a decision, not an accident."""
+    """The public names are fixed here, so that adding or removing one is a decision."""
     assert modelslab_async.__all__ == sorted(modelslab_async.__all__)
     tree = ast.parse((PACKAGE / "errors.py").read_text(encoding="utf-8"))
     errors = {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -111,21 +111,21 @@ def test_public_names() -> None:
     assert modelslab_async.emulator.__all__ == sorted(modelslab_async.emulator.__all__)
 
 
-def test_importing_is_light() -> None:
-    """`import modelslab_async` loads neither the emulator nor a renderer, server or test framework."""
+def test_import_loads_no_optional_package() -> None:
+    """`import modelslab_async` loads no emulator, renderer, server or test framework."""
     code = "import sys, modelslab_async; print(' '.join(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"av", "PIL", "numpy", "pytest", "aiohttp.web", "modelslab_async.emulator"} & set(loaded)
 
 
 def test_the_emulator_serves_without_the_renderer() -> None:
-    """`modelslab_async.emulator` imports without PyAV and Pillow: only a real video needs the extra."""
+    """`modelslab_async.emulator` imports without PyAV and Pillow, which only real videos need."""
     code = "import sys; sys.modules['av'] = sys.modules['PIL'] = None; import modelslab_async.emulator"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_the_library_logs_nothing_to_stderr_by_itself() -> None:
-    """An application that configures no logging sees none of ours."""
+    """Without a logging configuration of the application, the library prints no log line."""
     code = "import logging, modelslab_async; logging.getLogger('modelslab_async').error('no handler')"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stderr == ""

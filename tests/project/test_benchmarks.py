@@ -1,7 +1,8 @@
-"""The pure parts of the benchmarks: a wrong yardstick makes good figures."""
+"""The pure parts of the benchmarks."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import __main__ as every
-from benchmarks._common import Reach, Seen
+from benchmarks import __main__ as runner
+from benchmarks._common import Samples, Target
 from benchmarks.growth import line, shares
 
 ROOT = Path(__file__).parents[2]
@@ -19,34 +20,47 @@ amounts = st.floats(min_value=0.01, max_value=100.0)
 
 
 @given(amounts, amounts)
-def test_a_straight_line_is_found(constant: float, slope: float) -> None:
-    """Points of a line give that line."""
+def test_line_fits_points_on_a_line(constant: float, slope: float) -> None:
+    """Points of a straight line give its constant and slope."""
     found = line({x: constant + slope * x for x in (10, 100, 1000, 10_000)})
     assert found == pytest.approx((constant, slope), rel=1e-4)
 
 
 @given(amounts, amounts)
-def test_what_grows_in_a_straight_line_is_on_it(constant: float, slope: float) -> None:
-    """Each batch's share of the line is 1, however large the constant is."""
-    each = {jobs: (constant + slope * jobs) / jobs for jobs in (10, 100, 1000, 10_000)}
-    assert list(shares(each).values()) == pytest.approx([1.0] * 4, rel=1e-4)
+def test_linear_growth_has_no_deviation(constant: float, slope: float) -> None:
+    """If the cost grows linearly, each batch's share of the line is 1, however large the constant is."""
+    per_job = {jobs: (constant + slope * jobs) / jobs for jobs in (10, 100, 1000, 10_000)}
+    assert list(shares(per_job).values()) == pytest.approx([1.0] * 4, rel=1e-4)
 
 
 @given(st.lists(amounts, min_size=1), amounts)
-def test_what_disturbs_a_round_cancels(values: list[float], factor: float) -> None:
-    """Two contenders that are disturbed alike keep their ratio."""
-    assert Seen([factor * value for value in values]).over(Seen(values)).median == pytest.approx(factor)
+def test_a_disturbance_of_both_contenders_cancels(values: list[float], factor: float) -> None:
+    """Two contenders that a round slows down by the same factor keep their ratio."""
+    assert Samples([factor * value for value in values]).ratio_to(Samples(values)).median == pytest.approx(factor)
 
 
-def test_a_reach_that_is_missed_is_named() -> None:
-    """At most means at most."""
-    assert [str(Reach("x", value, 1.0)).split(":")[0] for value in (0.9, 1.0, 1.1)] == ["kept", "kept", "MISSED"]
+def test_a_missed_target_is_reported() -> None:
+    """A value equal to the target meets it; a higher value misses it."""
+    verdicts = [str(Target("x", measured, at_most=1.0)).split(":")[0] for measured in (0.9, 1.0, 1.1)]
+    assert verdicts == ["met", "met", "MISSED"]
 
 
-def test_a_benchmark_that_is_not_there_is_told() -> None:
-    """With the names of those that are."""
-    words = [sys.executable, "-m", "benchmarks", "speed"]
-    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert ran.returncode == 2
-    assert "there is no speed" in ran.stderr
-    assert all(name in ran.stderr for name in every.NAMES)
+def test_an_unknown_benchmark_is_refused_with_the_known_names() -> None:
+    """The error names the unknown benchmark and all known ones."""
+    command = [sys.executable, "-m", "benchmarks", "speed"]
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "unknown benchmark: speed" in process.stderr
+    assert all(name in process.stderr for name in runner.NAMES)
+
+
+def test_stored_results_have_the_keys_that_are_drawn() -> None:
+    """Each stored result names its targets, each with the measured value and whether it is missed."""
+    files = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    assert files
+    for path in files:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        assert all({"name", "measured", "at_most", "missed"} == set(target) for target in results["targets"]), path
+        for target in results["targets"]:
+            verdict = Target(target["name"], target["measured"], target["at_most"])
+            assert verdict.missed == target["missed"], path

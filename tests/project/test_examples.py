@@ -20,25 +20,27 @@ PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
 
 class Gallery(Emulator):
-    """Every URL is a picture."""
+    """An emulator for which every URL is a picture."""
 
     async def fetch_picture(self, url: str) -> bytes:
         return PICTURE
 
 
 @asynccontextmanager
-async def served(folder: Path, port: int, *words: str) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Emulator]]:
-    """An example's server in a process of its own, with an emulator in this one."""
+async def serve_example(
+    folder: Path, port: int, *arguments: str
+) -> AsyncIterator[tuple[str, aiohttp.ClientSession, Emulator]]:
+    """Run an example's server in another process, with an emulator in this one."""
     async with Gallery(speed=100, eta={"good": 1}, render=skeleton) as emulator, aiohttp.ClientSession() as session:
-        told = {
+        settings = {
             "MODELSLAB_API_KEY": "any",
             "MODELSLAB_BASE_URL": emulator.url,
             "PORT": str(port),
             "TMPDIR": str(folder),
         }
-        environment = {**os.environ, **told, "PYTHONPATH": str(EXAMPLES)}
+        environment = {**os.environ, **settings, "PYTHONPATH": str(EXAMPLES)}
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, *words),
+            *(sys.executable, *arguments),
             cwd=folder,
             env=environment,
             stdout=asyncio.subprocess.PIPE,
@@ -46,14 +48,14 @@ async def served(folder: Path, port: int, *words: str) -> AsyncIterator[tuple[st
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            await asyncio.wait_for(answers(url, session), 20)
+            await asyncio.wait_for(wait_until_served(url, session), 20)
             yield url, session, emulator
         finally:
             process.terminate()
             await process.communicate()
 
 
-async def answers(url: str, session: aiohttp.ClientSession) -> None:
+async def wait_until_served(url: str, session: aiohttp.ClientSession) -> None:
     while True:
         try:
             async with session.get(url):
@@ -62,8 +64,8 @@ async def answers(url: str, session: aiohttp.ClientSession) -> None:
             await asyncio.sleep(0.05)
 
 
-async def test_fan_out(tmp_path: Path) -> None:
-    """Four prompts, four videos."""
+async def test_fan_out_saves_each_video(tmp_path: Path) -> None:
+    """Four prompts give four videos."""
     environment = {name: value for name, value in os.environ.items() if name != "MODELSLAB_API_KEY"}
     process = await asyncio.create_subprocess_exec(
         sys.executable, str(EXAMPLES / "fan_out.py"), cwd=tmp_path, env=environment, stdout=asyncio.subprocess.PIPE
@@ -73,10 +75,10 @@ async def test_fan_out(tmp_path: Path) -> None:
     assert "not ModelsLab" in out.decode()
 
 
-async def test_fastapi_minimal(tmp_path: Path, unused_tcp_port: int) -> None:
-    """An upload becomes an mp4; a text that calls itself a picture is told; nothing is paid for that."""
-    words = ["-m", "uvicorn", "fastapi_minimal:app", "--port", str(unused_tcp_port), "--log-level", "warning"]
-    async with served(tmp_path, unused_tcp_port, *words) as (url, session, emulator):
+async def test_fastapi_minimal_returns_an_mp4(tmp_path: Path, unused_tcp_port: int) -> None:
+    """An upload becomes an mp4. Text instead of a picture is refused with 422 and not charged."""
+    arguments = ["-m", "uvicorn", "fastapi_minimal:app", "--port", str(unused_tcp_port), "--log-level", "warning"]
+    async with serve_example(tmp_path, unused_tcp_port, *arguments) as (url, session, emulator):
 
         async def post(content: bytes) -> tuple[int, bytes]:
             form = aiohttp.FormData({"prompt": "zoom"})
@@ -90,20 +92,20 @@ async def test_fastapi_minimal(tmp_path: Path, unused_tcp_port: int) -> None:
         assert len(emulator.ledger.charges) == 1
 
 
-async def test_aiohttp_app(tmp_path: Path, unused_tcp_port: int) -> None:
-    """The progress of a job comes as events; a request that cannot be right is told."""
-    async with served(tmp_path, unused_tcp_port, str(EXAMPLES / "aiohttp_app.py")) as (url, session, emulator):
-        wanted: dict[str, Any] = {"prompt": "zoom", "init_image": "https://picture.invalid/a.png"}
-        async with session.post(f"{url}/videos", json=wanted) as answer:
-            told = (await answer.read()).decode()
-        assert told.count("event: progress") >= 3
-        assert '"state": "ready"' in told.split("event: end")[1]
+async def test_aiohttp_app_streams_the_progress(tmp_path: Path, unused_tcp_port: int) -> None:
+    """The progress of a job is streamed as events. An invalid request is refused with 422."""
+    async with serve_example(tmp_path, unused_tcp_port, str(EXAMPLES / "aiohttp_app.py")) as (url, session, emulator):
+        params: dict[str, Any] = {"prompt": "zoom", "init_image": "https://picture.invalid/a.png"}
+        async with session.post(f"{url}/videos", json=params) as answer:
+            stream = (await answer.read()).decode()
+        assert stream.count("event: progress") >= 3
+        assert '"state": "ready"' in stream.split("event: end")[1]
         async with session.post(f"{url}/videos", json={"prompt": ""}) as answer:
             assert answer.status == 422
         assert len(emulator.ledger.charges) == 1
 
 
 @pytest.mark.parametrize("name", ["fastapi_minimal.py", "aiohttp_app.py"])
-def test_they_are_short(name: str) -> None:
-    """Under 40 lines."""
+def test_minimal_examples_are_short(name: str) -> None:
+    """The minimal examples have fewer than 40 lines."""
     assert len((EXAMPLES / name).read_text().splitlines()) < 40

@@ -1,4 +1,4 @@
-"""The shop window: every Python block of the README runs, and its commands are the ones that CI runs."""
+"""The README: every Python block runs, its commands exist, and each promise has a test."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An empty folder in which the README's paths exist."""
+    """A folder that has the picture that the README uses, and nothing else."""
     (tmp_path / "examples").mkdir()
     (tmp_path / "examples" / "rocket.jpg").write_bytes((ROOT / "examples" / "rocket.jpg").read_bytes())
     return tmp_path
 
 
-def test_every_block_is_one_or_the_other() -> None:
-    """No Python block escapes: each is a program or a test."""
+def test_every_block_is_a_program_or_a_test() -> None:
+    """Each Python block is a program or a test, so that all of them run here."""
     assert len(PROGRAMS) + len(TESTS) == len(BLOCKS) > 0
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=range(len(PROGRAMS)))
 def test_programs_run(block: str, folder: Path) -> None:
-    """Each program ends well, in silence on stderr, and tells something; videos that it saves are there."""
+    """Each program exits with 0 and without a traceback. It saves a video if its text says so."""
     (folder / "program.py").write_text(block, encoding="utf-8")
     result = run("-W", "error", "program.py", folder=folder)
     assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
@@ -49,39 +49,39 @@ def test_programs_run(block: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("block", TESTS, ids=range(len(TESTS)))
 def test_tests_pass(block: str, folder: Path) -> None:
-    """The example test passes as it stands, with the plugin of the installed package."""
+    """The example test passes with the fixtures that the package installs."""
     (folder / "test_mine.py").write_text(block, encoding="utf-8")
     result = run("-m", "pytest", "-q", "-o", "asyncio_mode=auto", "test_mine.py", folder=folder)
     assert result.returncode == 0, result.stdout
 
 
-def test_the_quickstart(folder: Path) -> None:
-    """The first command: says that it is an emulator, shows every state, saves a whole mp4 and prints its facts."""
+def test_the_quickstart_saves_a_video(folder: Path) -> None:
+    """The first command says that it uses an emulator, prints every state, and saves a whole mp4."""
     result = run(str(ROOT / "examples" / "quickstart.py"), folder=folder)
     assert result.returncode == 0, result.stderr
-    words = ["not ModelsLab", "waiting", "submitting", "processing", "ready", "832x480", "81 frames at 16 fps"]
-    positions = [result.stdout.find(word) for word in words]
+    texts = ["not ModelsLab", "waiting", "submitting", "processing", "ready", "832x480", "81 frames at 16 fps"]
+    positions = [result.stdout.find(text) for text in texts]
     assert -1 not in positions
     assert positions == sorted(positions)
     assert (folder / "rocket.mp4").stat().st_size > 10_000
 
 
-def test_a_key_alone_never_spends_money(folder: Path) -> None:
-    """--live without a key says what is missing; without --live the emulator is used whatever the environment says."""
+def test_live_without_a_key_is_refused(folder: Path) -> None:
+    """`--live` without a key names the missing variable and spends nothing."""
     result = run(str(ROOT / "examples" / "quickstart.py"), "--live", folder=folder)
     assert result.returncode != 0
     assert "MODELSLAB_API_KEY" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_the_commands_are_there() -> None:
-    """The two commands that the project promises stand in the README, each on a line of its own."""
+def test_the_two_main_commands_are_in_the_readme() -> None:
+    """The command to try the package and the command to test it have a line of their own."""
     assert "python -m pip install -e '.[emulator]' && python examples/quickstart.py" in README.splitlines()
     assert "python -m pip install -e '.[dev]' && python -m pytest" in README.splitlines()
 
 
-def test_every_promise_is_linked_to_its_test() -> None:
-    """Each row of the table of promises names a test, and that test is there."""
+def test_every_promise_links_to_a_test_that_exists() -> None:
+    """Each row of the table of promises links to a test, and the test exists."""
     text = README
     table = text[text.index("## What it promises about money") : text.index("## When the process dies")]
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]

@@ -1,4 +1,4 @@
-"""The studio as visitors meet it: its server in a process of its own, real browsers, an emulator in this process."""
+"""The studio as visitors use it: its server in another process, real browsers, an emulator in this process."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from modelslab_async.emulator import Emulator, skeleton
 
 STUDIO = Path(__file__).parents[2] / "examples" / "studio" / "server.py"
 ROCKET = Path(__file__).parents[2] / "examples" / "rocket.jpg"
-KEY = "secret-key-that-nobody-may-see"
-PATIENCE = 20_000
+KEY = "secret-key-of-the-studio"
+TIMEOUT = 20_000
 """Milliseconds."""
 
 
 @attrs.define
 class Server:
-    """The studio's server, which can be stopped and started."""
+    """The studio's server. It can be stopped and started again."""
 
     folder: Path
     port: int
@@ -43,11 +43,11 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        told = {"MODELSLAB_API_KEY": KEY, "MODELSLAB_BASE_URL": self.service}
-        words = ["--live", "--port", str(self.port), "--folder", str(self.folder), "--budget", self.budget]
+        environment = {"MODELSLAB_API_KEY": KEY, "MODELSLAB_BASE_URL": self.service}
+        arguments = ["--live", "--port", str(self.port), "--folder", str(self.folder), "--budget", self.budget]
         pipe = asyncio.subprocess.PIPE
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(STUDIO), *words), env={**os.environ, **told}, stdout=pipe, stderr=pipe
+            *(sys.executable, str(STUDIO), *arguments), env={**os.environ, **environment}, stdout=pipe, stderr=pipe
         )
         async with asyncio.timeout(20), aiohttp.ClientSession() as session:
             while True:
@@ -78,14 +78,14 @@ async def studio(
             await server.stop()
 
 
-async def ask(page: Page, prompt: str, picture: Path = ROCKET) -> None:
-    """What a visitor does."""
+async def request_video(page: Page, prompt: str, picture: Path = ROCKET) -> None:
+    """Choose a picture, write a prompt and submit."""
     await page.set_input_files("#picture", picture)
     await page.fill("#prompt", prompt)
     await page.click("#make")
 
 
-PLAYED = """async () => {
+PLAY = """async () => {
   const video = document.querySelector("li video");
   await video.play();
   while (video.currentTime < 0.3) await new Promise((resume) => setTimeout(resume, 50));
@@ -95,81 +95,81 @@ PLAYED = """async () => {
 
 @needs_browser
 async def test_a_picture_becomes_a_video_that_plays(tmp_path: Path, unused_tcp_port: int) -> None:
-    """Price and queue are told, progress comes, the mp4 plays in its dimensions and can be downloaded."""
+    """The page shows the price, the queue and the progress; the mp4 plays in its dimensions and can be downloaded."""
     markup = "<img src=x onerror=alert(1)> zoom in"
     async with studio(tmp_path, unused_tcp_port) as (server, emulator), browsed(server.url) as page:
         await expect(page.locator("#make")).to_have_text("Make the video for $0.20")
-        await expect(page.locator("#queue")).to_contain_text("of 5 places busy")
-        await ask(page, markup)
-        await page.locator("li progress").wait_for(timeout=PATIENCE)
-        await page.locator("li video").wait_for(timeout=PATIENCE)
+        await expect(page.locator("#queue")).to_contain_text("of at most 5")
+        await request_video(page, markup)
+        await page.locator("li progress").wait_for(timeout=TIMEOUT)
+        await page.locator("li video").wait_for(timeout=TIMEOUT)
         await expect(page.locator("li .prompt")).to_have_text(markup)
-        size = await page.evaluate(PLAYED)
+        size = await page.evaluate(PLAY)
         assert size == [832, 480]
         async with page.expect_download() as downloading:
             await page.get_by_role("link", name="Download the mp4").click()
         path = await (await downloading.value).path()
         assert Path(path).read_bytes()[4:8] == b"ftyp"
         await page.reload()
-        await page.locator("li video").wait_for(timeout=PATIENCE)
+        await page.locator("li video").wait_for(timeout=TIMEOUT)
         assert len(emulator.ledger.charges) == 1
 
 
 @needs_browser
-async def test_visitors_do_not_meet(tmp_path: Path, unused_tcp_port: int) -> None:
-    """Two at once: each sees the own video only; a ref of the other, or a path, gives nothing."""
+async def test_visitors_see_only_their_own_videos(tmp_path: Path, unused_tcp_port: int) -> None:
+    """Of two visitors, each sees only their own video. The ref of another visitor, or a path, is answered with 404."""
     async with studio(tmp_path, unused_tcp_port, render=skeleton) as (server, _):
         async with browsed(server.url) as one, browsed(server.url) as two:
-            await asyncio.gather(ask(one, "the first visitor's"), ask(two, "the second visitor's"))
-            await asyncio.gather(*(page.locator("li a.button").wait_for(timeout=PATIENCE) for page in (one, two)))
+            await asyncio.gather(request_video(one, "the first visitor's"), request_video(two, "the second visitor's"))
+            await asyncio.gather(*(page.locator("li a.button").wait_for(timeout=TIMEOUT) for page in (one, two)))
             assert await one.locator("li .prompt").all_inner_texts() == ["the first visitor's"]
             assert await two.locator("li .prompt").all_inner_texts() == ["the second visitor's"]
             ref = await two.locator("li").get_attribute("id")
             for path in (f"jobs/{ref}/video", f"jobs/{ref}/events", "jobs/..%2F..%2Fjobs.db/video", "jobs/x/video"):
                 assert await one.evaluate(f"fetch('{path}').then(answer => answer.status)") == 404
             assert await two.evaluate(f"fetch('jobs/{ref}/video').then(answer => answer.ok)")
-        async with aiohttp.ClientSession() as nobody, nobody.get(f"{server.url}/jobs") as answer:
+        async with aiohttp.ClientSession() as stranger, stranger.get(f"{server.url}/jobs") as answer:
             assert answer.status == 403
 
 
 @needs_browser
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
-async def test_a_restart_in_the_middle(tmp_path: Path, unused_tcp_port: int, kill: bool) -> None:
-    """It goes while a video is made and watched, and is started again: the page gets it, and it is paid for once."""
+async def test_a_restart_loses_no_video(tmp_path: Path, unused_tcp_port: int, kill: bool) -> None:
+    """If the server stops while a video renders and starts again, the open page gets the video. It is charged once."""
     async with studio(tmp_path, unused_tcp_port, speed=15, render=skeleton) as (server, emulator):
         async with browsed(server.url) as page:
-            await ask(page, "zoom in")
-            await page.locator("li[data-state=processing]").wait_for(timeout=PATIENCE)
+            await request_video(page, "zoom in")
+            await page.locator("li[data-state=processing]").wait_for(timeout=TIMEOUT)
             await server.stop(kill=kill)
-            await page.get_by_text("cannot be reached").first.wait_for(timeout=PATIENCE)
+            await page.get_by_text("cannot be reached").first.wait_for(timeout=TIMEOUT)
             await server.start()
-            await page.locator("li a.button").wait_for(timeout=PATIENCE)
+            await page.locator("li a.button").wait_for(timeout=TIMEOUT)
         assert len(emulator.ledger.charges) == 1
 
 
 @needs_browser
-async def test_what_cannot_be_done_is_told(tmp_path: Path, unused_tcp_port: int) -> None:
-    """A text that calls itself a picture, one of 20 MB, too many at once, an empty budget: nothing is paid."""
+async def test_requests_that_the_studio_refuses_are_explained(tmp_path: Path, unused_tcp_port: int) -> None:
+    """A text file, a picture of 20 MB, too many videos and a used-up budget are explained. None is charged."""
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20_000_000))
     options: dict[str, Any] = {"speed": 1, "render": skeleton, "queue_limit": 1}
     async with studio(tmp_path, unused_tcp_port, budget="0.8", **options) as (server, emulator):
         async with browsed(server.url) as page:
             message = page.locator("#message")
-            await ask(page, "zoom", tmp_path / "text.png")
+            await request_video(page, "zoom", tmp_path / "text.png")
             await expect(message).to_contain_text("not a picture")
             await page.set_input_files("#picture", tmp_path / "huge.png")
             await expect(message).to_contain_text("larger than 5 MB")
             for number in range(3):
-                await ask(page, f"number {number}")
+                await request_video(page, f"number {number}")
                 await expect(page.locator("li")).to_have_count(number + 1)
-            await ask(page, "one too many")
-            await expect(message).to_contain_text("wait for one of them")
-            await expect(page.locator("#queue")).to_contain_text("2 waiting")
+            await request_video(page, "one too many")
+            await expect(message).to_contain_text("Wait until one of them")
+            await expect(page.locator("#queue")).to_contain_text("Waiting: 2")
         async with browsed(server.url) as other:
-            await ask(other, "the last of today")
+            await request_video(other, "the last of today")
             await expect(other.locator("li")).to_have_count(1)
-            await ask(other, "too much")
+            await request_video(other, "too much")
             await expect(other.locator("#message")).to_contain_text("budget is used up")
         status = await _post_bytes(server.url, 20_000_000)
         assert status == 413
@@ -177,7 +177,7 @@ async def test_what_cannot_be_done_is_told(tmp_path: Path, unused_tcp_port: int)
 
 
 async def _post_bytes(url: str, size: int) -> int | None:
-    """A program that does not look before it sends. A server may answer, or break off."""
+    """Post a picture of this size without a browser. Return the HTTP status."""
     async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session:
         async with session.get(url):
             pass
@@ -188,19 +188,19 @@ async def _post_bytes(url: str, size: int) -> int | None:
 
 
 @needs_browser
-@pytest.mark.parametrize("trouble", [{"keys": ["another key"]}, {"wallet": Decimal("0.1")}])
-async def test_a_service_that_takes_nothing_is_told(tmp_path: Path, unused_tcp_port: int, trouble: Any) -> None:
-    """A key that is refused, a wallet that is empty: the video was not taken, and costs nothing."""
-    async with studio(tmp_path, unused_tcp_port, **trouble) as (server, emulator), browsed(server.url) as page:
-        await ask(page, "zoom in")
+@pytest.mark.parametrize("problem", [{"keys": ["another key"]}, {"wallet": Decimal("0.1")}])
+async def test_a_refusal_of_the_service_is_shown(tmp_path: Path, unused_tcp_port: int, problem: Any) -> None:
+    """If the service refuses the key or the wallet is empty, the page says that the request costs nothing."""
+    async with studio(tmp_path, unused_tcp_port, **problem) as (server, emulator), browsed(server.url) as page:
+        await request_video(page, "zoom in")
         bad = page.locator("li p.bad")
-        await expect(bad).to_contain_text("was not taken, and costs nothing", timeout=PATIENCE)
+        await expect(bad).to_contain_text("did not accept the request. It costs nothing", timeout=TIMEOUT)
         assert len(emulator.ledger.charges) == 0
 
 
 @needs_browser
 async def test_it_works_by_keyboard_and_on_a_phone(tmp_path: Path, unused_tcp_port: int) -> None:
-    """Everything is reached by Tab and has a name; nothing is wider than the screen."""
+    """Every control has a name and is reached by Tab. Nothing is wider than the screen."""
     phone = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
     async with studio(tmp_path, unused_tcp_port, render=skeleton) as (server, _), browsed(server.url, **phone) as page:
         names = []
@@ -213,13 +213,13 @@ async def test_it_works_by_keyboard_and_on_a_phone(tmp_path: Path, unused_tcp_po
         await page.keyboard.type("zoom in")
         await page.keyboard.press("Tab")
         await page.keyboard.press("Enter")
-        await page.locator("li a.button").wait_for(timeout=PATIENCE)
-        assert await page.get_by_label("What should be seen").count() == 1
+        await page.locator("li a.button").wait_for(timeout=TIMEOUT)
+        assert await page.get_by_label("What should happen in the video?").count() == 1
         assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("arguments", "message"),
     [
         (["--port", "99999"], "port must be 0-65535"),
         (["--port", "TAKEN"], "already in use"),
@@ -228,15 +228,15 @@ async def test_it_works_by_keyboard_and_on_a_phone(tmp_path: Path, unused_tcp_po
         (["--live"], "set MODELSLAB_API_KEY"),
     ],
 )
-async def test_a_start_that_cannot_be_is_told_in_a_line(tmp_path: Path, words: list[str], told: str) -> None:
-    """Without a traceback, and before anything is served."""
+async def test_a_failed_start_prints_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    """The last line of stderr names the problem, without a traceback, and nothing is served."""
     (tmp_path / "file").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, str(STUDIO), *(port if word == "TAKEN" else word for word in words)),
+            *(sys.executable, str(STUDIO), *(port if argument == "TAKEN" else argument for argument in arguments)),
             cwd=tmp_path, env={**os.environ, "MODELSLAB_API_KEY": ""}, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         _, err = await process.communicate()
     assert (process.returncode, "Traceback" in err.decode()) == (2, False)
-    assert told in err.decode().splitlines()[-1]
+    assert message in err.decode().splitlines()[-1]
