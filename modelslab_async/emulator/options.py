@@ -33,13 +33,7 @@ def check_options(
     require(
         (profile in get_args(Profile), "profile", profile, 'must be "documented" or "legacy"', "pass one of them"),
         (_is_count(queue_limit), "queue_limit", queue_limit, count, "pass 5, 10 or 15"),
-        (
-            workers is None or _is_count(workers),
-            "workers",
-            workers,
-            "must be an integer of at least 1, or None",
-            "omit it",
-        ),
+        (workers is None or _is_count(workers), "workers", workers, count_or_none, "omit it"),
         (is_positive(speed), "speed", speed, "must be a number above 0", "pass 1 for the service's own speed"),
         (_are_weights(eta), "eta", eta, weights, 'pass {"good": 1}'),
         check_of_faults(faults),

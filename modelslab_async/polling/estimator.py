@@ -6,6 +6,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Iterable
+from statistics import median
 
 import attrs
 
@@ -23,6 +24,10 @@ _MAX_WEIGHT_OF_OTHERS = 2.0
 _MAX_WEIGHT_OF_OTHER = 0.25
 _ETA_SPREAD_RATIO = 0.7
 """The eta is followed if the ratios of duration to eta vary by less than this share of what the durations vary."""
+_LATEST = 15
+"""The latest observations, from which the expected duration is taken."""
+_OVERTIME = 0.25
+"""The share of its age that a job which outlives its estimate is expected to take more."""
 _ETA_STEP = math.log(1.1)
 _MAX_PLANS = 64
 _MAX_SHAPES = 256
@@ -111,6 +116,21 @@ class DurationEstimator:
         plan = self.plans[basis, poll_value] = schedule.plan(self._cells[basis], gaps)
         return plan
 
+    def expected_duration(self, shape: Shape, eta: float | None) -> float:
+        """Return the seconds that a job of this shape is expected to take, as likely too many as too few.
+
+        eta: the service's estimate, seconds above 0; None if it gave none. It is believed, corrected by how far the
+        latest etas were off. If etas do not help, or there is none, the latest durations of this shape count.
+        """
+        history = self.histories.get(shape, _NO_HISTORY)
+        own, recent = history.latest(), self._recent.latest()
+        ratios = [each.midpoint / each.eta for each in own or recent if each.eta]
+        if eta is not None and ratios and (history.follows_eta or not history.is_warm):
+            return eta * median(ratios)
+        if own or eta is None:
+            return median([each.midpoint for each in own or recent] or [distribution.TYPICAL_SECONDS])
+        return eta
+
     def forget_plans(self) -> None:
         """Drop all plans. They are made again when they are needed."""
         self._cells.clear()
@@ -140,6 +160,10 @@ class _History:
         """None if it has to be computed."""
         self._cells: distribution.Cells | None = None
         """The latest estimate; None before the first."""
+
+    def latest(self) -> list[Observation]:
+        """Return the latest observations, which show best how long jobs take now."""
+        return [observation for _, observation in self.jobs][-_LATEST:]
 
     @property
     def is_warm(self) -> bool:
@@ -224,8 +248,12 @@ class JobForecast:
         return self.plan.jittered(elapsed, self.rng)
 
     def left(self, elapsed: float) -> float:
-        """Return the median of the seconds that are left until the job ends."""
-        return self.plan.left(elapsed)
+        """Return the expected seconds until the job ends.
+
+        A job that takes longer than expected is expected to take a quarter of its present age more: the remaining time
+        of jobs with a heavy tail grows in proportion to their age.
+        """
+        return max(self.estimator.expected_duration(self.shape, self.eta) - elapsed, elapsed * _OVERTIME)
 
     def is_near_end(self, elapsed: float) -> bool:
         """Return whether the job has a fair chance of having ended."""

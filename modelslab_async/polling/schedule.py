@@ -21,7 +21,6 @@ be seen running. So the polls after a late, early or woken poll are planned like
 import math
 import random
 from array import array
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -86,7 +85,7 @@ class Schedule(Protocol):
 
 
 class PollPlan(NamedTuple):
-    """A schedule for all jobs of one shape. Every method takes constant time, except `left`, which bisects the grid.
+    """A schedule for all jobs of one shape. Every method takes constant time.
 
     gaps: the bounds of the gap between two polls.
     ended: for each edge of the grid, the probability that a job has ended by then.
@@ -109,12 +108,6 @@ class PollPlan(NamedTuple):
         """Return the gap, changed by up to 3 % or 1 s, so that the polls of jobs submitted together drift apart."""
         gap = self.gap(elapsed)
         return self._bounded(gap + (2 * rng.random() - 1) * min(_JITTER * gap, _MAX_JITTER))
-
-    def left(self, elapsed: float) -> float:
-        """Return the median of the seconds that are left, at least the floor, before which no poll can see the end."""
-        half = (1 + self._ended_by(elapsed)) / 2
-        edge = min(bisect_left(self.ended, half), len(EDGES) - 1)
-        return max(EDGES[edge] - elapsed, self.gaps.floor)
 
     def is_near_end(self, elapsed: float) -> bool:
         """Return whether one in ten of such jobs has ended by now."""

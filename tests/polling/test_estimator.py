@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelslab_async.polling.distribution import TYPICAL_SECONDS
 from modelslab_async.polling.estimator import WARM, DurationEstimator, JobForecast, shape_of
 from modelslab_async.polling.schedule import PollPlan
 from modelslab_async.protocol.request import ImageToVideoUltra
@@ -46,7 +47,7 @@ def mean_cost(results: list[tuple[float, int]]) -> float:
 
 
 def left(estimator: DurationEstimator, eta: float | None, shape: tuple[int, int] = SHAPE) -> float:
-    """Return the median of the time that a new job is expected to take."""
+    """Return the time that a new job is expected to take, seconds."""
     return JobForecast(estimator, shape, eta, random.Random(1)).left(0)
 
 
@@ -185,6 +186,34 @@ def test_jobs_that_were_given_up_count_as_long() -> None:
     for _ in range(20):
         JobForecast(estimator, SHAPE, None, random.Random(1)).learn(1200.0, math.inf)
     assert left(estimator, None) > max(2 * before, 600.0)
+
+
+@given(eta=st.floats(0.5, 10_000.0), factor=st.floats(0.1, 10.0))
+def test_the_first_estimates_follow_the_services_eta(eta: float, factor: float) -> None:
+    """A new client believes the service, and one end corrects it: the next job's estimate is off by no more."""
+    estimator = DurationEstimator()
+    assert left(estimator, eta) == pytest.approx(eta)
+    for shape in (SHAPE, OTHER):
+        JobForecast(estimator, SHAPE, eta, random.Random(1)).learn(eta * factor, eta * factor)
+        assert left(estimator, eta, shape) == pytest.approx(eta * factor)
+
+
+def test_without_an_eta_the_latest_jobs_count() -> None:
+    """The first estimate is the typical duration, and from the first end on it is the median of the latest."""
+    estimator = DurationEstimator()
+    assert left(estimator, None) == TYPICAL_SECONDS
+    JobForecast(estimator, SHAPE, None, random.Random(1)).learn(2.0, 2.0)
+    assert left(estimator, None) == 2.0
+    for _ in range(20):
+        JobForecast(estimator, SHAPE, None, random.Random(1)).learn(300.0, 300.0)
+    assert left(estimator, None) == 300.0
+
+
+@given(elapsed=st.floats(0.0, 1e6), eta=st.none() | st.floats(0.5, 10_000.0))
+def test_the_time_left_is_never_over(elapsed: float, eta: float | None) -> None:
+    """While a job runs some time is left, and a poll that finds it running moves the end by a quarter of its age."""
+    forecast = JobForecast(DurationEstimator(), SHAPE, eta, random.Random(1))
+    assert forecast.left(elapsed) == max(forecast.left(0.0) - elapsed, elapsed / 4)
 
 
 def test_the_shape_of_a_request() -> None:

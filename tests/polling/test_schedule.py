@@ -110,12 +110,11 @@ def test_expensive_polls_are_rare() -> None:
     seed=st.integers(),
 )
 def test_no_gap_leaves_its_bounds(eta: float | None, poll_cost: float, elapsed: list[float], seed: int) -> None:
-    """With any numbers, a gap is from the floor to the ceiling, and the time left is at least the floor."""
+    """With any numbers, a gap is from the floor to the ceiling."""
     schedule = plan(prior(eta), gaps_at(poll_cost))
     rng = random.Random(seed)
     for moment in elapsed:
         assert schedule.gaps.floor <= schedule.jittered(moment, rng) <= schedule.gaps.ceiling
-        assert schedule.left(moment) >= schedule.gaps.floor
 
 
 def test_a_job_that_outlives_the_distribution_is_polled_at_the_ceiling() -> None:
@@ -125,15 +124,6 @@ def test_a_job_that_outlives_the_distribution_is_polled_at_the_ceiling() -> None
     schedule = plan(certain, Gaps())
     for elapsed in (EDGES[402], 3600.0, EDGES[-1], 1e9):
         assert schedule.gap(elapsed) == schedule.gaps.ceiling
-
-
-def test_the_time_left_is_the_median_of_what_is_left() -> None:
-    """A job that still runs ends within `left` seconds with a probability of one half."""
-    schedule = plan(cells_of(lognormal), Gaps())
-    for elapsed in (0.0, 30.0, 60.0, 90.0):
-        ended = lognormal(elapsed) if elapsed else 0.0
-        then = elapsed + schedule.left(elapsed)
-        assert (lognormal(then) - ended) / (1 - ended) == pytest.approx(0.5, abs=0.05)
 
 
 def test_the_end_is_near_once_one_in_ten_has_ended() -> None:
