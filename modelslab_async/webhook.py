@@ -73,8 +73,8 @@ class Webhook:
     - 404 if the token is wrong, whatever the ref; 429 if too many tokens are wrong. The body is not read then.
     - 413 if the body is too large, 408 if it takes more than 5 s, 400 if it cannot be read.
 
-    Raises InvalidRequestError if *public_url* is not an http(s) URL, if it has a query or a fragment, and if *secret* is
-    too short.
+    Raises InvalidRequestError if *public_url* is not an http(s) URL, or has a query or a fragment. Raises it also if
+    *secret* is too short.
     """
 
     def __init__(self, *, public_url: str, secret: str | bytes) -> None:
