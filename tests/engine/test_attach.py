@@ -181,3 +181,26 @@ async def test_the_pictures_of_ended_jobs_are_not_kept(make_world: MakeWorld) ->
         gc.collect()
         with pytest.raises(NotFoundError):
             await (await client.attach(ref))
+
+
+async def test_a_job_of_a_closed_client_is_polled_to_its_end(make_world: MakeWorld) -> None:
+    """The video of a job that another client submitted costs nothing more."""
+    world = make_world()
+    client = world.client()
+    job_id = await client.submit(a_request()).submitted()
+    await client.aclose(drain=False)
+    async with world.client() as other:
+        video = await (await other.attach(job_id))
+    assert video.id == job_id
+    assert len(world.service.ledger.charges) == 1
+
+
+async def test_an_unknown_id_is_polled_again_by_the_next_call(make_world: MakeWorld) -> None:
+    """An id that the service does not know costs nothing, and the next `attach` polls it again."""
+    world = make_world()
+    async with world.client() as client:
+        for polls in (1, 2):
+            job = await client.attach(4711)
+            with pytest.raises(NotFoundError) as caught:
+                await job
+            assert (job.state, caught.value.charged, world.count("fetch")) == (S.REFUSED, False, polls)

@@ -7,9 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 from helpers.inside import engine_of
+from helpers.transports import intercepted
 from helpers.world import KEY, MakeWorld, a_request
 
 from modelslab_async import (
@@ -25,7 +25,6 @@ from modelslab_async import (
     PriceList,
 )
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.emulator.inprocess import InProcess
 from modelslab_async.protocol.reply import HttpReply
 
 PRICES = PriceList()
@@ -206,21 +205,15 @@ async def test_a_job_that_another_client_submits_is_not_held(make_world: MakeWor
             assert budget.held == 0
 
 
-@attrs.define
-class FailsAtOnce(InProcess):
-    """Answer each submit with a failed job."""
-
-    async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
-        if url.endswith("/img2video_ultra"):
-            return HttpReply(200, b'{"status": "failed", "id": 5, "message": "not safe"}')
-        return await super().post(url, body, timeout=timeout, own_connection=own_connection)
-
-
 @pytest.mark.looptime
 async def test_a_job_that_failed_at_once_counts_on_its_day(make_world: MakeWorld, tmp_path: Path) -> None:
     """A job that fails in the reply to its submit counts on its day only, in this run and in the next."""
     world, week = make_world(), 7 * 86_400
-    world.transport = FailsAtOnce(world.service)
+
+    async def failing_at_once(*_: object) -> HttpReply:
+        return HttpReply(200, b'{"status": "failed", "id": 5, "message": "not safe"}')
+
+    world.transport = intercepted(world, failing_at_once)
     for budget in (Budget(usd=2, per="day"), Budget(usd=2, per="day")):
         async with at_noon(world.client(journal=tmp_path / "jobs.db", budget=budget)) as client:
             with pytest.raises(JobFailedError, match="may have been charged"):

@@ -14,12 +14,11 @@ from helpers.interfering_journals import FailingJournal
 from helpers.left_behind import job_left_running, jobs_left_running, row_of
 from helpers.world import MakeWorld, a_request
 
-from modelslab_async import InvalidRequestError, JobRecord, JobState, ModelsLabError
+from modelslab_async import InvalidRequestError, JobRecord, ModelsLabError
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.engine.recorder import Recorder
 
 pytestmark = pytest.mark.looptime
-S = JobState
 LOST_REPLY = Rule(Fault.RESET_AFTER, times=1)
 
 
