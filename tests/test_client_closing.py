@@ -103,6 +103,24 @@ async def test_a_job_that_gets_a_429_during_the_close_is_cancelled(make_world: M
     assert (job.state, job.cancelled(), world.service.ledger.charges) == (S.CANCELLED, True, [])
 
 
+async def test_a_close_with_a_timeout_waits_for_running_jobs(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Within the timeout running jobs may end, and no other job is sent. The rest stays for `recover`."""
+    world = make_world(queue_limit=5)
+    async with world.client(journal=tmp_path / "jobs.db", max_in_flight=2) as client:
+        first, slow, third = (client.submit(a_request(seed=1, num_frames=frames)) for frames in (81, 300, 81))
+        await asyncio.sleep(1)
+        await client.aclose(timeout=60)
+        assert asyncio.get_running_loop().time() == pytest.approx(61, abs=1)
+    assert (first.state, slow.state, third.state) == (S.READY, S.PROCESSING, S.WAITING)
+    assert [type(job.exception()) for job in (first, slow, third)] == [type(None), JobDetachedError, JobDetachedError]
+    assert len(world.service.ledger.charges) == 2
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        found = await client.recover()
+        assert {job.ref for job in found.jobs} == {first.ref, slow.ref}
+        assert [record.ref for record in found.unsent] == [third.ref]
+        await client.aclose(drain=False)
+
+
 async def test_a_close_ends_the_wait_between_two_attempts(make_world: MakeWorld) -> None:
     """Between two attempts of a submit nothing is under way, so the close ends at once and nothing was charged."""
     world = make_world(faults=[Rule(Fault.UNAVAILABLE_503, times=4)])

@@ -13,7 +13,7 @@ import attrs
 from helpers.world import World
 from modelslab_async import Client, Job
 from modelslab_async.emulator.replies import Delivery
-from modelslab_async.webhook import Webhook
+from modelslab_async.webhook import Listener, Webhook
 
 HOOKS = "https://hooks.invalid/modelslab"
 SECRET = "a secret that is long enough"
@@ -75,3 +75,20 @@ async def client_with_webhook(world: World, **options: Any) -> AsyncIterator[tup
     world.transport.deliver = Courier([webhook])
     async with world.client(webhook=webhook, **options) as client:
         yield client, webhook
+
+
+class TrackingWebhook(Webhook):
+    """Know which listeners are registered."""
+
+    def __init__(self) -> None:
+        super().__init__(public_url=HOOKS, secret=SECRET)
+        self.registered: dict[Listener, str] = {}
+        """The registered listeners, each with its account."""
+
+    def register(self, listener: Listener, account: str) -> None:
+        super().register(listener, account)
+        self.registered[listener] = account
+
+    def unregister(self, listener: Listener) -> None:
+        super().unregister(listener)
+        self.registered.pop(listener, None)
