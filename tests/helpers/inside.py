@@ -16,6 +16,13 @@ def engine_of(client: Client) -> Engine:
     return engine
 
 
+def inside_shown(client: Client) -> str:
+    """Return the reprs of all attributes of a client, of its engine, and of the engine's parts."""
+    parts = vars(engine_of(client))
+    objects = [client, engine_of(client), *(part for part in parts.values() if hasattr(part, "__dict__"))]
+    return "\n".join(repr(vars(each)) for each in objects)
+
+
 def run_of(client: Client, ref: str) -> JobRun:
     """Return the run of an open job."""
     return engine_of(client).dispatcher.jobs[ref]
