@@ -102,7 +102,7 @@ async def test_a_picture_is_released_once_it_is_sent(make_world: MakeWorld) -> N
 
 @pytest.mark.parametrize(("named", "expected"), [(False, 7), (True, 9)])
 async def test_the_seed_is_the_services_if_it_names_one(make_world: MakeWorld, named: bool, expected: int) -> None:
-    """Otherwise it is the seed of the request. The generation time is the service's figure."""
+    """Otherwise the seed is the request's. The generation time is the service's figure."""
     world = make_world()
 
     async def success_at_once(_: str, pass_on: PassOn) -> HttpReply:

@@ -59,7 +59,7 @@ def test_an_impossible_key_is_refused_and_not_shown(key: str) -> None:
 
 
 def test_the_error_for_a_missing_key_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names the argument, the environment variable, and the emulator, which needs no account."""
+    """The error names the argument, the environment variable, and the emulator, which needs no account."""
     monkeypatch.delenv("MODELSLAB_API_KEY", raising=False)
     with pytest.raises(AuthenticationError) as caught:
         Client()

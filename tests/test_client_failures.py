@@ -64,7 +64,7 @@ async def test_a_bug_before_the_request_costs_nothing(make_world: MakeWorld, mon
 
 
 async def test_a_long_retry_after_refuses_the_job_at_once(make_world: MakeWorld) -> None:
-    """A job that held its slot for an hour would hold up all others. It is not charged."""
+    """A job that held its slot for an hour would hold up all others. The refused job is not charged."""
     world = make_world()
 
     async def down(*_: object) -> HttpReply:
@@ -94,7 +94,7 @@ async def test_retry_after_is_kept(make_world: MakeWorld, code: int, calls: str)
 
 
 async def test_an_undocumented_status_is_logged_once(make_world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
-    """However many polls of two jobs return it, it is logged once, and the jobs go on."""
+    """However many polls of two jobs return the status, it is logged once, and the jobs go on."""
     world = make_world()
 
     async def undocumented(_: str, pass_on: PassOn) -> HttpReply:

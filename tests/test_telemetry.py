@@ -91,7 +91,7 @@ async def test_the_duration_of_a_download_excludes_the_wait_for_its_turn(make_wo
 
 
 async def test_failing_telemetry_does_no_harm(make_world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
-    """Its error is logged, and the job goes on."""
+    """An error that telemetry raises is logged, and the job goes on."""
 
     class Broken(Telemetry):
         def polled(self, job: Job, found: str) -> None:
@@ -104,7 +104,7 @@ async def test_failing_telemetry_does_no_harm(make_world: MakeWorld, caplog: pyt
 
 
 async def test_open_telemetry_records_spans_and_metrics(make_world: MakeWorld, tmp_path: Path) -> None:
-    """The SDK gets the metrics, and a span for each job with its polls. They hold neither the key nor the prompt."""
+    """The SDK gets the metrics, and a span for each job with its polls, without the key and the prompt."""
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))

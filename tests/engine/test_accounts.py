@@ -42,8 +42,8 @@ async def test_accounts_have_slots_and_budgets_of_their_own(make_world: MakeWorl
         assert [len(await each.history()) for each in (client, ann, ben)] == [1, 1, 1]
         with pytest.raises(AuthenticationError):
             await client.account(" ")
-        left = ben.submit(a_request())
-    assert left.state is JobState.READY
+        last = ben.submit(a_request())
+    assert last.state is JobState.READY
     with pytest.raises(ClientStateError, match="closed"):
         ben.submit(a_request())
 
@@ -60,7 +60,7 @@ async def test_the_clients_own_key_gives_the_client_itself(make_world: MakeWorld
 
 @pytest.mark.looptime
 async def test_no_account_submits_while_the_client_closes(make_world: MakeWorld) -> None:
-    """Its jobs would be detached as soon as those of the first client have ended."""
+    """A job of the account would be detached as soon as the jobs of the first client have ended."""
     world = make_world()
     async with world.client() as client:
         ben = await client.account("key of Ben")
@@ -88,7 +88,7 @@ async def test_accounts_that_open_at_the_close_leave_no_listener(make_world: Mak
 
 @pytest.mark.looptime
 async def test_an_account_that_opens_during_the_close_is_never_returned(make_world: MakeWorld) -> None:
-    """It is closed with the others, so nothing can be paid with it, and it leaves no listener."""
+    """The account is closed with the others, so nothing can be paid with it, and it leaves no listener."""
     world, budget = make_world(faults=[Rule(Fault.SLOW, on="call", seconds=5)]), Budget(usd=5, check_balance=True)
     webhook = TrackingWebhook()
     async with world.client(webhook=webhook) as client:

@@ -43,7 +43,7 @@ async def test_an_ended_job_is_found_by_ref_and_id(make_world: MakeWorld, tmp_pa
 
 
 async def test_a_failed_job_keeps_its_error(make_world: MakeWorld) -> None:
-    """A job that failed in this client is returned as it is, and the service is not asked again."""
+    """A job that failed in this client is returned unchanged, and the service is not asked again."""
     world = make_world(faults=[Rule(Fault.JOB_FAILS)])
     async with world.client() as client:
         job = client.submit(a_request())
@@ -69,10 +69,10 @@ async def test_a_job_that_timed_out_is_polled_again(make_world: MakeWorld) -> No
 async def test_an_open_job_is_found_by_its_ref(make_world: MakeWorld, tmp_path: Path) -> None:
     """The ref of an open job, submitted or taken up by this client, is not mistaken for an id of the service."""
     world = make_world()
-    left = await job_left_running(world, tmp_path / "jobs.db")
+    earlier = await job_left_running(world, tmp_path / "jobs.db")
     async with world.client(journal=tmp_path / "jobs.db") as client:
         (found,) = (await client.recover()).jobs
-        assert await client.attach(left.ref) is found
+        assert await client.attach(earlier.ref) is found
         own = client.submit(a_request())
         assert await client.attach(own.ref) is own
 
@@ -91,7 +91,7 @@ async def test_a_job_of_a_closed_client_is_found_by_its_ref(make_world: MakeWorl
 
 
 async def test_attach_and_recover_at_once_return_one_job(make_world: MakeWorld, tmp_path: Path) -> None:
-    """Both return the same job, which is polled by one task."""
+    """Both calls return the same job, which is polled by one task."""
     world = make_world()
     async with world.client(journal=tmp_path / "jobs.db") as client:
         await client.submit(a_request(track_id="mine")).submitted()

@@ -195,7 +195,7 @@ def test_bad_journals_budgets_and_prices_are_refused(name: str, value: Any) -> N
 
 @pytest.mark.looptime
 async def test_a_job_that_another_client_submits_is_not_held(make_world: MakeWorld, tmp_path: Path) -> None:
-    """Only that client learns whether the job is charged, so no other client's budget could ever release it."""
+    """Only the other client learns whether the job is charged, so this client's budget could never release it."""
     world, budget = make_world(faults=[Rule(Fault.SLOW, times=1, seconds=20)]), Budget(usd=5, per="day")
     async with world.client(journal=tmp_path / "jobs.db") as one:
         job = one.submit(a_request())

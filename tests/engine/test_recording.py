@@ -24,7 +24,7 @@ S = JobState
 
 
 async def test_a_row_holds_what_a_later_client_needs(make_world: MakeWorld, tmp_path: Path) -> None:
-    """It holds the id, links, request, price, times and the picture's location, and neither the key nor the picture."""
+    """A row holds the job's id, links, request, price, times and picture location, but no key and no picture."""
     picture = tmp_path / "a.png"
     picture.write_bytes(PNG + b"pixels that no row holds")
     async with make_world().client(journal=tmp_path / "jobs.db") as client:

@@ -25,10 +25,10 @@ LOST_REPLY = Rule(Fault.RESET_AFTER, times=1)
 async def test_a_new_client_collects_the_jobs_of_a_closed_one(make_world: MakeWorld, tmp_path: Path) -> None:
     """Jobs that ran when their client was closed go on under the next client, and are not paid for again."""
     world = make_world()
-    left = await jobs_left_running(world, tmp_path / "jobs.db", 3)
+    earlier = await jobs_left_running(world, tmp_path / "jobs.db", 3)
     async with world.client(journal=tmp_path / "jobs.db") as client:
         found = await client.recover()
-        assert {job.ref for job in found.jobs} == {job.ref for job in left}
+        assert {job.ref for job in found.jobs} == {job.ref for job in earlier}
         assert {job.request.seed for job in found.jobs if job.request} == {0, 1, 2}
         for job in found.jobs:
             await job.save(tmp_path / f"{job.ref}.mp4")
@@ -76,18 +76,18 @@ async def test_a_video_without_an_id_is_found_by_its_links(make_world: MakeWorld
 async def test_concurrent_recoveries_return_each_job_once(make_world: MakeWorld, tmp_path: Path) -> None:
     """If two parts of an application call `recover` at once, each job is returned to one of them."""
     world = make_world()
-    left = await jobs_left_running(world, tmp_path / "jobs.db", 3)
+    earlier = await jobs_left_running(world, tmp_path / "jobs.db", 3)
     async with world.client(journal=tmp_path / "jobs.db") as client:
         one, other = await asyncio.gather(client.recover(), client.recover())
-        assert sorted(job.ref for job in (*one.jobs, *other.jobs)) == sorted(job.ref for job in left)
+        assert sorted(job.ref for job in (*one.jobs, *other.jobs)) == sorted(job.ref for job in earlier)
 
 
 async def test_a_job_that_is_named_twice_is_returned_once(make_world: MakeWorld, tmp_path: Path) -> None:
     """One job may be named by its ref and by its id in one call."""
     world = make_world()
-    left = await job_left_running(world, tmp_path / "jobs.db")
+    earlier = await job_left_running(world, tmp_path / "jobs.db")
     async with world.client(journal=tmp_path / "jobs.db") as client:
-        assert [job.ref for job in (await client.recover([left.ref, left.id or ""])).jobs] == [left.ref]
+        assert [job.ref for job in (await client.recover([earlier.ref, earlier.id or ""])).jobs] == [earlier.ref]
 
 
 @pytest.mark.parametrize("search", [False, True])
@@ -96,14 +96,14 @@ async def test_a_recovery_after_a_failed_one_returns_its_jobs(
 ) -> None:
     """Whatever made a recovery fail, the next one returns the jobs that the failed one took up."""
     world, journal = make_world(), FailingJournal(tmp_path / "jobs.db")
-    left = await jobs_left_running(world, tmp_path / "jobs.db", 3)
+    earlier = await jobs_left_running(world, tmp_path / "jobs.db", 3)
     if search:
         world.service.set_faults([Rule(Fault.RESET_BEFORE, on="call", times=4)])
     async with world.client(journal=journal) as client:
         journal.failing_reads = int(not search)
         with pytest.raises(ModelsLabError):
             await client.recover(search=search)
-        assert {job.ref for job in (await client.recover()).jobs} == {job.ref for job in left}
+        assert {job.ref for job in (await client.recover()).jobs} == {job.ref for job in earlier}
 
 
 async def test_a_recovery_after_a_cancelled_one_returns_its_jobs(

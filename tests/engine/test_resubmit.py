@@ -36,7 +36,7 @@ WAYS_TO_STOP: dict[str, Callable[[Client], Awaitable[None]]] = {
 async def test_a_stop_leaves_waiting_jobs_to_the_next_client(
     make_world: MakeWorld, tmp_path: Path, stop: Callable[[Client], Awaitable[None]]
 ) -> None:
-    """However a client stops, it sends no waiting job. The journal keeps them, and the next client sends each once."""
+    """However a client stops, it sends no waiting job. The next client finds these jobs, and sends each once."""
     world, budget = make_world(queue_limit=5), Budget(jobs=7)
     async with world.client(journal=tmp_path / "jobs.db", max_in_flight=2, budget=budget) as client:
         jobs = [client.submit(a_request(seed=seed)) for seed in range(7)]
@@ -73,7 +73,7 @@ async def test_a_job_that_was_recorded_and_not_sent_is_unsent(make_world: MakeWo
 
 
 async def test_a_job_of_a_living_client_is_not_resubmitted(make_world: MakeWorld, tmp_path: Path) -> None:
-    """That client will send it. `resubmit` sends nothing then, nor for a ref that is not in the journal."""
+    """The job's own client will send it, so `resubmit` refuses it, as it refuses a ref that is not in the journal."""
     world = make_world(queue_limit=5)
     async with world.client(journal=tmp_path / "jobs.db", max_in_flight=1) as client:
         jobs = [client.submit(a_request(seed=seed)) for seed in range(2)]

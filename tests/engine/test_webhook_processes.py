@@ -20,7 +20,7 @@ S = JobState
 
 
 async def test_a_delivery_after_a_restart_takes_up_its_job(make_world: MakeWorld, tmp_path: Path) -> None:
-    """The process that receives it collects what an earlier process left PROCESSING or UNCERTAIN."""
+    """The process that receives the delivery collects jobs that an earlier process left PROCESSING or UNCERTAIN."""
     world = make_world(faults=[Rule(Fault.RESET_AFTER, times=1)])
     world.transport.deliver = courier = Courier([])
     async with world.client(journal=tmp_path / "jobs.db", webhook=a_webhook()) as client:
@@ -88,21 +88,21 @@ async def test_notifications_for_an_owner_that_may_be_alive_are_kept(make_world:
 
 
 async def test_a_notification_for_a_dead_owner_is_not_lost(make_world: MakeWorld, tmp_path: Path) -> None:
-    """Any client of the account takes it and collects the job. Notifications for a living owner are left to it."""
+    """Any client of the account takes the notification and collects the job. A living owner keeps its notifications."""
     world, path = make_world(faults=[Rule(Fault.RESET_AFTER, times=1)]), tmp_path / "jobs.db"
     async with client_with_webhook(world, journal=path) as (client, _):
         job = await uncertain_job(world, client)
         await client.aclose(drain=False)
     async with world.client(journal=path) as other, world.client(journal=path) as alive:
-        left, journal = await row_of(other, job.ref), alive.journal
-        assert left.state is S.UNCERTAIN
+        row, journal = await row_of(other, job.ref), alive.journal
+        assert row.state is S.UNCERTAIN
         assert journal is not None
-        await journal.deliver(left, world.charged_id())  # as a client that took the owner for alive
-        await journal.deliver(left._replace(owner=journal.owner, ref="another"), None)
+        await journal.deliver(row, world.charged_id())  # as a client that took the owner for alive
+        await journal.deliver(row._replace(owner=journal.owner, ref="another"), None)
         async with world.client(journal=path, webhook=a_webhook()) as client:
             await asyncio.sleep(60)
             record = await row_of(client, job.ref)
-        assert await journal.delivered(left.account) == [("another", None)]
+        assert await journal.delivered(row.account) == [("another", None)]
     assert (record.state, record.job_id) == (S.READY, world.charged_id())
     assert len(world.service.ledger.charges) == 1
 

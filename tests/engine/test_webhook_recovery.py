@@ -22,15 +22,15 @@ LOST_REPLY = Rule(Fault.RESET_AFTER, times=1)
 async def test_recover_returns_jobs_that_a_delivery_took_up(make_world: MakeWorld, tmp_path: Path) -> None:
     """A job that a delivery took up is returned once. Jobs that this client submitted are not returned."""
     world, webhook = make_world(), a_webhook()
-    left = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
+    earlier = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
     async with world.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
         own = client.submit(a_request())
         await own.submitted()
-        assert (await webhook.handle(webhook_url_of(left), b"{}"))[0] == 200
+        assert (await webhook.handle(webhook_url_of(earlier), b"{}"))[0] == 200
         await asyncio.sleep(1)
         (found,) = (await client.recover()).jobs
-        assert (await client.recover()).jobs == (await client.recover([left.ref, own.ref])).jobs == ()
-        assert (await found).id == left.id
+        assert (await client.recover()).jobs == (await client.recover([earlier.ref, own.ref])).jobs == ()
+        assert (await found).id == earlier.id
     assert len(world.service.ledger.charges) == 2
 
 
@@ -40,46 +40,46 @@ async def test_a_delivery_during_the_recovery_of_its_job_counts(
 ) -> None:
     """If the client died during the submit, the delivered id counts, whether `recover` or the delivery is first."""
     world, webhook = make_world(), a_webhook()
-    left = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
+    earlier = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
     async with world.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        unanswered = (await row_of(client, left.ref))._replace(
+        unanswered = (await row_of(client, earlier.ref))._replace(
             state=S.SUBMITTING, job_id=None, charged=None, accepted_at=None
         )
         assert client.journal is not None
         await client.journal.append(unanswered, take_over=unanswered.owner)
-        delivery = webhook.handle(webhook_url_of(left), a_delivery(id=left.id))
+        delivery = webhook.handle(webhook_url_of(earlier), a_delivery(id=earlier.id))
         calls = [client.recover(), delivery]
         await asyncio.gather(*(calls if is_recovered_first else reversed(calls)))
         await asyncio.sleep(1)
-        assert (await row_of(client, left.ref)).job_id == left.id
-        assert (await client.attach(left.ref)).id == left.id
+        assert (await row_of(client, earlier.ref)).job_id == earlier.id
+        assert (await client.attach(earlier.ref)).id == earlier.id
     assert len(world.service.ledger.charges) == 1
 
 
 async def test_a_job_that_ends_during_its_recovery_is_returned(make_world: MakeWorld, tmp_path: Path) -> None:
     """A delivery takes the job up, and its video is there, before `recover` comes to its row."""
     world, webhook = make_world(), a_webhook()
-    left = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
+    earlier = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
     journal = InterruptedJournal(tmp_path / "jobs.db")
     async with world.client(journal=journal, webhook=webhook) as client:
 
         async def end() -> None:
-            await webhook.handle(webhook_url_of(left), b"{}")
+            await webhook.handle(webhook_url_of(earlier), b"{}")
             await asyncio.sleep(120)
 
         journal.after_unfinished = end
         (found,) = (await client.recover()).jobs
-        assert (found.ref, found.state, (await found).id) == (left.ref, S.READY, left.id)
+        assert (found.ref, found.state, (await found).id) == (earlier.ref, S.READY, earlier.id)
 
 
 async def test_recover_does_not_return_an_attached_job(make_world: MakeWorld, tmp_path: Path) -> None:
     """A job that a delivery took up and `attach` returned is not returned again."""
     world, webhook = make_world(), a_webhook()
-    left = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
+    earlier = await job_left_running(world, tmp_path / "jobs.db", webhook=webhook)
     async with world.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        await webhook.handle(webhook_url_of(left), b"{}")
+        await webhook.handle(webhook_url_of(earlier), b"{}")
         await asyncio.sleep(1)
-        assert (await client.attach(left.ref)).id == left.id
+        assert (await client.attach(earlier.ref)).id == earlier.id
         assert (await client.recover()).jobs == ()
 
 
@@ -87,12 +87,12 @@ async def test_a_delivery_without_an_id_takes_no_uncertain_job_up(make_world: Ma
     """Once the job is resolved as lost and its ref is sent anew, `recover` does not return the new job."""
     world, webhook = make_world(faults=[LOST_REPLY]), a_webhook()
     async with world.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        left = client.submit(a_request(track_id="mine"))
+        earlier = client.submit(a_request(track_id="mine"))
         await asyncio.sleep(5)
         await client.aclose(drain=False)
-    assert left.request is not None
+    assert earlier.request is not None
     async with world.client(journal=tmp_path / "jobs.db", webhook=webhook) as client:
-        await webhook.handle(webhook_url_of(left), b"{}")
+        await webhook.handle(webhook_url_of(earlier), b"{}")
         await asyncio.sleep(1)
         await client.resolve("mine", lost=True)
         await client.submit(a_request(track_id="mine")).submitted()

@@ -37,7 +37,7 @@ async def test_a_delivery_shows_that_an_uncertain_job_was_accepted(make_world: M
 
 
 async def test_an_uncertain_job_without_a_delivery_ends_as_uncertain(make_world: MakeWorld) -> None:
-    """It ends after ten minutes, or when the client closes, and is never sent again."""
+    """The job ends after ten minutes, or when the client closes, and is never sent again."""
     world = make_world(faults=[Rule(Fault.RESET_BEFORE, times=2)])
     async with client_with_webhook(world) as (client, _):
         first = client.submit(a_request())
@@ -66,7 +66,7 @@ async def test_a_delivery_before_the_reply_is_lost_counts(make_world: MakeWorld,
 async def test_a_late_delivery_for_an_earlier_job_with_the_same_ref_is_ignored(
     make_world: MakeWorld, after: float
 ) -> None:
-    """It names the earlier job's id, which a later job whose reply is lost does not take for its own."""
+    """A later job whose reply is lost does not take the earlier job's id for its own."""
     world = make_world(faults=[Rule(Fault.SLOW, rate=1, times=1, seconds=0), Rule(Fault.STALL, times=1)])
     webhook = a_webhook()
     async with world.client(webhook=webhook, timeouts=Timeouts(submit=10)) as client:

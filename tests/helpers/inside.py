@@ -30,7 +30,8 @@ def run_of(client: Client, ref: str) -> JobRun:
 
 def inner_state_of(job: Job) -> dict[str, object]:
     """Return all attributes of the run behind a job, open or ended, by name."""
-    return vars(attrgetter("_run")(job))
+    run: JobRun = attrgetter("_run")(job)
+    return vars(run)
 
 
 async def events_of(job: Job) -> list[JobEvent]:

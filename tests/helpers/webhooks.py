@@ -37,7 +37,7 @@ def webhook_url_of(job: Job) -> str:
 
 
 class RecordingListener:
-    """Record the deliveries that a webhook passes on, as (ref, id of the service). It knows only the ref "known"."""
+    """Record the deliveries that a webhook passes on, as (ref, id of the service). Know only the ref "known"."""
 
     def __init__(self) -> None:
         self.received: list[tuple[str, str | None]] = []

@@ -16,7 +16,7 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
 
 def a_request(**changes: Any) -> ImageToVideoUltra:
-    """Return a request, with *changes*. Its size is one that the emulator processes in about 40 s."""
+    """Return a request, with *changes*. The emulator processes a request of this size in about 40 s."""
     defaults = {"prompt": "moving character", "init_image": "https://pictures.invalid/a.png"}
     return ImageToVideoUltra(**{**defaults, **changes})
 

@@ -64,7 +64,7 @@ def test_no_order_of_events_ends_a_job_twice(events: list[Event]) -> None:
 
 @pytest.mark.looptime
 async def test_progress_never_falls_and_is_1_only_when_the_video_is_there() -> None:
-    """It is 0 before the acceptance, grows between polls, stays if the estimate grows, and is 1 at the end."""
+    """Progress is 0 before the acceptance, grows between polls, never falls with the estimate, and ends at 1."""
     run = JobRun(FakeRuntime(), a_request(), "ref")
     values = [run.job.progress]
     for event in SUCCESS[:2]:

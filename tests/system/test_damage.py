@@ -224,7 +224,7 @@ def _once(direction: Direction, damage: Damage) -> Callable[[int, Direction], It
 @settings(max_examples=25)
 @given(st.binary(max_size=5000), cuts)
 def test_without_damage_all_bytes_pass_unchanged(data: bytes, cuts: list[int]) -> None:
-    """They pass in any pieces and in both directions, and so does the end of each direction."""
+    """Bytes pass in any pieces and in both directions, and so does the end of each direction."""
     undamaged = Damages(rate=0.0).plan
     assert asyncio.run(_through(undamaged, _pieces(data, cuts), _Echo())) == (data + b".", "")
 

@@ -114,7 +114,7 @@ async def test_a_fault_that_lasts_refuses_the_job(make_world: MakeWorld, rule: R
 
 @pytest.mark.parametrize("profile", ["documented", "legacy"])
 async def test_the_error_of_a_failed_job_has_the_services_message(make_world: MakeWorld, profile: str) -> None:
-    """It says too that it is not known whether the job was charged."""
+    """The error says too that the job may have been charged."""
     async with make_world(faults=[Rule(Fault.JOB_FAILS)], profile=profile).client() as client:
         job = client.submit(a_request())
         with pytest.raises(JobFailedError, match="Something went wrong") as caught:

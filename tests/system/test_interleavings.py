@@ -172,13 +172,13 @@ async def test_a_close_during_a_recovery_leaves_no_job_without_an_end(make_world
 async def test_a_notification_for_a_dead_client_counts_once_it_was_taken(
     make_world: MakeWorld, tmp_path: Path, others: int
 ) -> None:
-    """It counts although a thousand others come with it, or although the client that took it closes at once."""
+    """The notification counts even if a thousand others come with it, and even if its client closes at once."""
     world, journal = make_world(), InterruptedJournal(tmp_path / "jobs.db")
     job = await job_left_as(S.UNCERTAIN, world, tmp_path / "jobs.db")
     async with world.client(journal=tmp_path / "jobs.db") as other:
         record = await row_of(other, job.ref)
-        notifications = [(record.owner, record.account, f"another-{number}", None) for number in range(others)]
-        notifications.append((record.owner, record.account, job.ref, job.id))
+        jobs = [*((f"another-{number}", None) for number in range(others)), (job.ref, job.id)]
+        notifications = [(record.owner, record.account, ref, job_id) for ref, job_id in jobs]
         async with world.client(journal=journal, webhook=a_webhook()) as client:
             with closing(sqlite3.connect(tmp_path / "jobs.db")) as database, database:
                 database.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?)", notifications)

@@ -98,7 +98,7 @@ ACCEPTED_MISTAKES: dict[str, Mistake] = {
     "webhook": lambda client, _: client.generate(REQUEST, webhook=f"https://a.invalid/{secret()}"),
     "extra": lambda client, _: client.generate(REQUEST, extra={secret(): [secret()]}),
 }
-"""Texts of the user's own, which the service gets. They are recorded nowhere with the key."""
+"""Texts of the user's own. The service gets them, and no record shows the key in them."""
 
 
 async def shown_of(error: BaseException | None) -> str:

@@ -120,7 +120,7 @@ class MemoryJournal:
 
 @attrs.define
 class CrashableTransport:
-    """The emulator's transport, until a crash cuts it. It adds charges to the history."""
+    """The emulator's transport, which adds charges to the history, until a crash cuts it."""
 
     inner: InProcess
     disk: Disk

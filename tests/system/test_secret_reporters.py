@@ -203,7 +203,7 @@ async def test_a_traceback_ends_at_the_users_call() -> None:
 
 
 async def test_an_exception_that_the_caller_handles_keeps_its_traceback() -> None:
-    """It is the context of an error that is raised while it is handled."""
+    """The exception is the context of an error that is raised while the caller handles it."""
     async with client_of() as client:
         for call_it in (lambda: client.check(prompt=""), client.history):
             handled = KeyError("the caller's own")
