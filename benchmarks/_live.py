@@ -73,7 +73,7 @@ class AcceleratedLoop(asyncio.SelectorEventLoop):
 
 async def _ours(client: Client, params: Mapping[str, Any], jobs: int) -> Ends:
     async def run() -> tuple[str, float]:
-        job = client.submit(params)
+        job = client.submit(**params)
         async for event in job.events():
             if event.state is JobState.READY:
                 break

@@ -24,7 +24,7 @@ import attrs
 
 from benchmarks._common import OpenJobs, Server
 from benchmarks._live import KEY, PARAMS, PEER, SPEED, AcceleratedLoop
-from modelslab_async import Client, JobState
+from modelslab_async import Client, ImageToVideoUltra, JobState
 
 JOBS = 200
 POLL_EVERY = 5.0
@@ -80,7 +80,7 @@ async def ours_woken(url: str, limit: int) -> None:
 
 
 async def _map(client: Client, more: Mapping[str, Any]) -> None:
-    requests = ({**_params(job), **more} for job in range(JOBS))
+    requests = (ImageToVideoUltra(**{**_params(job), **more}) for job in range(JOBS))
     states = [job.state async for job in client.map(requests, lookahead=JOBS)]
     assert states == [JobState.READY] * JOBS
 

@@ -44,7 +44,7 @@ async def _batch(client: Client, jobs: int) -> float:
     """Run a batch of jobs. Return the milliseconds of CPU per job."""
     gc.collect()
     at = time.process_time()
-    assert len(await asyncio.gather(*(client.submit(PARAMS) for _ in range(jobs)))) == jobs
+    assert len(await asyncio.gather(*(client.submit(**PARAMS) for _ in range(jobs)))) == jobs
     return 1000 * (time.process_time() - at) / jobs
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 
 from benchmarks._common import Target, log, parse_options, print_results, table
-from modelslab_async import Client, JobState
+from modelslab_async import Client, JobState, RequestParams
 from modelslab_async.emulator import InProcess, Service
 from modelslab_async.journal.sqlite import SqliteJournal, SqliteStore
 from modelslab_async.journal.store import Write
@@ -34,10 +34,10 @@ SINGLE = 400
 CLIENT_JOBS = 300
 ROUNDS = 5
 STATES = (JobState.WAITING, JobState.SUBMITTING, JobState.PROCESSING, JobState.READY, JobState.READY)
-REQUEST = {"prompt": "the rocket stands in the evening light, zoom in", "num_frames": 81, "resolution": 480}
+REQUEST: RequestParams = {"prompt": "the rocket in the evening light, zoom in", "num_frames": 81, "resolution": 480}
 PICTURE = {"source": "path", "where": "/pictures/rocket.jpg", "length_bytes": 112_000, "sha256": "0" * 64}
 KEY = "a key of a benchmark"
-PARAMS = {"prompt": "zoom in", "init_image": "https://picture.invalid/rocket.png"}
+PARAMS: RequestParams = {"prompt": "zoom in", "init_image": "https://picture.invalid/rocket.png"}
 
 
 def _record(owner: str, ref: str, state: JobState) -> JobRecord:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from benchmarks._canned import PICTURE, URL, Canned
 from benchmarks._common import Figure, Samples, Server, Target, log, parse_options, print_figures
-from modelslab_async import Client, ImageToVideoUltra, Job, Timeouts
+from modelslab_async import Client, ImageToVideoUltra, Job, RequestParams, Timeouts
 
 JOBS, POLLS_PER_SECOND = 10_000, 200
 WINDOWS, WINDOW = 5, 5.0
@@ -121,7 +121,7 @@ async def _tasks() -> float:
     return rate
 
 
-async def _submits(requests: Sequence[ImageToVideoUltra | Mapping[str, Any]]) -> float:
+async def _submits(requests: Sequence[ImageToVideoUltra | RequestParams]) -> float:
     service = Canned()
     async with Client("any", base_url=URL, transport=service, max_in_flight=1, timeouts=Timeouts(submit=1)) as client:
         await client.submit(requests[0]).submitted()
@@ -139,7 +139,7 @@ async def _submits(requests: Sequence[ImageToVideoUltra | Mapping[str, Any]]) ->
 async def submits() -> dict[str, Samples]:
     """Return the calls per second of each contender."""
     requests = [_request(number) for number in range(SUBMITS)]
-    names = [{**_PARAMS, "seed": number} for number in range(SUBMITS)]
+    names: list[Any] = [{**_PARAMS, "seed": number} for number in range(SUBMITS)]
     rates: dict[str, list[float]] = {TASK: [], SUBMIT_KEYWORDS: [], SUBMIT: []}
     for turn in range(SUBMIT_ROUNDS):
         log(f"submits: round {turn + 1} of {SUBMIT_ROUNDS}")

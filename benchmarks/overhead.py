@@ -138,7 +138,7 @@ async def httpx_loop(url: str, jobs: int, pace: float, at_once: int = JOBS) -> N
 async def ours(url: str, jobs: int, pace: float, **more: Any) -> None:
     """This package."""
     async with Client(KEY, base_url=url, max_in_flight=jobs, max_polls_per_second=None, **more) as client:
-        await _begin_in_turn(lambda: client.submit(PARAMS), jobs, pace)
+        await _begin_in_turn(lambda: client.submit(**PARAMS), jobs, pace)
 
 
 async def ours_own_session(url: str, jobs: int, pace: float) -> None:

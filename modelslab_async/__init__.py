@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
     from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
     from modelslab_async.protocol.record import JobRecord
-    from modelslab_async.protocol.request import ImageToVideoUltra
+    from modelslab_async.protocol.request import ImageToVideoUltra, RequestParams
     from modelslab_async.protocol.statistics import Statistics
     from modelslab_async.protocol.timeouts import Timeouts
     from modelslab_async.protocol.wire import Asset, Balance
@@ -81,6 +81,7 @@ _MODULES = {
     "RateLimitError": "modelslab_async.errors",
     "Recovery": "modelslab_async.engine.recovery",
     "ReplyLostError": "modelslab_async.errors",
+    "RequestParams": "modelslab_async.protocol.request",
     "SavedVideo": "modelslab_async.media.saved",
     "ServerError": "modelslab_async.errors",
     "Statistics": "modelslab_async.protocol.statistics",
@@ -129,6 +130,7 @@ __all__ = [
     "RateLimitError",
     "Recovery",
     "ReplyLostError",
+    "RequestParams",
     "SavedVideo",
     "ServerError",
     "Statistics",

@@ -8,7 +8,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable
 from contextlib import aclosing
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import aiohttp
 
@@ -17,7 +17,7 @@ from modelslab_async.engine.config import (
     SharedResources,
     check_arguments,
     check_key,
-    normalize_request,
+    parse_request,
     proxies_of,
     require_key,
     wrapped_key,
@@ -40,7 +40,14 @@ from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.pricing import Budget, Estimate, PriceList
 from modelslab_async.protocol.problems import refusal
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra, LimitsMode, RequestParams
+from modelslab_async.protocol.request import (
+    Deployment,
+    ImageInput,
+    ImageToVideoUltra,
+    LimitsMode,
+    NewRequestParams,
+    RequestParams,
+)
 from modelslab_async.protocol.secret import ApiKey, hides_key
 from modelslab_async.protocol.statistics import Statistics
 from modelslab_async.protocol.timeouts import Timeouts
@@ -246,28 +253,46 @@ class Client:
             self._accounts[engine] = _AccountClient(engine, self._accounts)
         return self._accounts[engine]
 
-    def submit(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Job:
+    @overload
+    def submit(self, request: AnyRequest, /, **params: Unpack[RequestParams]) -> Job: ...
+
+    @overload
+    def submit(self, /, **params: Unpack[NewRequestParams]) -> Job: ...
+
+    def submit(self, request: AnyRequest | None = None, /, **params: Any) -> Job:
         """Submit a request. Return its job future at once; the request is sent when a slot is free.
 
         The request is an `ImageToVideoUltra`, a mapping with the names of the documentation page, or keywords.
         Keywords override the others.
 
-        Raises InvalidRequestError with all that is wrong, BudgetExceededError if the budget does not allow the job,
-        ClientStateError for a closed client or a foreign event loop.
+        Raises InvalidRequestError with all that is wrong, ClientStateError for a closed client or a foreign event loop.
+        Awaiting the job raises all other errors, such as BudgetExceededError if the budget does not allow it.
         """
-        return self._engine.submit(normalize_request(request, params)).job
+        return self._engine.submit(*parse_request(request, params)).job
 
-    def check(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> None:
+    @overload
+    def check(self, request: AnyRequest, /, **params: Unpack[RequestParams]) -> None: ...
+
+    @overload
+    def check(self, /, **params: Unpack[NewRequestParams]) -> None: ...
+
+    def check(self, request: AnyRequest | None = None, /, **params: Any) -> None:
         """Check a request as `submit` does, without sending or reserving anything.
 
         Raises InvalidRequestError with all that is wrong.
         """
         self._engine.require_usable()
-        self._engine.check(normalize_request(request, params), stacklevel=4)
+        self._engine.check(*parse_request(request, params), stacklevel=4)
 
-    async def generate(self, request: AnyRequest | None = None, /, **params: Unpack[RequestParams]) -> Video:
+    @overload
+    async def generate(self, request: AnyRequest, /, **params: Unpack[RequestParams]) -> Video: ...
+
+    @overload
+    async def generate(self, /, **params: Unpack[NewRequestParams]) -> Video: ...
+
+    async def generate(self, request: AnyRequest | None = None, /, **params: Any) -> Video:
         """Submit a request, and wait for its video. Raises as `submit` does, or the job's error."""
-        return await self.submit(request, **params)
+        return await self._engine.submit(*parse_request(request, params)).job
 
     async def attach(self, ref_or_id: str | int) -> Job:
         """Return the job with this ref, or with this id of the service. Nothing is paid.

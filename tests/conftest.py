@@ -5,23 +5,23 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers.world import World
+from helpers.world import MakeWorld, World
 from hypothesis import settings
 
 from modelslab_async.emulator import InProcess, Service
 
-settings.register_profile("law", deadline=None)  # a law holds on a busy machine too; pytest-timeout bounds each test
+settings.register_profile("law", deadline=None)  # on a busy machine an example may be slow; pytest-timeout bounds it
 settings.load_profile("law")
-asyncio.set_event_loop(None)  # looptime asks for the loop of tests that have none: none is made for them then
+asyncio.set_event_loop(None)  # looptime asks for the loop in tests without one; asyncio must not make one
 
 
 @pytest.fixture
-def world() -> Callable[..., World]:
-    """Makes worlds; the options are those of `Service`."""
+def make_world() -> MakeWorld:
+    """Return a function that makes an emulated service. Its options are those of `Service`."""
 
     def make(**options: Any) -> World:
         service = Service(**{"eta": {"good": 1}, **options})
@@ -31,8 +31,14 @@ def world() -> Callable[..., World]:
 
 
 @pytest.fixture
+def world(make_world: MakeWorld) -> MakeWorld:
+    """Return `make_world`, under an older name."""
+    return make_world
+
+
+@pytest.fixture
 def everything_logged() -> Iterator[io.StringIO]:
-    """All logs of all loggers, DEBUG included."""
+    """Collect the log of all loggers, DEBUG included."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     root = logging.getLogger()

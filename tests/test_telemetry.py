@@ -1,17 +1,16 @@
-"""What is told to an application's telemetry, and what OpenTelemetry makes of it."""
+"""The notifications of an application's telemetry, and the spans and metrics that `OpenTelemetry` makes of them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.inside import engine_of
-from helpers.world import KEY, World, a_request
+from helpers.world import KEY, MakeWorld, a_request
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
@@ -26,46 +25,60 @@ from modelslab_async.otel import OpenTelemetry
 from modelslab_async.telemetry import Telemetry
 
 pytestmark = pytest.mark.looptime
-MakeWorld = Callable[..., World]
 
 
-class Notes(Telemetry):
-    """Writes down what it is told."""
+class RecordingTelemetry(Telemetry):
+    """Record the notifications in their order."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.notifications: list[str] = []
 
     def submitted(self, job: Job) -> None:
-        self.told.append("submitted")
+        self.notifications.append("submitted")
 
     def accepted(self, job: Job) -> None:
-        self.told.append(f"accepted {job.id}")
+        self.notifications.append(f"accepted {job.id}")
 
     def polled(self, job: Job, found: str) -> None:
-        self.told.append(f"polled {found}")
+        self.notifications.append(f"polled {found}")
 
     def ended(self, job: Job) -> None:
-        self.told.append(f"ended {job.state.value}")
+        self.notifications.append(f"ended {job.state.value}")
 
     def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:
-        self.told.append(f"downloaded {saved.size_bytes > 0} {seconds >= 0}")
+        self.notifications.append(f"downloaded {saved.size_bytes > 0} {seconds >= 0}")
 
     def refused(self, job: Job, error: ModelsLabError | None) -> None:
-        self.told.append(f"refused {error and type(error).__name__}")
+        self.notifications.append(f"refused {error and type(error).__name__}")
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
-        self.told.append(f"retried {type(error).__name__}")
+        self.notifications.append(f"retried {type(error).__name__}")
 
 
-async def test_a_download_is_not_longer_for_the_wait_before_it(world: MakeWorld, tmp_path: Path) -> None:
-    """What is told is how long the file took, not how long it waited for its turn."""
-    told: list[float] = []
+async def test_telemetry_is_notified_in_order(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The order is: a repeated submit, a missing slot, the acceptance, the polls, the end and the download."""
+    faults = [Rule(Fault.UNAVAILABLE_503, times=1), Rule(Fault.RATE_LIMIT, times=1)]
+    telemetry = RecordingTelemetry()
+    async with make_world(faults=faults).client(telemetry=telemetry) as client:
+        job = client.submit(a_request())
+        await job.save(tmp_path / "a.mp4")
+    polls = [each for each in telemetry.notifications if each.startswith("polled")]
+    assert [each for each in telemetry.notifications if each not in polls] == [
+        "submitted", "retried ServerError", "refused None", f"accepted {job.id}", "ended ready", "downloaded True True",
+    ]  # fmt: skip
+    assert polls[-1] == "polled Readable"
+    assert Counter(polls)["polled Ready"] == 1
+
+
+async def test_the_duration_of_a_download_excludes_the_wait_for_its_turn(make_world: MakeWorld, tmp_path: Path) -> None:
+    """`downloaded` gets the seconds of the download itself."""
+    durations: list[float] = []
 
     class Durations(Telemetry):
         def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:
-            told.append(seconds)
+            durations.append(seconds)
 
-    async with world().client(telemetry=Durations()) as client:
+    async with make_world().client(telemetry=Durations()) as client:
         job = client.submit(a_request())
         await job
         engine_of(client).saver.slots = asyncio.Semaphore(0)
@@ -73,46 +86,31 @@ async def test_a_download_is_not_longer_for_the_wait_before_it(world: MakeWorld,
         await asyncio.sleep(60)
         engine_of(client).saver.slots.release()
         await saving
-    (seconds,) = told
+    (seconds,) = durations
     assert seconds < 60
 
 
-async def test_all_that_happens_is_told_in_its_order(world: MakeWorld, tmp_path: Path) -> None:
-    """A submit that is sent again, one that has no place, looks, the end and the file."""
-    faults = [Rule(Fault.UNAVAILABLE_503, times=1), Rule(Fault.RATE_LIMIT, times=1)]
-    notes = Notes()
-    async with world(faults=faults).client(telemetry=notes) as client:
-        job = client.submit(a_request())
-        await job.save(tmp_path / "a.mp4")
-    polls = [told for told in notes.told if told.startswith("polled")]
-    assert [told for told in notes.told if told not in polls] == [
-        "submitted", "retried ServerError", "refused None", f"accepted {job.id}", "ended ready", "downloaded True True",
-    ]  # fmt: skip
-    assert polls[-1] == "polled Readable"
-    assert Counter(polls)["polled Ready"] == 1
-
-
-async def test_telemetry_that_fails_harms_nobody(world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
-    """Its error is logged, and the job goes on."""
+async def test_failing_telemetry_does_no_harm(make_world: MakeWorld, caplog: pytest.LogCaptureFixture) -> None:
+    """An error that telemetry raises is logged, and the job goes on."""
 
     class Broken(Telemetry):
         def polled(self, job: Job, found: str) -> None:
             raise LookupError("the collector is down")
 
     with caplog.at_level(logging.ERROR, "modelslab_async"):
-        async with world().client(telemetry=Broken()) as client:
+        async with make_world().client(telemetry=Broken()) as client:
             await client.generate(a_request())
     assert "telemetry failed" in caplog.text
 
 
-async def test_open_telemetry(world: MakeWorld, tmp_path: Path) -> None:
-    """A span for each job with its looks, and the figures, read back from the SDK; no key and no prompt in them."""
+async def test_open_telemetry_records_spans_and_metrics(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The SDK gets the metrics, and a span for each job with its polls, without the key and the prompt."""
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers = TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(spans))
     telemetry = OpenTelemetry(tracer_provider=tracers, meter_provider=MeterProvider([reader]))
     faults = [Rule(Fault.JOB_FAILS, times=1), Rule(Fault.RATE_LIMIT, times=1), Rule(Fault.UNAVAILABLE_503, times=1)]
-    async with world(faults=faults).client(telemetry=telemetry) as client:
+    async with make_world(faults=faults).client(telemetry=telemetry) as client:
         failing = client.submit(a_request(prompt="a secret prompt"))
         with pytest.raises(JobFailedError):
             await failing
@@ -127,17 +125,17 @@ async def test_open_telemetry(world: MakeWorld, tmp_path: Path) -> None:
     assert names["accepted"] == 1
     assert names["poll"] == job.polls
     assert (names["refused"], names["retry"]) == (1, 1)
-    figures = _figures(reader)
-    assert figures["gen_ai.client.operation.duration"] == 2
-    assert figures["modelslab_async.submit.refusals"] == figures["modelslab_async.submit.retries"] == 1
-    assert figures["modelslab_async.job.polls"] == 2
-    assert figures["modelslab_async.download.size"] == 1
+    values = _values(reader)
+    assert values["gen_ai.client.operation.duration"] == 2
+    assert values["modelslab_async.submit.refusals"] == values["modelslab_async.submit.retries"] == 1
+    assert values["modelslab_async.job.polls"] == 2
+    assert values["modelslab_async.download.size"] == 1
     shown = "".join(span.to_json() for span in (first, second)) + str(reader.get_metrics_data())
-    assert not any(word in shown for word in (KEY, "a secret prompt"))
+    assert not any(hidden in shown for hidden in (KEY, "a secret prompt"))
 
 
-def _figures(reader: InMemoryMetricReader) -> dict[str, int]:
-    """How often each figure was taken, or what a counter says."""
+def _values(reader: InMemoryMetricReader) -> dict[str, int]:
+    """Return how often each histogram was recorded, and the value of each counter, by name."""
     data = reader.get_metrics_data()
     assert data is not None
     metrics = [metric for each in data.resource_metrics for scope in each.scope_metrics for metric in scope.metrics]

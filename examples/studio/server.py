@@ -112,10 +112,10 @@ async def submit(request: Request) -> Response:
     ref = f"{visitor}-{secrets.token_hex(16)}"
     try:
         job = studio.client.submit(prompt=prompt, init_image=picture, num_frames=FRAMES, fps=FPS, track_id=ref)
-    except BudgetExceededError as error:
-        raise HTTPException(429, "Today's budget is used up. Come back tomorrow.") from error
     except InvalidRequestError as error:
         raise HTTPException(422, " ".join(_explain(problem) for problem in error.problems)) from error
+    if isinstance(job.error, BudgetExceededError):
+        raise HTTPException(429, "Today's budget is used up. Come back tomorrow.")
     studio.save_when_ready(job)
     return JSONResponse({"ref": ref}, 201)
 

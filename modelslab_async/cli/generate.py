@@ -63,11 +63,11 @@ async def _generate(
         _check_target(target, force=force)
     async with open_client(settings) as client:
         client.api_key.require_absent(output=target)
-        request = {"prompt": prompt, "init_image": image, **params}
-        client.check(request)
+        request: dict[str, Any] = {"prompt": prompt, "init_image": image, **params}
+        client.check(**request)
         await _check_unpaid(client, request)
-        output.say(f"{usd(client.estimate([request]).usd)} for one video")
-        job = client.submit(request)
+        output.say(f"{usd(client.prices.estimate(1).usd)} for one video")
+        job = client.submit(**request)
         try:
             async with handle_interrupts():
                 if no_wait:
@@ -90,13 +90,13 @@ async def _check_unpaid(client: Client, request: Mapping[str, Any]) -> None:
     """
     if "track_id" in request or client.journal is None:
         return
-    encoded = wire.encode_request(normalize_request(request, {}), ref="")
+    stored = {**wire.stored_request(normalize_request(request, {}), ref=""), "init_image": ""}
     image = str(request["init_image"])
     location, journal = _location(image), client.journal
     for row in await journal.unfinished(client.account_id):
         is_same = row.picture and _location(str(row.picture.get("where", ""))) == location
         is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
-        if is_same and is_open and {**(row.request or {}), "track_id": ""} == encoded:
+        if is_same and is_open and {**(row.request or {}), "track_id": "", "init_image": ""} == stored:
             command = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
             requirement = "cannot be submitted: an earlier run paid, or may have paid, for the same request"
             hint = f"run modelslab-async {command} {row.ref}, or pass --track-id NAME to pay for another video"

@@ -17,7 +17,7 @@ from modelslab_async.polling.schedule import RateLimiter
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.problems import is_positive, refusal, require
-from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, LimitsMode, is_loopback
+from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, LimitsMode, RequestParams, is_loopback
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.telemetry import Telemetry
@@ -27,7 +27,7 @@ from modelslab_async.transport.proxies import Proxies, from_argument, from_envir
 if TYPE_CHECKING:
     from modelslab_async.webhook import Webhook
 
-AnyRequest = ImageToVideoUltra | Mapping[str, Any]
+AnyRequest = ImageToVideoUltra | RequestParams
 KEY_VARIABLE = "MODELSLAB_API_KEY"
 
 
@@ -81,19 +81,32 @@ def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) 
     return proxies
 
 
-def normalize_request(request: AnyRequest | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
-    """Return the request that was passed to `submit`. Raises InvalidRequestError if it is no request."""
-    given: object = request
+def normalize_request(request: AnyRequest | Mapping[str, Any] | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
+    """Return the request that was passed to `submit`. Raises InvalidRequestError for unknown and missing names."""
+    wanted, problems = parse_request(request, params)
+    if problems:
+        raise InvalidRequestError(problems)
+    return wanted
+
+
+def parse_request(
+    request: AnyRequest | Mapping[str, Any] | None, params: Mapping[str, Any]
+) -> tuple[ImageToVideoUltra, list[Problem]]:
+    """Return the request that was passed to `submit`, and what is wrong with its names.
+
+    Raises InvalidRequestError if *request* is neither a request nor a mapping.
+    """
+    given: Any = request
     if not isinstance(given, ImageToVideoUltra | Mapping | None):
         requirement = "must be an ImageToVideoUltra or a mapping of parameters"
         raise refusal("request", given, requirement, "pass submit(prompt=..., init_image=...)")
     if isinstance(request, ImageToVideoUltra):
         if not params:
-            return request
-        request = attrs.asdict(request, recurse=False)
+            return request, []
+        given = attrs.asdict(request, recurse=False)
         if "shift_sample" in params:
-            del request["sample_shift"]
-    return wire.request_from({**(request or {}), **params})
+            del given["sample_shift"]
+    return wire.parse_request({**(given or {}), **params})
 
 
 def _is_count(value: object) -> bool:

@@ -98,7 +98,7 @@ class Dispatcher:
         """Return what the client did so far and what it does now."""
         self._count_idle_time(aio.now())
         states = Counter(run.state for run in self.jobs.values())
-        return self._api.counters.snapshot(states, cap=self.slots.cap, in_flight=self.slots.taken)
+        return self._api.counters.snapshot(states, cap=self.slots.cap)
 
     def enqueue(self, run: JobRun) -> None:
         """Queue a new job. It is submitted when a slot is free for it."""

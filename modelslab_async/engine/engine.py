@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import warnings
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ from modelslab_async.engine.recovery import SEE_CANDIDATES, Recoverer, Recovery,
 from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
 from modelslab_async.engine.webhook_health import WebhookHealth
-from modelslab_async.errors import ClientStateError, InvalidRequestError
+from modelslab_async.errors import BudgetExceededError, ClientStateError, InvalidRequestError, Problem
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun
 from modelslab_async.media import images
@@ -162,17 +162,25 @@ class Engine:
             for child in self.children.values():
                 stack.push_async_callback(child.close, drain=False)
 
-    def submit(self, request: ImageToVideoUltra) -> JobRun:
-        """Check a request, reserve its price, and queue its job."""
+    def submit(self, request: ImageToVideoUltra, problems: Sequence[Problem] = ()) -> JobRun:
+        """Check a request, reserve its price, and queue its job. *problems* are known already.
+
+        A job that the budget does not allow is REFUSED at once.
+        """
         self.require_usable()
-        image = self.check(request, stacklevel=5)
+        image = self.check(request, problems, stacklevel=5)
         ref = request.track_id or new_ref()
-        has_webhook = self.shared.webhook is not None and request.webhook is None
-        if self.shared.webhook and has_webhook:
-            request = attrs.evolve(request, webhook=self.shared.webhook.url(ref, self.account))
+        own_webhook = self.shared.webhook.url(ref, self.account) if self.shared.webhook else None
+        has_webhook = own_webhook is not None and request.webhook in (None, own_webhook)
+        if has_webhook:
+            request = attrs.evolve(request, webhook=own_webhook)
         run = JobRun(self.dispatcher, request, ref, image=image, has_webhook=has_webhook)
-        self.recorder.begin(run)
-        self.dispatcher.enqueue(run)
+        try:
+            self.recorder.begin(run)
+        except BudgetExceededError as error:
+            run.advance(lifecycle.Rejected(error))
+        else:
+            self.dispatcher.enqueue(run)
         return run
 
     def refused(self, request: ImageToVideoUltra | None, ref: str, error: InvalidRequestError) -> JobRun:
@@ -181,7 +189,9 @@ class Engine:
         run.advance(lifecycle.Rejected(error))
         return run
 
-    def check(self, request: ImageToVideoUltra, *, stacklevel: int) -> images.Image:
+    def check(
+        self, request: ImageToVideoUltra, known_problems: Sequence[Problem] = (), *, stacklevel: int
+    ) -> images.Image:
         """Return the picture of a request.
 
         Raises InvalidRequestError with every problem, or warns of those beyond the documentation, as `limits` says. A
@@ -196,6 +206,8 @@ class Engine:
         if isinstance(request.track_id, str) and request.track_id in self.dispatcher.jobs:
             requirement = "cannot be used twice at a time: a job with this track_id is open"
             problems.append(wrong("track_id", request.track_id, requirement, "choose another, or omit it"))
+        known = {problem.field for problem in known_problems}
+        problems = [*known_problems, *(problem for problem in problems if problem.field not in known)]
         limits = self.shared.limits
         if problems and (limits == "refuse" or not all(problem.overridable for problem in problems)):
             raise InvalidRequestError(problems)
@@ -250,16 +262,10 @@ class Engine:
             requirement = "cannot be sent: it was passed as bytes, which the journal does not keep"
             error = refusal("init_image", b"", requirement, "submit the request again, with its picture")
             return self.refused(request, record.ref, error)
-        request = self._without_own_webhook(attrs.evolve(request, track_id=record.ref))
         try:
             return self.submit(request)
         except InvalidRequestError as error:
             return self.refused(request, record.ref, error)
-
-    def _without_own_webhook(self, request: ImageToVideoUltra) -> ImageToVideoUltra:
-        """Remove the URL that the earlier client's webhook made, because `submit` makes it anew."""
-        own = self.shared.webhook and self.shared.webhook.url(request.track_id or "", self.account)
-        return attrs.evolve(request, webhook=None) if own and request.webhook == own else request
 
     async def resolve(self, ref: str, *, job_id: str | None, lost: bool) -> JobRun | None:
         """Resolve an uncertain job by hand."""

@@ -6,8 +6,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, assert_never
 
-import attrs
-
 from modelslab_async.errors import JournalError
 from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Journal
@@ -97,13 +95,15 @@ class Recorder:
         if self.journal:
             assert run.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
             assert run.image is not None  # noqa: S101 - the picture is kept until it is sent
+            picture = images.origin(run.image)
+            where = {"init_image": picture["where"]} if "where" in picture else {}
             run.record = JobRecord(
                 account=self.account,
                 ref=run.ref,
                 owner=self.journal.owner,
                 created_at=created_at,
-                request=self.key.redact(wire.encode_request(run.request, ref=run.ref)),
-                picture=self.key.redact(images.origin(run.image)),
+                request=self.key.redact({**wire.stored_request(run.request, ref=run.ref), **where}),
+                picture=self.key.redact(picture),
                 price=self.prices.usd,
             )
             self.journal.note(run.record)
@@ -207,14 +207,9 @@ def _update_budget(budget: Budget, key: str, event: lifecycle.Event, now: float)
 
 
 def request_from_record(record: JobRecord) -> ImageToVideoUltra | None:
-    """Return the request of a journal row, with its picture by the place it came from; None if the row has none."""
+    """Return the request of a journal row; None if there is none. A picture that was bytes is named by its digest."""
     if record.request is None:
         return None
-    picture = record.picture or {}
-    extra = dict(record.request)
-    known = {name: extra.pop(name) for name in _FIELDS & extra.keys()}
-    where = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
-    return ImageToVideoUltra(**{**known, "init_image": where, "extra": extra})
-
-
-_FIELDS = {field.name for field in attrs.fields(ImageToVideoUltra)} - {"extra", "init_image"}
+    picture = f"sha256:{(record.picture or {}).get('sha256', 'unknown')}"
+    request: dict[str, Any] = {"init_image": picture, **record.request}
+    return ImageToVideoUltra(**request)

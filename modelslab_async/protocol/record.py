@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.request import RequestParams
 
 SLOT_HOLD = 120.0
 """Seconds for which a job that this client does not poll is assumed to hold a slot at the service.
@@ -34,7 +35,8 @@ class JobRecord(NamedTuple):
     owner: the client that runs the job, see `LivenessLock`.
     state: the job's state.
     job_id: the service's id; None if the service has named none.
-    request: the parameters as they are sent, without key and picture; None for a job that was attached to by its id.
+    request: what was asked for, as `Client.submit` takes it; None for a job that was attached to by its id. It has
+        init_image if the picture came from a URL or a path, which is absolute then.
     picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known; None if
         nothing is known.
     price: USD that the service charges for the job.
@@ -54,7 +56,7 @@ class JobRecord(NamedTuple):
     created_at: float
     state: JobState = JobState.WAITING
     job_id: str | None = None
-    request: Mapping[str, Any] | None = None
+    request: RequestParams | None = None
     picture: Mapping[str, Any] | None = None
     price: Decimal = Decimal(0)
     charged: bool | None = False

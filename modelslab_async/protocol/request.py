@@ -67,11 +67,7 @@ class ImageToVideoUltra:
     extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False)
 
 
-class RequestParams(TypedDict, total=False):
-    """The keywords of `Client.submit`: the fields of `ImageToVideoUltra`, and another name of `sample_shift`."""
-
-    prompt: str
-    init_image: ImageInput
+class _OptionalParams(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None
     resolution: int | str | None
@@ -88,6 +84,23 @@ class RequestParams(TypedDict, total=False):
     track_id: str | None
     model_id: str | None
     extra: Mapping[str, Any]
+
+
+class RequestParams(_OptionalParams, total=False):
+    """The fields of `ImageToVideoUltra`, as a mapping or as keywords that change another request.
+
+    `shift_sample` is the documentation page's other name of `sample_shift`.
+    """
+
+    prompt: str
+    init_image: ImageInput
+
+
+class NewRequestParams(_OptionalParams):
+    """The fields of `ImageToVideoUltra` as keywords for a new request."""
+
+    prompt: str
+    init_image: ImageInput
 
 
 PARAMETERS = tuple(field.name for field in attrs.fields(ImageToVideoUltra) if field.name != "extra")

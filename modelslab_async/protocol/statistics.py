@@ -25,7 +25,8 @@ class Statistics(NamedTuple):
         the time between that poll and the last poll that saw the job running; None if there was none.
     slot_idle_time: seconds for which slots were free while a job waited, summed over the slots.
     cap: the number of the account's slots that the client now believes it may use.
-    in_flight: the number of slots that its jobs hold.
+    in_flight: the number of its jobs that are submitted or processed now. An uncertain job that ended here is not among
+        them, although it holds a slot for a while.
     """
 
     jobs: Mapping[JobState, int]
@@ -56,10 +57,10 @@ class Counters:
         self._polls += polls
         self._detection_time += detection_time
 
-    def snapshot(self, open_jobs: Mapping[JobState, int], *, cap: int, in_flight: int) -> Statistics:
+    def snapshot(self, open_jobs: Mapping[JobState, int], *, cap: int) -> Statistics:
         """Return the counters as they are now.
 
-        open_jobs: the number of jobs in each state that have not ended. cap, in_flight: as in `Statistics`.
+        open_jobs: the number of jobs in each state that have not ended. cap: as in `Statistics`.
         """
         return Statistics(
             jobs={state: self.ended[state] + open_jobs.get(state, 0) for state in JobState},
@@ -68,5 +69,5 @@ class Counters:
             detection_latency=self._detection_time / self._detected if self._detected else None,
             slot_idle_time=self.slot_idle_time,
             cap=cap,
-            in_flight=in_flight,
+            in_flight=open_jobs.get(JobState.SUBMITTING, 0) + open_jobs.get(JobState.PROCESSING, 0),
         )

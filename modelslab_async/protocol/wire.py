@@ -42,11 +42,18 @@ _FETCH_PATHS = {
 
 
 def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
-    """Return the request with these parameters, named as on the documentation page.
+    """Return the request with these parameters, see `parse_request`. Raises InvalidRequestError with all problems."""
+    request, problems = parse_request(params)
+    if problems:
+        raise InvalidRequestError(problems)
+    return request
 
-    `shift_sample`, which the page's examples use, is another name of `sample_shift`. An empty `key` is ignored.
 
-    Raises InvalidRequestError for unknown parameters, and for a missing prompt or init_image.
+def parse_request(params: Mapping[str, Any]) -> tuple[ImageToVideoUltra, list[Problem]]:
+    """Return the request with these parameters, named as on the documentation page, and what is wrong with the names.
+
+    `shift_sample`, which the page's examples use, is another name of `sample_shift`. An empty `key` is ignored. If
+    there are problems, the request has what is known, so that its values can be checked too.
     """
     known = {name: value for name, value in params.items() if not (name == "key" and not value)}
     problems = []
@@ -57,9 +64,8 @@ def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
             problems.append(wrong("shift_sample", shift, requirement, "pass only sample_shift"))
     problems += [_unknown(name) for name in known if name not in PARAMETERS and name != "extra"]
     problems += [Problem(name, "", "is required", hint) for name, hint in _REQUIRED.items() if known.get(name) is None]
-    if problems:
-        raise InvalidRequestError(problems)
-    return ImageToVideoUltra(**known)
+    given: dict[str, Any] = {name: value for name, value in known.items() if name in PARAMETERS or name == "extra"}
+    return ImageToVideoUltra(**{**dict.fromkeys(_REQUIRED), **given}), problems
 
 
 _REQUIRED = {"prompt": "describe the video", "init_image": "pass a URL, a path or bytes"}
@@ -81,6 +87,12 @@ def encode_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
     """Return the parameters under the service's names, without the key, the picture and parameters that are None."""
     params: dict[str, Any] = _unstructure()(request)
     return {**params, **request.extra, "track_id": ref}
+
+
+def stored_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
+    """Return the parameters as the journal keeps them, without the picture. `Client.submit` takes them again."""
+    extra = {"extra": dict(request.extra)} if request.extra else {}
+    return {**_unstructure()(request), **extra, "track_id": ref}
 
 
 def encode_body(params: Mapping[str, Any], key: ApiKey, *, picture: str | bytes | None = None) -> bytes:

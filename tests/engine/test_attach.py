@@ -1,14 +1,14 @@
-"""`Client.attach`: a ref or an id gives the job that is known by it, wherever it is, and never invents one."""
+"""`Client.attach`: a ref or an id leads to the job that has it, open, ended, or in the journal. Nothing is paid."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.world import PNG, World, a_request
+from helpers.left_behind import job_left_running, row_of
+from helpers.world import PNG, MakeWorld, a_request
 
 from modelslab_async import (
     InvalidRequestError,
@@ -24,39 +24,90 @@ from modelslab_async.emulator import Fault, Rule
 from modelslab_async.web import server_sent_events
 
 pytestmark = pytest.mark.looptime
-MakeWorld = Callable[..., World]
 S = JobState
 
 
 @pytest.mark.parametrize("journal", ["jobs.db", None])
-async def test_a_job_that_ended_here_is_given_as_it_is(world: MakeWorld, tmp_path: Path, journal: str | None) -> None:
-    """By its ref and by its id, without a request; its stream of events ends at once."""
-    here = world()
-    async with here.client(journal=journal and tmp_path / journal) as client:
+async def test_an_ended_job_is_found_by_ref_and_id(make_world: MakeWorld, tmp_path: Path, journal: str | None) -> None:
+    """A job that ended in this client is returned without a request, and its event stream ends at once."""
+    world = make_world()
+    async with world.client(journal=journal and tmp_path / journal) as client:
         job = client.submit(a_request())
         await job
-        requests = len(here.transport.requests)
+        requests = len(world.transport.requests)
         for name in (job.ref, job.id or ""):
             assert await client.attach(name) is job
         stream = [part async for part in server_sent_events(await client.attach(job.ref))]
         assert b"event: end" in stream[-1]
-        assert len(here.transport.requests) == requests
+        assert len(world.transport.requests) == requests
 
 
-async def test_a_failed_job_that_ended_here_is_given_as_it_is(world: MakeWorld) -> None:
-    """Its error is not changed by asking again."""
-    here = world(faults=[Rule(Fault.JOB_FAILS)])
-    async with here.client() as client:
+async def test_a_failed_job_keeps_its_error(make_world: MakeWorld) -> None:
+    """A job that failed in this client is returned unchanged, and the service is not asked again."""
+    world = make_world(faults=[Rule(Fault.JOB_FAILS)])
+    async with world.client() as client:
         job = client.submit(a_request())
         await job.wait()
         assert await client.attach(job.ref) is job
         assert isinstance(job.error, JobFailedError)
 
 
-async def test_a_job_of_the_journal_is_given_in_any_state(world: MakeWorld, tmp_path: Path) -> None:
-    """Of a client that is gone: what runs is resumed, what ended is done, and its error says what to do."""
-    here = world(queue_limit=5, faults=[Rule(Fault.RESET_AFTER, times=1)])
-    async with here.client(journal=tmp_path / "jobs.db", max_in_flight=2) as client:
+async def test_a_job_that_timed_out_is_polled_again(make_world: MakeWorld) -> None:
+    """A timeout ends the wait, not the job: `attach` returns a new job with the same ref, and polls the service."""
+    world = make_world()
+    async with world.client(timeouts=Timeouts(job=5.0)) as client:
+        job = client.submit(a_request())
+        await job.wait()
+        assert isinstance(job.error, JobTimeoutError)
+        await asyncio.sleep(60)
+        again = await client.attach(job.ref)
+        assert again is not job
+        assert (await again).ref == job.ref
+    assert len(world.service.ledger.charges) == 1
+
+
+async def test_an_open_job_is_found_by_its_ref(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The ref of an open job, submitted or taken up by this client, is not mistaken for an id of the service."""
+    world = make_world()
+    earlier = await job_left_running(world, tmp_path / "jobs.db")
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        (found,) = (await client.recover()).jobs
+        assert await client.attach(earlier.ref) is found
+        own = client.submit(a_request())
+        assert await client.attach(own.ref) is own
+
+
+async def test_a_job_of_a_closed_client_is_found_by_its_ref(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The ref of a job that another client left is as good as its id."""
+    world = make_world()
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        job = client.submit(a_request(track_id="mine"))
+        await job.submitted()
+        await client.aclose(drain=False)
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        found = await client.attach("mine")
+        assert (found.id, found.request is not None) == (job.id, True)
+        assert (await found).ref == "mine"
+
+
+async def test_attach_and_recover_at_once_return_one_job(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Both calls return the same job, which is polled by one task."""
+    world = make_world()
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        await client.submit(a_request(track_id="mine")).submitted()
+        await client.aclose(drain=False)
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        recovering = asyncio.create_task(client.recover(["mine"]))
+        await asyncio.sleep(0)
+        attached = await client.attach("mine")
+        assert {*(await recovering).jobs} <= {attached}
+        await attached
+
+
+async def test_a_job_of_the_journal_is_found_in_any_state(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A running job of a closed client is resumed. An ended one is done, and its error says what to do."""
+    world = make_world(queue_limit=5, faults=[Rule(Fault.RESET_AFTER, times=1)])
+    async with world.client(journal=tmp_path / "jobs.db", max_in_flight=2) as client:
         uncertain, saved = (client.submit(a_request(track_id=ref)) for ref in ("uncertain", "saved"))
         await uncertain.wait()
         video = await saved
@@ -66,7 +117,7 @@ async def test_a_job_of_the_journal_is_given_in_any_state(world: MakeWorld, tmp_
         waiting = [client.submit(a_request(track_id=f"waiting {number}")) for number in range(2)]
         assert waiting[-1].cancel()
         await client.aclose(drain=False)
-    async with here.client(journal=tmp_path / "jobs.db") as client:
+    async with world.client(journal=tmp_path / "jobs.db") as client:
         found = await client.attach("saved")
         assert (found.done(), found.result(), found.progress) == (True, video, 1.0)
         assert (await (await client.attach("running"))).id == running.id
@@ -76,67 +127,52 @@ async def test_a_job_of_the_journal_is_given_in_any_state(world: MakeWorld, tmp_
         assert isinstance(unsent.error, JobDetachedError)
         assert unsent.error.charged is False
         assert (await client.attach("waiting 1")).cancelled()
-    assert len(here.service.ledger.charges) == 3
+    assert len(world.service.ledger.charges) == 3
 
 
-async def test_a_job_of_a_live_client_is_followed(world: MakeWorld, tmp_path: Path) -> None:
-    """It stays the other client's in the journal; here it is polled too, or its video is read from the row."""
-    here = world(queue_limit=5)
-    async with here.client(journal=tmp_path / "jobs.db", max_in_flight=1) as owner:
+async def test_a_job_of_a_living_client_is_polled_by_both(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The row keeps its owner. Once the row has the video, it is read from there."""
+    world = make_world(queue_limit=5)
+    async with world.client(journal=tmp_path / "jobs.db", max_in_flight=1) as owner:
         job, waiting = owner.submit(a_request()), owner.submit(a_request())
         await job.submitted()
-        async with here.client(journal=tmp_path / "jobs.db") as other:
+        async with world.client(journal=tmp_path / "jobs.db") as other:
             followed = await other.attach(job.ref)
             assert (await followed).url == (await job).url
-            row = await owner.find(job.ref)
-            assert row is not None
+            row = await row_of(owner, job.ref)
             assert owner.journal is not None
             assert row.owner == owner.journal.owner
             assert (await other.attach(job.ref)).done()
             if waiting.state is S.WAITING:
                 with pytest.raises(InvalidRequestError, match="has no id"):
                     await other.attach(waiting.ref)
-    assert len(here.service.ledger.charges) == 2
+    assert len(world.service.ledger.charges) == 2
 
 
-async def test_a_job_that_timed_out_here_is_polled_again(world: MakeWorld) -> None:
-    """A timeout ends the wait, not the job: the next attach asks the service, under the same ref."""
-    here = world()
-    async with here.client(timeouts=Timeouts(job=5.0)) as client:
-        job = client.submit(a_request())
-        await job.wait()
-        assert isinstance(job.error, JobTimeoutError)
-        await asyncio.sleep(60)
-        again = await client.attach(job.ref)
-        assert again is not job
-        assert (await again).ref == job.ref
-    assert len(here.service.ledger.charges) == 1
-
-
-async def test_a_name_that_nobody_knows_is_asked_for_once(world: MakeWorld, tmp_path: Path) -> None:
-    """It ends at the first poll, not charged, with and without a journal."""
-    here = world()
+async def test_an_unknown_name_is_polled_once(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The job ends with NotFoundError at its first poll, not charged, with and without a journal."""
+    world = make_world()
     for options in ({}, {"journal": tmp_path / "jobs.db"}):
-        async with here.client(**options) as client:
+        async with world.client(**options) as client:
             job = await client.attach("typo")
             with pytest.raises(NotFoundError, match="not found") as caught:
                 await job
             assert (job.state, caught.value.charged, job.polls) == (S.REFUSED, False, 1)
 
 
-async def test_two_who_attach_to_one_id_share_its_job(world: MakeWorld) -> None:
-    """The service is asked once for both."""
-    here = world()
-    async with here.client() as payer, here.client() as client:
+async def test_concurrent_calls_share_one_job(make_world: MakeWorld) -> None:
+    """If two callers attach to one id at once, both get the same job, and the service is polled once for both."""
+    world = make_world()
+    async with world.client() as payer, world.client() as client:
         job_id = await payer.submit(a_request()).submitted()
         one, other = await asyncio.gather(client.attach(job_id), client.attach(job_id))
         assert one is other
         await one
 
 
-async def test_pictures_of_jobs_that_ended_are_not_kept(world: MakeWorld) -> None:
-    """A job with a picture in memory is forgotten with its last user, so that a long run does not grow."""
-    async with world().client() as client:
+async def test_the_pictures_of_ended_jobs_are_not_kept(make_world: MakeWorld) -> None:
+    """A job with a picture in memory is forgotten once the program drops it, so that memory does not grow."""
+    async with make_world().client() as client:
         job = client.submit(a_request(init_image=PNG + bytes(20_000)))
         ref = job.ref
         await job
@@ -145,3 +181,26 @@ async def test_pictures_of_jobs_that_ended_are_not_kept(world: MakeWorld) -> Non
         gc.collect()
         with pytest.raises(NotFoundError):
             await (await client.attach(ref))
+
+
+async def test_a_job_of_a_closed_client_is_polled_to_its_end(make_world: MakeWorld) -> None:
+    """The video of a job that another client submitted costs nothing more."""
+    world = make_world()
+    client = world.client()
+    job_id = await client.submit(a_request()).submitted()
+    await client.aclose(drain=False)
+    async with world.client() as other:
+        video = await (await other.attach(job_id))
+    assert video.id == job_id
+    assert len(world.service.ledger.charges) == 1
+
+
+async def test_an_unknown_id_is_polled_again_by_the_next_call(make_world: MakeWorld) -> None:
+    """An id that the service does not know costs nothing, and the next `attach` polls it again."""
+    world = make_world()
+    async with world.client() as client:
+        for polls in (1, 2):
+            job = await client.attach(4711)
+            with pytest.raises(NotFoundError) as caught:
+                await job
+            assert (job.state, caught.value.charged, world.count("fetch")) == (S.REFUSED, False, polls)

@@ -1,4 +1,4 @@
-"""An engine for jobs that are driven by hand."""
+"""A fake engine for a test that moves a job by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from modelslab_async.protocol.secret import ApiKey
 
 
 class FakeRuntime:
-    """A `JobRuntime` that counts the ends."""
+    """Stand in for the engine as a `JobRuntime`, and count the jobs that ended."""
 
     price = Decimal("0.2")
     api_key = ApiKey("any")

@@ -1,4 +1,7 @@
-"""What programs show of an exception: each reporter as users run it, writing to memory."""
+"""Error reporters as users configure them, which here write to memory.
+
+Each function returns what its reporter shows of an exception.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,8 @@ from sentry_sdk.transport import Transport
 Reporter = Callable[[BaseException], str]
 
 
-class Kept(Transport):
-    """Keeps what would be sent to Sentry."""
+class MemoryTransport(Transport):
+    """Keep what would be sent to Sentry."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,17 +40,23 @@ class Kept(Transport):
 
 
 def _sentry(report: Callable[[], object]) -> str:
-    """Sentry at its defaults, so with local variables; but nothing of this process is patched for it."""
-    kept = Kept()
+    """Return what Sentry sends for *report*, with its defaults, which include local variables.
+
+    The integrations that patch other packages are off, so that this process stays as it is.
+    """
+    memory = MemoryTransport()
     client = sentry_sdk.Client(
-        "https://public@sentry.invalid/1", transport=kept, default_integrations=False, auto_enabling_integrations=False
+        "https://public@sentry.invalid/1",
+        transport=memory,
+        default_integrations=False,
+        auto_enabling_integrations=False,
     )
     with sentry_sdk.isolation_scope() as isolated, sentry_sdk.new_scope() as scope:
         isolated.set_client(client)
         scope.set_client(client)
         report()
-    assert len(kept.envelopes) == 1
-    return "\n".join(envelope.serialize().decode() for envelope in kept.envelopes)
+    assert len(memory.envelopes) == 1
+    return "\n".join(envelope.serialize().decode() for envelope in memory.envelopes)
 
 
 def sentry(error: BaseException) -> str:
@@ -55,8 +64,8 @@ def sentry(error: BaseException) -> str:
 
 
 def sentry_logging(error: BaseException) -> str:
-    """`logging.exception` with the handlers of Sentry's LoggingIntegration."""
-    logger = logging.Logger("application")  # noqa: LOG001 - no logger of the process gets handlers for good
+    """Log the exception with the handlers of Sentry's LoggingIntegration."""
+    logger = logging.Logger("application")  # noqa: LOG001 - a logger of its own, so that no logger of the process keeps the handlers
     logger.addHandler(BreadcrumbHandler())
     logger.addHandler(EventHandler(level=logging.ERROR))
     return _sentry(lambda: logger.error("it failed: %s %r", error, error, exc_info=error))
@@ -96,7 +105,7 @@ def rich_traceback(error: BaseException) -> str:
 
 
 def rich_locals(error: BaseException) -> str:
-    """As `rich_traceback`, without the lines of source, whose colours take most of the time."""
+    """Render as `rich_traceback` does, without source lines, because highlighting them takes most of the time."""
     file = io.StringIO()
     console = Console(file=file, width=1000)
     for stack in Traceback.extract(*_parts(error), show_locals=True).stacks:
@@ -112,7 +121,7 @@ def _parts(error: BaseException) -> tuple[type[BaseException], BaseException, Tr
 
 def pytest_showlocals(error: BaseException) -> str:
     if error.__traceback__ is None:
-        return ""  # pytest shows no error that was not raised
+        return ""  # pytest shows only errors that were raised
     info = pytest.ExceptionInfo.from_exception(error)
     return str(info.getrepr(showlocals=True, style="long", truncate_locals=False))
 
@@ -125,12 +134,12 @@ def standard_library(error: BaseException) -> str:
 def pickled(error: BaseException) -> str:
     try:
         return pickle.dumps(error).decode(errors="replace")
-    except (TypeError, AttributeError, pickle.PicklingError) as refused:
-        return str(refused)
+    except (TypeError, AttributeError, pickle.PicklingError) as unpicklable:
+        return str(unpicklable)
 
 
 def every_value(error: BaseException) -> str:
-    """Each local variable, for all other reporters. A value that hides itself may stay hidden."""
+    """Show each local variable of each frame, as any other reporter might. A value may hide itself in its repr."""
     found = list[str]()
     trace = error.__traceback__
     while trace:
@@ -144,12 +153,12 @@ def repr_of(value: object) -> str:
 
 
 async def asyncio_shows(error: BaseException) -> str:
-    """What asyncio tells of a task that failed, in debug mode: its repr, its stack, the handler of exceptions."""
+    """Show what asyncio in debug mode shows of a failed task: its repr, its stack, the exception handler's context."""
     loop, file = asyncio.get_running_loop(), io.StringIO()
-    told = list[str]()
+    texts = list[str]()
     before, is_debug = loop.get_exception_handler(), loop.get_debug()
     loop.set_debug(True)
-    loop.set_exception_handler(lambda _, context: told.append(repr(context)))
+    loop.set_exception_handler(lambda _, context: texts.append(repr(context)))
     handler = logging.StreamHandler(file)
     logging.getLogger("asyncio").addHandler(handler)
     try:
@@ -160,8 +169,8 @@ async def asyncio_shows(error: BaseException) -> str:
         task = loop.create_task(fail())
         await asyncio.wait([task])
         if not task.cancelled():
-            task.exception()  # seen, so that nothing is told when the task is collected
-        told.append(repr(task))
+            task.exception()  # retrieved, so that asyncio logs nothing when the task is collected
+        texts.append(repr(task))
         task.print_stack(file=file)
         context = {"message": "it failed", "exception": error, "task": task, "future": task}
         loop.call_exception_handler(context)
@@ -170,7 +179,7 @@ async def asyncio_shows(error: BaseException) -> str:
         logging.getLogger("asyncio").removeHandler(handler)
         loop.set_exception_handler(before)
         loop.set_debug(is_debug)
-    return "\n".join([*told, file.getvalue()])
+    return "\n".join([*texts, file.getvalue()])
 
 
 REPORTERS: list[Reporter] = [
@@ -188,19 +197,19 @@ REPORTERS: list[Reporter] = [
 
 
 async def shown(error: BaseException) -> dict[str, str]:
-    """What each reporter shows of an exception and of all that it is linked to, by the reporter's name."""
-    links = chain(error)
-    texts = {reporter.__name__: "\n".join(map(reporter, links)) for reporter in REPORTERS}
-    return {**texts, "asyncio": "\n".join([await asyncio_shows(each) for each in links])}
+    """Return what each reporter shows of *error* and of all errors linked to it, by the reporter's name."""
+    errors = chain(error)
+    texts = {reporter.__name__: "\n".join(map(reporter, errors)) for reporter in REPORTERS}
+    return {**texts, "asyncio": "\n".join([await asyncio_shows(each) for each in errors])}
 
 
 def chain(error: BaseException) -> list[BaseException]:
-    """An exception with all that it is linked to, also what `raise ... from None` keeps out of sight."""
+    """Return *error*, its causes and its contexts, including contexts that `raise ... from None` suppresses."""
     found = list[BaseException]()
-    left: list[BaseException | None] = [error]
-    while left:
-        each = left.pop()
+    remaining: list[BaseException | None] = [error]
+    while remaining:
+        each = remaining.pop()
         if each is not None and each not in found:
             found.append(each)
-            left += [each.__cause__, each.__context__]
+            remaining += [each.__cause__, each.__context__]
     return found

@@ -1,4 +1,7 @@
-"""A key that is in no variable of a test, since the frames of tests are shown too; and clients that have it."""
+"""An API key that no variable of a test holds, and clients that use it.
+
+Reporters of exceptions show the local variables of the test's own frames too, so the key must be in none of them.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +14,32 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from modelslab_async import Client, JobRecord, Timeouts
+from modelslab_async import Client, JobRecord, RequestParams, Timeouts
 from modelslab_async.emulator import InProcess, Rule, Service
 
 os.environ["KEY_OF_TESTS"] = "xGsN7d4EwqT2b8rJ0pLkVm5cZyHfA1uQ9oIeXnRtSgKjDvWhMaBiUl3C6F0P"
-REQUEST: dict[str, Any] = {"prompt": "a castle", "init_image": "https://pictures.invalid/a.png"}
+REQUEST: RequestParams = {"prompt": "a castle", "init_image": "https://pictures.invalid/a.png"}
 
 
 def secret() -> str:
-    """As long as a key of the service. Called within an expression, it is in no frame."""
+    """Return the key, as long as a real one. Call this within an expression, so that no variable holds the key."""
     return os.environ["KEY_OF_TESTS"]
 
 
 def holds_key(text: str) -> bool:
-    """Whether the key can be read in a text, whole or cut short."""
+    """Return whether *text* shows the key, whole or only its first 12 characters."""
     return secret()[:12] in text
 
 
 def client_of(*rules: Rule, keys: list[str] | None = None, **options: Any) -> Client:
-    """A client of an emulator in this process, on virtual time."""
+    """Return a client of an emulated service in this process, on virtual time, with *rules* for its faults."""
     transport = InProcess(Service(eta={"good": 1}, faults=rules, keys=keys))
     timeouts = Timeouts(submit=5, fetch=5, link=5, job=300)
     return Client(secret(), **{"transport": transport, "rng": random.Random(1), "timeouts": timeouts, **options})
 
 
 def can_be_read(key: str, text: str) -> bool:
-    """Whether a text gives the key: as it is, or once an encoding of any part of it is undone."""
+    """Return whether *text* reveals *key*: literally, percent-encoded, or within base64 at any offset."""
     decoded = [text, unquote(text)]
     for run in re.findall(r"[A-Za-z0-9+/_-]{8,}", "\n".join([*decoded, text.replace("\\/", "/")])):
         for start in range(4):
@@ -46,11 +49,15 @@ def can_be_read(key: str, text: str) -> bool:
 
 
 def a_record() -> JobRecord:
+    """Return a journal row of a job that was not sent."""
     return JobRecord(account="a", ref="x", owner="o", created_at=1.0, request={"prompt": "a"}, price=Decimal("0.2"))
 
 
 def written_in(folder: Path) -> str:
-    """The names and the content of all files; of videos the names: the emulator's hold the prompt that it was sent."""
+    """Return the paths and the contents of all files in *folder*.
+
+    Of videos only the paths, because the emulator writes the prompt into its videos.
+    """
     paths = list(folder.rglob("*"))
     content = [path.read_bytes().decode("latin-1") for path in paths if path.is_file() and path.suffix != ".mp4"]
     return "\n".join([*map(str, paths), *content])

@@ -1,4 +1,7 @@
-"""An application for several workers: `uvicorn helpers.two_workers:app --workers 2`, set by its environment."""
+"""An application for several workers: `uvicorn helpers.two_workers:app --workers 2`.
+
+The environment configures it: HOOKS and SERVICE are URLs, JOURNAL is a path.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from modelslab_async import Client
 from modelslab_async.web import lifespan
 from modelslab_async.webhook import Webhook
 
-NEVER = 1e6
-"""A look costs so much that none is made before the test is over: only deliveries tell of ends."""
+NO_POLLS = 1e6
+"""A poll cost, in seconds, at which no job is polled before the test is over, unless a delivery arrives."""
 webhook = Webhook(public_url=os.environ["HOOKS"], secret="a secret that is long enough")
 
 
 def make() -> Client:
     options = {"base_url": os.environ["SERVICE"], "journal": os.environ["JOURNAL"], "max_in_flight": 50}
-    return Client("any", webhook=webhook, poll_cost=NEVER, **options)  # type: ignore[arg-type]
+    return Client("any", webhook=webhook, poll_cost=NO_POLLS, **options)  # type: ignore[arg-type]
 
 
 async def submit(request: Request) -> JSONResponse:

@@ -1,8 +1,9 @@
-"""A small world: an emulator in the same process, on virtual time, and clients of it."""
+"""An emulated service in this process, on virtual time, and clients for it."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -15,22 +16,31 @@ PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
 
 
 def a_request(**changes: Any) -> ImageToVideoUltra:
-    """A request of a size that the emulator processes in about 40 s."""
+    """Return a request, with *changes*. The emulator processes a request of this size in about 40 s."""
     defaults = {"prompt": "moving character", "init_image": "https://pictures.invalid/a.png"}
     return ImageToVideoUltra(**{**defaults, **changes})
 
 
 @attrs.define
 class World:
-    """One emulated service, and the clients that are made for it."""
+    """An emulated service, and a factory of clients for it."""
 
     service: Service
     transport: InProcess
 
     def client(self, **options: Any) -> Client:
+        """Return a client of the service. The options are those of `Client`; its randomness is seeded."""
         seeded = {"api_key": KEY, "transport": self.transport, "rng": random.Random(1)}
         return Client(**{**seeded, **options})
 
     def count(self, part: str) -> int:
-        """How many requests went to paths with this part."""
+        """Return how many requests had *part* in their path."""
         return sum(part in path for path in self.transport.requests)
+
+    def charged_id(self, number: int = 0) -> str:
+        """Return the service's id of the job that was charged first, or after *number* others."""
+        return str(self.service.ledger.charges[number].job_id)
+
+
+MakeWorld = Callable[..., World]
+"""The type of the fixture `make_world`."""

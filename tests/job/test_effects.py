@@ -1,4 +1,4 @@
-"""What an event means for money: the error, the journal's row and the budget agree on every move there is."""
+"""The effects of events on money: error, journal row and budget agree after every possible move of a job."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from modelslab_async.protocol.secret import ApiKey
 
 S = JobState
 ACCEPTED, READY = wire.Accepted(id="7"), wire.Ready(id="7", links=("https://a.invalid/v.mp4",))
-HEARD_OF = lifecycle.ReplyLost(JobError("lost"), awaits_webhook=True)
+AWAITS_DELIVERY = lifecycle.ReplyLost(JobError("lost"), awaits_webhook=True)
 WAYS: dict[JobState, Sequence[Event]] = {
     S.WAITING: (),
     S.SUBMITTING: (lifecycle.Started(),),
     S.PROCESSING: (lifecycle.Started(), ACCEPTED),
     S.READY: (lifecycle.Started(), ACCEPTED, READY),
-    S.UNCERTAIN: (lifecycle.Started(), HEARD_OF),
+    S.UNCERTAIN: (lifecycle.Started(), AWAITS_DELIVERY),
 }
-"""How a job comes to a state in which something can happen to it."""
+"""The events that bring a job to each state that it can leave."""
 EVENTS: dict[type[Event], Sequence[Event]] = {
     lifecycle.Started: (lifecycle.Started(),),
     lifecycle.PutBack: (lifecycle.PutBack(),),
@@ -38,7 +38,7 @@ EVENTS: dict[type[Event], Sequence[Event]] = {
     lifecycle.Unreadable: (lifecycle.Unreadable(JobError("no file")),),
     lifecycle.Rejected: (lifecycle.Rejected(JobError("no")),),
     lifecycle.Failed: (lifecycle.Failed(JobError("failed")),),
-    lifecycle.ReplyLost: (lifecycle.ReplyLost(JobError("lost")), HEARD_OF),
+    lifecycle.ReplyLost: (lifecycle.ReplyLost(JobError("lost")), AWAITS_DELIVERY),
     lifecycle.Abandoned: (lifecycle.Abandoned(JobError("late")), lifecycle.Abandoned(NotFoundError("unknown"))),
     lifecycle.NotFound: (lifecycle.NotFound(NotFoundError("unknown")),),
     wire.Accepted: (ACCEPTED,),
@@ -48,7 +48,7 @@ MOVES = [(state, event) for state, kind in TRANSITIONS for event in EVENTS[kind]
 
 
 class RecordingRuntime(FakeRuntime):
-    """A runtime that keeps the budget as the engine does."""
+    """A runtime that updates the budget as the engine does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,14 +60,15 @@ class RecordingRuntime(FakeRuntime):
 
     @property
     def counted(self) -> int:
-        left = self.budget.jobs_left(PriceList(), 0.0)
-        assert left is not None
-        return 5 - left
+        """Return how many jobs of the budget are reserved, held or spent."""
+        jobs_left = self.budget.jobs_left(PriceList(), 0.0)
+        assert jobs_left is not None
+        return 5 - jobs_left
 
 
 @pytest.mark.parametrize(("state", "event"), MOVES, ids=lambda each: getattr(each, "name", type(each).__name__))
 def test_error_row_and_budget_agree(state: JobState, event: Event) -> None:
-    """After each move: what the row and the error say of the charge is the same, and the budget counts just that."""
+    """After each move the row and the error name the same charge, and the budget counts that charge."""
 
     async def move() -> None:
         runtime = RecordingRuntime()
@@ -89,7 +90,7 @@ def test_error_row_and_budget_agree(state: JobState, event: Event) -> None:
 
 
 def test_an_unknown_id_costs_nothing() -> None:
-    """A job that was attached to by an id which the service does not know ends, not charged, and reserves nothing."""
+    """A job attached to by an id that the service does not know ends as REFUSED, not charged, and reserves nothing."""
 
     async def attach() -> None:
         runtime = RecordingRuntime()
@@ -101,8 +102,8 @@ def test_an_unknown_id_costs_nothing() -> None:
     asyncio.run(attach())
 
 
-def test_every_event_has_a_row() -> None:
-    """There is no event without effects, and no move without a test above."""
+def test_every_event_and_every_move_is_tested() -> None:
+    """Every event has effects, and every move is in the test above."""
     assert {kind for _, kind in TRANSITIONS} == set(EVENTS)
     check: Callable[[Event], object] = effects_of
     assert all(check(event) for events in EVENTS.values() for event in events)

@@ -1,4 +1,4 @@
-"""One job, driven by hand: it ends once, its progress never falls, and it behaves as a future."""
+"""A job whose events the test chooses: it ends once, its progress never falls, and it behaves as a future."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENTS: list[Event] = [
     lifecycle.Abandoned(ERROR),
     lifecycle.NotFound(ERROR),
 ]
-MADE: list[Event] = [
+SUCCESS: list[Event] = [
     lifecycle.Started(),
     wire.Accepted(id="1", eta=30.0),
     wire.Ready(id="1"),
@@ -46,9 +46,9 @@ MADE: list[Event] = [
 
 @given(st.lists(st.sampled_from(EVENTS), max_size=12))
 def test_no_order_of_events_ends_a_job_twice(events: list[Event]) -> None:
-    """Whatever happens, in any order and any number of times, a job gets one result at most, and keeps it."""
+    """Whatever the order and the number of events, a job gets at most one result, and keeps it."""
 
-    async def live() -> None:
+    async def run_all() -> None:
         runtime = FakeRuntime()
         run, result = JobRun(runtime, None, "ref"), None
         for event in events:
@@ -59,46 +59,46 @@ def test_no_order_of_events_ends_a_job_twice(events: list[Event]) -> None:
                 assert (run.state, run.future) == result
         assert runtime.ends == int(run.job.done())
 
-    asyncio.run(live())
+    asyncio.run(run_all())
 
 
 @pytest.mark.looptime
 async def test_progress_never_falls_and_is_1_only_when_the_video_is_there() -> None:
-    """It is 0 before the acceptance, moves between polls, holds when the estimate grows, and reaches 1 at the end."""
+    """Progress is 0 before the acceptance, grows between polls, never falls with the estimate, and ends at 1."""
     run = JobRun(FakeRuntime(), a_request(), "ref")
-    seen = [run.job.progress]
-    for event in MADE[:2]:
+    values = [run.job.progress]
+    for event in SUCCESS[:2]:
         run.advance(event)
-        seen.append(run.job.progress)
-    assert seen == [0.0, 0.0, 0.0]
+        values.append(run.job.progress)
+    assert values == [0.0, 0.0, 0.0]
     for _ in range(30):
         await asyncio.sleep(7.0)
-        seen.append(run.job.progress)
+        values.append(run.job.progress)
         run.polled(running=True)
-        seen.append(run.job.progress)
-    assert seen == sorted(seen)
-    assert len({*seen}) > 4
-    assert seen[-1] < 1.0
-    run.advance(MADE[2])
-    assert seen[-1] <= run.job.progress < 1.0
-    run.advance(MADE[3])
+        values.append(run.job.progress)
+    assert values == sorted(values)
+    assert len({*values}) > 4
+    assert values[-1] < 1.0
+    run.advance(SUCCESS[2])
+    assert values[-1] <= run.job.progress < 1.0
+    run.advance(SUCCESS[3])
     assert run.job.progress == 1.0
     assert [event.progress for event in await events_of(run.job)][-1] == 1.0
 
 
 @pytest.mark.looptime
-async def test_events_tick_between_polls() -> None:
-    """With `every`, an event comes at least that often, with the time, the eta and the progress of that moment."""
+async def test_events_come_between_polls() -> None:
+    """With `every`, an event comes at least that often, with the present time, eta and progress."""
     run = JobRun(FakeRuntime(), a_request(), "ref")
-    for event in MADE[:2]:
+    for event in SUCCESS[:2]:
         run.advance(event)
-    asyncio.get_running_loop().call_later(20.5, advance, run, MADE[2:])
-    ticks = [event async for event in run.job.events(every=1.0)]
-    running = [event for event in ticks if event.state is JobState.PROCESSING]
+    asyncio.get_running_loop().call_later(20.5, advance, run, SUCCESS[2:])
+    events = [event async for event in run.job.events(every=1.0)]
+    running = [event for event in events if event.state is JobState.PROCESSING]
     assert len(running) >= 20
-    assert all(0.0 <= after.elapsed - before.elapsed <= 1.01 for before, after in pairwise(ticks))
-    assert [event.progress for event in ticks] == sorted(event.progress for event in ticks)
-    assert (ticks[-1].state, ticks[-1].progress) == (JobState.READY, 1.0)
+    assert all(0.0 <= after.elapsed - before.elapsed <= 1.01 for before, after in pairwise(events))
+    assert [event.progress for event in events] == sorted(event.progress for event in events)
+    assert (events[-1].state, events[-1].progress) == (JobState.READY, 1.0)
 
 
 def advance(run: JobRun, events: list[Event]) -> None:
@@ -106,7 +106,7 @@ def advance(run: JobRun, events: list[Event]) -> None:
         run.advance(event)
 
 
-async def _in_group(job: Job) -> Video:
+async def _in_task_group(job: Job) -> Video:
     async def awaited() -> Video:
         return await job
 
@@ -115,14 +115,14 @@ async def _in_group(job: Job) -> Video:
     return task.result()
 
 
-async def _waited(job: Job, return_when: str) -> Video:
-    waiting: Any = job  # asyncio's type says Future; what it needs is what a job has
-    done, pending = await asyncio.wait([waiting], return_when=return_when)
+async def _with_wait(job: Job, return_when: str) -> Video:
+    future: Any = job  # asyncio's annotation asks for a Future; it uses only what a job has too
+    done, pending = await asyncio.wait([future], return_when=return_when)
     assert (done, pending) == ({job}, set())
     return job.result()
 
 
-async def _first(job: Job) -> Video:
+async def _with_as_completed(job: Job) -> Video:
     for each in asyncio.as_completed([job]):
         return await each
     raise AssertionError
@@ -133,32 +133,32 @@ WAYS: dict[str, Callable[[Job], Awaitable[Video]]] = {
     "gather": lambda job: asyncio.wait_for(asyncio.gather(job), 5),  # type: ignore[arg-type]
     "shield": asyncio.shield,
     "ensure_future": asyncio.ensure_future,
-    "TaskGroup": _in_group,
-    "as_completed": _first,
-    "wait for the first": lambda job: _waited(job, asyncio.FIRST_COMPLETED),
-    "wait for the first error": lambda job: _waited(job, asyncio.FIRST_EXCEPTION),
-    "wait for all": lambda job: _waited(job, asyncio.ALL_COMPLETED),
+    "TaskGroup": _in_task_group,
+    "as_completed": _with_as_completed,
+    "wait for the first": lambda job: _with_wait(job, asyncio.FIRST_COMPLETED),
+    "wait for the first error": lambda job: _with_wait(job, asyncio.FIRST_EXCEPTION),
+    "wait for all": lambda job: _with_wait(job, asyncio.ALL_COMPLETED),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_a_job_goes_where_an_awaitable_or_a_future_goes(way: str) -> None:
-    """Each of asyncio's own functions gives the video."""
+async def test_asyncio_takes_a_job_as_an_awaitable_and_as_a_future(way: str) -> None:
+    """Each function of asyncio that takes awaitables or futures returns the job's video."""
     run = JobRun(FakeRuntime(), a_request(), "ref")
-    asyncio.get_running_loop().call_soon(advance, run, MADE)
+    asyncio.get_running_loop().call_soon(advance, run, SUCCESS)
     result: Any = await WAYS[way](run.job)
     assert result in (VIDEO, [VIDEO])
 
 
-async def test_a_callback_is_called_once_or_removed() -> None:
-    """`remove_done_callback` says how many it removed, and only those that stay are called."""
+async def test_removed_callbacks_are_not_called() -> None:
+    """`remove_done_callback` returns how many callbacks it removed. Only the others are called."""
     run, called = JobRun(FakeRuntime(), a_request(), "ref"), list[Job]()
     run.job.add_done_callback(called.append)
     run.job.add_done_callback(called.append)
     assert run.job.remove_done_callback(called.append) == 2
     assert run.job.remove_done_callback(called.append) == 0
     run.job.add_done_callback(called.append)
-    for event in MADE:
+    for event in SUCCESS:
         run.advance(event)
     await asyncio.sleep(0)
     assert called == [run.job]

@@ -99,6 +99,7 @@ def test_public_names() -> None:
         "Plan",
         "PriceList",
         "Recovery",
+        "RequestParams",
         "SavedVideo",
         "Statistics",
         "JobEvent",

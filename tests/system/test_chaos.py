@@ -1,4 +1,4 @@
-"""Everything goes wrong at once: the account must be right all the same. Real sockets, real time."""
+"""All faults at once: the account must be right all the same. Real sockets, real time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ JOBS = 60
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
-def test_the_account_is_right_when_everything_goes_wrong() -> None:
-    """Each job ends; what was charged is what was accepted or is uncertain; nothing twice, lost or left open.
+def test_the_account_is_right_under_all_faults() -> None:
+    """Each job ends. Each charge is of a job that was accepted or is uncertain, and none is made twice or lost.
 
-    The journal agrees, nothing foreign is raised, and each saved file is the job's own.
+    The journal agrees, only documented errors are raised, no task or file is left open, and each saved file is the
+    job's own.
     """
     account = asyncio.run(_chaos.run(JOBS, lambda _: None))
     assert sum(account.ends.values()) == JOBS

@@ -1,4 +1,4 @@
-"""The proxy that damages bytes: what it does, and what it never does; and a client behind it."""
+"""The proxy that damages bytes: what it does, what it never does, and a client behind it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from benchmarks._damage import CHANGES, CONTROLS, LONGEST_PIECE, Damage, Damages
 
 REQUEST, REPLY = Direction.REQUEST, Direction.REPLY
 DATA = b"0123456789"
-LAST = (Kind.CUT, Kind.RESET, Kind.HALF_CLOSE, Kind.STALL)
-GOES_ON = tuple(kind for kind in Kind if kind not in LAST)
+FINAL = (Kind.CUT, Kind.RESET, Kind.HALF_CLOSE, Kind.STALL)
+NON_FINAL = tuple(kind for kind in Kind if kind not in FINAL)
 seeds = st.integers(min_value=0, max_value=10**9)
 cuts = st.lists(st.integers(min_value=0, max_value=5000), max_size=20)
 
@@ -48,7 +48,7 @@ def _pieces(data: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 def _passed(lane: Lane, pieces: Sequence[bytes]) -> tuple[bytes, list[Damage], float]:
-    """What comes out of a lane, the damage, and the seconds slept."""
+    """Return what comes out of a lane, the damage done, and the seconds slept."""
     out, damages, slept = b"", list[Damage](), 0.0
     for piece in pieces:
         for step in lane.take(piece):
@@ -59,13 +59,13 @@ def _passed(lane: Lane, pieces: Sequence[bytes]) -> tuple[bytes, list[Damage], f
                     slept += step
                 case Damage():
                     damages.append(step)
-        if damages and damages[-1].kind in LAST:
+        if damages and damages[-1].kind in FINAL:
             break
     return out, damages, slept
 
 
 def _messages(stream: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The first line and the body of each whole message that a lenient reader finds."""
+    """Yield the first line and the body of each whole message that a lenient reader finds."""
     while (head := re.match(rb"(?s)(.*?)\r\n(.*?)\r\n\r\n", stream)) and (
         length := re.search(rb"(?i)content-length: *(\d{1,9})", head[2])
     ):
@@ -88,8 +88,8 @@ def _is_json(body: bytes) -> bool:
 
 
 @given(seeds, st.integers(min_value=0, max_value=1000), st.sampled_from(Direction))
-def test_the_seed_decides(seed: int, connection: int, direction: Direction) -> None:
-    """Equal seeds give equal damage, in order of position, within the bounds; without a rate there is none."""
+def test_the_seed_decides_the_damage(seed: int, connection: int, direction: Direction) -> None:
+    """Equal seeds give equal damage, in order of position and within the bounds. At rate 0 there is none."""
     plans = [list(islice(Damages(seed=seed, rate=0.5).plan(connection, direction), 50)) for _ in range(2)]
     assert plans[0] == plans[1]
     assert all(before.at < after.at for before, after in pairwise(plans[0]))
@@ -97,8 +97,8 @@ def test_the_seed_decides(seed: int, connection: int, direction: Direction) -> N
     assert next(Damages(seed=seed, rate=0.0).plan(connection, direction), None) is None
 
 
-def test_every_connection_and_direction_has_its_own_damage() -> None:
-    """All kinds come up, in heads and far behind them, and no two directions of a hundred connections agree."""
+def test_each_connection_and_direction_has_its_own_damage() -> None:
+    """All kinds occur, in heads and far behind them, and no two directions of 100 connections have equal damage."""
     plans = [[*islice(Damages().plan(number, each), 5)] for number in range(100) for each in Direction]
     assert all(before != after for index, before in enumerate(plans) for after in plans[:index])
     assert {damage.kind for plan in plans for damage in plan} == set(Kind)
@@ -108,8 +108,8 @@ def test_every_connection_and_direction_has_its_own_damage() -> None:
 
 
 @given(seeds, cuts, st.sampled_from(Direction))
-def test_the_pieces_make_no_difference(seed: int, cuts: list[int], direction: Direction) -> None:
-    """However the bytes arrive, the same bytes leave, with the same damage and pauses."""
+def test_the_damage_does_not_depend_on_the_pieces(seed: int, cuts: list[int], direction: Direction) -> None:
+    """However the bytes are cut into pieces, the same bytes leave, with the same damage and pauses."""
     data = b"".join(head + body for head, body in (SUBMITS if direction is REQUEST else ANSWERS))
 
     def lane() -> Lane:
@@ -121,9 +121,9 @@ def test_the_pieces_make_no_difference(seed: int, cuts: list[int], direction: Di
 
 
 @settings(max_examples=500)
-@given(seeds, st.sampled_from([GOES_ON, CHANGES, tuple(Kind)]))
+@given(seeds, st.sampled_from([NON_FINAL, CHANGES, tuple(Kind)]))
 def test_no_request_is_forged(seed: int, kinds: tuple[Kind, ...]) -> None:
-    """A request that arrives whole is as it was sent, and arrives once, or its body is no JSON."""
+    """A request that arrives whole is unchanged and arrives once, or its body is no JSON."""
     lane = Lane(Damages(seed=seed, rate=0.5, kinds=kinds).plan(0, REQUEST), REQUEST, Talk())
     out, _, _ = _passed(lane, [head + body for head, body in SUBMITS])
     bodies = [body for _, body in _messages(out) if _is_json(body)]
@@ -131,9 +131,9 @@ def test_no_request_is_forged(seed: int, kinds: tuple[Kind, ...]) -> None:
 
 
 @settings(max_examples=500)
-@given(seeds, st.sampled_from([GOES_ON, CHANGES, tuple(Kind)]))
+@given(seeds, st.sampled_from([NON_FINAL, CHANGES, tuple(Kind)]))
 def test_no_reply_is_forged(seed: int, kinds: tuple[Kind, ...]) -> None:
-    """A reply that arrives with JSON in it has the HTTP code and the body that were sent, and arrives once."""
+    """A reply that arrives with JSON has the HTTP status and the body that were sent, and arrives once."""
     talk = Talk()
     lane = Lane(Damages(seed=seed, rate=0.5, kinds=kinds).plan(0, REPLY), REPLY, talk)
     out = b""
@@ -141,7 +141,7 @@ def test_no_reply_is_forged(seed: int, kinds: tuple[Kind, ...]) -> None:
         talk.asked(asked)
         passed, damages, _ = _passed(lane, [head + body])
         out += passed
-        if damages and damages[-1].kind in LAST:
+        if damages and damages[-1].kind in FINAL:
             break
     found = [(line, body) for line, body in _messages(out) if _is_json(body)]
     assert [body for _, body in found] == [body for _, body in ANSWERS if body in [each for _, each in found]]
@@ -149,25 +149,25 @@ def test_no_reply_is_forged(seed: int, kinds: tuple[Kind, ...]) -> None:
     assert set(codes) <= {b"200"}
 
 
-def test_any_byte_may_come_up_in_the_fields_of_a_reply() -> None:
-    """Garbage is drawn from all bytes between the first line and the body of a reply, and from controls elsewhere."""
+def test_any_byte_may_be_garbageto_the_fields_of_a_reply() -> None:
+    """Between the first line and the body of a reply garbage may be any byte; elsewhere it is control characters."""
     noise, head = bytes(range(65, 73)), ANSWERS[0][0]
     for at in range(len(head)):
         talk = Talk()
         talk.asked(SUBMITS[0][0])
         lane = Lane(iter([Damage(kind=Kind.GARBAGE, at=at, noise=noise)]), REPLY, talk)
         out, _, _ = _passed(lane, [head])
-        put_in = out[at : at + len(noise)]
-        assert out == head[:at] + put_in + head[at:]
-        assert (put_in == noise) == (at > head.index(b"\n"))
-        assert put_in == noise or set(put_in) <= set(CONTROLS)
+        garbage = out[at : at + len(noise)]
+        assert out == head[:at] + garbage + head[at:]
+        assert (garbage == noise) == (at > head.index(b"\n"))
+        assert garbage == noise or set(garbage) <= set(CONTROLS)
 
 
 # --- over sockets ---
 
 
 class _Echo:
-    """Sends back what it receives, and a full stop at its end."""
+    """A server that sends back what it receives, and a full stop at the end."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -191,7 +191,10 @@ class _Echo:
 async def _through(
     plan: Callable[[int, Direction], Iterator[Damage]], pieces: Sequence[bytes], echo: _Echo, *, is_over: bool = True
 ) -> tuple[bytes, str]:
-    """What a client receives through a proxy, and the error at the end. `is_over`: it says that it sent all."""
+    """Send *pieces* through a proxy. Return what the client receives, and the name of the error at the end.
+
+    With *is_over*, the client closes its direction after the last piece.
+    """
     server = await asyncio.start_server(echo.serve, "127.0.0.1", 0)
     async with asyncio.timeout(10), server, Proxy(server.sockets[0].getsockname()[1], plan) as proxy:
         reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -220,8 +223,8 @@ def _once(direction: Direction, damage: Damage) -> Callable[[int, Direction], It
 
 @settings(max_examples=25)
 @given(st.binary(max_size=5000), cuts)
-def test_without_damage_all_passes_as_it_is(data: bytes, cuts: list[int]) -> None:
-    """In any pieces, both ways, and so does the end of each direction."""
+def test_without_damage_all_bytes_pass_unchanged(data: bytes, cuts: list[int]) -> None:
+    """Bytes pass in any pieces and in both directions, and so does the end of each direction."""
     undamaged = Damages(rate=0.0).plan
     assert asyncio.run(_through(undamaged, _pieces(data, cuts), _Echo())) == (data + b".", "")
 
@@ -244,14 +247,14 @@ def test_without_damage_all_passes_as_it_is(data: bytes, cuts: list[int]) -> Non
 async def test_each_kind_does_what_it_says(
     direction: Direction, damage: Damage, served: bytes, received: bytes
 ) -> None:
-    """Both sides get just what the kind leaves of the bytes."""
+    """The server and the client receive exactly the bytes that the kind of damage leaves."""
     echo = _Echo()
     assert await _through(_once(direction, damage), [DATA], echo) == (received, "")
     assert echo.received == served
 
 
-def test_a_delay_and_a_drip_take_their_time() -> None:
-    """A delay comes before its byte; a drip gives single bytes, each with a pause."""
+def test_a_delay_and_a_drip_pause() -> None:
+    """A delay is a pause before its byte. A drip passes single bytes, each after a pause."""
     delay, drip = Damage(kind=Kind.DELAY, at=2, seconds=0.5), Damage(kind=Kind.DRIP, at=4, size=2, seconds=0.25)
     lane = Lane(iter([delay, drip]), REQUEST, Talk())
     assert [*lane.take(DATA)] == [b"01", delay, 0.5, b"23", drip, b"4", 0.25, b"5", 0.25, b"6789"]
@@ -259,17 +262,20 @@ def test_a_delay_and_a_drip_take_their_time() -> None:
 
 @pytest.mark.parametrize("direction", Direction)
 async def test_a_cut_closes_both_sides(direction: Direction) -> None:
-    """No byte from there on passes, and both sides see an end."""
+    """No byte from the cut on passes, and both sides see an end."""
     echo = _Echo()
     received, error = await _through(_once(direction, Damage(kind=Kind.CUT, at=5)), [DATA], echo)
     assert DATA[:5].startswith(received)
     assert echo.received == (DATA[:5] if direction is REQUEST else DATA)
-    assert error in ("", "ConnectionResetError")  # at a close with unread bytes the system resets
+    assert error in (
+        "",
+        "ConnectionResetError",
+    )  # the operating system resets a connection that is closed with unread bytes
 
 
 @pytest.mark.parametrize("direction", Direction)
 async def test_a_reset_is_an_error(direction: Direction) -> None:
-    """The client gets ConnectionResetError, and no byte from there on."""
+    """The client gets ConnectionResetError, and no byte from the reset on."""
     received, error = await _through(_once(direction, Damage(kind=Kind.RESET, at=5)), [DATA], _Echo())
     assert DATA[:5].startswith(received)
     assert error == "ConnectionResetError"
@@ -277,14 +283,14 @@ async def test_a_reset_is_an_error(direction: Direction) -> None:
 
 @pytest.mark.parametrize("direction", Direction)
 async def test_a_stall_lasts_until_the_client_gives_up(direction: Direction) -> None:
-    """Nothing more passes; once the client is gone, so is the connection to the server."""
+    """Nothing more passes. Once the client disconnects, the connection to the server is closed too."""
     echo = _Echo()
     received, error = await _through(_once(direction, Damage(kind=Kind.STALL, at=5)), [DATA], echo, is_over=False)
     assert (received, error) == (DATA[:5], "")
     assert echo.received == (DATA[:5] if direction is REQUEST else DATA)
 
 
-async def test_a_server_that_does_not_listen_is_a_reset() -> None:
+async def test_a_server_that_does_not_listen_causes_a_reset() -> None:
     """A client of the proxy gets an error, not silence."""
     server = await asyncio.start_server(_Echo().serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -320,15 +326,16 @@ async def test_the_log_names_the_request() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
 def test_the_account_is_right_behind_the_proxy() -> None:
-    """Each job ends within its bounds, is charged once at most and known if it was; nothing foreign is raised, nothing
-    is left open, and each saved file is the job's own.
+    """Each job ends within its bounds and is charged at most once, and each charge is known.
+
+    Only documented errors are raised, no task or file is left open, and each saved file is the job's own.
     """
     jobs, damages = 60, Damages(seed=1, rate=0.4)
     account = asyncio.run(_chaos.run(jobs, lambda _: None, rate=0.05, damages=damages, limit=40))
-    words = "\n".join(account.notes)
-    assert sum(account.ends.values()) == jobs, words
-    assert (account.late, account.foreign, account.wrong_files, account.disagreements) == (0, 0, 0, 0), words
-    assert (account.charged_twice, account.lost) == (0, 0), words
-    assert account.charges == account.accepted, words
-    assert (account.leaked_tasks, account.leaked_files) == (0, 0), words
+    notes = "\n".join(account.notes)
+    assert sum(account.ends.values()) == jobs, notes
+    assert (account.late, account.foreign, account.wrong_files, account.disagreements) == (0, 0, 0, 0), notes
+    assert (account.charged_twice, account.lost) == (0, 0), notes
+    assert account.charges == account.accepted, notes
+    assert (account.leaked_tasks, account.leaked_files) == (0, 0), notes
     assert account.saved > 0 < sum(account.damage.values())

@@ -1,13 +1,12 @@
-"""Each fault of the emulator once, with what the user sees: never a second charge, always a word on the first."""
+"""Each fault of the emulator, as users see it: no job is charged twice, and each error says what was charged."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers.world import World, a_request
+from helpers.world import KEY, MakeWorld, a_request
 
 from modelslab_async import (
     InvalidVideoError,
@@ -24,9 +23,8 @@ from modelslab_async import (
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.looptime
-MakeWorld = Callable[..., World]
 
-PASSING = [
+PASSING_FAULTS = [
     Rule(Fault.REFUSED, times=1, seconds=5.0),
     Rule(Fault.UNAVAILABLE_503, times=2),
     Rule(Fault.RATE_LIMIT, times=2),
@@ -60,19 +58,21 @@ PASSING = [
 
 
 @pytest.mark.parametrize("profile", ["documented", "legacy"])
-@pytest.mark.parametrize("rule", PASSING, ids=lambda rule: f"{rule.fault.name}-{rule.occasion}")
-async def test_what_passes_is_waited_out(world: MakeWorld, tmp_path: Path, rule: Rule, profile: str) -> None:
-    """What surely was not taken is sent again, and a look that fails is only a look: one video, one charge."""
-    here = world(faults=[rule], profile=profile)
-    async with here.client() as client:
+@pytest.mark.parametrize("rule", PASSING_FAULTS, ids=lambda rule: f"{rule.fault.name}-{rule.occasion}")
+async def test_a_fault_that_passes_is_waited_out(
+    make_world: MakeWorld, tmp_path: Path, rule: Rule, profile: str
+) -> None:
+    """A submit that surely was not accepted is repeated, and a failed poll is repeated: one video, one charge."""
+    world = make_world(faults=[rule], profile=profile)
+    async with world.client() as client:
         job = client.submit(a_request())
         saved = await job.save(tmp_path / "video.mp4")
     assert job.state is JobState.READY
-    assert here.service.ledger.track_ids() == [job.ref]
+    assert world.service.ledger.track_ids() == [job.ref]
     assert saved.path.stat().st_size == saved.size_bytes > 0
 
 
-LOST = {
+CAUSES = {
     Fault.RESET_BEFORE: ReplyLostError,
     Fault.RESET_AFTER: ReplyLostError,
     Fault.STALL: ReplyLostError,
@@ -84,64 +84,64 @@ LOST = {
 }
 
 
-@pytest.mark.parametrize(("fault", "cause"), LOST.items(), ids=lambda value: getattr(value, "name", ""))
+@pytest.mark.parametrize(("fault", "cause"), CAUSES.items(), ids=lambda value: getattr(value, "name", ""))
 async def test_a_lost_reply_is_uncertain_and_never_sent_again(
-    world: MakeWorld, fault: Fault, cause: type[ModelsLabError]
+    make_world: MakeWorld, fault: Fault, cause: type[ModelsLabError]
 ) -> None:
-    """After a lost or unreadable reply the job is UNCERTAIN, taken or not: one POST, at most one charge."""
-    here = world(faults=[Rule(fault)])
-    async with here.client() as client:
+    """After a lost or unreadable reply the job is UNCERTAIN, accepted or not: one POST, at most one charge."""
+    world = make_world(faults=[Rule(fault)])
+    async with world.client() as client:
         job = client.submit(a_request())
         with pytest.raises(SubmitUncertainError) as caught:
             await job
     assert (job.state, caught.value.charged, caught.value.ref) == (JobState.UNCERTAIN, None, job.ref)
     assert isinstance(caught.value.__cause__, cause)
     assert "may have been charged" in str(caught.value)
-    assert here.count("img2video_ultra") == 1
-    assert len(here.service.ledger.charges) <= 1
+    assert world.count("img2video_ultra") == 1
+    assert len(world.service.ledger.charges) <= 1
 
 
 @pytest.mark.parametrize("rule", [Rule(Fault.REFUSED, seconds=600.0), Rule(Fault.UNAVAILABLE_503)])
-async def test_what_does_not_pass_is_refused_and_not_charged(world: MakeWorld, rule: Rule) -> None:
-    """An outage that outlasts the patience ends the job as REFUSED, surely not charged."""
-    here = world(faults=[rule])
-    async with here.client() as client:
+async def test_a_fault_that_lasts_refuses_the_job(make_world: MakeWorld, rule: Rule) -> None:
+    """An outage that outlasts all attempts ends the job as REFUSED, not charged."""
+    world = make_world(faults=[rule])
+    async with world.client() as client:
         job = client.submit(a_request())
         with pytest.raises(ModelsLabError) as caught:
             await job
-    assert (job.state, caught.value.charged, here.service.ledger.charges) == (JobState.REFUSED, False, [])
+    assert (job.state, caught.value.charged, world.service.ledger.charges) == (JobState.REFUSED, False, [])
 
 
 @pytest.mark.parametrize("profile", ["documented", "legacy"])
-async def test_a_job_that_fails_is_told_with_its_reason(world: MakeWorld, profile: str) -> None:
-    """Accepted and then failed: the service's words, and that the charge is not known."""
-    async with world(faults=[Rule(Fault.JOB_FAILS)], profile=profile).client() as client:
+async def test_the_error_of_a_failed_job_has_the_services_message(make_world: MakeWorld, profile: str) -> None:
+    """The error says too that the job may have been charged."""
+    async with make_world(faults=[Rule(Fault.JOB_FAILS)], profile=profile).client() as client:
         job = client.submit(a_request())
         with pytest.raises(JobFailedError, match="Something went wrong") as caught:
             await job
     assert (job.state, caught.value.charged, caught.value.job_id) == (JobState.FAILED, None, job.id)
 
 
-async def test_try_again_under_failed_is_bounded(world: MakeWorld) -> None:
-    """Status failed with the words to try again is not believed at once, and not for ever."""
-    async with world(faults=[Rule(Fault.TRY_AGAIN)]).client() as client:
+async def test_a_failed_status_that_says_try_again_is_bounded(make_world: MakeWorld) -> None:
+    """The status "failed" with a message to try again fails the job only after some polls."""
+    async with make_world(faults=[Rule(Fault.TRY_AGAIN)]).client() as client:
         with pytest.raises(JobFailedError, match="Try Again"):
             await client.submit(a_request())
 
 
-async def test_success_without_a_link_gives_the_announced_file(world: MakeWorld) -> None:
-    """If the output stays empty, the video at the link that the acceptance announced is found all the same."""
-    here = world(faults=[Rule(Fault.EMPTY_OUTPUT)])
-    async with here.client() as client:
+async def test_success_without_a_link_uses_the_announced_link(make_world: MakeWorld) -> None:
+    """If the output stays empty, the video is read at the link that the acceptance announced."""
+    world = make_world(faults=[Rule(Fault.EMPTY_OUTPUT)])
+    async with world.client() as client:
         video = await client.submit(a_request())
-    assert video.url == next(iter(here.service.jobs.values())).link(here.service.origin)
+    assert video.url == next(iter(world.service.jobs.values())).link(world.service.origin)
 
 
-async def test_success_without_a_link_ends(world: MakeWorld) -> None:
-    """The error tells what the service says, the slot is free, and the job can be attached to when there is a link."""
+async def test_success_without_any_link_ends_the_job(make_world: MakeWorld) -> None:
+    """The error says so, the slot is freed, and `attach` finds the video once there is a link."""
     rules = [Rule(Fault.EMPTY_OUTPUT), Rule(Fault.LATE_LINK, seconds=200.0)]
-    here = world(faults=rules)
-    async with here.client(max_in_flight=1, timeouts=Timeouts(link=30.0)) as client:
+    world = make_world(faults=rules)
+    async with world.client(max_in_flight=1, timeouts=Timeouts(link=30.0)) as client:
         job, following = client.submit(a_request()), client.submit(a_request())
         with pytest.raises(InvalidVideoError, match="reports success, but its output holds no link") as caught:
             await job
@@ -153,61 +153,61 @@ async def test_success_without_a_link_ends(world: MakeWorld) -> None:
 
 
 @pytest.mark.parametrize("rule", [Rule(Fault.LATE_LINK, seconds=300.0), Rule(Fault.HTML_AS_MP4)])
-async def test_a_file_that_never_comes_is_no_video(world: MakeWorld, rule: Rule) -> None:
-    """Success without a readable file: charged, with id and link to collect it later; no 404 page becomes an mp4."""
-    here = world(faults=[rule])
-    async with here.client() as client:
+async def test_a_file_that_never_comes_is_no_video(make_world: MakeWorld, rule: Rule) -> None:
+    """After success without a readable file the error says that the job is charged, and has its id and link."""
+    world = make_world(faults=[rule])
+    async with world.client() as client:
         job = client.submit(a_request())
         with pytest.raises(InvalidVideoError, match="generations") as caught:
             await job
     assert (job.state, caught.value.charged, caught.value.job_id) == (JobState.READY, True, job.id)
 
 
-async def test_a_file_that_stays_cut_is_never_saved(world: MakeWorld, tmp_path: Path) -> None:
-    """Half an mp4 is told as cut short, and nothing is left at the path or beside it."""
-    async with world(faults=[Rule(Fault.CUT_MP4)]).client() as client:
+async def test_a_cut_file_is_never_saved(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The error says that the mp4 is cut short, and no file is left at the path or beside it."""
+    async with make_world(faults=[Rule(Fault.CUT_MP4)]).client() as client:
         job = client.submit(a_request())
         with pytest.raises(InvalidVideoError, match="cut short"):
             await job.save(tmp_path / "video.mp4")
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_timeout_tells_what_the_last_look_said(world: MakeWorld) -> None:
-    """Who gave up because every look failed is told why they failed."""
-    async with world(faults=[Rule(Fault.HTML_520, on="fetch")]).client(timeouts=Timeouts(job=60.0)) as client:
+async def test_a_timeout_names_the_result_of_the_last_poll(make_world: MakeWorld) -> None:
+    """If every poll failed, the error of the timeout says why."""
+    async with make_world(faults=[Rule(Fault.HTML_520, on="fetch")]).client(timeouts=Timeouts(job=60.0)) as client:
         with pytest.raises(JobTimeoutError, match="gateway error"):
             await client.submit(a_request())
 
 
-async def test_a_wake_up_of_a_finished_job_is_no_storm(world: MakeWorld) -> None:
-    """A second webhook, while the file is looked for, costs one look."""
-    here = world(faults=[Rule(Fault.LATE_LINK, seconds=40.0)])
-    async with here.client() as client:
+async def test_waking_a_finished_job_costs_few_polls(make_world: MakeWorld) -> None:
+    """A wake-up while the links are probed does not lead to a storm of probes."""
+    world = make_world(faults=[Rule(Fault.LATE_LINK, seconds=40.0)])
+    async with world.client() as client:
         job = client.submit(a_request())
-        async for change in job.events():
-            if change.state is JobState.READY:
+        async for event in job.events():
+            if event.state is JobState.READY:
                 job.wake()
         await job
-    assert here.count("generations") <= 20
+    assert world.count("generations") <= 20
 
 
-async def test_strategies(world: MakeWorld) -> None:
-    """Links reads the announced link and asks seldom; poll asks only, and takes the service's word."""
+async def test_each_strategy_asks_its_own_source(make_world: MakeWorld) -> None:
+    """`"links"` probes the announced link and fetches seldom. `"poll"` only fetches, and trusts the status."""
     for strategy in ("links", "poll", "auto"):
-        here = world()
-        async with here.client(wait=strategy) as client:
+        world = make_world()
+        async with world.client(wait=strategy) as client:
             video = await client.submit(a_request())
-        probes = here.count("generations")
+        probes = world.count("generations")
         assert video.url in video.links
         assert probes == 0 if strategy == "poll" else probes >= 1
-        assert here.count("fetch") <= (probes if strategy == "links" else 60)
+        assert world.count("fetch") <= (probes if strategy == "links" else 60)
 
 
-async def test_a_refusal_while_watching_ends_the_watch_and_is_recoverable(world: MakeWorld) -> None:
-    """A key that is withdrawn while the job runs: told at once, as charged, and the job can be attached to."""
-    keys = ["secret-key-that-nobody-may-see"]
-    here = world(keys=keys)
-    async with here.client(timeouts=Timeouts(job=600)) as client:
+async def test_a_key_that_is_withdrawn_ends_the_job_as_recoverable(make_world: MakeWorld) -> None:
+    """The poll's 401 ends the job at once, as TIMED_OUT and charged, so that `attach` can collect it later."""
+    keys = [KEY]
+    world = make_world(keys=keys)
+    async with world.client(timeouts=Timeouts(job=600)) as client:
         job = client.submit(a_request())
         await job.submitted()
         keys.clear()

@@ -1,193 +1,146 @@
-"""Recovery, a delivery, a person's word and another client at the same job at the same time: on virtual time.
+"""Recovery, a delivery, the user's decision and another client at the same job at the same time, on virtual time.
 
-Each test lets one of them act between what another read and what it writes.
+In each test one of them acts between what another reads and what it writes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Sequence
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from helpers.inside import engine_of
-from helpers.world import World, a_request
+from helpers.interfering_journals import InterruptedJournal
+from helpers.left_behind import job_left_running, row_of
+from helpers.webhooks import a_delivery, a_webhook, webhook_url_of
+from helpers.world import MakeWorld, World, a_request
 
-from modelslab_async import Client, InvalidRequestError, Job, JobRecord, JobState
+from modelslab_async import InvalidRequestError, Job, JobState
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.webhook import Webhook
 
 pytestmark = pytest.mark.looptime
-MakeWorld = Callable[..., World]
 S = JobState
 
 
-class Hooked(SqliteJournal):
-    """Lets something happen after the next reading of one row, or of all, before who read goes on."""
-
-    after_find: Callable[[], Awaitable[object]] | None = None
-    after_unfinished: Callable[[], Awaitable[object]] | None = None
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.taken = asyncio.Event()
-        """Words were taken out of the file; who waits for that goes first."""
-
-    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
-        record = await super().find(account, ref=ref, job_id=job_id)
-        happens, self.after_find = self.after_find, None
-        if happens:
-            await happens()
-        return record
-
-    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
-        records = await super().unfinished(account, ready=ready)
-        if ready:
-            happens, self.after_unfinished = self.after_unfinished, None
-            if happens:
-                await happens()
-        return records
-
-    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
-        words = await super().delivered(account)
-        if words:
-            self.taken.set()
-            await asyncio.sleep(0.01)
-        return words
-
-
-def hook() -> Webhook:
-    return Webhook(public_url="https://hooks.invalid", secret="x" * 32)
-
-
 async def deliver(webhook: Webhook, job: Job, job_id: str | None) -> None:
-    """The service calls the job's webhook; and a while for what follows."""
-    assert job.request is not None
-    await webhook.handle(job.request.webhook or "", json.dumps({"status": "success", "id": job_id}).encode())
+    """Deliver to the job's webhook, and give the client half a second to handle the delivery."""
+    await webhook.handle(webhook_url_of(job), a_delivery(id=job_id))
     await asyncio.sleep(0.5)
 
 
-async def row(client: Client, ref: str) -> JobRecord:
-    record = await client.find(ref)
-    assert record is not None
-    return record
-
-
-async def left(here: World, path: Path, state: JobState) -> Job:
-    """A job that the service took, of a client that died; and what its row says."""
-    async with here.client(journal=path, webhook=hook()) as client:
-        job = client.submit(a_request(track_id="mine"))
-        await job.submitted()
-        await client.aclose(drain=False)
-    file = SqliteJournal(path)
-    await file.open()
+async def job_left_as(state: JobState, world: World, path: Path) -> Job:
+    """Return a job that the service accepted from a client that died, and whose row has *state*."""
+    job = await job_left_running(world, path, webhook=a_webhook())
+    journal = SqliteJournal(path)
+    await journal.open()
     assert job.record is not None
-    record = await file.find(job.record.account, ref=job.ref)
+    record = await journal.find(job.record.account, ref=job.ref)
     assert record is not None
     if state in (S.SUBMITTING, S.UNCERTAIN):
         record = record._replace(job_id=None, charged=None, accepted_at=None, links=(), submitted_at=0.0)
-    await file.append(record._replace(state=state), take_over=record.owner)
-    await file.close()
+    await journal.append(record._replace(state=state), take_over=record.owner)
+    await journal.close()
     return job
 
 
-async def test_lost_is_not_believed_of_a_job_that_was_just_heard_of(world: MakeWorld, tmp_path: Path) -> None:
-    """A delivery takes it up while a person's word is written: the id stays, and its ref cannot be paid for again."""
-    here, webhook, journal = world(), hook(), Hooked(tmp_path / "jobs.db")
-    job = await left(here, tmp_path / "jobs.db", S.UNCERTAIN)
-    async with here.client(journal=journal, webhook=webhook) as client:
+async def test_a_job_that_a_delivery_takes_up_cannot_be_resolved_as_lost(make_world: MakeWorld, tmp_path: Path) -> None:
+    """If a delivery takes it up during `resolve`, its id stays, and its ref cannot be paid for again."""
+    world, webhook, journal = make_world(), a_webhook(), InterruptedJournal(tmp_path / "jobs.db")
+    job = await job_left_as(S.UNCERTAIN, world, tmp_path / "jobs.db")
+    async with world.client(journal=journal, webhook=webhook) as client:
         journal.after_find = lambda: deliver(webhook, job, job.id)
         with pytest.raises(InvalidRequestError, match="just reported by a delivery"):
             await client.resolve(job.ref, lost=True)
         await client.aclose(drain=False)
-    async with here.client(journal=tmp_path / "jobs.db") as client:
-        assert ((await row(client, job.ref)).job_id, (await row(client, job.ref)).charged) == (job.id, True)
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        assert ((await row_of(client, job.ref)).job_id, (await row_of(client, job.ref)).charged) == (job.id, True)
         with pytest.raises(InvalidRequestError, match="was sent before"):
-            await client.submit(a_request(track_id="mine"))
-    assert len(here.service.ledger.charges) == 1
+            await client.submit(a_request(track_id=job.ref))
+    assert len(world.service.ledger.charges) == 1
 
 
-async def test_lost_is_not_believed_where_its_living_owner_hears_of_it(world: MakeWorld, tmp_path: Path) -> None:
-    """The owner is another client."""
-    here, webhook = world(faults=[Rule(Fault.RESET_AFTER, times=1)]), hook()
-    journal = Hooked(tmp_path / "jobs.db")
+async def test_a_job_that_its_owner_takes_up_cannot_be_resolved_as_lost(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The owner is another living client, which gets the delivery during `resolve`."""
+    world, webhook = make_world(faults=[Rule(Fault.RESET_AFTER, times=1)]), a_webhook()
+    journal = InterruptedJournal(tmp_path / "jobs.db")
     async with (
-        here.client(journal=tmp_path / "jobs.db", webhook=webhook) as owner,
-        here.client(journal=journal) as other,
+        world.client(journal=tmp_path / "jobs.db", webhook=webhook) as owner,
+        world.client(journal=journal) as other,
     ):
-        here.transport.deliver = None
+        world.transport.deliver = None
         job = owner.submit(a_request(track_id="mine"))
         await asyncio.sleep(60)
         assert job.state is S.UNCERTAIN
-        the_id = str(here.service.ledger.charges[0].job_id)
-        journal.after_find = lambda: deliver(webhook, job, the_id)
+        journal.after_find = lambda: deliver(webhook, job, world.charged_id())
         with pytest.raises(InvalidRequestError, match="just reported by a delivery"):
             await other.resolve("mine", lost=True)
-        assert (await row(other, "mine")).job_id == the_id
-    assert len(here.service.ledger.charges) == 1
+        assert (await row_of(other, "mine")).job_id == world.charged_id()
+    assert len(world.service.ledger.charges) == 1
 
 
-async def test_attach_puts_no_old_row_over_one_that_ended(world: MakeWorld, tmp_path: Path) -> None:
-    """What another client had when this one began has ended since, and was saved."""
-    here = world()
-    async with here.client(journal=tmp_path / "jobs.db") as owner:
+async def test_attach_does_not_overwrite_an_ended_row(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A job of another client that ended and was saved since this client opened stays as it is."""
+    world = make_world()
+    async with world.client(journal=tmp_path / "jobs.db") as owner:
         job = owner.submit(a_request())
         await job.submitted()
-        async with here.client(journal=tmp_path / "jobs.db") as other:
+        async with world.client(journal=tmp_path / "jobs.db") as other:
             await job.save(tmp_path / "a.mp4")
             await owner.aclose()
-            before = await row(other, job.ref)
+            before = await row_of(other, job.ref)
             await other.attach(job.ref)
-            assert await row(other, job.ref) == before
+            assert await row_of(other, job.ref) == before
     assert before.saved_path == str(tmp_path / "a.mp4")
 
 
 @pytest.mark.parametrize("state", [S.SUBMITTING, S.UNCERTAIN])
-async def test_what_a_delivery_takes_up_while_rows_are_read_is_given(
-    world: MakeWorld, tmp_path: Path, state: JobState
+async def test_recover_returns_a_job_that_a_delivery_takes_up_meanwhile(
+    make_world: MakeWorld, tmp_path: Path, state: JobState
 ) -> None:
-    """It is a job, and uncertain no more."""
-    here, webhook, journal = world(), hook(), Hooked(tmp_path / "jobs.db")
-    job = await left(here, tmp_path / "jobs.db", state)
-    async with here.client(journal=journal, webhook=webhook) as client:
+    """A job that a delivery takes up while `recover` reads the rows is returned as a job, and not as uncertain."""
+    world, webhook, journal = make_world(), a_webhook(), InterruptedJournal(tmp_path / "jobs.db")
+    job = await job_left_as(state, world, tmp_path / "jobs.db")
+    async with world.client(journal=journal, webhook=webhook) as client:
         journal.after_unfinished = lambda: deliver(webhook, job, job.id)
         found = await client.recover()
         assert ([each.ref for each in found.jobs], found.uncertain) == ([job.ref], ())
 
 
-async def test_two_recoveries_at_a_time_both_tell_what_is_uncertain(world: MakeWorld, tmp_path: Path) -> None:
-    """It is no job that only one may have."""
-    here = world()
-    job = await left(here, tmp_path / "jobs.db", S.SUBMITTING)
-    async with here.client(journal=tmp_path / "jobs.db") as client:
+async def test_concurrent_recoveries_both_list_uncertain_jobs(make_world: MakeWorld, tmp_path: Path) -> None:
+    """An uncertain row is no job that only one caller may have."""
+    world = make_world()
+    job = await job_left_as(S.SUBMITTING, world, tmp_path / "jobs.db")
+    async with world.client(journal=tmp_path / "jobs.db") as client:
         for found in await asyncio.gather(client.recover(), client.recover()):
             assert [record.ref for record in found.uncertain] == [job.ref]
 
 
-async def test_an_older_row_is_not_put_over_a_found_video(world: MakeWorld, tmp_path: Path) -> None:
-    """Its client died while the file was looked for; another recovery finds it while this one works."""
-    here, journal = world(), Hooked(tmp_path / "jobs.db")
-    await left(here, tmp_path / "jobs.db", S.READY)
-    async with here.client(journal=journal) as client:
-        given: list[Job] = []
+async def test_recover_does_not_overwrite_a_found_video(make_world: MakeWorld, tmp_path: Path) -> None:
+    """If another recovery finds the video meanwhile, the row keeps it, and one caller gets the job."""
+    world, journal = make_world(), InterruptedJournal(tmp_path / "jobs.db")
+    await job_left_as(S.READY, world, tmp_path / "jobs.db")
+    async with world.client(journal=journal) as client:
+        found: list[Job] = []
 
-        async def another_finds_it() -> None:
-            given.extend((await client.recover()).jobs)
-            await given[0]
+        async def find_elsewhere() -> None:
+            found.extend((await client.recover()).jobs)
+            await found[0]
 
-        journal.after_unfinished = another_finds_it
-        given.extend((await client.recover()).jobs)
-        record = await row(client, given[0].ref)
-        assert (record.state, record.video is not None, len(given)) == (S.READY, True, 1)
+        journal.after_unfinished = find_elsewhere
+        found.extend((await client.recover()).jobs)
+        record = await row_of(client, found[0].ref)
+        assert (record.state, record.video is not None, len(found)) == (S.READY, True, 1)
 
 
-async def test_what_is_attached_to_while_it_is_recovered_is_not_given_twice(world: MakeWorld, tmp_path: Path) -> None:
-    """Whoever asked first has it."""
-    here, journal = world(), Hooked(tmp_path / "jobs.db")
-    job = await left(here, tmp_path / "jobs.db", S.PROCESSING)
-    async with here.client(journal=journal) as client:
+async def test_recover_does_not_return_a_job_that_is_attached_meanwhile(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The job is returned to the caller that asked first."""
+    world, journal = make_world(), InterruptedJournal(tmp_path / "jobs.db")
+    job = await job_left_as(S.PROCESSING, world, tmp_path / "jobs.db")
+    async with world.client(journal=journal) as client:
         attaching = list[asyncio.Task[Job]]()
 
         async def attach() -> None:
@@ -199,39 +152,36 @@ async def test_what_is_attached_to_while_it_is_recovered_is_not_given_twice(worl
         assert (await client.attach(job.ref)).id == job.id
 
 
-async def test_no_job_is_left_without_an_end_where_the_client_closes(world: MakeWorld, tmp_path: Path) -> None:
-    """Recovery takes it up while all others are let go."""
-    here = world()
-    await left(here, tmp_path / "jobs.db", S.PROCESSING)
+async def test_a_close_during_a_recovery_leaves_no_job_without_an_end(make_world: MakeWorld, tmp_path: Path) -> None:
+    """At whatever instant the client closes, each job that the recovery returns has an end."""
+    world = make_world()
+    await job_left_as(S.PROCESSING, world, tmp_path / "jobs.db")
     for turns in range(30):
-        async with here.client(journal=tmp_path / "jobs.db") as client:
+        async with world.client(journal=tmp_path / "jobs.db") as client:
             recovering = asyncio.create_task(client.recover())
             for _ in range(turns):
                 await asyncio.sleep(0.001)
             await client.aclose(drain=False)
             await asyncio.wait([recovering])
-            given = () if recovering.exception() else recovering.result().jobs
-            assert all([await job.wait(1) for job in given]), turns
+            found = () if recovering.exception() else recovering.result().jobs
+            assert all([await job.wait(1) for job in found]), turns
             assert not engine_of(client).dispatcher.jobs, turns
 
 
 @pytest.mark.parametrize("others", [0, 1001])
-async def test_a_word_for_a_dead_client_is_used_though_many_come_or_its_taker_closes(
-    world: MakeWorld, tmp_path: Path, others: int
+async def test_a_notification_for_a_dead_client_counts_once_it_was_taken(
+    make_world: MakeWorld, tmp_path: Path, others: int
 ) -> None:
-    """It was taken out of the file, so it counts."""
-    here, file = world(), Hooked(tmp_path / "jobs.db")
-    job = await left(here, tmp_path / "jobs.db", S.UNCERTAIN)
-    async with here.client(journal=tmp_path / "jobs.db") as other:
-        record, shared = await row(other, job.ref), other.journal
-        assert isinstance(shared, SqliteJournal)
-        words = [(record.owner, record.account, f"another-{number}", None) for number in range(others)]
-        async with here.client(journal=file, webhook=hook()) as client:
-            with shared.store.transaction() as connection:
-                connection.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?)", words)
-                connection.execute(
-                    "INSERT INTO deliveries VALUES (?, ?, ?, ?)", (record.owner, record.account, job.ref, job.id)
-                )
-            await file.taken.wait()
+    """The notification counts even if a thousand others come with it, and even if its client closes at once."""
+    world, journal = make_world(), InterruptedJournal(tmp_path / "jobs.db")
+    job = await job_left_as(S.UNCERTAIN, world, tmp_path / "jobs.db")
+    async with world.client(journal=tmp_path / "jobs.db") as other:
+        record = await row_of(other, job.ref)
+        jobs = [*((f"another-{number}", None) for number in range(others)), (job.ref, job.id)]
+        notifications = [(record.owner, record.account, ref, job_id) for ref, job_id in jobs]
+        async with world.client(journal=journal, webhook=a_webhook()) as client:
+            with closing(sqlite3.connect(tmp_path / "jobs.db")) as database, database:
+                database.executemany("INSERT INTO deliveries VALUES (?, ?, ?, ?)", notifications)
+            await journal.notifications_taken.wait()
             await client.aclose(drain=False)
-        assert (await row(other, job.ref)).job_id == job.id
+        assert (await row_of(other, job.ref)).job_id == job.id

@@ -1,4 +1,4 @@
-"""The key passed by mistake as something else: it is not shown, written down or sent where it does not belong."""
+"""The key passed by mistake as another argument: it is neither shown, nor recorded, nor sent to a wrong place."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from helpers.inside import engine_of, run_of
+from helpers.inside import engine_of, inside_shown, run_of
 from helpers.reporters import shown
 from helpers.secret import REQUEST, a_record, client_of, holds_key, secret, written_in
 from helpers.world import PNG
@@ -34,107 +34,109 @@ from modelslab_async.emulator import Fault, Rule
 Mistake = Callable[[Any, Path], Awaitable[object]]
 
 
-async def awaited(job: Job) -> None:
+async def wait_for(job: Job) -> None:
     await job
 
 
-async def checked(client: Any) -> None:
+async def check(client: Any) -> None:
     client.check(REQUEST, track_id=secret(), seed=secret())
 
 
-async def account_with_a_bad_number(client: Any) -> None:
+async def account_with_bad_budget(client: Any) -> None:
     await client.account(secret(), budget=secret())
 
 
 REFUSED_MISTAKES: dict[str, Mistake] = {
-    "request": lambda client, _: awaited(client.submit(secret())),
+    "request": lambda client, _: wait_for(client.submit(secret())),
     "request of generate": lambda client, _: client.generate(secret()),
-    "track_id": lambda client, _: awaited(client.submit(REQUEST, track_id=secret())),
-    "within a track_id": lambda client, _: awaited(client.submit(REQUEST, track_id=f"scene-{secret()}-1")),
+    "track_id": lambda client, _: wait_for(client.submit(REQUEST, track_id=secret())),
+    "within a track_id": lambda client, _: wait_for(client.submit(REQUEST, track_id=f"scene-{secret()}-1")),
     "track_id of generate": lambda client, _: client.generate(REQUEST, track_id=secret()),
-    "name of a parameter": lambda client, _: awaited(client.submit({**REQUEST, secret(): 1})),
+    "name of a parameter": lambda client, _: wait_for(client.submit({**REQUEST, secret(): 1})),
     "name of a keyword": lambda client, _: client.generate(REQUEST, **{secret(): 1}),
-    "key of a request": lambda client, _: awaited(client.submit({**REQUEST, "key": secret()})),
-    "seed": lambda client, _: awaited(client.submit(REQUEST, seed=secret())),
-    "fps and prompt": lambda client, _: awaited(client.submit(prompt=secret(), init_image=PNG, fps=secret())),
-    "model_id": lambda client, _: awaited(client.submit(REQUEST, model_id=secret())),
-    "resolution": lambda client, _: awaited(client.submit(REQUEST, resolution=f"a resolution of {'x' * 30}{secret()}")),
-    "picture": lambda client, _: awaited(client.submit(prompt="a", init_image=secret())),
-    "picture in a folder": lambda client, tmp: awaited(client.submit(prompt="a", init_image=tmp / secret() / "a.png")),
-    "picture of another scheme": lambda client, _: awaited(client.submit(prompt="a", init_image=f"ftp://{secret()}")),
-    "data URI": lambda client, _: awaited(client.submit(prompt="a", init_image=f"data:{secret()}")),
-    "base64": lambda client, _: awaited(client.submit(prompt="a", init_image=secret(), base64=True)),
-    "webhook that is no URL": lambda client, _: awaited(client.submit(REQUEST, webhook=secret())),
-    "extra that is no mapping": lambda client, _: awaited(client.submit(REQUEST, extra=secret())),
-    "extra that is no JSON": lambda client, _: awaited(client.submit(REQUEST, extra={secret(): object()})),
-    "check": lambda client, _: checked(client),
+    "key of a request": lambda client, _: wait_for(client.submit({**REQUEST, "key": secret()})),
+    "seed": lambda client, _: wait_for(client.submit(REQUEST, seed=secret())),
+    "fps and prompt": lambda client, _: wait_for(client.submit(prompt=secret(), init_image=PNG, fps=secret())),
+    "model_id": lambda client, _: wait_for(client.submit(REQUEST, model_id=secret())),
+    "resolution": lambda client, _: wait_for(
+        client.submit(REQUEST, resolution=f"a resolution of {'x' * 30}{secret()}")
+    ),
+    "picture": lambda client, _: wait_for(client.submit(prompt="a", init_image=secret())),
+    "picture in a folder": lambda client, tmp: wait_for(client.submit(prompt="a", init_image=tmp / secret() / "a.png")),
+    "picture of another scheme": lambda client, _: wait_for(client.submit(prompt="a", init_image=f"ftp://{secret()}")),
+    "data URI": lambda client, _: wait_for(client.submit(prompt="a", init_image=f"data:{secret()}")),
+    "base64": lambda client, _: wait_for(client.submit(prompt="a", init_image=secret(), base64=True)),
+    "webhook that is no URL": lambda client, _: wait_for(client.submit(REQUEST, webhook=secret())),
+    "extra that is no mapping": lambda client, _: wait_for(client.submit(REQUEST, extra=secret())),
+    "extra that is no JSON": lambda client, _: wait_for(client.submit(REQUEST, extra={secret(): object()})),
+    "check": lambda client, _: check(client),
     "attach": lambda client, _: client.attach(secret()),
     "find": lambda client, _: client.find(secret()),
     "recover": lambda client, _: client.recover(["a", secret()]),
-    "recover just": lambda client, _: client.recover(secret()),
+    "recover of one ref": lambda client, _: client.recover(secret()),
     "history": lambda client, _: client.history(secret()),
     "resubmit": lambda client, _: client.resubmit([a_record()._replace(ref=secret())]),
     "resolve": lambda client, _: client.resolve(secret(), lost=True),
-    "resolve to": lambda client, _: client.resolve("x", id=secret()),
-    "resolve of two minds": lambda client, _: client.resolve("x", id=secret(), lost=True),
+    "resolve to an id": lambda client, _: client.resolve("x", id=secret()),
+    "resolve with two decisions": lambda client, _: client.resolve("x", id=secret(), lost=True),
     "upload": lambda client, _: client.upload(secret()),
     "upload of a URL": lambda client, _: client.upload(f"https://a.invalid/{secret()}"),
     "download": lambda client, tmp: client.download(secret(), tmp / "a.mp4"),
     "download from": lambda client, tmp: client.download(f"https://a.invalid/{secret()}.mp4", tmp / "a.mp4"),
     "download to": lambda client, tmp: client.download("https://a.invalid/a.mp4", tmp / secret() / "a.mp4"),
-    "download within": lambda client, _: client.download("https://a.invalid/a.mp4", "a.mp4", max_bytes=secret()),
+    "max_bytes of download": lambda client, _: client.download("https://a.invalid/a.mp4", "a.mp4", max_bytes=secret()),
     "save": lambda client, tmp: client.submit(REQUEST).save(tmp / f"{secret()}.mp4"),
-    "save within": lambda client, _: client.submit(REQUEST).save("a.mp4", max_bytes=secret()),
-    "budget of an account": lambda client, _: account_with_a_bad_number(client),
+    "max_bytes of save": lambda client, _: client.submit(REQUEST).save("a.mp4", max_bytes=secret()),
+    "budget of an account": lambda client, _: account_with_bad_budget(client),
     "name of an argument": lambda client, _: client.recover(**{secret(): 1}),
 }
-"""Each is refused."""
-TAKEN_MISTAKES: dict[str, Mistake] = {
+"""Mistakes that are refused."""
+ACCEPTED_MISTAKES: dict[str, Mistake] = {
     "prompt": lambda client, _: client.generate(REQUEST, prompt=f"a {secret()}"),
     "negative_prompt": lambda client, _: client.generate(REQUEST, negative_prompt=quote(secret()).replace("N", "%4E")),
     "picture's URL": lambda client, _: client.generate(REQUEST, init_image=f"https://pictures.invalid/{secret()}"),
     "webhook": lambda client, _: client.generate(REQUEST, webhook=f"https://a.invalid/{secret()}"),
     "extra": lambda client, _: client.generate(REQUEST, extra={secret(): [secret()]}),
 }
-"""Each is a text of the user's own, which the service gets; but it is written down nowhere."""
+"""Texts of the user's own. The service gets them, and no record shows the key in them."""
 
 
-async def all_shown(error: BaseException | None) -> str:
+async def shown_of(error: BaseException | None) -> str:
     return "" if error is None else "\n".join((await shown(error)).values())
 
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("name", REFUSED_MISTAKES)
-async def test_a_key_in_the_wrong_place_is_refused_and_not_shown(
+async def test_a_misplaced_key_is_refused_and_not_shown(
     everything_logged: io.StringIO, name: str, tmp_path: Path
 ) -> None:
-    """As a ref, an id, a name, a path or a number: error, frames, logs, journal and files do not have it."""
+    """Whether passed as a ref, id, name, path or number, no error, frame, log, journal or file shows the key."""
     async with client_of(journal=tmp_path / "jobs.db") as client:
         with pytest.raises((InvalidRequestError, JournalError, TypeError)) as caught:
             await REFUSED_MISTAKES[name](client, tmp_path)
         rows = await client.history()
-        what = [repr(client), repr(vars(client)), repr(rows), await all_shown(caught.value)]
-    what += [everything_logged.getvalue(), written_in(tmp_path)]
-    assert [text for text in what if holds_key(text)] == []
+        texts = [repr(client), inside_shown(client), repr(rows), await shown_of(caught.value)]
+    texts += [everything_logged.getvalue(), written_in(tmp_path)]
+    assert [text for text in texts if holds_key(text)] == []
 
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("rules", [[], [Rule(Fault.HTML_502, on="submit")], [Rule(Fault.JOB_FAILS)]], ids=str)
-@pytest.mark.parametrize("name", TAKEN_MISTAKES)
-async def test_a_key_in_a_text_is_not_written_down(
+@pytest.mark.parametrize("name", ACCEPTED_MISTAKES)
+async def test_a_key_in_a_text_is_not_recorded(
     everything_logged: io.StringIO, name: str, rules: list[Rule], tmp_path: Path
 ) -> None:
-    """A prompt or a URL may hold anything, and the service gets it; error, frames, logs and journal have no key."""
+    """A prompt or a URL may hold the key, and the service gets it. No error, frame, log or journal shows it."""
     error: ModelsLabError | None = None
     async with client_of(*rules, journal=tmp_path / "jobs.db") as client:
         try:
-            await TAKEN_MISTAKES[name](client, tmp_path)
-        except ModelsLabError as failed:
-            error = failed
+            await ACCEPTED_MISTAKES[name](client, tmp_path)
+        except ModelsLabError as caught:
+            error = caught
         rows = await client.history()
-    what = [repr(rows), await all_shown(error), everything_logged.getvalue(), written_in(tmp_path)]
+    texts = [repr(rows), await shown_of(error), everything_logged.getvalue(), written_in(tmp_path)]
     assert (len(rows), error is not None) == (1, bool(rules))
-    assert [text for text in what if holds_key(text)] == []
+    assert [text for text in texts if holds_key(text)] == []
 
 
 MAKE: Any = Client
@@ -157,26 +159,26 @@ CLIENT_MISTAKES: dict[str, Callable[[], object]] = {
 
 
 @pytest.mark.parametrize("name", CLIENT_MISTAKES)
-async def test_a_key_in_the_place_of_another_argument_is_not_shown(name: str) -> None:
-    """Each argument of Client that is or holds the key is refused; neither the error nor a frame shows it."""
+async def test_a_key_as_another_argument_of_the_client_is_not_shown(name: str) -> None:
+    """An argument of `Client` that is or holds the key is refused. Neither the error nor a frame shows it."""
     with pytest.raises((InvalidRequestError, AuthenticationError)) as caught:
         CLIENT_MISTAKES[name]()
-    assert not holds_key(await all_shown(caught.value))
+    assert not holds_key(await shown_of(caught.value))
     assert isinstance(caught.value, AuthenticationError) == (name == "all but the key")
 
 
-async def test_a_key_of_the_environment_is_known_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A client that has its key from the environment hides it in the same way."""
+async def test_a_key_from_the_environment_is_hidden_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A client that takes its key from the environment hides it in the same way."""
     monkeypatch.setenv("MODELSLAB_API_KEY", secret())
     with pytest.raises(InvalidRequestError) as caught:
         Client(base_url=secret())
-    assert not holds_key(await all_shown(caught.value))
+    assert not holds_key(await shown_of(caught.value))
     assert str(caught.value).startswith("base_url: must not hold the API key")
 
 
 @pytest.mark.looptime
 async def test_a_warning_does_not_show_the_key() -> None:
-    """With limits="warn" a value goes beyond the documentation, and a warning names it."""
+    """A warning for `limits="warn"` shows the undocumented value without the key."""
     async with client_of(limits="warn") as client:
         with pytest.warns(BeyondDocumentationWarning) as warned:
             client.check(REQUEST, model_id=secret())
@@ -185,8 +187,8 @@ async def test_a_warning_does_not_show_the_key() -> None:
     assert not holds_key(repr([vars(each) for each in warned]))
 
 
-async def test_a_delivery_that_names_the_key_as_its_id() -> None:
-    """A webhook's delivery is no answer of the service: an id in it that is the key is passed over."""
+async def test_a_delivery_with_the_key_as_its_id_is_ignored() -> None:
+    """Anyone may have sent a delivery, so an id in it that is the key is not kept."""
     async with client_of() as client:
         job = client.submit(REQUEST)
         engine_of(client).deliveries.receive(job.ref, secret())
@@ -216,31 +218,31 @@ LINES: dict[str, Callable[[], object]] = {
 
 
 async def batch_of(manifest: Path, folder: Path, **options: Any) -> list[object]:
-    """What a batch tells and leaves: its plan, its news (without the request as it was given), its files, its page."""
-    told = list[object]()
+    """Run a batch. Return its plan, its events without their requests, its rows and its results. Write its report."""
+    shown = list[object]()
     async with client_of(journal=folder.parent / "jobs.db") as client:
         async with open_batch(client, folder, **options) as batch:
-            told.append(await batch.plan(read_manifest(manifest)))
+            shown.append(await batch.plan(read_manifest(manifest)))
         async for event in run_batch(client, read_manifest(manifest), folder, **options):
-            told += [event.step, event.result, event.job]
-            told.append(event.job and event.job.done() and not event.job.cancelled() and event.job.exception())
+            shown += [event.step, event.result, event.job]
+            shown.append(event.job and event.job.done() and not event.job.cancelled() and event.job.exception())
         rows = await client.history()
     write_report(folder)
-    return [*told, rows, *read_results(folder)]
+    return [*shown, rows, *read_results(folder)]
 
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("name", LINES)
-async def test_a_batch_does_not_show_a_key_of_its_manifest(
+async def test_a_batch_does_not_show_a_key_in_its_manifest(
     everything_logged: io.StringIO, name: str, tmp_path: Path
 ) -> None:
-    """Whatever a line has as the key: plan, results, report, names of videos, journal and logs do not show it."""
+    """Whatever part of a line is the key, no plan, result, report, video name, journal or log shows it."""
     folder = tmp_path / "batch"
     folder.mkdir()
     (tmp_path / "shots.jsonl").write_text(f"{json.dumps(LINES[name]())}\n")
-    what = await batch_of(tmp_path / "shots.jsonl", folder / "out", name="{prompt}-{stem}-{item}-{line}.mp4")
+    texts = await batch_of(tmp_path / "shots.jsonl", folder / "out", name="{prompt}-{stem}-{item}-{line}.mp4")
     assert len([*read_results(folder / "out")]) == 1
-    assert not holds_key("\n".join([*map(repr, what), everything_logged.getvalue(), written_in(folder)]))
+    assert not holds_key("\n".join([*map(repr, texts), everything_logged.getvalue(), written_in(folder)]))
 
 
 def write_table(path: Path, columns: int) -> None:
@@ -250,25 +252,25 @@ def write_table(path: Path, columns: int) -> None:
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("columns", [1, 2, 3])
-async def test_a_batch_does_not_show_a_key_of_a_table(
+async def test_a_batch_does_not_show_a_key_in_a_table(
     everything_logged: io.StringIO, columns: int, tmp_path: Path
 ) -> None:
-    """The head of a table names its columns; one of them may be the key, or two."""
+    """One or two of the column names in a table's head may be the key."""
     (tmp_path / "batch").mkdir()
     write_table(tmp_path / "shots.csv", columns)
-    what = []
+    texts = []
     try:
-        what = await batch_of(tmp_path / "shots.csv", tmp_path / "batch" / "out")
+        texts = await batch_of(tmp_path / "shots.csv", tmp_path / "batch" / "out")
     except InvalidRequestError as error:
-        what = [await all_shown(error)]
-    assert len(what) > 0
-    assert not holds_key("\n".join([*map(repr, what), everything_logged.getvalue(), written_in(tmp_path / "batch")]))
+        texts = [await shown_of(error)]
+    assert len(texts) > 0
+    assert not holds_key("\n".join([*map(repr, texts), everything_logged.getvalue(), written_in(tmp_path / "batch")]))
 
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("wrong", ["folder", "name", "manifest"])
-async def test_a_batch_of_wrong_arguments_does_not_show_the_key(wrong: str, tmp_path: Path) -> None:
-    """A folder, a pattern of names and a manifest whose path is the key."""
+async def test_a_batch_does_not_show_a_key_in_its_arguments(wrong: str, tmp_path: Path) -> None:
+    """The folder, the pattern of names, or the manifest's path is the key."""
     manifest = read_manifest(tmp_path / (secret() if wrong == "manifest" else "none"))
     options: dict[str, Any] = {"name": f"{secret()}.mp4"} if wrong == "name" else {}
     with pytest.raises(InvalidRequestError) as caught:
@@ -323,7 +325,7 @@ COMMANDS: list[Callable[[], list[str]]] = [
 
 @pytest.mark.parametrize(("where", "as_json"), [("environment", False), ("file", True)])
 @pytest.mark.parametrize("number", range(len(COMMANDS)))
-def test_the_command_does_not_print_a_key_that_was_typed(
+def test_the_command_does_not_print_a_key_in_its_arguments(
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -331,7 +333,7 @@ def test_the_command_does_not_print_a_key_that_was_typed(
     as_json: bool,
     where: str,
 ) -> None:
-    """Whatever word of a command is the key: it is refused, and neither printed nor made the name of a file."""
+    """Whatever argument of a command is the key, it is refused, and neither printed nor made a file's name."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.png").write_bytes(PNG)
     (tmp_path / "key").touch(0o600)

@@ -1,4 +1,4 @@
-"""Client, journal, budget and emulator, with crashes as steps: whatever happens, nothing is paid twice or forgotten."""
+"""A state machine of client, journal, budget, emulator and crashes: nothing is ever paid twice or forgotten."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from modelslab_async.protocol.reply import HttpReply
 from modelslab_async.transport.base import Incoming
 
 LIMIT = Decimal("0.8")
-"""Four of the six jobs."""
+"""USD: enough for four of the six jobs."""
 REFS = [f"job-{number}" for number in range(6)]
 FAULTS = [
     Rule(fault, rate=0.12, seconds=5.0)
@@ -37,7 +37,7 @@ FAULTS = [
 
 @attrs.define
 class Disk:
-    """What survives a crash: rows as they came, and between them what was charged."""
+    """What survives a crash: the journal's rows, and the history of writes and charges in their order."""
 
     rows: dict[str, JobRecord] = attrs.field(factory=dict[str, JobRecord])
     history: list[JobRecord | str] = attrs.field(factory=list[JobRecord | str])
@@ -46,11 +46,11 @@ class Disk:
 
 @attrs.define
 class MemoryJournal:
-    """Another store in the journal's place. What is noted is lost if nothing that is waited for comes after it."""
+    """A `Journal` in memory. A noted record is lost in a crash, unless an awaited call came after it."""
 
     disk: Disk
     owner: str
-    crashed: bool = False
+    has_crashed: bool = False
     _notes: list[JobRecord] = attrs.field(factory=list[JobRecord])
 
     async def open(self) -> None:
@@ -97,7 +97,7 @@ class MemoryJournal:
         return owner in self.disk.alive
 
     async def close(self) -> None:
-        if not self.crashed:
+        if not self.has_crashed:
             self._flush()
             self.disk.alive.discard(self.owner)
 
@@ -107,11 +107,11 @@ class MemoryJournal:
             self._write(record, None)
 
     def _write(self, record: JobRecord, take_over: str | None) -> bool:
-        if self.crashed:
-            raise JournalError("the process is gone")
-        there = self.disk.rows.get(record.ref)
-        mine = there is None or there.state not in SENT or there.owner == take_over
-        if not mine and (there is None or (there.owner, there.created_at) != (record.owner, record.created_at)):
+        if self.has_crashed:
+            raise JournalError("the process has died")
+        row = self.disk.rows.get(record.ref)
+        is_free = row is None or row.state not in SENT or row.owner == take_over
+        if not is_free and (row is None or (row.owner, row.created_at) != (record.owner, record.created_at)):
             return False
         self.disk.rows[record.ref] = record
         self.disk.history.append(record)
@@ -119,16 +119,16 @@ class MemoryJournal:
 
 
 @attrs.define
-class Wire:
-    """The emulator's transport; a crash cuts it, before or after the service heard."""
+class CrashableTransport:
+    """The emulator's transport, which adds charges to the history, until a crash cuts it."""
 
     inner: InProcess
     disk: Disk
-    cut: bool = False
+    is_cut: bool = False
 
     async def post(self, url: str, body: bytes, *, timeout: float | None, own_connection: bool = False) -> HttpReply:
-        if self.cut:
-            raise ReplyLostError("the process is gone")
+        if self.is_cut:
+            raise ReplyLostError("the process has died")
         charged = len(self.inner.service.ledger.charges)
         try:
             return await self.inner.post(url, body, timeout=timeout, own_connection=own_connection)
@@ -148,7 +148,7 @@ class Wire:
 
 
 class Money(RuleBasedStateMachine):
-    """Submits, waits, recovers, crashes."""
+    """Submit, wait, recover, close and crash in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,18 +164,18 @@ class Money(RuleBasedStateMachine):
 
     async def start(self) -> None:
         self.clients += 1
-        self.wire = Wire(self.inner, self.disk)
+        self.transport = CrashableTransport(self.inner, self.disk)
         self.journal = MemoryJournal(self.disk, f"client {self.clients}")
         self.budget = Budget(usd=LIMIT, per="ever")
         self.client = Client(
-            KEY, transport=self.wire, journal=self.journal, budget=self.budget, rng=random.Random(self.clients)
+            KEY, transport=self.transport, journal=self.journal, budget=self.budget, rng=random.Random(self.clients)
         )
         await self.client.__aenter__()
         await self.client.recover()
 
     async def crash(self) -> None:
-        """The process is gone: it writes and sends nothing more, and its presence ends."""
-        self.journal.crashed = self.wire.cut = True
+        """Let the process die: it writes and sends nothing more, and its owner is dead."""
+        self.journal.has_crashed = self.transport.is_cut = True
         self.disk.alive.discard(self.journal.owner)
         await self.client.aclose(drain=False)
 
@@ -183,9 +183,8 @@ class Money(RuleBasedStateMachine):
     def submit(self, ref: str) -> None:
         async def submit() -> None:
             if ref not in engine_of(self.client).dispatcher.jobs:
-                try:
-                    self.client.submit(a_request(track_id=ref))
-                except BudgetExceededError:
+                job = self.client.submit(a_request(track_id=ref))
+                if isinstance(job.error, BudgetExceededError):
                     assert self.counted() + PriceList().usd > LIMIT
 
         self.run(submit())
@@ -205,15 +204,17 @@ class Money(RuleBasedStateMachine):
         self.run(self.start())
 
     def counted(self) -> Decimal:
+        """Return what the budget counts as reserved, held or spent, in USD."""
         return self.budget.reserved + self.budget.held + self.budget.spent(time.time())
 
     @invariant()
     def nothing_is_paid_twice(self) -> None:
+        """No ref is charged twice."""
         assert not [ref for ref, times in Counter(self.service.ledger.track_ids()).items() if times > 1]
 
     @invariant()
     def nothing_that_was_sent_is_forgotten(self) -> None:
-        """After every prefix of what reached the disk, the row of each job that was charged says so, or "uncertain"."""
+        """After every prefix of the history, each charged job has a row that says it was, or may have been, sent."""
         rows: dict[str, JobRecord] = {}
         charged: set[str] = set()
         for event in self.disk.history:
@@ -225,6 +226,7 @@ class Money(RuleBasedStateMachine):
 
     @invariant()
     def the_budget_holds(self) -> None:
+        """Neither the budget's count nor the charges exceed the limit."""
         assert self.counted() <= LIMIT
         assert PriceList().usd * len(self.service.ledger.charges) <= LIMIT
 

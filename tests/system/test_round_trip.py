@@ -1,4 +1,4 @@
-"""From a request to its video's link: what the client writes, the emulated service reads, and the other way round."""
+"""From a request to its video's link: the client and the emulated service read what the other writes."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ _EXTRA = st.dictionaries(
 
 
 def _requests(deployment: Deployment) -> st.SearchStrategy[ImageToVideoUltra]:
-    """Requests within the documented limits; each parameter is given or left out."""
+    """Return a strategy of requests within the documented limits. Each optional parameter is present or absent."""
     dedicated = deployment is Deployment.ENTERPRISE
-    given_or_not: dict[str, Any] = {
+    optional: dict[str, Any] = {
         "negative_prompt": st.text(st.characters(exclude_categories=["Cs"]), max_size=30),
         "seed": st.integers(-(2**63) + 1, 2**63 - 1),
         "resolution": st.integers(1, 480),
@@ -54,20 +54,20 @@ def _requests(deployment: Deployment) -> st.SearchStrategy[ImageToVideoUltra]:
         "model_id": st.sampled_from(["wan2.2", "wan2.1", "ltx-2.3"]),
         "extra": _EXTRA,
     }
-    always: dict[str, Any] = {"prompt": _TEXTS, "init_image": st.just(URL)}
-    return st.fixed_dictionaries(always, optional=given_or_not).map(lambda fields: ImageToVideoUltra(**fields))
+    required: dict[str, Any] = {"prompt": _TEXTS, "init_image": st.just(URL)}
+    return st.fixed_dictionaries(required, optional=optional).map(lambda fields: ImageToVideoUltra(**fields))
 
 
 def expected(request: ImageToVideoUltra, sent: dict[str, Any]) -> dict[str, Any]:
-    """What meta must say of a request: each parameter as it was sent, flags as "yes" and "no"."""
+    """Return what meta must say about a request: each parameter as it was sent, flags as "yes" and "no"."""
     flags = {name: "yes" if getattr(request, name) else "no" for name in ("portrait", "temp")}
     return {**sent, **flags}
 
 
-def charged_on_the_way(
+def charged_refs(
     deployment: Deployment, request: ImageToVideoUltra, ref: str, picture: str | bytes
 ) -> list[str | None]:
-    """The refs that were charged, once the request was taken as it is and its video was where it was announced."""
+    """Submit a request, check its meta and that its video is where it was announced, and return the charged refs."""
     assert check(request, deployment) == []
     service = Service(eta={"good": 1}, origin="http://emulator.invalid")
     params = encode_request(request, ref=ref)
@@ -87,8 +87,8 @@ def charged_on_the_way(
     assert (job.work.picture, job.work.prompt) == (PNG, request.prompt)
 
     def fetched(now: float) -> object:
-        look = service.handle(now, fetch_path(deployment, str(job.id)), encode_body({}, KEY))
-        return decode_fetch(HttpReply(look.status, look.body), KEY)
+        answer = service.handle(now, fetch_path(deployment, str(job.id)), encode_body({}, KEY))
+        return decode_fetch(HttpReply(answer.status, answer.body), KEY)
 
     announced = reply.future_links if isinstance(reply, Accepted) else reply.links
     assert isinstance(fetched(job.done_at - job.done_at / 1e6), NotReady)
@@ -101,12 +101,12 @@ def charged_on_the_way(
 @given(data=st.data(), ref=_TEXTS)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_request_by_url(deployment: Deployment, data: st.DataObject, ref: str) -> None:
-    """Any valid request is taken as it was asked for, under its own ref, and its video is where it was announced."""
-    assert charged_on_the_way(deployment, data.draw(_requests(deployment)), ref, URL) == [ref]
+    """Any valid request is accepted unchanged, under its own ref, and its video is where it was announced."""
+    assert charged_refs(deployment, data.draw(_requests(deployment)), ref, URL) == [ref]
 
 
 @given(request=_requests(Deployment.V6), ref=_TEXTS)
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_request_with_its_picture_inside(request: ImageToVideoUltra, ref: str) -> None:
-    """The same with the picture's bytes inside the request: the service has just those bytes."""
-    assert charged_on_the_way(Deployment.V6, request, ref, PNG) == [ref]
+    """A request with its picture's bytes is accepted unchanged, and the service gets exactly those bytes."""
+    assert charged_refs(Deployment.V6, request, ref, PNG) == [ref]
