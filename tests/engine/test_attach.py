@@ -177,6 +177,7 @@ async def test_the_pictures_of_ended_jobs_are_not_kept(make_world: MakeWorld) ->
         ref = job.ref
         await job
         assert await client.attach(ref) is job
+        await asyncio.get_running_loop().shutdown_default_executor()  # its thread may still hold what it encoded
         del job
         gc.collect()
         with pytest.raises(NotFoundError):

@@ -121,6 +121,7 @@ async def test_resolving_a_job_as_lost_frees_it(
         job = await uncertain_job(world, client, init_image=PNG + bytes(20_000))  # too large to be kept for `attach`
         await client.resolve(job.ref, lost=True)
         assert isinstance(job.exception(), SubmitUncertainError)
+        await asyncio.get_running_loop().shutdown_default_executor()  # its thread may still hold what it encoded
         reference = weakref.ref(job)
         del job
         gc.collect()
