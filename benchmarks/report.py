@@ -6,8 +6,8 @@ The reports are written by the package from made-up results: nine of ten jobs ar
 others failed or are uncertain. Headless Chromium opens each report from disk, with 1280 x 900 pixels, in a page of its
 own each round. "Load" is the time from the navigation until the first cards and the timeline are painted. "Filter" is
 the time from an input event until the next frame is painted. It is taken for each letter of a typed search and for each
-state's button, and a round's value is its slowest one. Before anything is printed: each filter showed the right number of
-jobs. The time to write the report and its size are printed too, without a target.
+state's button, and a round's value is its slowest one. Before anything is printed: each state, and the whole search,
+showed the right number of jobs. The time to write the report and its size are printed too, without a target.
 
 It needs Playwright (the extra `dev`), the extra `emulator`, and a Chromium on the machine.
 """
@@ -168,7 +168,7 @@ async def _round(browser: Browser, report: Written, times: Times) -> None:
 
 
 def _matches(results: Sequence[Result], text: str) -> int | None:
-    """Return how many jobs a search must show. A shorter text than the whole search may be found in any detail: None."""
+    """Return how many jobs a search must show; None for a part of the search, which other texts may hold too."""
     return sum(text in str(result.request["prompt"]) for result in results) if text == SEARCH else None
 
 

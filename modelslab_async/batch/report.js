@@ -12,9 +12,11 @@ const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 const BLOCK = 24; // cards: full rows of one to four columns, the most that the page's width allows
 const GAP = 16; // pixels between rows
+const LINE = 24; // characters: a detail that is shorter fits a line of its card
 let shown = jobs; // the jobs that the filters let through
 let blocks = []; // a list element for each BLOCK of them; empty while it is far from the view
-let rowHeight = 400; // pixels, measured at the last block that was made
+let rowHeight = 400; // pixels, the mean in the first block, with the gap
+let width = 0; // pixels, of the wall when rowHeight was measured
 
 // --- cards ---
 
@@ -38,7 +40,7 @@ function textOf(job) {
   else for (const code of resolve.querySelectorAll("[data-step]")) code.textContent = job.resolve[code.dataset.step];
   const list = text.querySelector("dl");
   for (const [name, value] of Object.entries(job.details)) {
-    const detail = element("dd", "clamp", value);
+    const detail = element("dd", value.length > LINE ? "clamp" : "", value);
     detail.title = value;
     list.append(element("dt", "", name), detail);
   }
@@ -69,18 +71,19 @@ function isCut(text) {
 
 // --- blocks of cards ---
 
-function columns() {
-  return getComputedStyle(blocks[0]).gridTemplateColumns.split(" ").length;
+function rowsOf(block) {
+  const columns = getComputedStyle(blocks[0]).gridTemplateColumns.split(" ").length;
+  return Math.ceil(Math.min(BLOCK, shown.length - block.number * BLOCK) / columns);
 }
 
+// Give the blocks that are empty the height that they will have, about: the scrollbar stands for all cards.
 function estimate() {
   if (!blocks.length) return;
-  const inRow = columns();
-  for (const [number, block] of blocks.entries()) {
-    if (block.firstChild) continue;
-    const rows = Math.ceil(Math.min(BLOCK, shown.length - number * BLOCK) / inRow);
-    block.style.height = `${rows * (rowHeight + GAP) - GAP}px`;
-  }
+  fill(blocks[0]);
+  width = wall.clientWidth;
+  rowHeight = (blocks[0].offsetHeight + GAP) / rowsOf(blocks[0]);
+  const [full, last] = [blocks[0], blocks.at(-1)].map((block) => `${rowsOf(block) * rowHeight - GAP}px`);
+  for (const block of blocks) if (!block.firstChild) block.style.height = block === blocks.at(-1) ? last : full;
 }
 
 function fill(block) {
@@ -90,7 +93,6 @@ function fill(block) {
   block.style.height = "";
   const cut = [...block.children].filter((card) => [...card.querySelectorAll(".clamp")].some(isCut));
   for (const card of cut) card.querySelector(".more").hidden = false;
-  rowHeight = block.firstChild.offsetHeight;
   for (const screen of block.querySelectorAll("button.screen")) inView.observe(screen);
 }
 
@@ -115,7 +117,6 @@ function makeBlocks() {
     return block;
   });
   wall.replaceChildren(...blocks);
-  fill(blocks[0]);
   estimate();
   for (const block of blocks) nearView.observe(block);
 }
@@ -135,7 +136,7 @@ function reveal(job) {
   card.querySelector("button:not([hidden])")?.focus({ preventScroll: true });
 }
 
-new ResizeObserver(estimate).observe(wall);
+new ResizeObserver(() => wall.clientWidth === width || estimate()).observe(wall);
 addEventListener("beforeprint", () => blocks.forEach(fill));
 
 // --- videos ---
@@ -216,14 +217,20 @@ wall.addEventListener("keydown", (event) => {
 
 // --- filters ---
 
+function searchText(job) {
+  job.text ??= [job.prompt, job.label, job.error, ...Object.values(job.details)].join("\n").toLowerCase();
+  return job.text;
+}
+
+function prepareSearch(from = 0) {
+  for (const job of jobs.slice(from, from + 1000)) searchText(job);
+  if (from < jobs.length) setTimeout(prepareSearch, 0, from + 1000);
+}
+
 function filter() {
   const state = buttons.find((button) => button.getAttribute("aria-pressed") === "true").value;
   const words = search.value.trim().toLowerCase();
-  shown = jobs.filter((job) => {
-    if (state && job.state !== state) return false;
-    job.text ??= [job.prompt, job.label, job.error, ...Object.values(job.details)].join("\n").toLowerCase();
-    return job.text.includes(words);
-  });
+  shown = jobs.filter((job) => (!state || job.state === state) && (!words || searchText(job).includes(words)));
   makeBlocks();
   document.querySelector("#count").textContent = `${shown.length} of ${jobs.length} shown`;
   document.querySelector("#nothing").hidden = shown.length > 0;
@@ -326,3 +333,4 @@ document.querySelector(".filters").hidden = false;
 filter();
 const lanes = document.querySelector(".lanes");
 if (lanes) timeline(lanes);
+setTimeout(prepareSearch, 200);

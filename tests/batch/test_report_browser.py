@@ -144,7 +144,7 @@ async def test_the_keyboard_is_enough(videos: Path, scheme: Any) -> None:
 async def test_the_timeline_fits_a_phone(many: Path) -> None:
     """It is as wide as its frame, its labels do not overlap, and each of them is in view."""
     async with browsed(url_of(many), viewport=PHONE) as page:
-        frame, lanes = (await page.locator(name).bounding_box() for name in ("section.timeline", ".lanes"))
+        frame, lanes = [await page.locator(name).bounding_box() for name in ("section.timeline", ".lanes")]
         assert frame
         assert lanes
         assert frame["width"] - 40 < lanes["width"] < frame["width"] <= 380
@@ -195,7 +195,11 @@ async def test_long_texts_are_cut_and_can_be_read(videos: Path) -> None:
 async def test_many_jobs_are_few_elements(many: Path) -> None:
     """At the top, at the end, and after a search there are few cards, and videos only in view."""
     async with browsed(url_of(many)) as page:
-        for move in ("scrollTo(0, 0)", "scrollTo(0, document.body.scrollHeight / 2)", "scrollTo(0, 1e9)"):
+        for move in (
+            "document.querySelector('#wall').scrollIntoView()",
+            "scrollTo(0, document.body.scrollHeight / 2)",
+            "scrollTo(0, 1e9)",
+        ):
             await page.evaluate(move)
             await page.wait_for_function("document.querySelectorAll('#wall video').length > 0")
             await page.wait_for_timeout(200)
