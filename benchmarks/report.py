@@ -174,7 +174,7 @@ def _matches(results: Sequence[Result], text: str) -> int | None:
 
 async def _slowest(page: Page, script: str, counts: Mapping[str, int | None], total: int) -> float:
     """Filter by each text or state. Return the seconds of the slowest, after a check of what is shown."""
-    taken = []
+    taken = list[float]()
     for value, count in counts.items():
         seconds, shown = await page.evaluate(script, value)
         assert count is None or shown == f"{count} of {total} shown", (value, shown, count)

@@ -23,17 +23,19 @@ def job_values(results: Sequence[Result], drawn: Sequence[Bar], folder: Path, be
     folder: the batch's folder. beside: the folder of the page, from which links to videos start.
     """
     placed = {id(bar.result): bar for bar in drawn}
-    return [_values(result, placed.get(id(result)), folder, beside) for result in results]
+    way = Path(os.path.relpath(folder, beside)).as_posix()
+    return [_values(result, placed.get(id(result)), "" if way == "." else f"{way}/") for result in results]
 
 
-def _values(result: Result, bar: Bar | None, folder: Path, beside: Path) -> dict[str, Any]:
+def _values(result: Result, bar: Bar | None, way: str) -> dict[str, Any]:
+    """Return what the page shows of a result. *way* leads from the page's folder to the batch's folder."""
     values = {
         "line": result.line,
         "state": result.state.value,
         "label": state_label(result),
         "prompt": title_of(result),
         "error": result.error,
-        "src": _link(result, folder, beside),
+        "src": None if result.file is None else quote(f"{way}{result.file}", errors="replace"),
         "details": details_of(result),
         "resolve": resolve_steps(result.ref) if result.state is JobState.UNCERTAIN else None,
         "bar": bar and [round(bar.begin, 3), round(bar.end, 3), bar.lane],
@@ -105,13 +107,6 @@ def format_seconds(seconds: float) -> str:
     if whole < 60:
         return f"{whole} s"
     return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
-
-
-def _link(result: Result, folder: Path, beside: Path) -> str | None:
-    """Return the URL of the result's video, relative to the page; None without a video."""
-    if result.file is None:
-        return None
-    return quote(Path(os.path.relpath(folder / result.file, beside)).as_posix(), errors="replace")
 
 
 def _picture_name(where: object) -> str:

@@ -106,7 +106,7 @@ def picture(drawn: Sequence[Bar]) -> str:
         f'aria-label="{caption}"><path class="lane" d="{_lanes(lanes, lane_height)}"/><path class="grid" d="{grid}"/>'
         f"{''.join(_paths(drawn, _WIDTH / seconds, lane_height))}</svg></div>"
         f'<ol class="ticks" aria-hidden="true">{"".join(_tick(*tick) for tick in ticks)}</ol>'
-        f'<p class="caption soft" role="status">{caption}</p>'
+        f'<p class="caption soft">{caption}</p>'
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -226,9 +225,8 @@ async def test_arrows_reach_cards_that_were_not_made(many: Path) -> None:
 
 async def test_nothing_is_loaded_from_elsewhere(videos: Path) -> None:
     """The page asks for itself and the videos beside it, and for nothing else."""
-    asked: Sequence[str] = []
+    asked = list[str]()
     async with browsed("about:blank") as page:
-        asked = []
         page.on("request", lambda request: asked.append(request.url))
         await page.goto(url_of(videos))
         await page.get_by_text("the file is missing").wait_for()

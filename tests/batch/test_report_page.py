@@ -6,6 +6,7 @@ import re
 import shlex
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.reports import BEGIN, MARKUP, a_result, at, jobs_of, many_results, words_of, written
@@ -49,7 +50,7 @@ def test_the_work_of_an_emulator_is_marked(tmp_path: Path, service: str, is_mark
 
 def test_the_details_of_a_job(tmp_path: Path) -> None:
     """Each detail has its name; a detail that is unknown is left out."""
-    facts = {"width": 1024, "height": 576, "frames": 81, "fps": 16.0, "job_id": "88"}
+    facts: dict[str, Any] = {"width": 1024, "height": 576, "frames": 81, "fps": 16.0, "job_id": "88"}
     [first, second] = jobs_of(written(tmp_path, [a_result(1, **facts), a_result(2, S.UNCERTAIN, seed=None)]))
     assert first["details"] == {
         "Cost": "$0.20",
