@@ -11,11 +11,10 @@ const player = document.querySelector("dialog");
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 
 const BLOCK = 24; // cards: full rows of one to four columns, the most that the page's width allows
-const GAP = 16; // pixels between rows
 const LINE = 24; // characters: a detail that is shorter fits a line of its card
 let shown = jobs; // the jobs that the filters let through
-let blocks = []; // a list element for each BLOCK of them; empty while it is far from the view
-let rowHeight = 400; // pixels, the mean in the first block, with the gap
+let blocks = []; // an element for each BLOCK of them; it is empty while it is far from the view, else it has a list
+let rowHeight = 400; // pixels, the mean in the first block
 let width = 0; // pixels, of the wall when rowHeight was measured
 
 // --- cards ---
@@ -72,7 +71,7 @@ function isCut(text) {
 // --- blocks of cards ---
 
 function rowsOf(block) {
-  const columns = getComputedStyle(blocks[0]).gridTemplateColumns.split(" ").length;
+  const columns = getComputedStyle(blocks[0].firstChild).gridTemplateColumns.split(" ").length;
   return Math.ceil(Math.min(BLOCK, shown.length - block.number * BLOCK) / columns);
 }
 
@@ -81,17 +80,20 @@ function estimate() {
   if (!blocks.length) return;
   fill(blocks[0]);
   width = wall.clientWidth;
-  rowHeight = (blocks[0].offsetHeight + GAP) / rowsOf(blocks[0]);
-  const [full, last] = [blocks[0], blocks.at(-1)].map((block) => `${rowsOf(block) * rowHeight - GAP}px`);
+  rowHeight = blocks[0].offsetHeight / rowsOf(blocks[0]);
+  const [full, last] = [blocks[0], blocks.at(-1)].map((block) => `${rowsOf(block) * rowHeight}px`);
   for (const block of blocks) if (!block.firstChild) block.style.height = block === blocks.at(-1) ? last : full;
 }
 
 function fill(block) {
   if (!block || block.firstChild) return;
   const from = block.number * BLOCK;
-  block.append(...shown.slice(from, from + BLOCK).map(cardOf));
+  const list = element("ul", "block");
+  list.setAttribute("aria-label", `Videos from ${from + 1}`);
+  list.append(...shown.slice(from, from + BLOCK).map(cardOf));
+  block.append(list);
   block.style.height = "";
-  const cut = [...block.children].filter((card) => [...card.querySelectorAll(".clamp")].some(isCut));
+  const cut = [...list.children].filter((card) => [...card.querySelectorAll(".clamp")].some(isCut));
   for (const card of cut) card.querySelector(".more").hidden = false;
   for (const screen of block.querySelectorAll("button.screen")) inView.observe(screen);
 }
@@ -111,9 +113,8 @@ function makeBlocks() {
   nearView.disconnect();
   inView.disconnect();
   blocks = Array.from({ length: Math.ceil(shown.length / BLOCK) }, (_, number) => {
-    const block = element("ul", "block");
+    const block = element("div");
     block.number = number;
-    block.setAttribute("aria-label", `Videos from ${number * BLOCK + 1}`);
     return block;
   });
   wall.replaceChildren(...blocks);
@@ -124,7 +125,7 @@ function makeBlocks() {
 function cardAt(index) {
   const block = blocks[Math.floor(index / BLOCK)];
   for (const near of [blocks[block.number - 1], block, blocks[block.number + 1]]) fill(near);
-  return block.children[index % BLOCK];
+  return block.firstChild.children[index % BLOCK];
 }
 
 function reveal(job) {
