@@ -1,26 +1,42 @@
-"""Write the report of a batch: one HTML file that opens from disk and plays the videos beside it."""
+"""Write the report of a batch: one HTML file that opens from disk and plays the videos beside it.
+
+The page holds its jobs as JSON. Its script makes a card only when the reader scrolls to it, so that a batch of 20,000
+jobs stays usable. Without JavaScript the page shows the totals, the timeline and the jobs that need attention.
+"""
 
 from __future__ import annotations
 
-import os
+import json
 import secrets
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from html import escape
 from importlib.resources import files
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from string import Template
+from urllib.parse import urlsplit
 
+from modelslab_async.batch.report_data import (
+    format_seconds,
+    job_values,
+    processing_seconds,
+    seconds_between,
+    state_label,
+    title_of,
+)
 from modelslab_async.batch.results import Result, counted, read_results, usd
-from modelslab_async.batch.timeline import anchor, bars, svg
+from modelslab_async.batch.timeline import bars, picture
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.lifecycle import JobState
 
 REPORT_FILE = "report.html"
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_MOST_PLAIN_JOBS = 100
+"""Jobs that are listed without JavaScript."""
+_TIME = "%Y-%m-%d %H:%M UTC"
 
 
 def write_report(folder: Path, *, to: Path | None = None) -> Path:
@@ -36,45 +52,47 @@ def write_report(folder: Path, *, to: Path | None = None) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
-        part.write_text(_page(folder, results, target.parent), encoding="utf-8")
+        part.write_text(_page(folder, results, target.parent), encoding="utf-8", errors="replace")
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
     return target
 
 
+def embed_json(value: object) -> str:
+    r"""Return *value* as JSON for a script element. "<" is written as "\u003c": no text ends the script."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
 def _page(folder: Path, results: Sequence[Result], beside: Path) -> str:
     results = sorted(results, key=lambda result: result.line)
-    here = files("modelslab_async.batch")
-    name = escape(folder.resolve().name)
-    cards = "".join(_card(result, folder, beside) for result in results)
-    states = Counter(result.state.value for result in results)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{name}: videos</title>
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>{(here / "report.css").read_text(encoding="utf-8")}</style></head><body>
-<header><h1>{name}</h1>{_when(results)}{_notice(results)}{_totals(results)}</header>
-<main>
-<h2>Timeline</h2><div class="timeline" tabindex="0" role="region" aria-label="Timeline of the slots">
-{svg(bars(results)) or '<p class="soft">No job was sent.</p>'}</div>
-<h2 id="videos">Videos</h2>
-<div class="filters" role="search">{_buttons(states)}
-<input type="search" id="search" placeholder="prompt, seed, file or error" aria-label="Search the videos">
-<span id="count" role="status" class="soft"></span></div>
-<ul class="wall" aria-labelledby="videos">{cards}</ul>
-</main>
-<dialog aria-label="Video"><video controls loop playsinline></video><p></p><button>Close</button></dialog>
-<script>{(here / "report.js").read_text(encoding="utf-8")}</script>
-</body></html>
-"""
+    drawn = bars(results)
+    name, began_at = folder.resolve().name, min(_times(results), default=None)
+    return Template(_part("report.html")).substitute(
+        title=escape(f"Batch {name}, {began_at:{_TIME}}" if began_at else f"Batch {name}"),
+        heading=f"Batch {escape(name)}",
+        summary=f"{_when(results)}{_notice(results)}{_totals(results)}",
+        timeline=picture(drawn) or '<p class="soft">No job was sent.</p>',
+        buttons=_buttons(Counter(result.state for result in results)),
+        plain=_plain(results),
+        jobs=embed_json(job_values(results, drawn, folder, beside)),
+        css=_part("report.css"),
+        js=_part("report.js"),
+    )
+
+
+def _part(name: str) -> str:
+    return (files("modelslab_async.batch") / name).read_text(encoding="utf-8")
 
 
 def _when(results: Iterable[Result]) -> str:
     times = _times(results)
+    written = f"Written {datetime.now(UTC):{_TIME}}; items without a result yet are not shown."
     if not times:
-        return ""
-    duration = _format_seconds((max(times) - min(times)).total_seconds())
-    return f'<p class="soft">{min(times):%Y-%m-%d %H:%M} UTC, {duration}</p>'
+        return f'<p class="soft">{written}</p>'
+    duration = format_seconds((max(times) - min(times)).total_seconds())
+    return f'<p>{min(times):{_TIME}}, {duration}</p><p class="soft">{written}</p>'
 
 
 def _is_local(results: Iterable[Result]) -> bool:
@@ -106,76 +124,56 @@ def _totals(results: Sequence[Result]) -> str:
 
 
 def _medians(results: Sequence[Result]) -> Iterable[tuple[str, str]]:
-    queued = [wait for result in results if (wait := _between(result.created_at, result.submitted_at)) is not None]
-    processed = [time for result in results if (time := _between(result.accepted_at, result.ended_at)) is not None]
+    waits = (seconds_between(result.created_at, result.submitted_at) for result in results)
+    queued = [wait for wait in waits if wait is not None]
+    processed = [time for result in results if (time := processing_seconds(result)) is not None]
     if queued:
-        yield _format_seconds(statistics.median(queued)), "waiting for a slot, median"
+        yield format_seconds(statistics.median(queued)), "waiting for a slot, median"
     if processed:
-        yield _format_seconds(statistics.median(processed)), "processing, median"
+        yield format_seconds(statistics.median(processed)), "processing, median"
 
 
-def _buttons(states: Counter[str]) -> str:
+def _buttons(states: Counter[JobState]) -> str:
+    """Return a button for each state that occurs. Its dot explains the colours of the timeline."""
     buttons = [f'<button value="" aria-pressed="true">all {states.total()}</button>']
     buttons += [
-        f'<button value="{state}" aria-pressed="false">{state.replace("_", " ")} {count}</button>'
+        f'<button value="{state.value}" class="{state.value}" aria-pressed="false">'
+        f"{state.value.replace('_', ' ')} {count}</button>"
         for state, count in states.most_common()
     ]
     return f'<div role="group" aria-label="State">{"".join(buttons)}</div>'
 
 
-def _card(result: Result, folder: Path, beside: Path) -> str:
-    state = result.state.value
-    prompt = escape(str(result.request.get("prompt", "")) or result.item)
-    reason = f'<p class="reason">{escape(result.error)}</p>' if result.error else ""
-    return (
-        f'<li class="card {state}" id="{anchor(result)}" data-state="{state}">{_screen(result, folder, beside, prompt)}'
-        f'<div class="text"><h3 class="prompt">{prompt}</h3><p><span class="state">{state.replace("_", " ")}</span> '
-        f'<span class="facts">{escape(" · ".join(_facts(result)))}</span></p>{reason}</div></li>\n'
+def _plain(results: Sequence[Result]) -> str:
+    """Return what the page shows instead of its cards without JavaScript."""
+    states = Counter(result.state for result in results)
+    counts = "".join(
+        f"<li>{state.value.replace('_', ' ')}: {counted(count, 'job')}</li>" for state, count in states.most_common()
     )
-
-
-def _screen(result: Result, folder: Path, beside: Path, prompt: str) -> str:
-    if result.file is None:
-        text = "no video" if result.state is not JobState.READY else "not saved"
-        return f'<div class="screen">{text}</div>'
-    path = Path(os.path.relpath(folder / result.file, beside)).as_posix()
-    return (
-        f'<button class="screen" aria-label="Play: {prompt}">'
-        f'<video data-src="{escape(quote(path))}" muted loop playsinline preload="none"></video></button>'
-    )
-
-
-def _facts(result: Result) -> Iterable[str]:
-    queued, processed = _between(result.created_at, result.submitted_at), _between(result.accepted_at, result.ended_at)
-    cost = "cost unknown" if result.cost is None else usd(result.cost)
-    facts = [
-        "" if result.seed is None else f"seed {result.seed}",
-        cost,
-        "" if queued is None else f"{_format_seconds(queued)} waiting",
-        "" if processed is None else f"{_format_seconds(processed)} processing",
-        "" if result.width is None else f"{result.width}×{result.height}",
-        "" if result.frames is None else counted(result.frames, "frame"),
-        "" if result.fps is None else f"{result.fps:g} fps",
-        result.file or "",
-        f"line {result.line}",
-        result.ref,
+    troubled = [result for result in results if result.state is not JobState.READY or result.file is None]
+    parts = [
+        "<p>JavaScript shows the videos. They lie in the batch's folder; <code>results.jsonl</code> lists them.</p>",
+        f"<ul>{counts}</ul>",
     ]
-    return [each for each in facts if each]
+    if troubled:
+        items = "".join(map(_plain_item, troubled[:_MOST_PLAIN_JOBS]))
+        parts.append(f"<h3>Jobs without a video</h3><ol>{items}</ol>")
+    if len(troubled) > _MOST_PLAIN_JOBS:
+        parts.append(f"<p>The first {_MOST_PLAIN_JOBS} of {len(troubled)} are listed.</p>")
+    if states[JobState.UNCERTAIN]:
+        parts.append(
+            "<p>Resolve an uncertain job with <code>modelslab-async resolve REF --id ID</code> if the service has its "
+            "video, else with <code>modelslab-async resolve REF --lost</code>.</p>"
+        )
+    return f'<div class="plain">{"".join(parts)}</div>'
+
+
+def _plain_item(result: Result) -> str:
+    lines = (title_of(result), result.error or "", f"ref {result.ref}")
+    head = f"<b>Line {result.line}, {state_label(result)}</b>"
+    return f"<li>{head}{''.join(f'<br>{escape(line)}' for line in lines if line)}</li>\n"
 
 
 def _times(results: Iterable[Result]) -> list[datetime]:
     moments = ((result.created_at, result.saved_at or result.ended_at) for result in results)
     return [at for pair in moments for at in pair if at is not None]
-
-
-def _between(begin: datetime | None, end: datetime | None) -> float | None:
-    return None if begin is None or end is None else max((end - begin).total_seconds(), 0.0)
-
-
-def _format_seconds(seconds: float) -> str:
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
