@@ -35,6 +35,7 @@ class JobRecord(NamedTuple):
     eta, seed, links: what the service told when it took the job.
     video: what is known of the finished video; None before. error: why there is none, in words; `charged` is apart.
     saved_path: where the file was put; None before.
+    target: the file or folder that the video is meant for; None if the program did not say, see `Job.target`.
     """
 
     account: str
@@ -56,6 +57,7 @@ class JobRecord(NamedTuple):
     accepted_at: float | None = None
     ended_at: float | None = None
     saved_path: str | None = None
+    target: str | None = None
 
     def holds_slot(self, now: float) -> bool:
         """Whether it is taken to be queued or processing at the service."""
