@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from modelslab_async.batch.manifest import value_of
+from modelslab_async.cli.help import REQUEST, option
 from modelslab_async.protocol.request import PARAMETERS
 
 _OPTIONS = {
@@ -40,13 +41,18 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(params={**params, **({"extra": extra} if extra else {})}, **options)
 
     options = [
-        click.option(f"--{name.replace('_', '-')}", name, metavar=kind, help=help_text)
+        option(f"--{name.replace('_', '-')}", name, group=REQUEST, metavar=kind, help=help_text)
         for name, (kind, help_text) in _OPTIONS.items()
     ]
-    extra = click.option(
-        "--extra", metavar="NAME=JSON", multiple=True, callback=_parse_extra, help="a parameter that has no option here"
+    extra = option(
+        "--extra",
+        group=REQUEST,
+        metavar="NAME=JSON",
+        multiple=True,
+        callback=_parse_extra,
+        help="a parameter that has no option here",
     )
-    return reduce(lambda decorated, option: option(decorated), reversed([*options, extra]), with_params)
+    return reduce(lambda decorated, each: each(decorated), reversed([*options, extra]), with_params)
 
 
 def parse_defaults(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
@@ -62,11 +68,12 @@ def _parse_extra(_: click.Context, __: click.Parameter, given: tuple[str, ...]) 
     try:
         return {name: json.loads(value) for name, value in map(_pair, given)}
     except ValueError as error:
-        raise click.BadParameter(f"the value must be JSON: {error} (hint: put a text in quotes)") from error
+        hint = """put a text in quotes: --extra 'NAME="text"'"""
+        raise click.BadParameter(f"the value must be JSON (hint: {hint})") from error
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not (name.strip() and sign):
-        raise click.BadParameter(f"{text!r}: must be NAME=VALUE")
+        raise click.BadParameter(f"{text}: must be NAME=VALUE")
     return name.strip().replace("-", "_"), value

@@ -61,16 +61,16 @@ MISTAKES = [
     ("promt", '{"prompt": "a", "init_image": "a.png", "promt": 1}'),
     ("prompt", '{"init_image": "a.png"}'),
     ("init_image", '{"prompt": "a"}'),
-    ("prompt=' '", '{"prompt": " ", "init_image": "a.png"}'),
+    ('prompt=" "', '{"prompt": " ", "init_image": "a.png"}'),
     ("No such file", '{"prompt": "a", "init_image": "gone.png"}'),
     ("init_image=", '{"prompt": "a", "init_image": "text.png"}'),
     ("init_image=", '{"prompt": "a", "init_image": "empty.png"}'),
     ("5000000 bytes", '{"prompt": "a", "init_image": "huge.png"}'),
     ("fps=20", '{"prompt": "a", "init_image": "a.png", "fps": 20}'),
-    ("seed='seven'", '{"prompt": "a", "init_image": "a.png", "seed": "seven"}'),
+    ("seed=seven", '{"prompt": "a", "init_image": "a.png", "seed": "seven"}'),
     ("fps=9", '{"prompt": "a", "init_image": "a.png", "fps": 9, "num_frames": 9}'),
     ("line=duplicate: must differ from line 1,", '{"prompt": "same", "init_image": "a.png"}'),
-    ("track_id='mine': must differ from line 2", '{"prompt": "other", "init_image": "a.png", "track_id": "mine"}'),
+    ("track_id=mine: must differ from line 2", '{"prompt": "other", "init_image": "a.png", "track_id": "mine"}'),
     ("key", f'{{"prompt": "a", "init_image": "a.png", "key": "{KEY}"}}'),
 ]
 """A part of the message, and a line with a mistake."""
@@ -159,7 +159,8 @@ async def test_the_user_is_asked_for_confirmation(tmp_path: Path) -> None:
         terminal = await shell.terminal(*words)
         await terminal.until("Spend $0.60?")
         await terminal.type_until_it_ends("\x03")
-        assert (await terminal.done(), charges(emulator)) == (1, 0)
+        assert (await terminal.done(), charges(emulator)) == (Exit.INTERRUPTED, 0)
+        assert "nothing was sent" in terminal.text
         terminal = await shell.terminal(*words)
         await terminal.until("Spend $0.60?")
         terminal.type("y\n")
