@@ -7,6 +7,10 @@ needs it; so what the second import takes is what comes on top. Some of what is 
 is made and a request written as it is sent, and what that takes the first time is printed too. Sizes are those of the
 core's sources (everything but the command, the emulator and batches, which come with the same package), of all sources,
 and of all with the bytecode that pip compiles. Before anything is printed: no optional package was imported.
+
+The command's help is measured beside `import click, rich`, which it needs: in a pipe, and as a coloured terminal gets
+it. A round takes both in turn, as whole processes less the start of an interpreter, in seconds of CPU: what disturbs
+the machine adds nothing to them.
 """
 
 from __future__ import annotations
@@ -14,14 +18,16 @@ from __future__ import annotations
 import marshal
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 
-from benchmarks._common import Figure, Seen, options, say, tell
+from benchmarks._common import Figure, Reach, Seen, options, say, tell
 
 ROUNDS = 40
 AIOHTTP, OURS, FIRST = "aiohttp", "modelslab_async", "then a client, and a request as it is sent"
@@ -40,13 +46,32 @@ import asyncio
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.secret import ApiKey
 async def first():
-    async with modelslab_async.Client("any") as client:
+    async with modelslab_async.Client("any-long-key") as client:
         client.check({"prompt": "zoom in", "init_image": "https://picture.invalid/a.png"})
         request = modelslab_async.ImageToVideoUltra(prompt="zoom in", init_image="https://picture.invalid/a.png")
-        wire.encode_body(wire.encode_request(request, ref="a"), ApiKey("any"))
+        wire.encode_body(wire.encode_request(request, ref="a"), ApiKey("any-long-key"))
 asyncio.run(first())
 print(time.perf_counter() - begun)
 """
+_HELP = "from modelslab_async.cli import main; import sys; sys.argv = ['modelslab-async', '--help']; main()"
+_COLOURED = f"""
+import sys
+class Terminal(type(sys.stdout)):
+    def isatty(self):
+        return True
+sys.stdout = Terminal(open(1, "wb", closefd=False), write_through=True)
+{_HELP}
+"""
+NEEDED, PIPED, DRAWN = (
+    "import click, rich",
+    "modelslab-async --help, in a pipe",
+    "modelslab-async --help, on a terminal",
+)
+START = "start of an interpreter"
+_PROGRAMS = {START: "pass", NEEDED: "import click, rich", PIPED: _HELP, DRAWN: _COLOURED}
+HELP_ROUNDS = 20
+HELP_LIMIT = 2.5
+"""What the command's help may take at most, as a multiple of `import click, rich`."""
 _MODULES = {"opentelemetry-api": "opentelemetry", "pillow": "PIL", "python-multipart": "python_multipart"}
 """Where a distribution's module has another name."""
 
@@ -100,6 +125,33 @@ def measure() -> dict[str, Seen]:
     return {name: Seen(values) for name, values in taken.items()}
 
 
+def _cpu_time(program: str, cache: str) -> float:
+    """Milliseconds of CPU that a process takes which runs the program."""
+    around = {key: value for key, value in os.environ.items() if key not in ("PYTHONDONTWRITEBYTECODE", "NO_COLOR")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**around, "PYTHONPYCACHEPREFIX": cache, "TERM": "xterm"},
+        cwd=_PACKAGE.parent,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def measure_help() -> dict[str, Seen]:
+    """Milliseconds of CPU of `import click, rich` and of the command's help, each without the interpreter's start."""
+    taken: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
+    with tempfile.TemporaryDirectory() as cache:
+        for turn in range(-1, HELP_ROUNDS):  # the first compiles
+            for name, program in _PROGRAMS.items():
+                each = _cpu_time(program, cache)
+                taken[name] += [each] if turn >= 0 else []
+    start = median(taken.pop(START))
+    return {name: Seen([each - start for each in values]) for name, values in taken.items()}
+
+
 def main() -> int:
     """Measure, and print the figures."""
     wanted, _ = options(__doc__)
@@ -107,11 +159,19 @@ def main() -> int:
     taken = measure()
     parts = {"all sources and bytecode": size(()) + _bytecode(), "all sources": size(()), f"{OURS}, its core's": size()}
     sizes = {name: Seen([each / 1000]) for name, each in parts.items()}
+    say(f"{HELP_ROUNDS} rounds of the command's help")
+    helped = measure_help()
+    reaches = [
+        Reach(f"{name}, over {NEEDED}", seen.median / helped[NEEDED].median, HELP_LIMIT)
+        for name, seen in helped.items()
+        if name != NEEDED
+    ]
     figures = [
         Figure("import, of modelslab_async what it takes beyond aiohttp", "ms", taken),
         Figure("size", "KB", sizes),
+        Figure("the command's help, of CPU beyond an interpreter's start", "ms", helped),
     ]
-    return tell(wanted, "imports", f"{ROUNDS} rounds, each import a fresh process", figures, [])
+    return tell(wanted, "imports", f"{ROUNDS} rounds, each import a fresh process", figures, reaches)
 
 
 if __name__ == "__main__":
