@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -75,6 +74,8 @@ class _LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Suggest a command if the given one does not exist. The rest is click's."""
+        from difflib import get_close_matches  # noqa: PLC0415 - help does without it
+
         if args and args[0] not in COMMANDS and (close := get_close_matches(args[0], COMMANDS, n=1)):
             ctx.fail(f"No such command '{args[0]}'. Did you mean {close[0]}?")
         return super().resolve_command(ctx, args)

@@ -59,7 +59,7 @@ _SET = option(
 
 @click.command(
     cls=Command,
-    example='modelslab-async batch pictures/ -p "clouds pass" --set fps=12 -o videos --budget 20',
+    example='modelslab-async batch pictures/ -p "clouds pass" -o videos --budget 20',
 )
 @_MANIFEST
 @option(

@@ -156,7 +156,7 @@ class BatchDisplay:
         """Return the name of an item's picture, and its line: several lines may have the same picture."""
         request = event.entry.request
         name = picture_name(request.init_image) if request else "picture"
-        return self.output.redact(f"{name}, line {event.entry.line}")
+        return str(self.output.redact(f"{name}, line {event.entry.line}"))
 
     def count_running(self) -> None:
         """Count the charges of the jobs that still run when the display ends."""

@@ -26,7 +26,7 @@ def report_usage_error(error: click.ClickException, keys: list[ApiKey], *, as_js
     """
     output = Output(as_json=True, keys=[*keys, *keys_from_environment()])
     if isinstance(error, click.NoSuchOption) and error.option_name == "--emulate":
-        error.message, error.possibilities = f"No such option '--emulate': {_ONLY_SOME_EMULATE}", []
+        error = click.UsageError(f"No such option '--emulate': {_ONLY_SOME_EMULATE}", error.ctx)
     output.hide_in(error)
     if as_json:
         output.json_error(error)

@@ -9,6 +9,7 @@ import re
 import socket
 import sys
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +58,34 @@ def test_a_picture_becomes_a_video(tmp_path: Path) -> None:
         (Exit.KEY, {"keys": ["another"]}, ["generate", "a.png", "-p", "zoom"]),
         (Exit.RATE, {"faults": [Rule(Fault.RATE_LIMIT, on="call")]}, ["balance"]),
         (Exit.NOT_FOUND, {}, ["show", "unknown"]),
+        (Exit.DONE, {}, ["generate", "a.png", "-p", "zoom"]),
+        (Exit.FAILED, {"faults": [Rule(Fault.JOB_FAILS)]}, ["batch", ".", "-p", "zoom", "-o", "out", "--yes"]),
+        (Exit.FAILED, {}, ["jobs", "--journal", "a.png"]),
+        (Exit.USAGE, {}, ["batch", "a.png", "-p", "zoom", "-o", "out", "--yes"]),
+        (Exit.USAGE, {}, ["show", ""]),
+        (Exit.KEY, {}, ["balance", "--key-file", "gone"]),
         (Exit.PAYMENT, {"wallet": 0}, ["generate", "a.png", "-p", "zoom"]),
+        (Exit.PAYMENT, {"wallet": 0}, ["batch", ".", "-p", "zoom", "-o", "out", "--yes"]),
+        (Exit.PAYMENT, {}, ["batch", ".", "-p", "zoom", "-o", "out", "--yes", "--budget", "0.1"]),
+        (
+            Exit.PAYMENT,
+            {"wallet": Decimal("0.1")},
+            ["batch", ".", "-p", "zoom", "-o", "out", "--yes", "--check-wallet"],
+        ),
         (Exit.TIMEOUT, {"speed": 1}, ["generate", "a.png", "-p", "zoom", "--timeout", "0.5"]),
         (Exit.NETWORK, {"faults": [Rule(Fault.HTML_502, on="call")]}, ["balance"]),
     ],
 )
 def test_exit_codes(tmp_path: Path, code: Exit, service: Mapping[str, Any], words: list[str]) -> None:
-    """Each kind of failure has its own exit code, a message on stderr, and with --json an object on stdout."""
+    """Each exit code has its reasons; a failure has a message on stderr, and with --json an object on stdout."""
+    changes = {"MODELSLAB_API_KEY": ""} if "--key-file" in words else {}
     with emulated_aside(tmp_path, **service) as (shell, emulator):
-        done = shell.run(*words, "--json")
+        done = shell.run(*words, "--json", changes=changes)
     assert done.code == code, done
-    assert charges(emulator) == 0 or code is not Exit.USAGE
+    assert charges(emulator) == 0 or code not in (Exit.USAGE, Exit.PAYMENT)
     assert done.err.strip()
     assert "Traceback" not in done.err
-    if "Usage:" not in done.err:
+    if code is not Exit.DONE and words[0] != "batch":
         assert done.json["error"]["message"]
 
 
@@ -118,7 +133,7 @@ def test_the_same_picture_by_another_path_is_not_paid_for_again(tmp_path: Path) 
 
 
 def test_a_job_that_takes_too_long_is_collected_into_its_file(tmp_path: Path) -> None:
-    """After --timeout, the command that collects the job is printed. It saves the video under the -o of the first run."""
+    """After --timeout, the command that collects the job is printed. It saves the video under the first run's -o."""
     with emulated_aside(tmp_path, speed=SLOW) as (shell, _):
         done = shell.run("generate", "a.png", "-p", "zoom", "-o", "sub/b.mp4", "--timeout", "0.2")
         assert done.code == Exit.TIMEOUT
