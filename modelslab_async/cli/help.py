@@ -1,7 +1,7 @@
 """Help for the command line: options in groups, in colour on a terminal, as click's plain text everywhere else.
 
-It looks like rich-click's. But rich-click is not used: to draw help, it takes about four times as long as `import click,
-rich`. This module adds less than half of that import's time.
+It looks like rich-click's. But rich-click is not used: to draw help, it takes about four times as long as the import of
+click and rich. This module takes less than half of that import's time.
 """
 
 from __future__ import annotations
