@@ -22,7 +22,7 @@ _GROUPS = (REQUEST, SAVING, MONEY, SELECTION, DECISION, EMULATOR, SERVICE, WAITI
 """The groups of options, in the order in which help shows them."""
 _MAX_COLUMNS = 100
 _OPTION = r"(?<![\w-])--?[a-zA-Z][\w-]*"
-_PLACEHOLDER = r"(?<![\w-])[A-Z][A-Z_]*(?:[|=][A-Z]+)*\b"
+_PLACEHOLDER = r"(?<![\w-])[A-Z][A-Z_]*(?:[|=][A-Z]+)*\b|\[?\w+(?:\|\w+)+\]?"
 _FACTS = re.compile(r"\[(env var|default|required|x[<>]|\d+<).*")
 """What click adds to the end of an option's help: its variable, default and range."""
 _STYLES: Mapping[str, Mapping[str, Any]] = {

@@ -16,17 +16,17 @@ from modelslab_async.protocol.request import PARAMETERS
 _OPTIONS = {
     "negative_prompt": ("TEXT", "what to avoid in the video"),
     "seed": ("INT", "the same seed gives the same video"),
-    "resolution": ("PIXELS", "of the shorter side; at most 480"),
-    "num_frames": ("INT", "default 81"),
-    "num_inference_steps": ("INT", "default 20, at most 25"),
-    "guidance_scale": ("FLOAT", "0 to 8"),
-    "fps": ("INT", "at most 16, and less than the frames"),
-    "sample_shift": ("INT", "default 5, at most 10"),
+    "resolution": ("PIXELS", "of the shorter side, at most 480"),
+    "num_frames": ("INT", "frames of the video; default 81"),
+    "num_inference_steps": ("INT", "steps of the model; default 20, at most 25"),
+    "guidance_scale": ("FLOAT", "how closely to follow the prompt, 0 to 8"),
+    "fps": ("INT", "frames a second, at most 16, and less than the frames"),
+    "sample_shift": ("INT", "shift of the sampler; default 5, at most 10"),
     "portrait": ("yes|no", "taller than wide"),
     "temp": ("yes|no", "delete the file within 24 hours"),
     "webhook": ("URL", "address that the service calls at the end"),
-    "track_id": ("TEXT", "the job's ref"),
-    "model_id": ("TEXT", "default wan2.2"),
+    "track_id": ("TEXT", "the job's ref; a new one pays for another video"),
+    "model_id": ("TEXT", "the model; default wan2.2"),
 }
 
 

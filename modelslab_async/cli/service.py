@@ -103,7 +103,8 @@ def emulator(settings: Settings, **options: Any) -> None:
 def _listen_message(error: OSError, *, host: str, port: int, **_: object) -> str:
     """Return why the emulator cannot listen. asyncio's own text for it shows a Python tuple."""
     number = error.errno or 0
-    reason = os.strerror(number) if number > 0 else error.strerror  # a name that is not found has a negative number
+    # A name that is not found has a negative number. Since Python 3.13, an address of another machine has none.
+    reason = os.strerror(number) if number > 0 else error.strerror or "no address of this machine"
     hint = "--port 0 picks a free port" if number in (errno.EADDRINUSE, errno.EACCES) else "omit --host for 127.0.0.1"
     return f"cannot listen at {host}:{port}: {reason} (hint: {hint})"
 
