@@ -6,6 +6,10 @@ Each round is a fresh process with compiled bytecode. It imports `aiohttp` and t
 so the second time is what our package adds. Some modules are loaded later, so the time to make the first client and to
 encode the first request is measured too. The core is all sources without the command, the emulator and batches, which
 come with the same package. Before any figure is printed, the benchmark checks that no optional package was imported.
+
+The command's help is measured beside `import click, rich`, which it needs: in a pipe, and as a coloured terminal gets
+it. A round measures both in turn, as whole processes less the start of an interpreter, in seconds of CPU, because other
+programs on the machine add nothing to those.
 """
 
 from __future__ import annotations
@@ -13,14 +17,16 @@ from __future__ import annotations
 import marshal
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection
 from importlib import metadata
 from pathlib import Path
+from statistics import median
 
-from benchmarks._common import Figure, Samples, log, parse_options, print_figures
+from benchmarks._common import Figure, Samples, Target, log, parse_options, print_figures
 
 ROUNDS = 40
 AIOHTTP, OURS, FIRST = "aiohttp", "modelslab_async", "first client and first encoded request after it"
@@ -47,6 +53,25 @@ async def first():
 asyncio.run(first())
 print(time.perf_counter() - begun)
 """
+_HELP = "from modelslab_async.cli import main; import sys; sys.argv = ['modelslab-async', '--help']; main()"
+_COLOURED = f"""
+import sys
+class Terminal(type(sys.stdout)):
+    def isatty(self):
+        return True
+sys.stdout = Terminal(open(1, "wb", closefd=False), write_through=True)
+{_HELP}
+"""
+NEEDED, PIPED, DRAWN = (
+    "import click, rich",
+    "modelslab-async --help, in a pipe",
+    "modelslab-async --help, on a terminal",
+)
+START = "start of an interpreter"
+_PROGRAMS = {START: "pass", NEEDED: "import click, rich", PIPED: _HELP, DRAWN: _COLOURED}
+HELP_ROUNDS = 20
+HELP_LIMIT = 2.5
+"""What the command's help may take at most, as a multiple of `import click, rich`."""
 _MODULES = {"opentelemetry-api": "opentelemetry", "pillow": "PIL", "python-multipart": "python_multipart"}
 """Modules whose name differs from the name of their distribution."""
 
@@ -100,6 +125,33 @@ def measure() -> dict[str, Samples]:
     return {name: Samples(values) for name, values in taken.items()}
 
 
+def _cpu_time(program: str, cache: str) -> float:
+    """Milliseconds of CPU that a process takes which runs the program."""
+    around = {key: value for key, value in os.environ.items() if key not in ("PYTHONDONTWRITEBYTECODE", "NO_COLOR")}
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(
+        [sys.executable, "-c", program],
+        env={**around, "PYTHONPYCACHEPREFIX": cache, "TERM": "xterm"},
+        cwd=_PACKAGE.parent,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return 1000 * (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+
+
+def measure_help() -> dict[str, Samples]:
+    """Milliseconds of CPU of `import click, rich` and of the command's help, each without the interpreter's start."""
+    taken: dict[str, list[float]] = {name: [] for name in _PROGRAMS}
+    with tempfile.TemporaryDirectory() as cache:
+        for turn in range(-1, HELP_ROUNDS):  # the first compiles
+            for name, program in _PROGRAMS.items():
+                each = _cpu_time(program, cache)
+                taken[name] += [each] if turn >= 0 else []
+    start = median(taken.pop(START))
+    return {name: Samples([each - start for each in values]) for name, values in taken.items()}
+
+
 def main() -> int:
     """Measure and print the figures. Return the exit code."""
     options, _ = parse_options(__doc__)
@@ -111,11 +163,19 @@ def main() -> int:
         f"core sources of {OURS}": size(),
     }
     sizes = {name: Samples([each / 1000]) for name, each in parts.items()}
+    log(f"{HELP_ROUNDS} rounds of the command's help")
+    helped = measure_help()
+    targets = [
+        Target(f"{name}, over {NEEDED}", measured.median / helped[NEEDED].median, HELP_LIMIT)
+        for name, measured in helped.items()
+        if name != NEEDED
+    ]
     figures = [
         Figure("import; for modelslab_async, the time after aiohttp is imported", "ms", taken),
         Figure("size on disk", "KB", sizes),
+        Figure("the command's help: CPU beyond an interpreter's start", "ms", helped),
     ]
-    return print_figures(options, "imports", f"{ROUNDS} rounds, each in a fresh process", figures, [])
+    return print_figures(options, "imports", f"{ROUNDS} rounds, each in a fresh process", figures, targets)
 
 
 if __name__ == "__main__":

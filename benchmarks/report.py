@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING
 import attrs
 from PIL import Image
 
-from benchmarks._common import Figure, Reach, Seen, options, say, tell
+from benchmarks._common import Figure, Samples, Target, log, parse_options, print_figures
 from modelslab_async import JobState
 from modelslab_async.batch import Result
 from modelslab_async.batch.report import write_report
@@ -193,7 +193,7 @@ async def measure(reports: Mapping[int, Written], chromium: str) -> tuple[dict[i
         try:
             await _round(browser, reports[COUNTS[0]], Times())  # the browser's first page starts its processes
             for turn in range(ROUNDS):
-                say(f"round {turn + 1} of {ROUNDS}")
+                log(f"round {turn + 1} of {ROUNDS}")
                 for count, report in reports.items():
                     await _round(browser, report, times[count])
             return times, browser.version
@@ -203,38 +203,39 @@ async def measure(reports: Mapping[int, Written], chromium: str) -> tuple[dict[i
 
 def main() -> int:
     """Measure, and print the figures."""
-    wanted, _ = options(__doc__)
+    wanted, _ = parse_options(__doc__)
     chromium = next((path for name in _CHROMIUM if (path := shutil.which(name))), None)
     if chromium is None:
-        say(f"there is no Chromium on this machine (hint: install one of {', '.join(_CHROMIUM)})")
+        log(f"there is no Chromium on this machine (hint: install one of {', '.join(_CHROMIUM)})")
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        say("writing the reports")
+        log("writing the reports")
         video = _video()
         reports = {count: write(Path(folder) / f"{count} jobs", count, video) for count in COUNTS}
         times, version = asyncio.run(measure(reports, chromium))
 
-    def seen(name: str) -> dict[str, Seen]:
-        return {f"{count:,} jobs": Seen(getattr(each, name)) for count, each in times.items()}
+    def measured(name: str) -> dict[str, Samples]:
+        return {f"{count:,} jobs": Samples(getattr(each, name)) for count, each in times.items()}
 
+    written = {f"{count:,} jobs": Samples([each.seconds]) for count, each in reports.items()}
     figures = [
-        Figure("load", "s", seen("load"), limit=MOST_LOAD_SECONDS, digits=3),
-        Figure("filter: the slowest letter of a search", "s", seen("search"), limit=MOST_FILTER_SECONDS, digits=3),
-        Figure("filter: the slowest state", "s", seen("state"), limit=MOST_FILTER_SECONDS, digits=3),
-        Figure("write the report", "s", {f"{n:,} jobs": Seen([each.seconds]) for n, each in reports.items()}, digits=2),
-        Figure("size", "MB", {f"{n:,} jobs": Seen([each.size / 1e6]) for n, each in reports.items()}, digits=2),
+        Figure("load", "s", measured("load"), target=MOST_LOAD_SECONDS, digits=3),
+        Figure("filter: the slowest letter of a search", "s", measured("search"), target=MOST_FILTER_SECONDS, digits=3),
+        Figure("filter: the slowest state", "s", measured("state"), target=MOST_FILTER_SECONDS, digits=3),
+        Figure("write the report", "s", written, digits=2),
+        Figure("size", "MB", {f"{n:,} jobs": Samples([each.size / 1e6]) for n, each in reports.items()}, digits=2),
     ]
     most = COUNTS[-1]
-    filtered = max(Seen(times[most].search).median, Seen(times[most].state).median)
-    reaches = [
-        Reach(f"load {most:,} jobs, s", Seen(times[most].load).median, MOST_LOAD_SECONDS),
-        Reach(f"filter {most:,} jobs, s", filtered, MOST_FILTER_SECONDS),
+    filtered = max(Samples(times[most].search).median, Samples(times[most].state).median)
+    targets = [
+        Target(f"load {most:,} jobs, s", Samples(times[most].load).median, MOST_LOAD_SECONDS),
+        Target(f"filter {most:,} jobs, s", filtered, MOST_FILTER_SECONDS),
     ]
     conditions = (
         f"headless Chromium {version}, driven by playwright {metadata.version('playwright')}; "
         f"file:// URLs; {ROUNDS} rounds, each with a page of its own"
     )
-    return tell(wanted, "report", conditions, figures, reaches)
+    return print_figures(wanted, "report", conditions, figures, targets)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import logging
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -146,6 +145,8 @@ logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # the ap
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - it takes longer to import than click and rich
+
         return version("modelslab_async")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

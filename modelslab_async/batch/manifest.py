@@ -36,6 +36,7 @@ _SEPARATOR_LINE = re.compile(r"\"?sep=([^\w\s\"]|\t)\"?", re.IGNORECASE)
 """The first line of some tables of Excel. It says what separates the cells, and is no row."""
 _UNNAMED = re.compile(r"(Unnamed: [\d.]+)?")
 """A column without a name. pandas names such a column "Unnamed: 0" when it reads a table."""
+_DIGITS = "0123456789"
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?")
 _UNDECODED = re.compile("[\udc80-\udcff]")
 """What `errors="surrogateescape"` makes of a byte that is not UTF-8."""
@@ -307,9 +308,15 @@ def _row(head: list[str], row: list[str]) -> Mapping[str, Any] | Problem:
 
 
 def _pictures(folder: Path) -> Iterator[_Line]:
-    names = sorted(path.name for path in folder.iterdir() if _is_picture(path))
+    names = sorted((path.name for path in folder.iterdir() if _is_picture(path)), key=_natural)
     for number, name in enumerate(names, 1):
         yield number, {"init_image": name}
+
+
+def _natural(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Return a sort key that puts "2.png" before "10.png". Letters are compared without their case."""
+    parts = re.findall(r"[0-9]+|[^0-9]+", name.casefold())
+    return [(False, int(part), "") if part[0] in _DIGITS else (True, 0, part) for part in parts], name
 
 
 def _is_picture(path: Path) -> bool:

@@ -11,7 +11,7 @@ from typing import assert_never
 from modelslab_async.batch.decider import Decider, Decision
 from modelslab_async.batch.manifest import Entry, Source, entries
 from modelslab_async.batch.plan import BatchPlan
-from modelslab_async.batch.results import counted
+from modelslab_async.batch.results import counted, usd
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, Problem
@@ -32,8 +32,8 @@ async def plan_run(decider: Decider, source: Source, *, check_wallet: bool) -> B
     _finish(plan, client)
     _check_budget(plan, client)
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
-        requirement, hint = f"must cover the batch's cost of {plan.usd} USD", "add funds, or make fewer videos"
-        plan.add_problem(Problem("wallet", f"{wallet} USD", requirement, hint))
+        requirement, hint = f"must cover the batch's cost of {usd(plan.usd)}", "add funds, or make fewer videos"
+        plan.add_problem(Problem("wallet", usd(wallet), requirement, hint))
     return plan
 
 
@@ -109,7 +109,10 @@ def problems_of(client: Client, entry: Entry) -> Sequence[Problem]:
 
 
 def _check_budget(plan: BatchPlan, client: Client) -> None:
-    left = client.budget.jobs_left(client.prices, time.time()) if client.budget else None
-    if left is not None and left < plan.submit:
-        requirement = f"must allow the batch's {counted(plan.submit, 'job')} at {plan.usd} USD; it allows {left}"
-        plan.add_problem(Problem("budget", repr(client.budget), requirement, "raise the budget, or make fewer videos"))
+    now = time.time()
+    left = client.budget.jobs_left(client.prices, now) if client.budget else None
+    if client.budget and left is not None and left < plan.submit:
+        remaining = client.budget.remaining(now)
+        value = counted(left, "job") if remaining is None else usd(remaining)
+        requirement = f"must allow the batch's {counted(plan.submit, 'job')} at {usd(plan.usd)}; it allows {left}"
+        plan.add_problem(Problem("budget", value, requirement, "raise the budget, or make fewer videos"))

@@ -188,6 +188,7 @@ class Run:
         while not self.stop.is_set():
             try:
                 job = self.client.submit(_request_of(entry), track_id=ref)
+                job.target = self.folder.path
             except InvalidRequestError as error:
                 key = self.client.api_key
                 key.hide_in(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -98,7 +99,12 @@ def _shown_request(entry: Entry, key: ApiKey) -> Mapping[str, Any]:
     request = entry.request
     if request is None:
         return {}
-    return {"prompt": str(request.prompt), "init_image": key.cut(key.redact(shown(request.init_image)))}
+    return {"prompt": str(request.prompt), "init_image": key.cut(key.redact(shown(_picture(request.init_image))))}
+
+
+def _picture(picture: object) -> object:
+    """Return a path as text, because a report shows file names and not Python objects."""
+    return os.fspath(picture) if isinstance(picture, os.PathLike) else picture
 
 
 def result_of(

@@ -22,14 +22,16 @@ from modelslab_async.batch.planner import plan_price
 from modelslab_async.batch.results import counted, to_values, usd
 from modelslab_async.cli.display import BatchDisplay, format_duration
 from modelslab_async.cli.exit_codes import Exit, code_of
-from modelslab_async.cli.output import Output, message_of, problem_values
+from modelslab_async.cli.help import MONEY, REQUEST, SAVING, Command, option
+from modelslab_async.cli.output import Output, message_of, problem_line, problem_values
 from modelslab_async.cli.parameters import parse_defaults
 from modelslab_async.cli.report import print_report
 from modelslab_async.cli.runner import handle_interrupts, limits_mode, open_client, run
-from modelslab_async.cli.settings import Settings, common_options
+from modelslab_async.cli.settings import JOBS, Settings, common_options
 from modelslab_async.client import Client
 from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
+from modelslab_async.media.images import sniff
 from modelslab_async.protocol.pricing import Budget
 
 
@@ -37,14 +39,17 @@ def _dollars(text: str) -> Decimal:
     with suppress(InvalidOperation):
         if (amount := Decimal(text)).is_finite() and amount >= 0:
             return amount
-    raise click.BadParameter(f"{text!r}: must be an amount of dollars (hint: pass 20 or 1.50)")
+    raise click.BadParameter(f"{text}: must be an amount of dollars (hint: pass 20 or 1.50)")
 
 
 _MANIFEST = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
-_PROMPT = click.option("-p", "--prompt", help="for lines without one; a folder of pictures needs it")
-_SET = click.option(
+_PROMPT = option(
+    "-p", "--prompt", group=REQUEST, metavar="TEXT", help="for lines without one; a folder of pictures needs it"
+)
+_SET = option(
     "--set",
     "given",
+    group=REQUEST,
     metavar="NAME=VALUE",
     multiple=True,
     callback=parse_defaults,
@@ -52,21 +57,33 @@ _SET = click.option(
 )
 
 
-@click.command(epilog='Example: modelslab-async batch pictures/ -p "clouds pass" --set fps=12 -o videos --budget 20')
+@click.command(
+    cls=Command,
+    example='modelslab-async batch pictures/ -p "clouds pass" -o videos --budget 20',
+)
 @_MANIFEST
-@click.option(
-    "-o", "--output", "folder", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="of videos"
+@option(
+    "-o",
+    "--output",
+    "folder",
+    group=SAVING,
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="folder of the videos and results",
 )
 @_PROMPT
 @_SET
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="pattern of file names")
-@click.option("--budget", type=_dollars, metavar="USD", help="spend at most this amount")
-@click.option("--check-wallet", is_flag=True, help="check first that the account can pay")
-@click.option("--yes", is_flag=True, help="do not ask for confirmation")
-@click.option("--retry-failed", is_flag=True, help="submit lines again that failed before")
-@click.option("--resubmit-uncertain", is_flag=True, help="submit lines again that may be paid for")
-@click.option("--report", is_flag=True, help="write FOLDER/report.html at the end")
-@common_options
+@option(
+    "--name", group=SAVING, metavar="PATTERN", default=DEFAULT_NAME, show_default=True, help="pattern of file names"
+)
+@option("--budget", group=MONEY, type=_dollars, metavar="USD", help="spend at most this amount")
+@option("--check-wallet", group=MONEY, is_flag=True, help="check first that the account can pay")
+@option("--yes", group=MONEY, is_flag=True, help="do not ask for confirmation")
+@option("--retry-failed", group=MONEY, is_flag=True, help="submit lines again that failed before")
+@option("--resubmit-uncertain", group=MONEY, is_flag=True, help="submit lines again that may be paid for")
+@option("--report", group=SAVING, is_flag=True, help="write FOLDER/report.html at the end")
+@common_options("emulate", *JOBS, "limits")
 def batch(settings: Settings, **options: Any) -> None:
     """Make the videos of a manifest.
 
@@ -103,7 +120,7 @@ async def _batch(
         plan = await opened.plan(lines(), check_wallet=check_wallet)
         _require_lines(plan, manifest)
         if not _confirm(output, plan, yes=yes or settings.emulate):
-            return Exit.USAGE if plan.problem_count else Exit.FAILED
+            return _code_of_problems(plan) if plan.problem_count else Exit.FAILED
         spending = "would be spent" if settings.emulate else "spent"
         confirmed = islice(lines(), plan.lines)  # lines that are added later were not confirmed
         code = await _run(client, opened, confirmed, BatchDisplay(output, plan.lines, spending))
@@ -111,13 +128,20 @@ async def _batch(
         try:
             print_report(output, folder, None)
         except InvalidRequestError as error:
-            output.say(f"no report: {error.problems[0]}")
+            output.say(f"no report: {problem_line(error.problems[0])}")
     return code
 
 
 def _defaults(manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the parameters for lines without them. Raises click.UsageError if pictures would have no prompt."""
+    """Return the parameters for lines without them.
+
+    Raises click.UsageError if pictures would have no prompt, and if the manifest is a picture.
+    """
     defaults = {**({"prompt": prompt} if prompt else {}), **given}
+    if manifest.is_file():
+        with suppress(OSError), manifest.open("rb") as file:
+            if sniff(file.read(64)):
+                raise click.UsageError("a manifest cannot be a picture (hint: use generate, or pass the folder)")
     if manifest.is_dir() and "prompt" not in defaults:
         raise click.UsageError("a folder of pictures needs a prompt (hint: pass one for all with -p PROMPT)")
     return defaults
@@ -141,7 +165,7 @@ def _confirm(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
         values = attrs.asdict(plan, recurse=False)
         output.json({"event": "plan", **values, "problems": problem_values(plan.problems)})
     for problem in plan.problems:
-        output.say(str(problem), "red")
+        output.say(problem_line(problem), "red")
     if plan.problem_count:
         hidden = plan.problem_count - len(plan.problems)
         also = f", {hidden} of them not shown" if hidden else ""
@@ -155,14 +179,43 @@ def _confirm(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
         return True
     if not can_ask():
         raise click.UsageError("cannot ask for confirmation without a terminal (hint: pass --yes)")
+    is_confirmed = False
+    try:
+        is_confirmed = _ask(f"Spend {usd(plan.usd)}?")
+    finally:
+        if not is_confirmed:
+            output.say("nothing was sent")
+    return is_confirmed
+
+
+def _code_of_problems(plan: BatchPlan) -> Exit:
+    """Return the exit code of a plan that cannot be run: PAYMENT if only money is missing."""
+    money = [problem for problem in plan.problems if problem.field in ("budget", "wallet")]
+    return Exit.PAYMENT if len(money) == plan.problem_count else Exit.USAGE
+
+
+def _ask(question: str) -> bool:
+    """Ask at the terminal until the answer is yes or no. The end of the input is a no.
+
+    Raises asyncio.CancelledError at Ctrl-C.
+    """
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # asyncio's handler would not end the question
     try:
-        is_confirmed = click.confirm(f"Spend {usd(plan.usd)}?", err=True)
+        while True:
+            click.echo(f"{question} [y/N]: ", nl=False, err=True)
+            line = sys.stdin.readline()
+            answer = line.strip().lower()
+            if answer in ("y", "yes"):
+                return True
+            if answer in ("", "n", "no"):
+                click.echo(nl=not line.endswith("\n"), err=True)
+                return False
+            click.echo("Please answer y or n.", err=True)
+    except KeyboardInterrupt:
+        click.echo(err=True)
+        raise asyncio.CancelledError from None
     finally:
         signal.signal(signal.SIGINT, before)
-    if not is_confirmed:
-        output.say("nothing was sent")
-    return is_confirmed
 
 
 def can_ask() -> bool:
@@ -233,11 +286,11 @@ def _event_values(event: BatchEvent) -> dict[str, Any]:
     return {**values, **({"result": to_values(event.result)} if event.result else {})}
 
 
-@click.command(epilog="Example: modelslab-async cost shots.jsonl")
+@click.command(cls=Command, example="modelslab-async cost shots.jsonl")
 @_MANIFEST
 @_PROMPT
 @_SET
-@common_options
+@common_options("enterprise", "limits")
 def cost(settings: Settings, **options: Any) -> None:
     """Check a manifest, and print what it costs. Nothing is sent."""
     run(settings.output, lambda: _cost(settings, **options))
@@ -252,7 +305,7 @@ async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given
         estimate = client.prices.estimate(plan.submit)
     _require_lines(plan, manifest)
     for problem in plan.problems:
-        output.say(str(problem), "red")
+        output.say(problem_line(problem), "red")
     by_plan = {plan.name.lower(): count for plan, count in estimate.credits.items()}
     known = {"lines": plan.lines, "videos": plan.submit, "usd": estimate.usd, "credits": by_plan}
     values = {**known, "problems": problem_values(plan.problems), "problem_count": plan.problem_count}

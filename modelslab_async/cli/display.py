@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from urllib.parse import unquote, urlsplit
 
 import attrs
 from rich.console import Group, RenderableType
@@ -20,12 +22,16 @@ from modelslab_async.batch import BatchEvent, Step
 from modelslab_async.batch.results import usd
 from modelslab_async.cli.output import Output
 from modelslab_async.job.future import Job
+from modelslab_async.media.images import is_data_uri
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.request import is_http_url
 
 _FRAMES_PER_SECOND = 4
 _MAX_ROWS = 10
 """The most jobs that are drawn: more rows would cost CPU and show little."""
-_BAR_WIDTH = 30
+_BAR_WIDTH = 24
+_TICK = 1.0
+"""The most seconds between two events of the job that is followed."""
 _STATUS_INTERVAL = 60.0
 """Seconds between two status lines of a batch without a live display."""
 _NOT_RUNNING = (JobState.WAITING, JobState.CANCELLED, JobState.REFUSED)
@@ -42,20 +48,21 @@ def format_duration(seconds: float) -> str:
 
 @attrs.frozen
 class ShownJob:
-    """A job on the display, and when it was submitted or resumed here (seconds of the event loop's clock)."""
+    """A job on the display, and its label: the picture's name."""
 
     job: Job
-    since: float = attrs.field(factory=lambda: asyncio.get_running_loop().time())
+    label: str
 
 
-async def follow(output: Output, job: Job) -> None:
+async def follow(output: Output, job: Job, label: str) -> None:
     """Show a job's progress until it ends."""
     if not output.is_live:
         await _print_states(output, job)
         return
-    shown = ShownJob(job)
-    with _live(output, lambda: _job_rows([shown])):
-        await job.wait()
+    shown = ShownJob(job, label)
+    with _live(output, lambda: _job_rows([shown])) as live:
+        async for _ in job.events(every=_TICK):
+            live.refresh()
 
 
 async def _print_states(output: Output, job: Job) -> None:
@@ -68,23 +75,27 @@ async def _print_states(output: Output, job: Job) -> None:
 
 
 def _job_rows(jobs: Iterable[ShownJob]) -> Table:
-    """Return a row for each job: its state, progress bar, elapsed and remaining time, and prompt."""
+    """Return a row for each job: its state, progress bar, elapsed and remaining time, and label."""
     grid = Table.grid(padding=(0, 2))
+    for _ in range(4):
+        grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
     for shown in jobs:
-        job, elapsed = shown.job, asyncio.get_running_loop().time() - shown.since
-        eta = job.eta
-        part = 0.0 if eta is None else elapsed / (elapsed + eta)
+        job, eta = shown.job, shown.job.eta
         remaining = "" if eta is None else f"about {format_duration(eta)} left"
-        bar = ProgressBar(total=1.0, completed=part, width=_BAR_WIDTH, pulse=eta is None and not job.done())
-        state, prompt = Text(job.state.value), Text(_prompt(job), "dim", no_wrap=True)
-        grid.add_row(state, bar, format_duration(elapsed), remaining, prompt)
+        bar = ProgressBar(total=1.0, completed=job.progress, width=_BAR_WIDTH, pulse=eta is None and not job.done())
+        state, label = Text(job.state.value), Text(shown.label, "cyan")
+        grid.add_row(state, bar, format_duration(job.elapsed), remaining, label)
     return grid
 
 
-def _prompt(job: Job) -> str:
-    """Return the beginning of the prompt from the journal row, which never holds the key; else the ref."""
-    request = (job.record and job.record.request) or {}
-    return str(request.get("prompt", job.ref))[:32]
+def picture_name(image: object) -> str:
+    """Return the name of a picture without its folders, from its path or URL. A picture in memory has no name."""
+    where = os.fspath(image) if isinstance(image, os.PathLike) else image
+    if not isinstance(where, str) or is_data_uri(where):
+        return "picture"
+    path = urlsplit(where).path if is_http_url(where) else where
+    return unquote(path.replace("\\", "/").rstrip("/").rpartition("/")[2]) or where
 
 
 @attrs.define
@@ -125,7 +136,7 @@ class BatchDisplay:
         """Count an event. Print a line for each item that ended and for each outage."""
         item = event.entry.item
         if event.job and event.step is Step.BEGUN:
-            self.jobs[item] = ShownJob(event.job)
+            self.jobs[item] = ShownJob(event.job, self._label(event))
             return
         if event.job and event.step is Step.DELAYED:
             self.output.say(f"submitting again during an outage: {event.job.exception()}", "yellow")
@@ -140,6 +151,12 @@ class BatchDisplay:
             self._count_money(result.charged, result.price, result.submitted_at)
             text = f"{result.file}" if is_done else f"{result.state.value}: {result.error}"
             self.output.say(f"line {result.line}: {text}", "" if is_done else "red")
+
+    def _label(self, event: BatchEvent) -> str:
+        """Return the name of an item's picture, and its line: several lines may have the same picture."""
+        request = event.entry.request
+        name = picture_name(request.init_image) if request else "picture"
+        return str(self.output.redact(f"{name}, line {event.entry.line}"))
 
     def count_running(self) -> None:
         """Count the charges of the jobs that still run when the display ends."""
@@ -186,12 +203,12 @@ class BatchDisplay:
 
 
 @contextmanager
-def _live(output: Output, draw: Callable[[], RenderableType]) -> Iterator[None]:
+def _live(output: Output, draw: Callable[[], RenderableType]) -> Iterator[Live]:
     """Draw the display from the event loop: rich's own thread would read jobs while they change."""
     with Live(get_renderable=draw, console=output.err, auto_refresh=False, transient=True) as live:
         live.refresh()
         with _every(1 / _FRAMES_PER_SECOND, live.refresh):
-            yield
+            yield live
 
 
 @contextmanager

@@ -12,7 +12,7 @@ class Exit(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """Some jobs failed, or the disk did."""
+    """Some jobs failed, or the disk did, or the user answered no."""
     USAGE = 2
     """The command line, the manifest or a setting is wrong. Nothing was sent."""
     KEY = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -15,12 +14,13 @@ import click
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
 from modelslab_async.batch.results import counted, usd
-from modelslab_async.cli.display import follow
+from modelslab_async.cli.display import follow, picture_name
 from modelslab_async.cli.exit_codes import Exit, code_of
+from modelslab_async.cli.help import REQUEST, SAVING, WAITING, Command, option
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.parameters import parameter_options
 from modelslab_async.cli.runner import handle_interrupts, open_client, run
-from modelslab_async.cli.settings import Settings, common_options
+from modelslab_async.cli.settings import JOBS, Settings, common_options
 from modelslab_async.client import Client
 from modelslab_async.engine.config import normalize_request
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
@@ -30,14 +30,22 @@ from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 
 
-@click.command(epilog='Example: modelslab-async generate castle.jpg -p "clouds pass" --num-frames 49 -o castle.mp4')
+@click.command(cls=Command, example='modelslab-async generate castle.jpg -p "clouds pass" --seed 7 -o castle.mp4')
 @click.argument("image")
-@click.option("-p", "--prompt", required=True, help="what the video should show")
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="path of the mp4")
-@click.option("--force", is_flag=True, help="replace an existing file")
-@click.option("--no-wait", is_flag=True, help="print the ref and exit; collect it later")
+@option("-p", "--prompt", group=REQUEST, metavar="TEXT", required=True, help="what the video should show")
+@option(
+    "-o",
+    "--output",
+    "target",
+    group=SAVING,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="path of the mp4; default PICTURE-SEED.mp4",
+)
+@option("--force", group=SAVING, is_flag=True, help="replace an existing file")
+@option("--no-wait", group=WAITING, is_flag=True, help="print the ref and exit; collect it later")
 @parameter_options
-@common_options
+@common_options("emulate", *JOBS, "limits")
 def generate(settings: Settings, **options: Any) -> None:
     """Turn IMAGE (a path or a URL) into an mp4. Costs $0.20."""
     if options["no_wait"] and settings.emulate:
@@ -65,23 +73,24 @@ async def _generate(
         client.api_key.require_absent(output=target)
         request: dict[str, Any] = {"prompt": prompt, "init_image": image, **params}
         client.check(**request)
-        await _check_unpaid(client, request)
+        await _check_unpaid(settings, client, request)
         output.say(f"{usd(client.prices.estimate(1).usd)} for one video")
         job = client.submit(**request)
+        job.target = target or Path()
         try:
             async with handle_interrupts():
                 if no_wait:
                     await job.submitted()
-                    _print_how_to_collect(output, job, target)
+                    _print_how_to_collect(settings, job)
                     return Exit.DONE
                 return await _save(client, settings, job, target, force=force)
         except asyncio.CancelledError:
             await client.aclose(drain=False)  # waits for the reply to a submit under way
-            _print_how_to_collect(output, job, target)
+            _print_how_to_collect(settings, job)
             return Exit.INTERRUPTED
 
 
-async def _check_unpaid(client: Client, request: Mapping[str, Any]) -> None:
+async def _check_unpaid(settings: Settings, client: Client, request: Mapping[str, Any]) -> None:
     """Refuse a request that an earlier run paid for, or may have paid for, if its video was not saved.
 
     A request with a track_id is never refused: with it, the user asks for another video.
@@ -97,9 +106,10 @@ async def _check_unpaid(client: Client, request: Mapping[str, Any]) -> None:
         is_same = row.picture and _location(str(row.picture.get("where", ""))) == location
         is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
         if is_same and is_open and {**(row.request or {}), "track_id": "", "init_image": ""} == stored:
-            command = "resolve" if row.state in (JobState.SUBMITTING, JobState.UNCERTAIN) else "collect"
+            is_uncertain = row.state in (JobState.SUBMITTING, JobState.UNCERTAIN)
+            command = settings.command("resolve" if is_uncertain else "collect", row.ref)
             requirement = "cannot be submitted: an earlier run paid, or may have paid, for the same request"
-            hint = f"run modelslab-async {command} {row.ref}, or pass --track-id NAME to pay for another video"
+            hint = f"run {command}, or pass --track-id NAME to pay for another video"
             raise InvalidRequestError([Problem("image", repr(image), requirement, hint)])
 
 
@@ -126,7 +136,7 @@ def _check_target(target: Path, *, force: bool) -> None:
 async def _save(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:
     """Wait for the job, and save its video to *target*, or under a name of its own."""
     output = settings.output
-    await follow(output, job)
+    await follow(output, job, picture_name(job.request.init_image if job.request else None))
     try:
         video = await job
         if target:
@@ -137,8 +147,9 @@ async def _save(client: Client, settings: Settings, job: Job, target: Path | Non
         output.error(error)
         is_disk_error = not isinstance(error, ModelsLabError)
         if job.id and getattr(error, "charged", is_disk_error) and not output.is_emulated:
-            output.say(f"it is paid for; collect it with: {_collect_command(job, None if is_disk_error else target)}")
-        _print_how_to_resolve(output, job)
+            elsewhere = ("-o", ".") if is_disk_error and target else ()
+            output.say(f"it is paid for; collect it with: {settings.command('collect', job.ref, *elsewhere)}")
+        _print_how_to_resolve(settings, job)
         return code_of(error)
     record = await client.find(job.ref)
     _print_saved(output, job, saved, video.seed, record.price if record else None)
@@ -153,29 +164,26 @@ def _print_saved(output: Output, job: Job, saved: SavedVideo, seed: int | None, 
     output.result(values, f"{saved.path}  {', '.join(facts)}")
 
 
-def _print_how_to_collect(output: Output, job: Job, target: Path | None) -> None:
+def _print_how_to_collect(settings: Settings, job: Job) -> None:
     """Print what became of a job that is left, and the command that collects it."""
+    output = settings.output
     if job.cancelled():
         output.say("not submitted: nothing was charged")
         return
     if job.id is None:
         output.error((job.exception() if job.done() else None) or asyncio.CancelledError())
-        _print_how_to_resolve(output, job)
+        _print_how_to_resolve(settings, job)
         return
     values = {"ref": job.ref, "job_id": job.id, "state": job.state}
     if output.is_emulated:
         output.result(values, f"job {job.id} ended with its emulator; nothing was paid")
         return
     output.say(f"job {job.id or job.ref} runs at the service and is paid for; collect it with:")
-    command = _collect_command(job, target)
+    command = settings.command("collect", job.ref)
     output.result({**values, "collect": command}, command)
 
 
-def _print_how_to_resolve(output: Output, job: Job) -> None:
-    if job.state is JobState.UNCERTAIN and not output.is_emulated:
-        find, resolve = "modelslab-async recover --search", f"modelslab-async resolve {job.ref}"
-        output.say(f"the job may be paid for (hint: look for its video with {find}, then run {resolve})")
-
-
-def _collect_command(job: Job, target: Path | None) -> str:
-    return shlex.join(["modelslab-async", "collect", job.ref, *(["-o", str(target)] if target else [])])
+def _print_how_to_resolve(settings: Settings, job: Job) -> None:
+    if job.state is JobState.UNCERTAIN and not settings.emulate:
+        find, resolve = settings.command("recover", "--search"), settings.command("resolve", job.ref)
+        settings.output.say(f"the job may be paid for (hint: look for its video with {find}, then run {resolve})")

@@ -11,11 +11,12 @@ import click
 
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names, pattern_problem
-from modelslab_async.batch.results import counted
+from modelslab_async.batch.results import counted, usd
 from modelslab_async.cli.exit_codes import Exit, code_of
-from modelslab_async.cli.output import record_values
+from modelslab_async.cli.help import DECISION, SAVING, SELECTION, Command, WholeNumber, option
+from modelslab_async.cli.output import plain_lines, problem_line, record_values
 from modelslab_async.cli.runner import handle_interrupts, open_client, run
-from modelslab_async.cli.settings import Settings, common_options
+from modelslab_async.cli.settings import JOBS, JOURNAL, Settings, common_options
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, NotFoundError
 from modelslab_async.job.future import Job
@@ -28,10 +29,18 @@ _MAX_SEARCHED = 10_000
 _COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
 
 
-@click.command(epilog="Example: modelslab-async jobs --all --json")
-@click.option("--all", "with_finished", is_flag=True, help="list finished and saved jobs too")
-@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="read the newest rows only")
-@common_options
+@click.command(cls=Command, example="modelslab-async jobs --all --json")
+@option("--all", "with_finished", group=SELECTION, is_flag=True, help="list finished and saved jobs too")
+@option(
+    "--limit",
+    group=SELECTION,
+    type=WholeNumber(1),
+    metavar="N",
+    default=100,
+    show_default=True,
+    help="read the newest rows only",
+)
+@common_options(*JOURNAL)
 def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
     """List the account's unfinished jobs in the journal."""
 
@@ -45,38 +54,54 @@ def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
     run(settings.output, work)
 
 
-@click.command(epilog="Example: modelslab-async show 3f2a9c")
+@click.command(cls=Command, example="modelslab-async show 3f2a9c")
 @click.argument("ref")
-@common_options
+@common_options(*JOURNAL)
 def show(settings: Settings, ref: str) -> None:
     """Show the journal's row of the job with this ref, or id."""
 
     async def work() -> Exit:
         async with open_client(settings) as client:
             values = record_values(await _find(client, ref))
-        lines = [f"{name:13} {value}" for name, value in values.items() if value not in (None, ())]
+        lines = [f"{name:24} {text}" for name, text in plain_lines(values)]
         settings.output.result(values, "\n".join(lines))
         return Exit.DONE
 
     run(settings.output, work)
 
 
-@click.command(epilog="Example: modelslab-async collect -o videos")
+@click.command(cls=Command, example="modelslab-async collect -o videos")
 @click.argument("refs", nargs=-1)
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), default=Path(), metavar="FOLDER|FILE")
-@click.option("--name", default=DEFAULT_NAME, show_default=True, help="pattern of file names in a folder")
-@common_options
-def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) -> None:
+@option(
+    "-o",
+    "--output",
+    "target",
+    group=SAVING,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER|FILE",
+    help="default: where the first run meant to save it",
+)
+@option(
+    "--name",
+    group=SAVING,
+    metavar="PATTERN",
+    default=DEFAULT_NAME,
+    show_default=True,
+    help="pattern of file names in a folder",
+)
+@common_options(*JOBS)
+def collect(settings: Settings, refs: tuple[str, ...], target: Path | None, name: str) -> None:
     """Save the videos of paid jobs. Costs nothing.
 
-    Waits for the jobs of REFS, or for all jobs that earlier runs left.
+    Waits for the jobs of REFS, or for all jobs that earlier runs left. A video is saved where the run that paid for it
+    meant to save it: under the same -o, or in the folder of the batch.
     """
-    if target.suffix == ".mp4" and len(refs) != 1:
+    if target and target.suffix == ".mp4" and len(refs) != 1:
         raise click.UsageError("-o FILE needs exactly one REF (hint: pass a folder)")
     if problem := pattern_problem(name):
         error = InvalidRequestError([problem])
         settings.output.hide_in(error)
-        raise click.UsageError(str(error.problems[0]))
+        raise click.UsageError(problem_line(error.problems[0]))
 
     async def work() -> Exit:
         async with open_client(settings) as client, handle_interrupts():
@@ -96,15 +121,23 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path, name: str) 
     run(settings.output, work)
 
 
-async def _collect(settings: Settings, job: Job, target: Path, name: str) -> Exit:
+async def _collect(settings: Settings, job: Job, target: Path | None, name: str) -> Exit:
     try:
-        saved = await _save(job, target, name)
+        saved = await _save(job, target or _target_of(job), name)
     except (ModelsLabError, OSError) as error:
         settings.output.error(error)
         return code_of(error)
     values = {"ref": job.ref, "job_id": job.id, "path": saved.path, "sha256": saved.sha256}
     settings.output.result(values, str(saved.path))
     return Exit.DONE
+
+
+def _target_of(job: Job) -> Path:
+    """Return where the first run meant to save the video: a file, or a folder. Without a note of it, this folder."""
+    if not job.target:
+        return Path()
+    target = Path(job.target)
+    return target.relative_to(Path.cwd()) if target.is_relative_to(Path.cwd()) else target
 
 
 async def _save(job: Job, target: Path, name: str) -> SavedVideo:
@@ -114,9 +147,9 @@ async def _save(job: Job, target: Path, name: str) -> SavedVideo:
     return (await save_as(job, target, names(name, values_of(job, 1))))[1]
 
 
-@click.command(epilog="Example: modelslab-async recover --search")
-@click.option("--search", is_flag=True, help="list the account's videos that the journal does not know too")
-@common_options
+@click.command(cls=Command, example="modelslab-async recover --search")
+@option("--search", group=SELECTION, is_flag=True, help="list the account's videos that the journal does not know too")
+@common_options(*JOURNAL)
 def recover(settings: Settings, *, search: bool) -> None:
     """List the jobs that dead processes left. Nothing is submitted or paid for."""
 
@@ -131,24 +164,33 @@ def recover(settings: Settings, *, search: bool) -> None:
             settings.output.json(values)
             return Exit.DONE
         say = settings.output.say
-        say(f"{len(found.jobs)} paid for and not collected{' (hint: modelslab-async collect)' if found.jobs else ''}")
-        say(f"{len(found.unsent)} never sent, {len(found.owned_elsewhere)} owned by another process")
-        hint = " (hint: modelslab-async resolve REF with --id ID or --lost)" if found.uncertain else ""
-        say(f"{len(found.uncertain)} uncertain{hint}")
-        settings.output.table({}, _COLUMNS, [_cells(row) for row in found.uncertain], "")
+        counts = {
+            f"paid for and not collected (hint: {settings.command('collect')} saves the videos)": len(found.jobs),
+            "never sent, and not charged": len(found.unsent),
+            "owned by another process that runs": len(found.owned_elsewhere),
+            f"uncertain (hint: {settings.command('resolve')} REF with --id ID or --lost)": len(found.uncertain),
+        }
+        for text, count in counts.items():
+            if count:
+                say(f"{counted(count, 'job')} {text}")
+        if not any(counts.values()):
+            say("no jobs were left")
+        if found.uncertain:
+            settings.output.table({}, _COLUMNS, [_cells(row) for row in found.uncertain], "")
         if search:
             say(f"{counted(len(found.candidates), 'video')} of the account that the journal does not know")
+        if found.candidates:
             settings.output.table({}, ("id", "link"), [(a.id, *a.links[:1]) for a in found.candidates], "")
         return Exit.DONE
 
     run(settings.output, work)
 
 
-@click.command(epilog="Example: modelslab-async resolve 3f2a9c --lost")
+@click.command(cls=Command, example="modelslab-async resolve 3f2a9c --lost")
 @click.argument("ref")
-@click.option("--id", "job_id", help="the service accepted the job under this id")
-@click.option("--lost", is_flag=True, help="the service never accepted the job: it is not charged")
-@common_options
+@option("--id", "job_id", group=DECISION, metavar="ID", help="the service accepted the job under this id")
+@option("--lost", group=DECISION, is_flag=True, help="the service never accepted the job: it is not charged")
+@common_options(*JOURNAL)
 def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> None:
     """Resolve an uncertain job by hand. The service is only asked whether it knows the id."""
     if bool(job_id and job_id.strip()) == lost:
@@ -161,7 +203,7 @@ def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> 
                 await client.recover([row.ref])
             await client.resolve(row.ref, id=job_id, lost=lost)
         values = {"ref": row.ref, "job_id": job_id, "lost": lost}
-        text = "lost, not charged" if lost else f"accepted (hint: modelslab-async collect {row.ref})"
+        text = "lost, not charged" if lost else f"accepted (hint: {settings.command('collect', row.ref)} saves it)"
         settings.output.result(values, f"{row.ref}: {text}")
         return Exit.DONE
 
@@ -170,13 +212,15 @@ def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> 
 
 async def _find(client: Client, ref: str) -> JobRecord:
     """Return the row with this ref, or id, or the only row whose ref begins with it. Raises NotFoundError."""
+    if not ref.strip():
+        raise click.UsageError("REF cannot be empty")
     if row := await client.find(ref):
         return row
     rows = [row for row in await client.history(_MAX_SEARCHED) if row.ref.startswith(ref)]
     if not rows:
         raise NotFoundError(f"the journal has no job {ref} of this account")
     if len(rows) > 1:
-        raise NotFoundError(f"the journal has {len(rows)} jobs {ref}... of this account (hint: pass more of the ref)")
+        raise NotFoundError(f"the journal has {len(rows)} jobs that begin with {ref} (hint: pass more of the ref)")
     return rows[0]
 
 
@@ -189,6 +233,6 @@ def _is_unfinished(client: Client, row: JobRecord) -> bool:
 
 def _cells(row: JobRecord) -> tuple[str, ...]:
     since = datetime.fromtimestamp(row.submitted_at or row.created_at).astimezone()
-    cost = {True: f"${row.price}", False: "-", None: f"${row.price}?"}[row.charged]
+    cost = {True: usd(row.price), False: "-", None: f"{usd(row.price)}?"}[row.charged]
     prompt = str((row.request or {}).get("prompt", ""))
     return row.ref, row.job_id or "", row.state.value, f"{since:%m-%d %H:%M:%S}", cost, prompt[:40]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import reduce
@@ -19,6 +20,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from modelslab_async.batch.results import usd
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
@@ -39,6 +41,11 @@ AS_FLAGS = {
     r"\bpass True or False\b": "pass true or false",
 }
 """Phrases of the library's messages for Python programs, and the same for the command line."""
+_PLAIN = {
+    r"ClientConnector\w*Error: Cannot connect to host (\S+) ssl:\S+ \[Connect call failed [^\]]*\]": r"\1 refused it",
+    r"ClientConnector\w*Error: Cannot connect to host (\S+) ssl:\S+ \[([^\]]*)\]": r"\1: \2",
+}
+"""Phrases of other packages that only a programmer reads, and plain words for them."""
 _HINTS = {
     errno.ENOSPC: "make room on the disk",
     errno.EEXIST: "choose another name",
@@ -50,9 +57,24 @@ _HINTS = {
 
 def as_flags(text: str) -> str:
     """Return a message of the library with flags and commands in place of Python's names."""
-    for python, flags in AS_FLAGS.items():
+    for python, flags in {**AS_FLAGS, **_PLAIN}.items():
         text = re.sub(python, flags, text)
     return text
+
+
+def problem_line(problem: Problem) -> str:
+    """Return a problem as a line, with its value as a user types it."""
+    return f"{problem.field}={_typed(problem.value)}: {problem.requirement} (hint: {problem.hint})"
+
+
+def _typed(value: str) -> str:
+    """Return a value as a user types it, instead of as Python writes it. Other texts are returned unchanged."""
+    try:
+        read = ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value[1:] if value[:1] in ("'", '"') and value.endswith("...") else value.replace("'", '"')
+    is_plain = isinstance(read, str) and read.strip() == read != "" and read.isprintable()
+    return read if is_plain else json.dumps(read, ensure_ascii=False, default=str)
 
 
 def _width() -> int | None:
@@ -91,7 +113,9 @@ class Output:
 
     def say(self, message: str, style: str = "") -> None:
         """Print a message on stderr."""
-        self.err.print(Text(self.redact(as_flags(message)), style))
+        text = Text(self.redact(as_flags(message)), style)
+        text.highlight_regex(r"\(hint: .*\)$", "default")  # of an error, only what happened is red
+        self.err.print(text)
 
     def result(self, values: Mapping[str, Any], text: str) -> None:
         """Print the command's result on stdout: *values* as a JSON object with `--json`, else *text*."""
@@ -125,7 +149,7 @@ class Output:
         if self.as_json:
             self.json_error(error)
         problems = error.problems if isinstance(error, InvalidRequestError) else ()
-        for line in [str(problem) for problem in problems] or [message_of(error)]:
+        for line in [problem_line(problem) for problem in problems] or [message_of(error)]:
             self.say(line, "red")
 
     def json_error(self, error: BaseException) -> None:
@@ -166,6 +190,28 @@ def record_values(record: JobRecord) -> dict[str, Any]:
     return {**values, "state": record.state.value, **times}
 
 
+def plain_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the values of a journal row as names and texts. A mapping gives a line for each of its values."""
+    for name, value in values.items():
+        match value:
+            case None if name == "charged":
+                yield name, "unknown"
+            case None | ():
+                pass
+            case Mapping():
+                yield from ((f"{name}.{inner}", text) for inner, text in plain_lines(value))
+            case tuple() | list():
+                yield from ((name, str(each)) for each in value)
+            case bool():
+                yield name, "yes" if value else "no"
+            case datetime():
+                yield name, value.astimezone().isoformat(" ", "seconds")
+            case Decimal():
+                yield name, usd(value)
+            case _:
+                yield name, str(value)
+
+
 def _time(at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(at, UTC)
 
@@ -177,4 +223,4 @@ def _json_value(value: object) -> Any:
         case Decimal() | Path():
             return str(value)
         case _:
-            return getattr(value, "value", repr(value))
+            return getattr(value, "value", str(value))

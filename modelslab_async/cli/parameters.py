@@ -10,22 +10,23 @@ from typing import Any
 import click
 
 from modelslab_async.batch.manifest import value_of
+from modelslab_async.cli.help import REQUEST, option
 from modelslab_async.protocol.request import PARAMETERS
 
 _OPTIONS = {
     "negative_prompt": ("TEXT", "what to avoid in the video"),
     "seed": ("INT", "the same seed gives the same video"),
-    "resolution": ("PIXELS", "of the shorter side; at most 480"),
-    "num_frames": ("INT", "default 81"),
-    "num_inference_steps": ("INT", "default 20, at most 25"),
-    "guidance_scale": ("FLOAT", "0 to 8"),
-    "fps": ("INT", "at most 16, and less than the frames"),
-    "sample_shift": ("INT", "default 5, at most 10"),
+    "resolution": ("PIXELS", "of the shorter side, at most 480"),
+    "num_frames": ("INT", "frames of the video; default 81"),
+    "num_inference_steps": ("INT", "steps of the model; default 20, at most 25"),
+    "guidance_scale": ("FLOAT", "how closely to follow the prompt, 0 to 8"),
+    "fps": ("INT", "frames a second, at most 16, and less than the frames"),
+    "sample_shift": ("INT", "shift of the sampler; default 5, at most 10"),
     "portrait": ("yes|no", "taller than wide"),
     "temp": ("yes|no", "delete the file within 24 hours"),
     "webhook": ("URL", "address that the service calls at the end"),
-    "track_id": ("TEXT", "the job's ref"),
-    "model_id": ("TEXT", "default wan2.2"),
+    "track_id": ("TEXT", "the job's ref; a new one pays for another video"),
+    "model_id": ("TEXT", "the model; default wan2.2"),
 }
 
 
@@ -40,13 +41,18 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(params={**params, **({"extra": extra} if extra else {})}, **options)
 
     options = [
-        click.option(f"--{name.replace('_', '-')}", name, metavar=kind, help=help_text)
+        option(f"--{name.replace('_', '-')}", name, group=REQUEST, metavar=kind, help=help_text)
         for name, (kind, help_text) in _OPTIONS.items()
     ]
-    extra = click.option(
-        "--extra", metavar="NAME=JSON", multiple=True, callback=_parse_extra, help="a parameter that has no option here"
+    extra = option(
+        "--extra",
+        group=REQUEST,
+        metavar="NAME=JSON",
+        multiple=True,
+        callback=_parse_extra,
+        help="a parameter that has no option here",
     )
-    return reduce(lambda decorated, option: option(decorated), reversed([*options, extra]), with_params)
+    return reduce(lambda decorated, each: each(decorated), reversed([*options, extra]), with_params)
 
 
 def parse_defaults(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
@@ -62,11 +68,12 @@ def _parse_extra(_: click.Context, __: click.Parameter, given: tuple[str, ...]) 
     try:
         return {name: json.loads(value) for name, value in map(_pair, given)}
     except ValueError as error:
-        raise click.BadParameter(f"the value must be JSON: {error} (hint: put a text in quotes)") from error
+        hint = """put a text in quotes: --extra 'NAME="text"'"""
+        raise click.BadParameter(f"the value must be JSON (hint: {hint})") from error
 
 
 def _pair(text: str) -> tuple[str, str]:
     name, sign, value = text.partition("=")
     if not (name.strip() and sign):
-        raise click.BadParameter(f"{text!r}: must be NAME=VALUE")
+        raise click.BadParameter(f"{text}: must be NAME=VALUE")
     return name.strip().replace("-", "_"), value

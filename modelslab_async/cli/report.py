@@ -8,18 +8,25 @@ import click
 
 from modelslab_async.batch.report import write_report
 from modelslab_async.cli.exit_codes import Exit
+from modelslab_async.cli.help import SAVING, Command, option
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.runner import run
 from modelslab_async.cli.settings import Settings, common_options
 from modelslab_async.errors import InvalidRequestError, Problem
 
 
-@click.command(epilog="Example: modelslab-async report videos")
+@click.command(cls=Command, example="modelslab-async report videos")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option(
-    "-o", "--output", "target", type=click.Path(path_type=Path), metavar="FILE", help="default FOLDER/report.html"
+@option(
+    "-o",
+    "--output",
+    "target",
+    group=SAVING,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="the page; default FOLDER/report.html",
 )
-@common_options
+@common_options()
 def report(settings: Settings, folder: Path, target: Path | None) -> None:
     """Write a page about a batch. It shows the videos, errors, timeline and cost."""
 

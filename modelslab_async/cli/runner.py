@@ -18,7 +18,7 @@ import click
 from modelslab_async import BeyondDocumentationWarning, Client
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.output import Output
-from modelslab_async.cli.settings import URL_VARIABLE, Settings, find_key
+from modelslab_async.cli.settings import URL_VARIABLE, Settings, find_key, is_installed
 from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.protocol.pricing import Budget
@@ -55,6 +55,15 @@ def limits_mode(settings: Settings) -> LimitsMode:
     return cast("LimitsMode", None if settings.limits == "off" else settings.limits)
 
 
+def require_emulator() -> None:
+    """Raise click.UsageError if a package that the emulator needs is missing."""
+    for module, package in (("av", "av"), ("PIL", "pillow")):
+        if not is_installed(module):
+            raise click.UsageError(
+                f"the emulator needs {package} (hint: python -m pip install 'modelslab_async[emulator]')"
+            )
+
+
 @asynccontextmanager
 async def open_client(settings: Settings, *, budget: Budget | None = None) -> AsyncIterator[Client]:
     """Open the client that the settings describe. At the end it detaches from running jobs, without waiting for them.
@@ -63,12 +72,13 @@ async def open_client(settings: Settings, *, budget: Budget | None = None) -> As
     """
     async with AsyncExitStack() as stack:
         if settings.emulate:
+            require_emulator()
             from modelslab_async.emulator import Emulator  # noqa: PLC0415 - heavy, and rarely needed
 
             emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED, eta={"good": 1}))
             settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            key, url, journal, poll_cost = wrapped_key("any"), emulator.url, folder / "jobs.db", 1 / EMULATOR_SPEED
+            journal: Path | None = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "jobs.db"
+            key, url, poll_cost = wrapped_key("any"), emulator.url, 1 / EMULATOR_SPEED
         else:
             if os.environ.get(URL_VARIABLE) == "" and settings.base_url is None:
                 raise click.UsageError(
@@ -87,7 +97,8 @@ async def open_client(settings: Settings, *, budget: Budget | None = None) -> As
             timeouts=Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
             poll_cost=poll_cost,
         )
-        journal.parent.mkdir(parents=True, exist_ok=True)
+        if journal:
+            journal.parent.mkdir(parents=True, exist_ok=True)
         stack.push_async_callback(client.aclose, drain=False)
         await client.__aenter__()
         yield client

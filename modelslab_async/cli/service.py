@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -11,12 +13,13 @@ from click.shell_completion import get_completion_class
 
 from modelslab_async.batch.results import counted
 from modelslab_async.cli.exit_codes import Exit
-from modelslab_async.cli.runner import handle_interrupts, open_client, run
-from modelslab_async.cli.settings import Settings, common_options
+from modelslab_async.cli.help import EMULATOR, Command, Number, WholeNumber, option
+from modelslab_async.cli.runner import handle_interrupts, open_client, require_emulator, run
+from modelslab_async.cli.settings import ACCOUNT, Settings, common_options
 
 
-@click.command(epilog="Example: modelslab-async balance --json")
-@common_options
+@click.command(cls=Command, example="modelslab-async balance --json")
+@common_options(*ACCOUNT)
 def balance(settings: Settings) -> None:
     """Show the wallet's balance, and how many jobs are under way."""
 
@@ -31,25 +34,53 @@ def balance(settings: Settings) -> None:
     run(settings.output, work)
 
 
-@click.command(epilog="Example: modelslab-async emulator --speed 10 --port 8787")
-@click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 picks a free port")
-@click.option("--queue-limit", type=click.IntRange(1), default=5, show_default=True, help="slots of each key")
-@click.option("--workers", type=click.IntRange(1), help="jobs of a key processed at once; default all")
-@click.option(
-    "--speed", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="divides all times"
+@click.command(cls=Command, example="modelslab-async emulator --speed 10 --port 8787")
+@option(
+    "--host", group=EMULATOR, metavar="ADDRESS", default="127.0.0.1", show_default=True, help="address to listen at"
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="seed of all randomness")
-@click.option(
-    "--profile",
-    type=click.Choice(["documented", "legacy"]),
-    default="documented",
+@option(
+    "--port",
+    group=EMULATOR,
+    type=WholeNumber(0, 65535),
+    metavar="N",
+    default=8787,
     show_default=True,
-    help="legacy: errors come with HTTP 200",
+    help="0 picks a free port",
 )
-@common_options
+@option(
+    "--queue-limit",
+    group=EMULATOR,
+    type=WholeNumber(1),
+    metavar="N",
+    default=5,
+    show_default=True,
+    help="slots of each key",
+)
+@option(
+    "--workers",
+    group=EMULATOR,
+    type=WholeNumber(1),
+    metavar="N",
+    help="jobs of a key processed at once; default all",
+)
+@option(
+    "--speed",
+    group=EMULATOR,
+    type=Number(0, min_open=True),
+    metavar="FACTOR",
+    default=1.0,
+    show_default=True,
+    help="divides all times",
+)
+@option("--seed", group=EMULATOR, type=int, metavar="N", default=0, show_default=True, help="seed of all randomness")
+@option(
+    "--profile", group=EMULATOR, type=click.Choice(["documented", "legacy"]), default="documented", show_default=True,
+    help="legacy: errors come with HTTP 200",
+)  # fmt: skip
+@common_options()
 def emulator(settings: Settings, **options: Any) -> None:
     """Run the emulator of the service on this machine until Ctrl-C. It is not ModelsLab, and takes no money."""
+    require_emulator()
 
     async def work() -> Exit:
         from modelslab_async.emulator import Emulator  # noqa: PLC0415 - heavy, and needed by this command only
@@ -59,10 +90,7 @@ def emulator(settings: Settings, **options: Any) -> None:
             try:
                 running = await stack.enter_async_context(Emulator(**options))
             except OSError as error:
-                address = f"{options['host']}:{options['port']}"
-                raise click.UsageError(
-                    f"cannot listen at {address}: {error.strerror} (hint: --port 0 picks a free port)"
-                ) from None
+                raise click.UsageError(_listen_message(error, **options)) from None
             await stack.enter_async_context(handle_interrupts(stop.set))
             text = f"modelslab_async emulator (not ModelsLab) at {running.url} (Ctrl-C stops it)"
             settings.output.result({"emulator": True, "url": running.url}, text)
@@ -72,8 +100,17 @@ def emulator(settings: Settings, **options: Any) -> None:
     run(settings.output, work)
 
 
-@click.command(epilog='Example: eval "$(modelslab-async completion bash)"')
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def _listen_message(error: OSError, *, host: str, port: int, **_: object) -> str:
+    """Return why the emulator cannot listen. asyncio's own text for it shows a Python tuple."""
+    number = error.errno or 0
+    # A name that is not found has a negative number. Since Python 3.13, an address of another machine has none.
+    reason = os.strerror(number) if number > 0 else error.strerror or "no address of this machine"
+    hint = "--port 0 picks a free port" if number in (errno.EADDRINUSE, errno.EACCES) else "omit --host for 127.0.0.1"
+    return f"cannot listen at {host}:{port}: {reason} (hint: {hint})"
+
+
+@click.command(cls=Command, example='eval "$(modelslab-async completion bash)"')
+@click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
     """Print the script with which your shell completes this command."""

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import shlex
 import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import reduce, wraps
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import attrs
 import click
 import platformdirs
+from click.core import ParameterSource
 
+from modelslab_async.cli.help import GENERAL, SERVICE, WAITING, Number, WholeNumber, option
 from modelslab_async.cli.output import Output
 from modelslab_async.engine.config import KEY_VARIABLE, wrapped_key
 from modelslab_async.errors import AuthenticationError
@@ -27,20 +31,43 @@ KEY_FILE_VARIABLE = "MODELSLAB_KEY_FILE"
 CONFIG_VARIABLE = "MODELSLAB_CONFIG"
 
 
+ACCOUNT = ("base_url", "enterprise", "key_file")
+"""The options that say which account of which service is used."""
+JOURNAL = (*ACCOUNT, "journal")
+"""The options of commands that read the account's jobs in the journal."""
+JOBS = (*JOURNAL, "max_in_flight", "timeout", "poll_cost")
+"""The options of commands that wait for jobs."""
+_REPEATED = ("base_url", "enterprise", "key_file", "journal")
+"""The options that a printed command repeats: it must reach the same account and journal."""
+
+
+def _default_journal() -> Path:
+    return platformdirs.user_data_path(APP) / "jobs.db"
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
-    """The values of the options that every command has."""
+    """The values of the options that several commands have. A command without an option gets its default.
 
-    emulate: bool
+    journal: None for a command that needs no journal.
+    repeated: the flags that a printed command must repeat to reach the same account and journal.
+    """
+
     output: Output
-    base_url: str | None
-    enterprise: bool
-    journal: Path
-    key_file: Path | None
-    max_in_flight: int
-    limits: str
-    timeout: float | None
-    poll_cost: float
+    emulate: bool = False
+    base_url: str | None = None
+    enterprise: bool = False
+    journal: Path | None = None
+    key_file: Path | None = None
+    max_in_flight: int = 5
+    limits: str = "refuse"
+    timeout: float | None = None
+    poll_cost: float = DEFAULT_POLL_COST
+    repeated: tuple[str, ...] = ()
+
+    def command(self, *words: str) -> str:
+        """Return a command line to print: one of our commands, with the flags to repeat."""
+        return shlex.join(["modelslab-async", *words, *self.repeated])
 
 
 def config_path() -> Path:
@@ -61,7 +88,7 @@ def config() -> Mapping[str, Any]:
         return {}
     except (OSError, ValueError) as error:
         raise click.UsageError(f"{path}: cannot be read: {error}") from error
-    known = {parameter.name for parameter in _options()} - {"emulate", "as_json"}
+    known = set(_COMMON) - {"emulate", "as_json"}
     if "api_key" in given:
         raise click.UsageError(f"{path}: cannot hold the API key (hint: keep it in its own file, named by key_file)")
     if unknown := sorted(given.keys() - known):
@@ -69,18 +96,35 @@ def config() -> Mapping[str, Any]:
     return given
 
 
-def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add the options that every command has. The command receives them as one argument, its `Settings`."""
+def common_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add --json and the named ones of the options that several commands have.
 
-    @wraps(command)
-    def with_settings(**options: Any) -> Any:
-        names = [field.name for field in attrs.fields(Settings) if field.name in options]
-        common = {name: options.pop(name) for name in names}
-        keys: list[ApiKey] = click.get_current_context().obj
-        output = Output(options.pop("as_json"), is_emulated=common["emulate"], keys=keys)
-        return command(Settings(output=output, **common), **options)
+    The command receives them as one argument, its `Settings`.
+    """
 
-    return reduce(lambda decorated, option: option(decorated), reversed(_COMMON), with_settings)
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(command)
+        def with_settings(**options: Any) -> Any:
+            common = {name: options.pop(name) for name in names}
+            context = click.get_current_context()
+            keys: list[ApiKey] = context.obj
+            output = Output(options.pop("as_json"), is_emulated=common.get("emulate", False), keys=keys)
+            return command(Settings(output=output, repeated=_repeated(context), **common), **options)
+
+        wanted = [each for name, each in _COMMON.items() if name in (*names, "as_json")]
+        return reduce(lambda decorated, each: each(decorated), reversed(wanted), with_settings)
+
+    return decorate
+
+
+def _repeated(context: click.Context) -> tuple[str, ...]:
+    """Return the words on the command line that a printed command must repeat."""
+    words = list[str]()
+    for name in _REPEATED:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag, value = f"--{name.replace('_', '-')}", context.params[name]
+            words += [flag] if value is True else [flag, str(value)]
+    return tuple(words)
 
 
 def find_key(settings: Settings) -> ApiKey:
@@ -95,9 +139,10 @@ def find_key(settings: Settings) -> ApiKey:
     if not (key := _key_of_keyring()).is_empty:
         settings.output.keys.append(key)
         return key
+    install = "" if is_installed("keyring") else f"python -m pip install '{APP}[keyring]' and "
     raise AuthenticationError(
-        f"no API key (hint: set {KEY_VARIABLE}, or name a file that holds the key with --key-file, or run: "
-        f"keyring set {APP} api_key; without an account, add --emulate)"
+        f"no API key (hint: set {KEY_VARIABLE}, or name a file that holds the key with --key-file, or run "
+        f"{install}keyring set {APP} api_key; without an account, try generate or batch with --emulate)"
     )
 
 
@@ -135,6 +180,14 @@ def _read_key(path: Path) -> ApiKey:
     return key
 
 
+def is_installed(module: str) -> bool:
+    """Return whether an optional module can be imported, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ValueError:  # a module without a spec, such as None, is in its place
+        return False
+
+
 def _key_of_keyring() -> ApiKey:
     """Return the key of the system's keyring; an empty key if there is none, or no package `keyring`."""
     try:
@@ -148,58 +201,84 @@ def _key_of_keyring() -> ApiKey:
         return wrapped_key("")
 
 
-_SECONDS = click.FloatRange(0, min_open=True)
-_LIMITS = ("refuse", "warn", "off")
-_COMMON = (
-    click.option("--emulate", is_flag=True, help="use an emulator: no account, no money"),
-    click.option("--json", "as_json", is_flag=True, help="print JSON on stdout, and messages on stderr"),
-    click.option("--base-url", metavar="URL", envvar=URL_VARIABLE, show_envvar=True, hidden=True),
-    click.option("--enterprise", is_flag=True, envvar="MODELSLAB_ENTERPRISE", show_envvar=True, hidden=True),
-    click.option(
-        "--journal",
-        type=click.Path(path_type=Path, dir_okay=False),
-        envvar="MODELSLAB_JOURNAL",
-        show_envvar=True,
-        default=lambda: platformdirs.user_data_path(APP) / "jobs.db",
-        hidden=True,
+_SECONDS = Number(0, min_open=True)
+_COMMON: Mapping[str, Callable[[Any], Any]] = {
+    "emulate": option("--emulate", group=SERVICE, is_flag=True, help="use an emulator: no account, no money"),
+    "base_url": option(
+        "--base-url", group=SERVICE, metavar="URL", envvar=URL_VARIABLE, show_envvar=True, help="of another server"
     ),
-    click.option(
-        "--poll-cost",
-        type=_SECONDS,
-        default=DEFAULT_POLL_COST,
-        envvar="MODELSLAB_POLL_COST",
+    "enterprise": option(
+        "--enterprise",
+        group=SERVICE,
+        is_flag=True,
+        envvar="MODELSLAB_ENTERPRISE",
         show_envvar=True,
-        hidden=True,
+        help="a dedicated server",
     ),
-    click.option("--timeout", type=_SECONDS, envvar="MODELSLAB_TIMEOUT", show_envvar=True, hidden=True),
-    click.option(
+    "key_file": option(
         "--key-file",
+        group=SERVICE,
         type=click.Path(path_type=Path),
+        metavar="FILE",
         envvar=KEY_FILE_VARIABLE,
         show_envvar=True,
-        hidden=True,
         is_eager=True,
         callback=_hide_key_of_file,
+        help="a file that holds the API key",
     ),
-    click.option(
+    "journal": option(
+        "--journal",
+        group=WAITING,
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        envvar="MODELSLAB_JOURNAL",
+        show_envvar=True,
+        default=_default_journal,
+        help="the record of all jobs",
+    ),
+    "max_in_flight": option(
         "--max-in-flight",
-        type=click.IntRange(1),
+        group=WAITING,
+        type=WholeNumber(1),
+        metavar="N",
         default=5,
         envvar="MODELSLAB_MAX_IN_FLIGHT",
         show_envvar=True,
-        hidden=True,
+        show_default=True,
+        help="jobs at the service at a time",
     ),
-    click.option(
+    "timeout": option(
+        "--timeout",
+        group=WAITING,
+        type=_SECONDS,
+        metavar="SECONDS",
+        envvar="MODELSLAB_TIMEOUT",
+        show_envvar=True,
+        help="wait at most this long for a job",
+    ),
+    "poll_cost": option(
+        "--poll-cost",
+        group=WAITING,
+        type=_SECONDS,
+        metavar="SECONDS",
+        default=DEFAULT_POLL_COST,
+        envvar="MODELSLAB_POLL_COST",
+        show_envvar=True,
+        show_default=True,
+        help="lateness that is worth one poll; less polls more often",
+    ),
+    "limits": option(
         "--limits",
-        type=click.Choice(_LIMITS),
+        group=WAITING,
+        type=click.Choice(["refuse", "warn", "off"]),
         default="refuse",
         envvar="MODELSLAB_LIMITS",
         show_envvar=True,
-        hidden=True,
+        show_default=True,
+        help="what to do with a request beyond the documented limits",
     ),
-)
-
-
-def _options() -> list[click.Parameter]:
-    """Return the options that every command has."""
-    return click.command()(common_options(lambda _: None)).params
+    "as_json": option(
+        "--json", "as_json", group=GENERAL, is_flag=True, help="print JSON on stdout, and messages on stderr"
+    ),
+}
+"""The options that several commands have, by the name of their value."""

@@ -71,6 +71,22 @@ class Job:
         return self._run.record
 
     @property
+    def target(self) -> str | None:
+        """The file or folder that the video is meant for, as `JobRecord.target` keeps it; None if it was not set.
+
+        Set it right after `submit`, before the job is sent. The journal keeps the absolute path, without the key, so
+        that a later process can save the video there. Nothing is saved by itself, and without a journal nothing is
+        kept.
+        """
+        return self._run.record.target if self._run.record else None
+
+    @target.setter
+    def target(self, path: str | os.PathLike[str]) -> None:
+        if self._run.record:
+            kept = self._api_key.redact(os.path.abspath(path))  # noqa: PTH100 - pathlib keeps ".."
+            self._run.record = self._run.record._replace(target=kept)
+
+    @property
     def polls(self) -> int:
         """How often the service or a link was asked after the job."""
         return self._run.polls

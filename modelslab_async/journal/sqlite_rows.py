@@ -36,7 +36,7 @@ _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
     "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
 )  # fmt: skip
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error")
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
 

@@ -48,6 +48,7 @@ class JobRecord(NamedTuple):
     error: why the job has no video, as text without the charge; None if there is no error.
     created_at, submitted_at, accepted_at, ended_at: unix seconds; None if the event has not happened.
     saved_path: the path to which the video was saved; None if it was not saved.
+    target: the file or folder that the video is meant for; None if the program did not say, see `Job.target`.
     """
 
     account: str
@@ -69,6 +70,7 @@ class JobRecord(NamedTuple):
     accepted_at: float | None = None
     ended_at: float | None = None
     saved_path: str | None = None
+    target: str | None = None
 
     def holds_slot(self, now: float) -> bool:
         """Return whether the job is assumed to be queued or processing at the service."""

@@ -55,22 +55,48 @@ def test_a_folder_of_pictures_is_a_batch(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "out").glob("*.mp4")) == ["one.mp4", "two.mp4"]
 
 
+async def test_rows_show_the_pictures_in_natural_order(tmp_path: Path) -> None:
+    """The rows of a folder name its pictures, and 2 comes before 10."""
+    (tmp_path / "pictures").mkdir()
+    for name in ("shot 2.png", "shot 10.png", "shot 1.png"):
+        (tmp_path / "pictures" / name).write_bytes(PNG)
+    async with emulated(tmp_path, speed=SLOW) as (shell, _):
+        terminal = await shell.terminal("batch", "pictures", "-p", "one prompt", "-o", "out", "--yes")
+        await terminal.until("shot 10.png, line 3")
+        assert "shot 1.png, line 1" in terminal.text
+        assert "shot 2.png, line 2" in terminal.text
+        assert await terminal.done() == 0
+    assert "one prompt" not in terminal.text
+
+
+def test_a_batchs_job_is_collected_into_its_folder(tmp_path: Path) -> None:
+    """`collect` saves the videos that a batch did not wait for in the batch's folder; the batch then keeps them."""
+    with emulated_aside(tmp_path, speed=SLOW) as (shell, emulator):
+        words = ["batch", manifest(tmp_path, 2).name, "-o", "out", "--yes"]
+        assert shell.run(*words, "--timeout", "0.2").code != 0
+        collected = shell.run("collect")
+        again = shell.run(*words)
+    assert collected.code == 0, collected
+    assert sorted(collected.out.splitlines()) == ["out/a-0.mp4", "out/a-1.mp4"]
+    assert (again.code, charges(emulator), len(made(tmp_path / "out"))) == (0, 2, 2), again.err
+
+
 MISTAKES = [
     ("line=hidden", '{"prompt": "a"'),
     ("line=hidden", '["a"]'),
     ("promt", '{"prompt": "a", "init_image": "a.png", "promt": 1}'),
     ("prompt", '{"init_image": "a.png"}'),
     ("init_image", '{"prompt": "a"}'),
-    ("prompt=' '", '{"prompt": " ", "init_image": "a.png"}'),
+    ('prompt=" "', '{"prompt": " ", "init_image": "a.png"}'),
     ("No such file", '{"prompt": "a", "init_image": "gone.png"}'),
     ("init_image=", '{"prompt": "a", "init_image": "text.png"}'),
     ("init_image=", '{"prompt": "a", "init_image": "empty.png"}'),
     ("5000000 bytes", '{"prompt": "a", "init_image": "huge.png"}'),
     ("fps=20", '{"prompt": "a", "init_image": "a.png", "fps": 20}'),
-    ("seed='seven'", '{"prompt": "a", "init_image": "a.png", "seed": "seven"}'),
+    ("seed=seven", '{"prompt": "a", "init_image": "a.png", "seed": "seven"}'),
     ("fps=9", '{"prompt": "a", "init_image": "a.png", "fps": 9, "num_frames": 9}'),
     ("line=duplicate: must differ from line 1,", '{"prompt": "same", "init_image": "a.png"}'),
-    ("track_id='mine': must differ from line 2", '{"prompt": "other", "init_image": "a.png", "track_id": "mine"}'),
+    ("track_id=mine: must differ from line 2", '{"prompt": "other", "init_image": "a.png", "track_id": "mine"}'),
     ("key", f'{{"prompt": "a", "init_image": "a.png", "key": "{KEY}"}}'),
 ]
 """A part of the message, and a line with a mistake."""
@@ -159,7 +185,8 @@ async def test_the_user_is_asked_for_confirmation(tmp_path: Path) -> None:
         terminal = await shell.terminal(*words)
         await terminal.until("Spend $0.60?")
         await terminal.type_until_it_ends("\x03")
-        assert (await terminal.done(), charges(emulator)) == (1, 0)
+        assert (await terminal.done(), charges(emulator)) == (Exit.INTERRUPTED, 0)
+        assert "nothing was sent" in terminal.text
         terminal = await shell.terminal(*words)
         await terminal.until("Spend $0.60?")
         terminal.type("y\n")

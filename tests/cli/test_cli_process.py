@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import sys
 from pathlib import Path
 
@@ -75,17 +73,6 @@ async def test_a_job_whose_process_died_while_submitting_can_be_resolved(tmp_pat
         assert resolved.code == 0, resolved.err
         assert (await shell.run("collect", "mine")).code == 0
     assert charges(emulator) == 1
-
-
-async def test_the_extra_is_needed() -> None:
-    """Without rich, one line says what to install."""
-    code = "import sys; sys.modules['rich'] = None; from modelslab_async.cli import main; main()"
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", code, stderr=asyncio.subprocess.PIPE, env={**os.environ}
-    )
-    _, err = await process.communicate()
-    assert (process.returncode, err.decode().count("\n")) == (2, 1)
-    assert "modelslab_async[cli]" in err.decode()
 
 
 async def test_the_emulator_ends_with_ctrl_c(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ FULL = JobRecord(
     submitted_at=2.0,
     accepted_at=3.0,
     ended_at=4.0,
+    target="/videos/a.mp4",
 )
 """A record in which every field but `saved_path` has a value."""
 
