@@ -43,7 +43,7 @@ async def test_bad_arguments_of_calls_are_refused(make_world: MakeWorld) -> None
     """One clear error each, and nothing is sent."""
     world = make_world()
     async with world.client() as client:
-        with pytest.raises(InvalidRequestError, match="job_id"):
+        with pytest.raises(InvalidRequestError, match="ref_or_id"):
             await client.attach(" ")
         with pytest.raises(InvalidRequestError, match="lookahead"):
             await client.map([a_request()], lookahead=0).__anext__()

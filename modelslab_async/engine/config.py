@@ -96,17 +96,17 @@ def parse_request(
 
     Raises InvalidRequestError if *request* is neither a request nor a mapping.
     """
-    given: Any = request
-    if not isinstance(given, ImageToVideoUltra | Mapping | None):
+    given: object = {} if request is None else request
+    if not isinstance(given, ImageToVideoUltra | Mapping):
         requirement = "must be an ImageToVideoUltra or a mapping of parameters"
         raise refusal("request", given, requirement, "pass submit(prompt=..., init_image=...)")
-    if isinstance(request, ImageToVideoUltra):
+    if isinstance(given, ImageToVideoUltra):
         if not params:
-            return request, []
-        given = attrs.asdict(request, recurse=False)
+            return given, []
+        given = attrs.asdict(given, recurse=False)
         if "shift_sample" in params:
             del given["sample_shift"]
-    return wire.parse_request({**(given or {}), **params})
+    return wire.parse_request({**given, **params})
 
 
 def _is_count(value: object) -> bool:

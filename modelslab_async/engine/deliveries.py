@@ -57,11 +57,13 @@ class DeliveryHandler:
         if self.dispatcher.ended.has_id(job_id):  # a late delivery for an earlier job with the same ref
             job_id = None
         if run.state is JobState.UNCERTAIN:
-            if job_id:
+            if job_id and not self.dispatcher.has_id(job_id, run):
                 run.advance(wire.Accepted(id=job_id))
                 run.wake()
         elif run.state is not JobState.WAITING:
-            if run.has_webhook:
+            if run.has_webhook and run.state is JobState.READY:
+                self.webhook_health.delivered_late(ref)  # a poll saw the end first; now the links are probed
+            elif run.has_webhook:
                 self.webhook_health.delivered(ref)
             run.id_from_webhook = job_id or run.id_from_webhook
             self._wake(run)

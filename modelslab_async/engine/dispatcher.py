@@ -40,7 +40,6 @@ _LONG_URL = 10_000
 """Characters. A picture's URL or path is shorter; a data URI is longer."""
 _TURNS = 5
 """Turns of the event loop that a result may take through shields, timeouts and tasks to the task that awaits it."""
-_TROUBLE = (JobState.REFUSED, JobState.FAILED, JobState.UNCERTAIN, JobState.TIMED_OUT)
 
 
 class Dispatcher:
@@ -111,10 +110,10 @@ class Dispatcher:
         self.slots.enqueue(run)
         self._pump(now)
 
-    def adopt(self, run: JobRun) -> None:
-        """Go on with a job that the service has already."""
+    def adopt(self, run: JobRun, *, holds_slot: bool = True) -> None:
+        """Go on with a job that the service has already. *holds_slot*: whether this client counts its slot."""
         self.jobs[run.ref] = run
-        if run.state is JobState.PROCESSING:
+        if run.state is JobState.PROCESSING and holds_slot:
             self.slots.occupy(run)
         self._start(run)
 
@@ -138,9 +137,8 @@ class Dispatcher:
     def on_event(self, run: JobRun, event: lifecycle.Event) -> None:
         """Record an event that has just changed a job's state, log it, and move the queue."""
         self._recorder.on_event(run, event)
-        _log.log(
-            logging.WARNING if run.state in _TROUBLE else logging.INFO, "%r: %s", run, _described(event, self.price)
-        )
+        level = logging.WARNING if hasattr(event, "error") else logging.INFO
+        _log.log(level, "%r: %s", run, _described(event, self.price))
         self._notify(run, event)
         if effects_of(event).slot is not SlotEffect.KEEP:
             now = self._count_idle_time(run.loop.time())
@@ -242,7 +240,7 @@ class Dispatcher:
         self._pump(now)
 
     def _pump(self, now: float) -> None:
-        """Give the free slots to queued jobs, and come again when the service said so."""
+        """Give the free slots to queued jobs, and schedule the next attempt for the time that the service named."""
         if self._api.closing.is_set() or self._is_stopping:
             return
         for run in self.slots.grant(now):
@@ -363,7 +361,7 @@ class EndedJobs:
 
     def has_id(self, job_id: str | None) -> bool:
         """Return whether one of the latest jobs had this id of the service."""
-        return job_id in self._ids
+        return job_id is not None and job_id in self._ids
 
     def find(self, ref_or_id: str) -> Job | None:
         """Return the job with this ref or id, or None."""
@@ -378,6 +376,8 @@ def _described(event: lifecycle.Event, price: Decimal) -> str:
         case lifecycle.PutBack(wait=wait):
             when = f"in {wait:.0f} s" if wait else "when one is free"
             return f"not taken, because the account has no free slot; sent again {when}"
+        case lifecycle.Postponed():
+            return "not sent, because the client closes. The journal keeps it"
         case lifecycle.Cancelled():
             return "cancelled before it was sent. Not charged"
         case wire.Accepted(eta=eta):

@@ -117,7 +117,7 @@ class Engine:
         except RuntimeError:
             raise ClientStateError("a Client needs a running event loop (hint: call it from async code)") from None
         if loop is not (self._loop or loop):
-            raise ClientStateError("this Client works in another event loop (hint: make one for each loop)")
+            raise ClientStateError("this Client belongs to another event loop (hint: make one for each loop)")
         is_closing = self.is_closing or (self.parent is not None and self.parent.is_closing)
         if self.is_closed or (is_closing and not while_closing):
             raise ClientStateError("this Client is closed (hint: make a new one)")
@@ -229,9 +229,9 @@ class Engine:
     async def attach(self, ref_or_id: str) -> Job:
         """Return the job with this ref or id."""
         self.require_usable()
-        self.key.require_absent(job_id=ref_or_id)
+        self.key.require_absent(ref_or_id=ref_or_id)
         if not ref_or_id:
-            raise refusal("job_id", ref_or_id, "must not be empty", "pass the id that the service gave, or a ref")
+            raise refusal("ref_or_id", ref_or_id, "must not be empty", "pass the id that the service gave, or a ref")
         return await self.recoverer.attach(ref_or_id)
 
     async def recover(self, refs: Collection[str] | None, *, search: bool) -> Recovery:
@@ -242,7 +242,7 @@ class Engine:
         assets: tuple[wire.Asset, ...] = ()
         if search and self.recoverer.journal:
             assets = await self.call(wire.ASSETS_PATH, wire.encode_assets(self.key), wire.assets)
-        candidates = await self.recoverer.unknown(assets)
+        candidates = await self.recoverer.assets_without_row(assets)
         return (await self.recoverer.recover(refs))._replace(candidates=candidates)
 
     async def resume(self, record: JobRecord) -> Job | None:

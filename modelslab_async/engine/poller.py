@@ -74,7 +74,9 @@ class Poller:
         outcome = await self._perform(run, steps)
         if not run.submitted_elsewhere:
             self._learn_from(run, outcome)
-        if run.has_webhook and not isinstance(outcome, lifecycle.Abandoned):
+        if run.has_webhook and isinstance(outcome, lifecycle.Abandoned):
+            self.webhook_health.forget(run.ref)
+        elif run.has_webhook:
             self.webhook_health.ended(run.ref)
         if run.is_unknown and isinstance(outcome, lifecycle.Abandoned) and isinstance(outcome.error, NotFoundError):
             run.advance(lifecycle.NotFound(outcome.error))
@@ -104,7 +106,7 @@ class Poller:
             outcome = await self._perform(run, steps)
         if isinstance(outcome, flow.Unreadable):
             what = f"the service reports success, but no link reads as an mp4: {outcome.reason}"
-            hint = f"(hint: Client.attach({run.id!r}) tries again)"
+            hint = f"(hint: Client.attach({run.id or run.ref!r}) tries again)"
             run.advance(lifecycle.Unreadable(InvalidVideoError(f"{what} {hint}")))
         else:
             run.advance(lifecycle.Verified(_video(run, ready, outcome.url, links)))

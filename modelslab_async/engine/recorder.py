@@ -6,6 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, assert_never
 
+import attrs
+
 from modelslab_async.errors import JournalError
 from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Journal
@@ -95,6 +97,7 @@ class Recorder:
         if self.journal:
             assert run.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
             assert run.image is not None  # noqa: S101 - the picture is kept until it is sent
+            request = attrs.evolve(run.request, webhook=None) if run.has_webhook else run.request
             picture = images.origin(run.image)
             where = {"init_image": picture["where"]} if "where" in picture else {}
             run.record = JobRecord(
@@ -102,7 +105,7 @@ class Recorder:
                 ref=run.ref,
                 owner=self.journal.owner,
                 created_at=created_at,
-                request=self.key.redact({**wire.stored_request(run.request, ref=run.ref), **where}),
+                request=self.key.redact({**wire.stored_request(request, ref=run.ref), **where}),
                 picture=self.key.redact(picture),
                 price=self.prices.usd,
             )
@@ -155,8 +158,8 @@ class Recorder:
             _update_budget(self.budget, run.budget_key, event, self.clock())
         if self.journal and run.record:
             run.record = after(run.record, event, self.clock())
-            is_written = isinstance(event, lifecycle.Started | wire.Accepted) and not run.submitted_elsewhere
-            if not is_written:
+            append_wrote_it = isinstance(event, lifecycle.Started | wire.Accepted) and not run.submitted_elsewhere
+            if not append_wrote_it:
                 self.journal.note(run.record)
 
     async def record_saved(self, ref: str, path: str) -> None:
@@ -186,7 +189,7 @@ class Recorder:
         return sum(record.owner != owner and record.holds_slot(now) for record in unfinished)
 
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
-        """Take the row of another client, with *changes*. Return None if another client was quicker."""
+        """Write the row with *changes* as this client's. Return None if its owner changed meanwhile."""
         assert self.journal is not None  # noqa: S101 - the row comes from it
         mine = record._replace(owner=self.journal.owner, **changes)
         return mine if await self.journal.append(mine, take_over=record.owner) else None

@@ -20,6 +20,7 @@ SEE_CANDIDATES = "see Client.recover(search=True).candidates"
 _IS_NEW = ("cannot be taken up: a new job with this ref is open, and will be refused", "wait for its end")
 _UNCERTAIN = {JobState.SUBMITTING, JobState.UNCERTAIN}
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
+_RESUMABLE = (JobState.PROCESSING, JobState.READY, JobState.TIMED_OUT)
 
 
 class Recovery(NamedTuple):
@@ -44,8 +45,8 @@ class Recoverer:
 
     def __init__(self, recorder: Recorder, dispatcher: Dispatcher) -> None:
         self.recorder, self.dispatcher = recorder, dispatcher
-        self._one_by_one = asyncio.Lock()
-        self._undelivered = set[str]()
+        self._take_over_lock = asyncio.Lock()
+        self._not_handed_out = set[str]()
         """Refs of jobs that were taken up and not yet given to the user."""
 
     @property
@@ -60,8 +61,8 @@ class Recoverer:
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
         for record in await self._records(refs):
             if record.owner == self.journal.owner:
-                is_delivered = record.ref in self.dispatcher.jobs and record.ref not in self._undelivered
-                if is_delivered or record.state in (JobState.WAITING, JobState.SUBMITTING):
+                is_handed_out = record.ref in self.dispatcher.jobs and record.ref not in self._not_handed_out
+                if is_handed_out or record.state in (JobState.WAITING, JobState.SUBMITTING):
                     continue
             elif self.journal.is_alive(record.owner):
                 elsewhere.append(record)
@@ -73,8 +74,8 @@ class Recoverer:
             elif record.state not in _OVER and (run := await self.restore(record)):
                 jobs.append(run.job)
         await self.dispatcher.count_slots_used_elsewhere()
-        given = tuple(job for job in dict.fromkeys(jobs) if job.ref in self._undelivered)
-        self._undelivered -= {job.ref for job in given}
+        given = tuple(job for job in dict.fromkeys(jobs) if job.ref in self._not_handed_out)
+        self._not_handed_out -= {job.ref for job in given}
         return Recovery(given, tuple(uncertain), tuple(unsent), tuple(elsewhere))
 
     async def _records(self, refs: Collection[str] | None) -> Sequence[JobRecord]:
@@ -96,21 +97,21 @@ class Recoverer:
             raise refusal("ref", record.ref, "has a live owner, which will send the job", "leave it there")
         return now
 
-    async def unknown(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
+    async def assets_without_row(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
         """Return those of the account's videos that no row knows."""
         return tuple([a for a in assets if await self.journal.find(self.recorder.account, job_id=a.id) is None])
 
     async def attach(self, ref_or_id: str) -> Job:
         """Return the job with this ref or id: open here, ended here, in the journal, or else known to the service."""
         job = await self._find_job(ref_or_id)
-        self._undelivered.discard(job.ref)
+        self._not_handed_out.discard(job.ref)
         return job
 
     async def _find_job(self, ref_or_id: str) -> Job:
         record = await self.find(ref_or_id) if self.recorder.is_open and self.recorder.journal else None
         if run := self.dispatcher.open_job(ref_or_id):
-            if record and self._is_new(record) and record.state not in _OVER:
-                raise refusal("job_id", ref_or_id, *_IS_NEW)
+            if record and self._ref_is_reused(record) and record.state not in _OVER:
+                raise refusal("ref_or_id", ref_or_id, *_IS_NEW)
             return run.job
         ended = self.dispatcher.ended.find(ref_or_id)
         if ended and _is_final(ended):
@@ -139,15 +140,17 @@ class Recoverer:
             return self._ended(uncertain)
         if run := await self.restore(record):
             return run.job
-        raise refusal("job_id", record.ref, "cannot be attached to: another client took it up just now", "attach again")
+        raise refusal(
+            "ref_or_id", record.ref, "cannot be attached to: another client took it up just now", "attach again"
+        )
 
     def _followed(self, record: JobRecord) -> Job:
         """Return a job that another live client owns, which is polled here too."""
         if record.job_id is None:
             requirement = "cannot be attached to yet: another client submits it, and it has no id"
-            raise refusal("job_id", record.ref, requirement, "attach again later")
+            raise refusal("ref_or_id", record.ref, requirement, "attach again later")
         run = JobRun(self.dispatcher, request_from_record(record), record.ref, job_id=record.job_id)
-        self.dispatcher.adopt(run)
+        self.dispatcher.adopt(run, holds_slot=False)  # the journal counts the slot for its owner
         return run.job
 
     def _ended(self, record: JobRecord) -> Job:
@@ -155,13 +158,19 @@ class Recoverer:
         return JobRun.ended(self.dispatcher, record, request_from_record(record), _error_of(record)).job
 
     async def resume(self, record: JobRecord) -> Job | None:
-        """Take over a row's job and give it to the user. Return None if a live client owns it, or as `restore` does."""
-        if record.owner != self.journal.owner and self.journal.is_alive(record.owner):
+        """Take over a row's job and give it to the user.
+
+        Return None if the job was not sent or ended without a video, if a live client owns it, or as `restore` does.
+        """
+        now = await self.find(record.ref)
+        if now is None or now.state not in _RESUMABLE:
             return None
-        run = await self.restore(record)
+        if now.owner != self.journal.owner and self.journal.is_alive(now.owner):
+            return None
+        run = await self.restore(now)
         if run is None:
             return None
-        self._undelivered.discard(run.ref)
+        self._not_handed_out.discard(run.ref)
         return run.job
 
     async def resolve(self, ref: str, *, job_id: str | None) -> JobRun | None:
@@ -170,7 +179,7 @@ class Recoverer:
         if record is None or record.state is not JobState.UNCERTAIN:
             requirement = "is not in the journal" if record is None else f"is {record.state.value}, not uncertain"
             raise refusal("ref", ref, requirement, "see Client.recover().uncertain")
-        if self._is_new(record):
+        if self._ref_is_reused(record):
             raise refusal("ref", ref, *_IS_NEW)
         if job_id and (other := await self.journal.find(self.recorder.account, job_id=job_id)):
             raise refusal("id", job_id, f"is the id of the job {other.ref}", SEE_CANDIDATES)
@@ -180,18 +189,18 @@ class Recoverer:
             run = None
         elif (run := await self.accept_uncertain(record, job_id)) is None:
             raise refusal("ref", ref, "cannot be resolved: another client took it up just now", "see Client.recover")
-        self._undelivered.discard(record.ref)
+        self._not_handed_out.discard(record.ref)
         return run
 
     async def _resolve_as_lost(self, record: JobRecord) -> None:
         over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.recorder.clock()}
-        async with self._one_by_one:
+        async with self._take_over_lock:
             now = await self.find(record.ref)
             if not (now and now.state is record.state and await self.recorder.take_over(record, **over)):
                 raise refusal("ref", record.ref, "was just reported by a delivery", "see Client.recover")
         self.recorder.record_resolved(record, accepted=False)
 
-    def _is_new(self, record: JobRecord) -> bool:
+    def _ref_is_reused(self, record: JobRecord) -> bool:
         """Return whether the open job with the record's ref is another job, which will be refused."""
         run = self.dispatcher.jobs.get(record.ref)
         return run is not None and not (run.record and run.record.created_at == record.created_at)
@@ -209,9 +218,9 @@ class Recoverer:
 
         Return None if another client took it over first, or a new job uses its ref.
         """
-        async with self._one_by_one:
+        async with self._take_over_lock:
             now = await self.find(record.ref)
-            if self._is_new(record):
+            if self._ref_is_reused(record):
                 return None
             if run := self.dispatcher.jobs.get(record.ref):
                 return run
@@ -219,16 +228,16 @@ class Recoverer:
                 return None
             is_same = (now.state, now.video) == (record.state, record.video)
             if not (is_same or (record.job_id and {now.state, record.state} <= _UNCERTAIN)):
-                if record.ref not in self._undelivered or now.state in _OVER:
+                if record.ref not in self._not_handed_out or now.state in _OVER:
                     return None
                 record = now
             if mine := await self.recorder.take_over(record, state=_resumed_state(record)):
-                self._undelivered.add(mine.ref)
-            return mine and self._resume(mine)
+                self._not_handed_out.add(mine.ref)
+            return self._resume(mine) if mine and not self._ref_is_reused(mine) else None
 
     async def _as_uncertain(self, record: JobRecord) -> JobRecord | None:
         """Take over a row whose submit has no known outcome, as UNCERTAIN. Return None if its outcome became known."""
-        async with self._one_by_one:
+        async with self._take_over_lock:
             now = await self.find(record.ref)
             if now == record and record.state is JobState.SUBMITTING:
                 return await self.recorder.take_over(record, state=JobState.UNCERTAIN)

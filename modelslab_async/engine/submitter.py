@@ -32,7 +32,7 @@ class Submitter:
         self.api, self.notifier, self.recorder = api, notifier, recorder
 
     async def submit(self, run: JobRun, has_id: Callable[[str, JobRun], bool]) -> None:
-        """Submit a job and advance it by the answer. *has_id* says whether another job here has an id."""
+        """Submit a job and advance it by the answer. *has_id* says whether another job here has this id."""
         try:
             body, picture = await self._encoded(run)
             await self.recorder.record_intent(run, picture)
@@ -42,8 +42,10 @@ class Submitter:
         event = await self._post_submit(run, body)
         try:
             job_id = event.id if isinstance(event, wire.Accepted | wire.Ready) else None
-            is_taken = bool(job_id and has_id(job_id, run)) or not await self.recorder.record_acceptance(run, event)
-            if is_taken:
+            id_is_anothers = bool(job_id and has_id(job_id, run)) or not await self.recorder.record_acceptance(
+                run, event
+            )
+            if id_is_anothers:
                 event = lifecycle.ReplyLost(_id_of_another_job(job_id), awaits_webhook=run.has_webhook)
         finally:
             run.advance(event)
@@ -56,14 +58,14 @@ class Submitter:
 
     def _encode(self, run: JobRun) -> tuple[bytes, Mapping[str, Any]]:
         request, image = run.request, run.image
-        assert request is not None  # noqa: S101 - only jobs without a request were submitted elsewhere
+        assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere
         assert image is not None  # noqa: S101 - the picture is kept until it is sent
         params = wire.encode_request(request, ref=run.ref)
         picture = images.load(image)
         return wire.encode_body(params, self.api.key, picture=picture), images.facts(image, picture)
 
     async def _post_submit(self, run: JobRun, body: bytes) -> lifecycle.Event:
-        """Send the paid request. Repeat it only while it surely was not taken."""
+        """Send the paid request. Repeat it only while it certainly was not accepted."""
         waits = islice(self.api.backoff(), retry.SUBMIT_ATTEMPTS - 1)
         while not self.api.closing.is_set():
             match reply := await self._post_once(run, body):
@@ -78,7 +80,7 @@ class Submitter:
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.notifier.notify(Telemetry.retried, run.job, error)
-                    _log.warning("%r: surely not taken, so it is submitted again: %s", run, error)
+                    _log.warning("%r: certainly not accepted, so it is submitted again: %s", run, error)
                     await wait_for_event(self.api.closing, max(wait, retry_after(error)))
                 case retry.Verdict.PUT_BACK:
                     maximum = reply.maximum if isinstance(reply, Refused) else None
@@ -90,7 +92,7 @@ class Submitter:
                     return wire.Accepted(id=run.id_from_webhook)
                 case retry.Verdict.UNCERTAIN:
                     return lifecycle.ReplyLost(_uncertain(error), awaits_webhook=run.has_webhook)
-        return lifecycle.PutBack() if self.recorder.is_kept(run) else lifecycle.Rejected(closed_before_sending())
+        return lifecycle.Postponed() if self.recorder.is_kept(run) else lifecycle.Rejected(closed_before_sending())
 
     async def _post_once(self, run: JobRun, body: bytes) -> wire.SubmitReply | TransportError:
         try:

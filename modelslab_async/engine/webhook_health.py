@@ -5,13 +5,13 @@ import asyncio
 from modelslab_async.polling.estimator import PollValue
 
 ENDS_IN_A_ROW = 3
-"""Deliveries are relied on after they reported this many ends in a row."""
+"""Deliveries are relied on after they reported this many consecutive job ends."""
 LATE_WITHIN = 10.0
 """Seconds after a poll saw an end during which its delivery still counts as arrived."""
 
 
 class WebhookHealth:
-    """Count the ends in a row that a delivery reported. An end without a delivery starts the count again."""
+    """Count the consecutive job ends that a delivery reported. An end without a delivery starts the count again."""
 
     def __init__(self, poll_value: PollValue) -> None:
         self.poll_value = poll_value
@@ -38,6 +38,10 @@ class WebhookHealth:
             self._count(self._in_a_row + 1)
         else:
             self._awaited[ref] = asyncio.get_running_loop().call_later(LATE_WITHIN, self._missed, ref)
+
+    def forget(self, ref: str) -> None:
+        """Forget a job that is no longer polled, although the service may still run it."""
+        self._delivered.discard(ref)
 
     def close(self) -> None:
         """Stop waiting for late deliveries."""

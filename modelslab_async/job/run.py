@@ -22,7 +22,7 @@ from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.secret import ApiKey
 
 _LEAST_LEFT = 1.0
-"""Seconds. A job that has not ended is never estimated to end sooner."""
+"""Seconds. A job that has not ended is estimated to need at least this long."""
 _log = logging.getLogger("modelslab_async")
 
 
@@ -102,7 +102,7 @@ class JobRun:
         self.budget_key = ""
         """The name of the job's reservation in the budget."""
         self.uncertain_error: ModelsLabError | None = None
-        """Why the job is UNCERTAIN, while a delivery may still show that it was accepted."""
+        """Why the reply to the submit was lost; None if it was not."""
         self.id_from_webhook: str | None = None
         """The service's id, as a delivery named it before the submit was answered."""
         self.accepted: wire.Accepted | None = None
@@ -134,6 +134,7 @@ class JobRun:
         run.accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
         run.accepted_at -= age
         run.forecast = runtime.forecast(run, record.eta)
+        run.expected_end_at = run.loop.time() + run.forecast.left(age)
         run.event_log.clear()
         if video := video_of(record):
             run.future.set_result(video)
@@ -144,7 +145,7 @@ class JobRun:
     def ended(
         cls, runtime: JobRuntime, record: JobRecord, request: ImageToVideoUltra | None, error: JobError | None
     ) -> JobRun:
-        """Return the run of a journal row that ended with *error*, or with None was withdrawn."""
+        """Return the run of a journal row that ended with *error*, or that was withdrawn if *error* is None."""
         run = cls(runtime, request, record.ref)
         run.record, run.id, run.state = record, record.job_id, record.state
         run.event_log.clear()
@@ -269,20 +270,26 @@ class JobRun:
             if is_sent:
                 self.advance(lifecycle.ReplyLost(SubmitUncertainError("cancelled while the submit was under way")))
             else:
-                self.advance(lifecycle.PutBack() if is_kept else lifecycle.Rejected(closed_before_sending()))
+                self.advance(lifecycle.Postponed() if is_kept else lifecycle.Rejected(closed_before_sending()))
         if not is_kept:
             self.cancel()
         self.end_uncertain()
         if not self.future.done():
             is_unsent = self.state is JobState.WAITING
-            hint = "Client.recover() lists it as unsent" if is_unsent else f"Client.attach({self.id!r}) goes on with it"
+            hint = (
+                "Client.recover() lists it as unsent"
+                if is_unsent
+                else f"Client.attach({self.id or self.ref!r}) goes on with it"
+            )
+            charged = None if self.is_unknown else not is_unsent
             when = "before this job was sent" if is_unsent else "while this job was running"
-            self._fail(JobDetachedError(f"the client was closed {when} (hint: {hint})"), charged=not is_unsent)
+            self._fail(JobDetachedError(f"the client was closed {when} (hint: {hint})"), charged=charged)
+            self.log_event(None)
             self._announce()
 
     def cancel(self) -> bool:
         """Withdraw the job if it is WAITING. Return whether it was."""
-        if self.state is not JobState.WAITING:
+        if self.state is not JobState.WAITING or self.future.done():
             return False
         self.advance(lifecycle.Cancelled())
         return True

@@ -60,6 +60,7 @@ _B, _S = BudgetEffect, SlotEffect
 _TABLE: Mapping[type[Event], Effects] = {
     lifecycle.Started: Effects(None, _B.KEEP, _S.KEEP, ends=False),
     lifecycle.PutBack: Effects(False, _B.KEEP, _S.PUT_BACK, ends=False),
+    lifecycle.Postponed: Effects(False, _B.KEEP, _S.RELEASE, ends=False),
     lifecycle.Cancelled: Effects(False, _B.RELEASE, _S.WITHDRAW, ends=True),
     lifecycle.Rejected: Effects(False, _B.RELEASE, _S.RELEASE, ends=True),
     lifecycle.ReplyLost: Effects(None, _B.HOLD, _S.HOLD, ends=True),

@@ -93,6 +93,10 @@ class PutBack(NamedTuple):
     maximum: int | None = None
 
 
+class Postponed(NamedTuple):
+    """The client closes before the job was sent. The journal keeps it for the next client."""
+
+
 class Cancelled(NamedTuple):
     """The caller cancelled the job before it was sent."""
 
@@ -150,6 +154,7 @@ class NotFound(NamedTuple):
 Event = (
     Started
     | PutBack
+    | Postponed
     | Cancelled
     | Accepted
     | Ready
@@ -168,6 +173,7 @@ TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
     (_S.WAITING, Cancelled): _S.CANCELLED,
     (_S.WAITING, Rejected): _S.REFUSED,
     (_S.SUBMITTING, PutBack): _S.WAITING,
+    (_S.SUBMITTING, Postponed): _S.WAITING,
     (_S.SUBMITTING, Accepted): _S.PROCESSING,
     (_S.SUBMITTING, Ready): _S.READY,
     (_S.SUBMITTING, Rejected): _S.REFUSED,

@@ -114,7 +114,7 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
     match event:
         case lifecycle.Started():
             return {"submitted_at": now}
-        case lifecycle.PutBack():
+        case lifecycle.PutBack() | lifecycle.Postponed():
             return {"submitted_at": None}
         case wire.Accepted(id=job_id, eta=eta, future_links=links, meta=meta):
             known = {"eta": eta, "seed": seed_of(meta), "links": links}

@@ -205,3 +205,35 @@ async def test_an_unknown_id_is_polled_again_by_the_next_call(make_world: MakeWo
             with pytest.raises(NotFoundError) as caught:
                 await job
             assert (job.state, caught.value.charged, world.count("fetch")) == (S.REFUSED, False, polls)
+
+
+async def test_resume_takes_only_what_was_sent(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A row that is uncertain or was never sent stays what it is, so that `resolve` and `resubmit` still work."""
+    world = make_world(queue_limit=5, faults=[Rule(Fault.RESET_AFTER, times=1)])
+    async with world.client(journal=tmp_path / "jobs.db", max_in_flight=1) as client:
+        uncertain = client.submit(a_request())
+        await uncertain.wait()
+        unsent = [client.submit(a_request()) for _ in range(2)]
+        await client.aclose(drain=False)
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        found = await client.recover()
+        for record in (*found.uncertain, *found.unsent):
+            assert await client.resume(record) is None
+        assert (await client.find(uncertain.ref)) == found.uncertain[0]
+        assert await client.resolve(uncertain.ref, lost=True) is None
+        (again, *_) = await client.resubmit(found.unsent)
+        assert (await again).ref in {job.ref for job in unsent}
+
+
+async def test_a_followed_job_counts_once(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A slot of another live client, whose job is followed here, is used once: all other slots stay usable."""
+    world = make_world(queue_limit=3)
+    async with world.client(journal=tmp_path / "jobs.db", max_in_flight=3) as owner:
+        job = owner.submit(a_request())
+        await job.submitted()
+        async with world.client(journal=tmp_path / "jobs.db", max_in_flight=3) as other:
+            followed = await other.attach(job.ref)
+            own = [other.submit(a_request()) for _ in range(2)]
+            await asyncio.sleep(5)
+            assert [each.state for each in own] == [S.PROCESSING] * 2
+            await asyncio.gather(followed, *own)

@@ -15,7 +15,7 @@ from helpers.world import a_request
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async import Job, JobError, JobState, Video
+from modelslab_async import Job, JobError, JobRecord, JobState, ModelsLabError, Video
 from modelslab_async.job.run import JobRun
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Event, ImpossibleMoveError
@@ -25,6 +25,7 @@ VIDEO = Video(id="1", ref="ref", url="https://a.invalid/v.mp4", links=())
 EVENTS: list[Event] = [
     lifecycle.Started(),
     lifecycle.PutBack(),
+    lifecycle.Postponed(),
     lifecycle.Cancelled(),
     wire.Accepted(id="1", eta=30.0),
     wire.Ready(id="1"),
@@ -162,3 +163,47 @@ async def test_removed_callbacks_are_not_called() -> None:
         run.advance(event)
     await asyncio.sleep(0)
     assert called == [run.job]
+
+
+async def test_a_job_that_was_left_unsent_cannot_be_cancelled() -> None:
+    """Its client closed and the journal keeps it, so it has ended here, although it is still WAITING."""
+    run = JobRun(FakeRuntime(), a_request(), "ref")
+    run.detach(is_kept=True, is_sent=False)
+    assert (run.state, run.job.done(), run.job.cancel()) == (JobState.WAITING, True, False)
+
+
+@pytest.mark.looptime
+async def test_a_detached_job_keeps_the_time_of_its_end() -> None:
+    """The last event is the detachment, so that `elapsed` stays what it was then."""
+    run = JobRun(FakeRuntime(), a_request(), "ref")
+    await asyncio.sleep(300)
+    run.detach(is_kept=True, is_sent=False)
+    await asyncio.sleep(300)
+    assert run.job.elapsed == pytest.approx(300)
+    assert [event.elapsed for event in await events_of(run.job)] == [0.0, pytest.approx(300)]
+
+
+@pytest.mark.looptime
+async def test_a_restored_job_is_estimated_by_its_age() -> None:
+    """A job that was accepted 30 s ago, of which the service expects 40 s, needs 10 s more."""
+    record = JobRecord(account="a", ref="ref", owner="o", created_at=1.0, job_id="1", eta=40.0)
+    record = record._replace(state=JobState.PROCESSING)
+    run = JobRun.restored(FakeRuntime(), record, None, age=30.0)
+    assert run.job.eta == pytest.approx(10.0)
+
+
+async def test_closing_before_the_submit_is_no_refusal_of_the_service() -> None:
+    """The job is WAITING again, for the next client."""
+    run = JobRun(FakeRuntime(), a_request(), "ref")
+    run.advance(lifecycle.Started())
+    run.detach(is_kept=True, is_sent=False)
+    assert run.state is JobState.WAITING
+    assert run.error is not None
+
+
+async def test_an_unknown_id_is_not_called_charged_when_its_client_closes() -> None:
+    """Whether a mistyped id belongs to a paid job is not known before its first poll."""
+    run = JobRun(FakeRuntime(), None, "ref", job_id="typo", is_unknown=True)
+    run.detach(is_kept=False, is_sent=False)
+    assert isinstance(run.error, ModelsLabError)
+    assert run.error.charged is None

@@ -15,6 +15,7 @@ ERROR = JobError("why")
 EVENTS: list[Event] = [
     lifecycle.Started(),
     lifecycle.PutBack(),
+    lifecycle.Postponed(),
     lifecycle.Cancelled(),
     wire.Accepted(id="1"),
     wire.Ready(id="1"),
@@ -30,6 +31,7 @@ MOVES = {
     S.WAITING: {"Started": S.SUBMITTING, "Cancelled": S.CANCELLED, "Rejected": S.REFUSED},
     S.SUBMITTING: {
         "PutBack": S.WAITING,
+        "Postponed": S.WAITING,
         "Accepted": S.PROCESSING,
         "Ready": S.READY,
         "Rejected": S.REFUSED,
