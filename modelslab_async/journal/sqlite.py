@@ -207,7 +207,7 @@ class SqliteStore:
             raise JournalError(f"{self.name}: this database is another program's (hint: choose another path)")
         if version > len(rows.MIGRATIONS):
             versions = f"its schema is {version}, this version knows {len(rows.MIGRATIONS)}"
-            raise JournalError(f"{self.name}: a newer version wrote it: {versions} (hint: update modelslab_async)")
+            raise JournalError(f"{self.name}: a newer modelslab_async wrote it: {versions} (hint: update modelslab_async)")
         return int(version)
 
     def _migrate(self) -> None:
