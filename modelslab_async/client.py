@@ -229,8 +229,8 @@ class Client:
         It has slots and a budget of its own. It shares this client's session, journal, bound on polls, and what is
         learned about waiting. It closes with this client. The same key gives the same client, as it was first made.
 
-        Raises AuthenticationError for a missing or unusable key, InvalidRequestError, JournalError, ClientStateError. If
-        the budget checks the wallet: BudgetExceededError, APIError or TransportError too.
+        Raises AuthenticationError for a missing or unusable key, InvalidRequestError, JournalError, ClientStateError.
+        If the budget checks the wallet, raises BudgetExceededError, APIError or TransportError too.
         """
         key = wrapped_key(api_key)
         del api_key  # a traceback from here on may be shown with local variables
@@ -331,7 +331,8 @@ class Client:
         """Take up what clients that are gone left in the journal, see `Recovery`. Nothing is submitted again.
 
         refs: only these jobs, by ref or id, including READY ones whose video was saved before. None for all.
-        search: list the account's recent videos that are in no row, as candidates. The client does not match them to jobs.
+        search: list the account's recent videos that are in no row, as candidates. The client does not match them to
+            jobs.
 
         Raises ClientStateError without a journal, JournalError, InvalidRequestError for a ref that holds the key. With
         `search`, APIError or TransportError too.

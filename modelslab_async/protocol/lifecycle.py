@@ -36,8 +36,9 @@ class JobState(StrEnum):
     READY = "ready"
     """The service reports success. The client waits until the file can be read, or has read it."""
     REFUSED = "refused"
-    """The job was certainly not accepted: by the service's answer, the client's own refusal or the user's word. It is not
-    charged.
+    """The job was certainly not accepted, so it is not charged.
+
+    The service or the client refused it, no connection could be made, or the user resolved it as lost.
     """
     FAILED = "failed"
     """The service accepted the job, and then failed it. Whether a failed job is charged is not documented."""
