@@ -68,9 +68,9 @@ DEFAULT_MAX_POLLS_PER_SECOND = 20.0
 class Client:
     """Submit requests, wait for the jobs, and keep within the account's limits.
 
-    Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. Leaving it by an
-    exception submits no more and detaches from the jobs that run; `attach` goes on with them, here or in another
-    process.
+    Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. If an
+    exception leaves the block, the client submits no more jobs and detaches from the jobs that run. `attach` goes on
+    with them, here or in another process.
 
     api_key: None takes it from the environment's MODELSLAB_API_KEY.
     base_url: https, or http on loopback, where an emulator listens.
@@ -79,8 +79,9 @@ class Client:
     limits: "refuse" raises for a request beyond the documented limits, "warn" warns and sends it, None just sends it.
     wait: "auto" polls the service until it reports success, then probes the links until the file can be read; "poll"
         trusts the report of success; "links" probes the announced links, and polls now and then to see a failure.
-    poll_cost: seconds of lateness that are worth one poll. Less polls more often.
-    max_polls_per_second: a bound for all jobs together; None for no bound.
+    poll_cost: seconds of lateness that are worth one poll. A smaller value polls more often.
+    max_polls_per_second: a bound for the polls of all running jobs together; None for no bound. Probes after the
+        service reported success are not counted.
     journal: a path such as "jobs.db" keeps every job on disk, so that `recover` can collect what a process that died
         has paid for. Any `Journal` will do. A client with a journal is used as `async with`. None keeps nothing.
     budget: what may be spent, see `Budget`; several clients may share one. None for no bound.
@@ -94,7 +95,7 @@ class Client:
         a reply left in one of its pooled connections may answer a submit. So a refusal that is not the service's own
         JSON is UNCERTAIN then.
     proxy: the URL of an http(s) proxy for all requests except to loopback. None uses HTTPS_PROXY, HTTP_PROXY, ALL_PROXY
-        and NO_PROXY of the environment, as curl does. With `session`, that session's own settings hold.
+        and NO_PROXY of the environment, as curl does. With `session`, that session's own settings apply.
     rng: for jitter; None seeds one from the system.
     transport: carries requests instead of aiohttp, such as an emulator in this process.
 
@@ -102,7 +103,7 @@ class Client:
     """
 
     _api_key = ApiKey("")
-    """Empty until a key was passed."""
+    """Empty until a key is passed."""
 
     def __init__(
         self,
@@ -161,7 +162,9 @@ class Client:
     async def __aenter__(self) -> Self:
         """Open the journal and check the wallet.
 
-        Raises JournalError for a journal that cannot be kept, and BudgetExceededError if the wallet is too small.
+        Raises JournalError for a journal that cannot be kept, BudgetExceededError if the wallet is too small, APIError
+        or TransportError if the wallet cannot be read, and ClientStateError for a closed client. Only
+        `Budget(check_balance=True)` reads the wallet.
         """
         await self._engine.open()
         return self
@@ -173,8 +176,8 @@ class Client:
         """Close the client, in one of three ways.
 
         - By default, wait for all jobs first, including those that still wait for their turn.
-        - With *timeout*, in seconds, submit no job any more, and wait for those that run for at most that long.
-        - Without *drain*, submit no job any more, and wait for none.
+        - With *timeout*, in seconds, submit no more jobs, and wait at most that long for the jobs that run.
+        - Without *drain*, submit no more jobs, and wait for none.
 
         Replies to submits under way are always waited for, within `Timeouts.submit`, however often the caller is
         cancelled: they say what is paid for. Then the client detaches from the jobs that run. With a journal, a job
@@ -226,7 +229,8 @@ class Client:
         It has slots and a budget of its own. It shares this client's session, journal, bound on polls, and what is
         learned about waiting. It closes with this client. The same key gives the same client, as it was first made.
 
-        Raises AuthenticationError for an empty key, InvalidRequestError, JournalError, ClientStateError.
+        Raises AuthenticationError for a missing or unusable key, InvalidRequestError, JournalError, ClientStateError.
+        If the budget checks the wallet, raises BudgetExceededError, APIError or TransportError too.
         """
         key = wrapped_key(api_key)
         del api_key  # a traceback from here on may be shown with local variables
@@ -297,12 +301,15 @@ class Client:
     async def attach(self, ref_or_id: str | int) -> Job:
         """Return the job with this ref, or with this id of the service. Nothing is paid.
 
-        - A job that is open here, or ended here lately (the last 100), is returned as it is.
+        - A job that is open here is returned as it is. So is a job that ended here lately (the last 100), unless asking
+          again may change its end: it timed out, was detached, is uncertain, or has no readable video. Then it is
+          polled again, if its id is known.
         - A job of the journal is resumed if no live client owns it. If it ended, the returned job is done.
         - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
           does not know it, the job ends with NotFoundError, not charged.
 
-        Raises InvalidRequestError for an empty name, and for one that holds the key; JournalError.
+        Raises InvalidRequestError for an empty name, for a name that holds the key, and for a job that cannot be
+        attached to now; JournalError; ClientStateError.
         """
         return await self._engine.attach(str(ref_or_id).strip())
 
@@ -324,7 +331,8 @@ class Client:
         """Take up what clients that are gone left in the journal, see `Recovery`. Nothing is submitted again.
 
         refs: only these jobs, by ref or id, including READY ones whose video was saved before. None for all.
-        search: list the account's recent videos that no row knows as candidates. None is matched.
+        search: list the account's recent videos that are in no row, as candidates. The client does not match them to
+            jobs.
 
         Raises ClientStateError without a journal, JournalError, InvalidRequestError for a ref that holds the key. With
         `search`, APIError or TransportError too.
@@ -354,8 +362,8 @@ class Client:
 
         Return the job, which goes on, or None for one that was lost. The ref of a lost job may be submitted again.
 
-        Raises InvalidRequestError if no uncertain job has this ref, if the service knows no such id, and unless
-        exactly one of *id* and *lost* is passed.
+        Raises InvalidRequestError if no uncertain job has this ref, if the service knows no such id, if another job has
+        the id, and unless exactly one of *id* and *lost* is passed; ClientStateError without a journal; JournalError.
         """
         job_id = None if id is None else str(id).strip()
         run = await self._engine.resolve(ref, job_id=job_id, lost=lost)
@@ -413,7 +421,7 @@ class Client:
 
         At most 50 downloads run at once; further calls wait.
 
-        Raises InvalidVideoError if no link gives a whole mp4, InvalidRequestError for a path that can be no file,
+        Raises InvalidVideoError if no link gives a whole mp4, InvalidRequestError for a path that cannot be a file,
         FileExistsError without `overwrite`, OSError if the disk fails.
         """
         self._engine.require_usable(while_closing=True)
@@ -438,7 +446,7 @@ class Client:
     async def upload(self, image: ImageInput) -> str:
         """Upload a local picture (path, bytes or data URI; 5 MB at most). Return a URL that the service keeps 24 hours.
 
-        Raises InvalidRequestError for what is no picture, APIError or TransportError.
+        Raises InvalidRequestError if *image* is not a picture, APIError or TransportError.
         """
         return await self._engine.upload(image)
 

@@ -209,7 +209,11 @@ class JobTimeoutError(JobError, TimeoutError):
 
 
 class JobDetachedError(JobError):
-    """The client was closed while the service ran the job. `Client.attach(job_id)` polls it again."""
+    """The client was closed before the job ended.
+
+    `Client.attach(job_id)` polls a job again that was sent. `Client.resubmit` sends a job that was not, if the journal
+    has it.
+    """
 
     charged = True
 

@@ -41,7 +41,7 @@ class OpenTelemetry(Telemetry):
         self._spans: dict[str, trace.Span] = {}
         self._duration = meter.create_histogram("gen_ai.client.operation.duration", "s", "Time from submit to end.")
         self._polls = meter.create_histogram("modelslab_async.job.polls", "{poll}", "Polls of a job.")
-        self._refusals = meter.create_counter("modelslab_async.submit.refusals", "{refusal}", "Submits not taken.")
+        self._refusals = meter.create_counter("modelslab_async.submit.refusals", "{refusal}", "Submits not accepted.")
         self._retries = meter.create_counter("modelslab_async.submit.retries", "{retry}", "Submits sent again.")
         self._size = meter.create_histogram("modelslab_async.download.size", "By", "Size of a saved video.")
         self._download = meter.create_histogram("modelslab_async.download.duration", "s", "Time of a download.")

@@ -36,10 +36,13 @@ class Telemetry:
         """A video was saved to disk. *seconds* is how long the download took."""
 
     def refused(self, job: Job, error: ModelsLabError | None) -> None:
-        """The service refused the job for good, with *error*. If that is None, the job waits for a free slot again."""
+        """The job was refused for good, with *error*: by the service, or by the client before it was sent.
+
+        If *error* is None, the job was not accepted and waits for a free slot again.
+        """
 
     def retried(self, job: Job, error: ModelsLabError) -> None:
-        """The submit surely did not reach the service, because of *error*, and is sent again."""
+        """The job was certainly not accepted, because of *error*, and is submitted again."""
 
 
 class Notifier:

@@ -88,7 +88,7 @@ class Job:
 
     @property
     def polls(self) -> int:
-        """How often the service or a link was asked after the job."""
+        """How often the service or a link was polled for the job."""
         return self._run.polls
 
     @property
@@ -99,7 +99,7 @@ class Job:
 
     @property
     def eta(self) -> float | None:
-        """The client's estimate of the seconds until the video is there: it is as likely too long as too short.
+        """The client's estimate of the seconds until the video is there: it is too long as often as too short.
 
         The estimate starts from the service's eta and from how long similar jobs took. It counts down, and rises if a
         poll finds the job still running. It is 0 once the video is there and at least 1 before. It is None before the
@@ -159,7 +159,7 @@ class Job:
     def cancel(self) -> bool:
         """Withdraw the job. Return True only if it was still waiting for its turn: then nothing is charged.
 
-        Later the job goes on, because the service cannot cancel it.
+        A job that was sent goes on, because the service cannot cancel it.
         """
         return self._run.cancel()
 

@@ -7,11 +7,19 @@ from modelslab_async.protocol.record import Charge, JobRecord
 
 
 class Journal(Protocol):
-    """Keep the records of jobs, for the clients of one process or of several. All errors are JournalError."""
+    """Keep the records of jobs, for the clients of one process or of several. All errors are JournalError.
+
+    Two duties are easy to miss:
+
+    - Each read sees every `note` that came before it, although `note` returns before the record is written.
+    - If the write of an acceptance or of a later state fails, the journal tries it again by itself, at the latest in
+      `close`. The engine sends an acceptance once: it logs the error, and the job goes on. But the failed write of a
+      WAITING or SUBMITTING record is not tried again, because that job is not sent.
+    """
 
     @property
     def owner(self) -> str:
-        """Return the name under which this client writes. `open` draws it; no two living clients have the same name."""
+        """Return the name under which this client writes. `open` chooses it at random. No two live clients share it."""
         ...
 
     async def open(self) -> None:
@@ -19,7 +27,7 @@ class Journal(Protocol):
         ...
 
     async def append(self, record: JobRecord, *, take_over: str | None = None) -> bool:
-        """Write the current record of a job, and return once it is durable.
+        """Write the current record of a job, and return once it is durable. Raise JournalError if the write fails.
 
         Return True if it was written. Return False, and write nothing, in two cases:
 
@@ -40,7 +48,7 @@ class Journal(Protocol):
         ...
 
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
-        """Return the account's jobs that still need a client, the oldest first.
+        """Return the account's jobs that still need a client, see `record.UNFINISHED`, the oldest first.
 
         With *ready*, finished videos that were not saved are among them.
         """

@@ -31,12 +31,13 @@ from modelslab_async.protocol.record import Charge, JobRecord, key_of
 NOTE_DELAY = 0.05
 """Seconds for which a noted record may wait to share a transaction."""
 TRANSACTION_INTERVAL = 0.02
-"""Least seconds from the begin of one transaction to the next, unless `_FULL_BATCH` writes wait. A client that writes
-seldom does not wait."""
+"""Least seconds from the start of one transaction to the next, unless `_FULL_BATCH` writes wait. A client that seldom
+writes does not wait."""
 _FULL_BATCH = 16
 _FORK_WAIT = 5.0
 """Seconds for which a fork waits for the store; not for ever, because a disk may hang."""
-_NOT_SUBMITTED = (JobState.WAITING, JobState.SUBMITTING)
+_NOT_SENT_YET = (JobState.WAITING, JobState.SUBMITTING)
+"""States of jobs whose request was not sent when the row was written. A failed write of such a row is not repeated."""
 
 _T = TypeVar("_T")
 
@@ -50,7 +51,7 @@ class GroupCommitJournal:
         self._reset()
 
     def _reset(self) -> None:
-        """Have nothing to write, and no thread to write it."""
+        """Clear the queue, and forget the thread that writes it."""
         self._thread: ThreadPoolExecutor | None = None
         self._pending: list[_PendingWrite] = []
         """Writes for the next transaction."""
@@ -191,7 +192,7 @@ class GroupCommitJournal:
         """Keep a write that failed for the next transaction; but not an intent, because that job is not submitted."""
         if not isinstance(outcome, JournalError) or isinstance(outcome, UnwritableError):
             self._backlog.pop(pending.key, None)
-        elif pending.write.record.state not in _NOT_SUBMITTED:
+        elif pending.write.record.state not in _NOT_SENT_YET:
             self._backlog[pending.key] = pending.inherit_take_over(self._backlog.get(pending.key))
 
     async def _read(self, method: Callable[..., _T], *arguments: Any) -> _T:

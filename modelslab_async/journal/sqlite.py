@@ -206,8 +206,8 @@ class SqliteStore:
         if tables and application_id != APPLICATION_ID:
             raise JournalError(f"{self.name}: this database is another program's (hint: choose another path)")
         if version > len(rows.MIGRATIONS):
-            versions = f"its schema is {version}, this version knows {len(rows.MIGRATIONS)}"
-            raise JournalError(f"{self.name}: a newer version wrote it: {versions} (hint: update modelslab_async)")
+            what = f"a newer modelslab_async wrote it: its schema is {version}, this one knows {len(rows.MIGRATIONS)}"
+            raise JournalError(f"{self.name}: {what} (hint: update modelslab_async)")
         return int(version)
 
     def _migrate(self) -> None:

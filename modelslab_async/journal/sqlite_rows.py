@@ -46,14 +46,19 @@ def _placeholders(values: Sequence[str]) -> str:
 
 
 # S608 is about SQL made from strings: all names in these are ours.
-_SUBMITTED = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
+_MAY_BE_SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
 _IN_DOUBT = f"{JobState.SUBMITTING.value!r}, {JobState.UNCERTAIN.value!r}"
 _WRITE = f"""
     INSERT INTO jobs ({", ".join(_COLUMNS)}) VALUES ({_placeholders(_COLUMNS)})
     ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
-    WHERE (owner = excluded.owner AND created_at = excluded.created_at) OR state NOT IN ({_SUBMITTED})
+    WHERE -- the row is this job's, and this client's own
+          (owner = excluded.owner AND created_at = excluded.created_at)
+          -- the ref is free: the row's job was certainly not sent
+       OR state NOT IN ({_MAY_BE_SENT})
+          -- a take-over from this owner, unless the job ended meanwhile or the row would lose its id
        OR (owner = ? AND ifnull(ended_at, 0) IN (0, excluded.ended_at)
            AND (job_id IS NULL OR job_id IS excluded.job_id))
+          -- an acceptance of the row's job, whoever owns the row
        OR (created_at = excluded.created_at AND state IN ({_IN_DOUBT}) AND job_id IS NULL
            AND coalesce(excluded.job_id, excluded.accepted_at) IS NOT NULL)
 """  # noqa: S608

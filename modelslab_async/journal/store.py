@@ -21,8 +21,9 @@ class UnwritableError(JournalError):
 class Store(Protocol):
     """Keep records in a blocking way. The methods may raise anything; `explain` makes it a JournalError.
 
-    `GroupCommitJournal` calls `reset_after_fork` and `explain` from the event loop's thread. All other methods it calls
-    from one thread of its own. For what they return see the methods of `Journal` with the same names.
+    `GroupCommitJournal` reads `name` and calls `explain` in the event loop's thread. It calls `reset_after_fork` in the
+    thread that forked, and all other methods in one thread of its own. For what they return see the methods of
+    `Journal` with the same names.
     """
 
     @property
@@ -75,5 +76,5 @@ class Store(Protocol):
         ...
 
     def explain(self, error: Exception) -> JournalError:
-        """Return an error of ours that says what happened and what to do about it."""
+        """Return a JournalError that says what happened and what to do about it."""
         ...

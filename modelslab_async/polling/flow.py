@@ -32,7 +32,7 @@ FAILURE_GRACE = 120.0
 ignored.
 """
 ERRORS_IN_A_ROW = 2
-"""Polls with status error that end the job, if the error may not pass. Failed polls between them do not count."""
+"""Polls with status error that end the job, if the error cannot pass. Failed polls between them do not count."""
 LAST_POLL = 5.0
 """Seconds before the deadline at which a last poll is sent, so that there is time for its reply."""
 _MIN_GAP_TO_LAST_POLL = 1.0
@@ -70,7 +70,7 @@ class Probe(NamedTuple):
 
 
 class Readable(NamedTuple):
-    """The link reads as an mp4."""
+    """The link returns an mp4."""
 
     url: str
 
@@ -156,9 +156,10 @@ def poll_until_done(
         now = result.at
         if isinstance(result.value, Readable):
             return wire.Ready(links=(result.value.url,))
-        if result.value is None or isinstance(result.value, Unreadable):
+        if isinstance(result.value, Unreadable):
             polls.missed(now)
             continue
+        assert result.value is not None  # noqa: S101 - only a wait has no value
         outcome = replies.judge(result.value, now, now - started)
         if isinstance(outcome, PollOutcome):
             return outcome
@@ -310,7 +311,7 @@ def poll_until_readable(
     probe_timeout: float | None,
     grace: float | None = READY_GRACE,
 ) -> Generator[Action, ActionResult, Readable | Unreadable]:
-    """Probe the links in turn until one can be read. Return it, or why none can be read.
+    """Probe the links in turn until one can be read. Return it, or why none can be read. Without links, end at once.
 
     now: the time on the driver's clock, seconds. probe_timeout: the limit of each probe, seconds; None for no limit.
     grace: the seconds after which to give up; None for no limit.
@@ -318,6 +319,8 @@ def poll_until_readable(
     A link may answer 403, 404 or 429 for a while after success. The gaps between rounds grow, because a CDN may cache a
     404.
     """
+    if not links:
+        return Unreadable("no link was named")
     deadline = math.inf if grace is None else now + grace
     timeout = math.inf if probe_timeout is None else probe_timeout
     delays = backoff()
@@ -328,8 +331,8 @@ def poll_until_readable(
             now = result.at
             if isinstance(result.value, Readable):
                 return result.value
-            reason = result.value.reason if isinstance(result.value, Unreadable) else "not read"
-            reasons.append(f"{brief(link, _MAX_LINK_CHARACTERS)}: {reason}")
+            assert isinstance(result.value, Unreadable)  # noqa: S101 - a probe has no other result
+            reasons.append(f"{brief(link, _MAX_LINK_CHARACTERS)}: {result.value.reason}")
         if now >= deadline:
             return Unreadable(brief("; ".join(reasons)))
         now = (yield Wait(min(next(delays), deadline - now), wakeable=False)).at

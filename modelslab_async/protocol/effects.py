@@ -20,7 +20,7 @@ class BudgetEffect(Enum):
     SETTLE = auto()
     """The reservation is spent."""
     HOLD = auto()
-    """The reservation may be spent. It counts as spent until that is known."""
+    """The reservation may have been spent. It counts as spent until that is known."""
     RELEASE = auto()
     """The reservation is certainly not spent."""
 
@@ -32,7 +32,7 @@ class SlotEffect(Enum):
     ACCEPT = auto()
     """The service has the job. The job holds the slot until it ends at the service."""
     HOLD = auto()
-    """The service may have the job. The slot is held for as long as such a job is expected to take."""
+    """The service may have the job. The slot is held for twice the expected time of such a job, at most 120 s."""
     PUT_BACK = auto()
     """The service has no free slot. The job returns to the head of the queue."""
     RELEASE = auto()
@@ -78,13 +78,13 @@ def effects_of(event: Event) -> Effects:
     """Return the effects of *event*.
 
     The effects of two kinds of event depend on their fields. A lost reply does not end a job that a webhook may still
-    report. A job that the service does not know may not have been charged.
+    report. It is unknown whether a job that the service does not know was charged.
     """
     effects = _TABLE[type(event)]
     match event:
         case lifecycle.ReplyLost(awaits_webhook=True):
             return effects._replace(ends=False)
-        case lifecycle.Abandoned(error=NotFoundError()) | lifecycle.Unreadable(error=NotFoundError()):
+        case lifecycle.Abandoned(error=NotFoundError()):
             return effects._replace(charged=None)
         case _:
             return effects

@@ -1,10 +1,14 @@
 """Define a job's states, its events, and the table of transitions.
 
 WAITING ─▶ SUBMITTING ─▶ PROCESSING ─▶ READY
-   │   ◀──────┤              ├─▶ FAILED
-   ▼ no slot  ├─▶ REFUSED    └─▶ TIMED_OUT
-CANCELLED     ├─▶ UNCERTAIN ─▶ PROCESSING, if a webhook shows that the service accepted the job
-              └─▶ FAILED, READY
+   │  ◀───────┤ no slot      ├─▶ FAILED
+   │          │              ├─▶ TIMED_OUT
+   │          │              └─▶ REFUSED, if the service does not know the id that was attached to
+   │          ├─▶ REFUSED
+   │          ├─▶ UNCERTAIN ─▶ PROCESSING, if a webhook shows that the service accepted the job
+   │          └─▶ FAILED, READY
+   ├─▶ CANCELLED
+   └─▶ REFUSED, if the client or the budget refuses the job
 """
 
 from collections.abc import Mapping
@@ -18,7 +22,10 @@ from modelslab_async.protocol.wire import Accepted, Ready
 
 
 class JobState(StrEnum):
-    """State of a job. READY and the last five are ends."""
+    """State of a job.
+
+    A job ends in READY or in one of the last five states. READY and UNCERTAIN may also come before the end.
+    """
 
     WAITING = "waiting"
     """The job waits for a slot. Nothing was sent, and nothing is charged."""
@@ -29,7 +36,10 @@ class JobState(StrEnum):
     READY = "ready"
     """The service reports success. The client waits until the file can be read, or has read it."""
     REFUSED = "refused"
-    """The service refused the job or could not be reached. The job is not charged."""
+    """The job was certainly not accepted, so it is not charged.
+
+    The service or the client refused it, no connection could be made, or the user resolved it as lost.
+    """
     FAILED = "failed"
     """The service accepted the job, and then failed it. Whether a failed job is charged is not documented."""
     UNCERTAIN = "uncertain"
@@ -102,7 +112,7 @@ class Cancelled(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """One of the job's links reads as an mp4."""
+    """One of the job's links returns an mp4."""
 
     video: Video
 

@@ -36,7 +36,7 @@ class JobRecord(NamedTuple):
     state: the job's state.
     job_id: the service's id; None if the service has named none.
     request: what was asked for, as `Client.submit` takes it; None for a job that was attached to by its id. It has
-        init_image if the picture came from a URL or a path, which is absolute then.
+        init_image if the picture came from a URL or a path; a path is absolute.
     picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known; None if
         nothing is known.
     price: USD that the service charges for the job.
@@ -46,7 +46,9 @@ class JobRecord(NamedTuple):
     links: the links that the service named.
     video: the fields of the finished video; None before the job has one.
     error: why the job has no video, as text without the charge; None if there is no error.
-    created_at, submitted_at, accepted_at, ended_at: unix seconds; None if the event has not happened.
+    created_at, submitted_at, accepted_at: unix seconds; None if the event has not happened.
+    ended_at: when the service ended the job, or the job was refused or cancelled, unix seconds; None before that, and
+        for a job that timed out or is uncertain.
     saved_path: the path to which the video was saved; None if it was not saved.
     target: the file or folder that the video is meant for; None if the program did not say, see `Job.target`.
     """

@@ -1,9 +1,9 @@
 """Track the account's slots at the service, and decide which queued job may be submitted next.
 
 The account's limit counts jobs that are queued or processing at the service, over all endpoints and processes. So a job
-holds its slot from before the POST until the service says that the job ended. Jobs of other processes show only as a
-429. Then the cap falls to the slots that this client holds, and climbs back by one with each job that is accepted
-without a recent refusal. This module has no I/O and no clock.
+holds its slot from before the POST until the service says that the job ended. Jobs that the journal does not know show
+only as a 429. Then the cap falls to the slots that are known to be used. It climbs back by one with each job that is
+accepted without a recent refusal. This module has no I/O and no clock.
 """
 
 from bisect import insort
@@ -28,7 +28,7 @@ class Slots(Generic[T]):
     def __init__(self, limit: int) -> None:
         self._ceiling = limit
         self.cap = limit
-        """The number of slots that this client now believes it may use."""
+        """The number of the account's slots that this client believes all clients together can use now."""
         self._held: set[T] = set()
         self._unanswered: dict[T, int] = {}
         """Items that hold a slot and wait for the reply to their submit, each with its number in the queue."""
@@ -81,7 +81,7 @@ class Slots(Generic[T]):
             self._unanswered[item] = number
             yield item
         if self.waiting and self.cap < self._ceiling and not self._held and self.retry_at is None:
-            self.retry_at = now + DEFAULT_WAIT  # this client has no job whose end would make the cap climb
+            self.retry_at = now + DEFAULT_WAIT  # this client holds no slot, so no end of a job will call `grant`
 
     def _may_grant(self) -> bool:
         """Return whether one more item may be submitted.

@@ -24,7 +24,7 @@ class Statistics(NamedTuple):
     detection_latency: upper bound of the time from the end of a job to the poll that saw it, seconds. It is the mean of
         the time between that poll and the last poll that saw the job running; None if there was none.
     slot_idle_time: seconds for which slots were free while a job waited, summed over the slots.
-    cap: the number of the account's slots that the client now believes it may use.
+    cap: the number of the account's slots that the client believes all clients together can use now.
     in_flight: the number of its jobs that are submitted or processed now. An uncertain job that ended here is not among
         them, although it holds a slot for a while.
     """

@@ -19,8 +19,8 @@ class Timeouts:
     fetch: for the reply to any other call.
     read: between two chunks of a file.
     link: from the service's report of success until one of the job's links can be read. Users saw about 40 s.
-    job: from the acceptance of a job to its end. After this time the job is no longer polled. Users wait 5 to 15
-        minutes.
+    job: from the acceptance of a job to its end. After this time the job is no longer polled. A job that is resumed
+        gets the whole time again. Users wait 5 to 15 minutes.
 
     Raises InvalidRequestError for a duration that is not above 0.
     """

@@ -37,7 +37,7 @@ async def test_a_row_holds_what_a_later_client_needs(make_world: MakeWorld, tmp_
         assert (await row_of(client, job.ref)).saved_path == str(saved.path)
     assert (running.state, running.job_id, running.charged) == (S.PROCESSING, job.id, True)
     assert running.request is not None
-    assert (running.request["prompt"], running.request["seed"]) == ("moving character", 7)
+    assert (running.request.get("prompt"), running.request.get("seed")) == ("moving character", 7)
     assert running.picture == {
         "source": "path",
         "where": str(picture),

@@ -54,7 +54,7 @@ async def test_unfinished_jobs_are_those_that_need_a_client(journal: Journal) ->
 @pytest.mark.parametrize("state", S)
 @pytest.mark.parametrize("intruder", [{"created_at": 2.0}, {"owner": "other"}], ids=["another job", "another owner"])
 async def test_a_ref_is_sent_once(journal: Journal, state: JobState, intruder: dict[str, Any]) -> None:
-    """A ref that was, or may have been, sent belongs to its job; a ref that surely was not sent is free."""
+    """A ref that was, or may have been, sent belongs to its job; a ref that was certainly not sent is free."""
     mine, theirs = a_record(journal, state=state), a_record(journal, state=S.SUBMITTING, **intruder)
     await journal.append(mine)
     assert await journal.append(theirs) is (state not in SENT)
@@ -141,7 +141,7 @@ async def test_two_jobs_of_an_account_never_share_an_id(
     """An id that another row has is not written, whether the row is new or known, owned or taken over."""
     first = a_record(journal, "first", S.PROCESSING, job_id="77")
     assert await journal.append(first)
-    before = state and a_record(journal, "second", state, owner=take_over or journal.owner)
+    before = a_record(journal, "second", state, owner=take_over or journal.owner) if state else None
     if before:
         assert await journal.append(before)
     second = a_record(journal, "second", S.PROCESSING, job_id="77")

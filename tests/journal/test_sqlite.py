@@ -134,7 +134,7 @@ async def error_of_open(path: Path) -> str:
 async def test_a_file_of_a_newer_version_is_refused(tmp_path: Path, journal: SqliteJournal) -> None:
     """The file is left alone, and the error says what to do."""
     journal.store.connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
-    assert "newer version" in await error_of_open(tmp_path / "jobs.db")
+    assert "a newer modelslab_async" in await error_of_open(tmp_path / "jobs.db")
 
 
 async def test_a_database_of_another_program_is_refused(tmp_path: Path) -> None:

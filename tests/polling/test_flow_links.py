@@ -92,6 +92,15 @@ def test_links_that_never_become_readable() -> None:
     assert driver.times(Probe)[-1] == pytest.approx(1060.0)
 
 
+@pytest.mark.parametrize("grace", [60.0, None])
+def test_without_links_there_is_nothing_to_wait_for(grace: float | None) -> None:
+    """If no link was named, the flow ends at once, even if it has no time limit."""
+    steps = flow.poll_until_readable((), partial(DELAYS, 8.0), now=1000.0, probe_timeout=10.0, grace=grace)
+    driver = Driver(lambda *_: Unreadable("HTTP 404"))
+    assert driver.run(steps) == Unreadable("no link was named")
+    assert driver.actions == []
+
+
 def test_long_links_are_shortened_in_the_reason() -> None:
     """The reason shows the beginning of each link, which may have thousands of characters."""
     links = tuple(f"{link}?{'a' * 4000}" for link in LINKS)

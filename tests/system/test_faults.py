@@ -62,7 +62,7 @@ PASSING_FAULTS = [
 async def test_a_fault_that_passes_is_waited_out(
     make_world: MakeWorld, tmp_path: Path, rule: Rule, profile: str
 ) -> None:
-    """A submit that surely was not accepted is repeated, and a failed poll is repeated: one video, one charge."""
+    """A submit that was certainly not accepted is repeated, and a failed poll is repeated: one video, one charge."""
     world = make_world(faults=[rule], profile=profile)
     async with world.client() as client:
         job = client.submit(a_request())

@@ -88,7 +88,7 @@ FAILURES: list[tuple[str, Behaviour, type[ModelsLabError], retry.Verdict]] = [
 @pytest.mark.parametrize(
     ("behaviour", "error", "verdict"), [row[1:] for row in FAILURES], ids=[row[0] for row in FAILURES]
 )
-async def test_a_failed_submit_is_repeated_only_if_it_surely_was_not_taken(
+async def test_a_failed_submit_is_repeated_only_if_it_was_certainly_not_accepted(
     behaviour: Behaviour, error: type[ModelsLabError], verdict: retry.Verdict, session: aiohttp.ClientSession | None
 ) -> None:
     """Each failure after connecting raises its own error, and leads to a repeat, a refusal or an uncertain job."""
