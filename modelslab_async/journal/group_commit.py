@@ -10,6 +10,7 @@ open it again, under another owner, or open another journal on the same store.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import os
 import sys
@@ -26,6 +27,7 @@ from modelslab_async.errors import JournalError
 from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.store import Store, UnwritableError, Write
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.problems import plural
 from modelslab_async.protocol.record import Charge, JobRecord, key_of
 
 NOTE_DELAY = 0.05
@@ -36,8 +38,7 @@ writes does not wait."""
 _FULL_BATCH = 16
 _FORK_WAIT = 5.0
 """Seconds for which a fork waits for the store; not for ever, because a disk may hang."""
-_NOT_SENT_YET = (JobState.WAITING, JobState.SUBMITTING)
-"""States of jobs whose request was not sent when the row was written. A failed write of such a row is not repeated."""
+_log = logging.getLogger("modelslab_async")
 
 _T = TypeVar("_T")
 
@@ -137,6 +138,8 @@ class GroupCommitJournal:
             self._pending[:0] = self._backlog.values()
             self._backlog.clear()
             await self._flush()
+            if lost := len(self._backlog):
+                _log.error("%s: closed with %s that could not be written", self._store.name, plural(lost, "row"))
             with suppress(JournalError):
                 await self._call(self._store.close)
         finally:
@@ -192,7 +195,9 @@ class GroupCommitJournal:
         """Keep a write that failed for the next transaction; but not an intent, because that job is not submitted."""
         if not isinstance(outcome, JournalError) or isinstance(outcome, UnwritableError):
             self._backlog.pop(pending.key, None)
-        elif pending.write.record.state not in _NOT_SENT_YET:
+        elif pending.write.record.state is not JobState.SUBMITTING:
+            if not self._backlog:
+                _log.warning("%s: a write failed, and is repeated with the next one: %s", self._store.name, outcome)
             self._backlog[pending.key] = pending.inherit_take_over(self._backlog.get(pending.key))
 
     async def _read(self, method: Callable[..., _T], *arguments: Any) -> _T:

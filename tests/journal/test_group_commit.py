@@ -186,3 +186,28 @@ async def test_a_journal_is_opened_once_and_may_be_opened_again(journal: GroupCo
     assert await journal.append(a_record(journal, "after", S.PROCESSING))
     owners = [(await journal.find("a", ref=ref) or a_record(journal)).owner for ref in ("before", "after")]
     assert owners == [before, journal.owner]
+
+
+async def test_a_row_of_a_job_that_was_put_back_is_written_later(
+    journal: GroupCommitJournal, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The note that a job waits again is kept when the store fails, so that no later run takes it for uncertain."""
+    assert await journal.append(a_record(journal, "put back", S.SUBMITTING))
+    store.errors.append(OSError("full"))
+    journal.note(a_record(journal, "put back", S.WAITING))
+    assert await journal.find("a", ref="other") is None
+    assert "a write failed" in caplog.text
+    assert await journal.append(a_record(journal, "next", S.SUBMITTING))
+    row = await journal.find("a", ref="put back")
+    assert row is not None
+    assert row.state is S.WAITING
+
+
+async def test_rows_that_are_lost_at_the_close_are_logged(
+    journal: GroupCommitJournal, store: MemoryStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """If the store fails to the end, the log says how many rows could not be written."""
+    store.errors += [OSError("full")] * 5
+    journal.note(a_record(journal, "noted", S.PROCESSING, job_id="1"))
+    await journal.close()
+    assert "closed with 1 row that could not be written" in caplog.text
