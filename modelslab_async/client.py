@@ -68,9 +68,9 @@ DEFAULT_MAX_POLLS_PER_SECOND = 20.0
 class Client:
     """Submit requests, wait for the jobs, and keep within the account's limits.
 
-    Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. If an
-    exception leaves the block, the client submits no more jobs and detaches from the jobs that run. `attach` goes on
-    with them, here or in another process.
+    Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. If an exception leaves
+    the block, the client submits no more jobs and detaches from the jobs that run. `attach` goes on with them, here or
+    in another process.
 
     api_key: None takes it from the environment's MODELSLAB_API_KEY.
     base_url: https, or http on loopback, where an emulator listens.
@@ -301,9 +301,10 @@ class Client:
     async def attach(self, ref_or_id: str | int) -> Job:
         """Return the job with this ref, or with this id of the service. Nothing is paid.
 
-        - A job that is open here is returned as it is. So is a job that ended here lately (the last 100), unless asking
-          again may change its end: it timed out, was detached, is uncertain, or has no readable video. Then it is
-          polled again, if its id is known.
+        - A job that is open here is returned as it is.
+        - A job that ended here lately (the last 100) is returned as it is, unless a new poll may change its end. That
+          is a job that timed out, was detached, is uncertain or has no readable video. It is polled again if its id is
+          known.
         - A job of the journal is resumed if no live client owns it. If it ended, the returned job is done.
         - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
           does not know it, the job ends with NotFoundError, not charged.
