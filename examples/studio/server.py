@@ -161,20 +161,20 @@ async def submit(request: Request) -> Response:
     """Submit a picture and a prompt. All checks come before the paid request."""
     studio, visitor = request.state.studio, _visitor(request)
     studio.require_room(visitor)
-    prompt, picture, is_confirmed = await _upload(request)
-    prefix = f"{visitor}-{_digest(hashlib.sha256(picture).digest() + prompt.encode())}-"
+    prompt, content, is_confirmed = await _upload(request)
+    prefix = f"{visitor}-{_digest(hashlib.sha256(content).digest() + prompt.encode())}-"
     rows = () if is_confirmed else await studio.client.history(1000)
     ref = prefix + secrets.token_hex(8)
     path = studio.pictures / ref
-    await asyncio.to_thread(path.write_bytes, picture)
     try:
-        # Other uploads may have arrived meanwhile. From the checks to the submit there must be no await.
+        await asyncio.to_thread(path.write_bytes, content)
+        # Other uploads may have been accepted meanwhile. From these checks to the submit there must be no await.
         studio.require_room(visitor)
         if not is_confirmed:
             studio.require_first(prefix, rows)
         studio.submit(prompt, path, ref)
-    except HTTPException:
-        path.unlink()
+    except Exception:
+        path.unlink(missing_ok=True)
         raise
     return JSONResponse({"ref": ref, "prompt": prompt}, 201)
 
@@ -187,7 +187,7 @@ async def gallery(request: Request) -> Response:
 
 
 async def follow(request: Request) -> Response:
-    """Stream a job's progress as server-sent events. The stream of a job that ended has only its end."""
+    """Stream a job's progress as server-sent events. The stream of a job that ended has its end at once."""
     studio, ref = request.state.studio, _own_ref(request)
     job = studio.jobs.get(ref)
     if job is None:
@@ -196,7 +196,7 @@ async def follow(request: Request) -> Response:
         try:
             job = await studio.client.attach(ref)
         except InvalidRequestError as error:
-            raise HTTPException(503, "Another server has this video in its hands. Try again later.") from error
+            raise HTTPException(503, "Another server is making this video. Try again later.") from error
         if not (studio.videos / f"{ref}.mp4").is_file():
             studio.save_when_ready(job)
     events = server_sent_events(job, last_event_id=request.headers.get("Last-Event-ID"))
@@ -247,7 +247,7 @@ def _own_ref(request: Request) -> str:
 
 
 async def _upload(request: Request) -> tuple[str, bytes, bool]:
-    """Return the form's prompt and picture, and whether the visitor confirmed that a video is made again.
+    """Return the form's prompt and picture, and whether the visitor confirmed to pay for the same video again.
 
     Refuse a form that is too large before it is read.
     """
@@ -257,13 +257,13 @@ async def _upload(request: Request) -> tuple[str, bytes, bool]:
     if int(length) > MAX_UPLOAD_BYTES + 10_000:
         raise HTTPException(413, "The picture is larger than 5 MB. Choose a smaller one.")
     async with request.form(max_files=1, max_fields=2) as form:
-        prompt, picture = form.get("prompt"), form.get("picture")
-        if not isinstance(prompt, str) or picture is None or isinstance(picture, str):
+        prompt, file = form.get("prompt"), form.get("picture")
+        if not isinstance(prompt, str) or file is None or isinstance(file, str):
             raise HTTPException(422, "Choose a picture and write a prompt.")
         prompt = prompt.replace("\r\n", "\n").strip()  # forms send each line break as two characters
         if len(prompt) > MAX_PROMPT_CHARACTERS:
             raise HTTPException(422, f"The prompt is longer than {MAX_PROMPT_CHARACTERS} characters.")
-        return prompt, await picture.read(), "again" in form
+        return prompt, await file.read(), "again" in form
 
 
 def _explain(problem: Problem) -> str:

@@ -236,7 +236,7 @@ async def test_after_paying_the_page_goes_to_the_new_card(tmp_path: Path, unused
         await expect(page.locator("#preview")).to_be_hidden()
         for _ in range(2):  # as soon as it is paid for, and after the page is loaded again
             await expect(page.locator("li .screen progress")).to_be_visible()
-            await page.wait_for_function("document.querySelector('li .screen img').naturalWidth > 0")
+            await expect(page.locator("li .screen img")).to_have_js_property("naturalWidth", 640)  # as the file's
             await page.reload()
 
 
@@ -376,7 +376,9 @@ async def test_a_returning_visitor_gets_the_end_at_once(tmp_path: Path, unused_t
         await server.start()
         async with asyncio.timeout(5), session.get(f"/jobs/{reply['ref']}/events") as answer:
             stream = await answer.text()
-        messages = [json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")]
+        messages = [
+            json.loads(line.removeprefix("data: ")) for line in stream.splitlines() if line.startswith("data: ")
+        ]
         assert {message["state"] for message in messages} == {"ready"}
         assert stream.split("event: ")[-1].startswith("end")
         unknown = f"{reply['ref'][:33]}-{'0' * 16}"
