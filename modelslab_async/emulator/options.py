@@ -29,7 +29,7 @@ def check_options(
     are_keys = isinstance(keys, Collection | None) and not isinstance(keys, str)
     weights = f"must be non-negative weights, not all 0, of {', '.join(_KINDS)}"
     count = "must be an integer of at least 1"
-    count_or_none = f"{count}, or None"
+    count_or_none = "must be an integer of at least 1, or None"
     require(
         (profile in get_args(Profile), "profile", profile, 'must be "documented" or "legacy"', "pass one of them"),
         (_is_count(queue_limit), "queue_limit", queue_limit, count, "pass 5, 10 or 15"),

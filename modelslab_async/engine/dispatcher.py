@@ -375,7 +375,7 @@ def _described(event: lifecycle.Event, price: Decimal) -> str:
             return "submitting"
         case lifecycle.PutBack(wait=wait):
             when = f"in {wait:.0f} s" if wait else "when one is free"
-            return f"not taken, because the account has no free slot; sent again {when}"
+            return f"not accepted, because the account has no free slot; sent again {when}"
         case lifecycle.Postponed():
             return "not sent, because the client closes. The journal keeps it"
         case lifecycle.Cancelled():

@@ -93,7 +93,7 @@ class Poller:
             run.forecast.learn(last_running - run.accepted_at, math.inf)
 
     async def poll_until_readable(self, run: JobRun) -> None:
-        """Probe the links of a job that the service calls done until one reads as an mp4, and advance the job."""
+        """Probe the links of a job that the service calls done until one returns an mp4, and advance the job."""
         accepted, ready = run.accepted, run.ready or wire.Ready()
         announced = accepted.future_links if accepted else ()
         links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *announced)))
@@ -105,7 +105,7 @@ class Poller:
             steps = flow.poll_until_readable(links, backoff, now=now, probe_timeout=limits.fetch, grace=limits.link)
             outcome = await self._perform(run, steps)
         if isinstance(outcome, flow.Unreadable):
-            what = f"the service reports success, but no link reads as an mp4: {outcome.reason}"
+            what = f"the service reports success, but no link returns an mp4: {outcome.reason}"
             hint = f"(hint: Client.attach({run.id or run.ref!r}) tries again)"
             run.advance(lifecycle.Unreadable(InvalidVideoError(f"{what} {hint}")))
         else:

@@ -30,7 +30,7 @@ class Recovery(NamedTuple):
     uncertain: jobs whose reply was lost. `Client.resolve` takes the user's decision on them.
     unsent: jobs that never had their turn. Nothing is charged; `Client.resubmit` sends them.
     owned_elsewhere: jobs of another client that is alive.
-    candidates: with `search`, recent videos of the account that no row knows. One may be an uncertain job's.
+    candidates: with `search`, recent videos of the account that are in no row. One may be an uncertain job's.
     """
 
     jobs: tuple[Job, ...]
@@ -98,7 +98,7 @@ class Recoverer:
         return now
 
     async def assets_without_row(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
-        """Return those of the account's videos that no row knows."""
+        """Return those of the account's videos that are in no row."""
         return tuple([a for a in assets if await self.journal.find(self.recorder.account, job_id=a.id) is None])
 
     async def attach(self, ref_or_id: str) -> Job:
