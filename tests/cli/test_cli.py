@@ -289,7 +289,7 @@ def test_each_phrase_for_the_command_line_replaces_one_of_the_library() -> None:
     package = Path(modelslab_async.__file__).parent
     paths = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] != "cli"]
     sources = " ".join(path.read_text() for path in paths).replace("{{", "{").replace("}}", "}")
-    messages = re.sub(r"\{\w+(\.\w+)*!r\}", "'x'", sources)
+    messages = re.sub(r"\{[\w. ]+!r\}", "'x'", sources)
     assert [phrase for phrase in AS_FLAGS if not re.search(phrase.removeprefix("^(line .*)"), messages)] == []
 
 
