@@ -39,8 +39,8 @@ class ModelsLabError(Exception):
     ref: the job's reference, chosen by the client and sent as track_id; None if the error concerns no job.
     job_id: the service's id of the job; None if the service has named none.
 
-    The text ends in the job's ref and id, if the error concerns a job. If that job reached the service, or may have
-    reached it, the text also shows the charge.
+    The text ends in the job's ref and id, if the error concerns a job. If a request of that job was made or tried, the
+    text also shows the charge.
     """
 
     charged: bool | None = False
@@ -53,18 +53,13 @@ class ModelsLabError(Exception):
         self.ref, self.job_id, self.charged, self.price = ref, job_id, charged, price
         return self
 
-    @property
-    def _is_from_service(self) -> bool:
-        """Whether the service answered with this error."""
-        return False
-
     def __str__(self) -> str:
         names = [f"{name}={value}" for name, value in (("ref", self.ref), ("id", self.job_id)) if value]
         if not names:
             return super().__str__()
-        may_have_reached_service = self.charged is not False or self._is_from_service
+        is_about_request = self.charged is not False or isinstance(self, TransportError | APIError)
         price = f" ${self.price}" if self.price is not None and self.charged is not False else ""
-        charge = [_CHARGE[self.charged] + price] if may_have_reached_service else []
+        charge = [_CHARGE[self.charged] + price] if is_about_request else []
         return f"{super().__str__()} [{', '.join([*charge, *names])}]"
 
 
@@ -150,10 +145,6 @@ class APIError(ModelsLabError):
         code = "" if http_status is None else f" (HTTP {http_status})"
         super().__init__(f"{message}{code}")
         self.message, self.http_status, self.retry_after = message, http_status, retry_after
-
-    @property
-    def _is_from_service(self) -> bool:
-        return self.http_status is not None
 
 
 class BadRequestError(APIError):

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 
 from modelslab_async import errors
-from modelslab_async.errors import APIError, InvalidRequestError, ModelsLabError, Problem
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 
 CLASSES = sorted(
     (kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, ModelsLabError)),
@@ -22,7 +22,7 @@ def an_error(kind: type[ModelsLabError]) -> ModelsLabError:
     """Return an error of *kind*; an APIError is one with which the service answered."""
     if kind is InvalidRequestError:
         return InvalidRequestError([PROBLEM])
-    return kind("why", http_status=400) if issubclass(kind, APIError) else kind("why")
+    return kind("why", http_status=400) if issubclass(kind, errors.APIError) else kind("why")
 
 
 @pytest.mark.parametrize("kind", CLASSES)
@@ -37,23 +37,19 @@ def test_an_error_about_no_job_shows_no_charge(kind: type[ModelsLabError]) -> No
 def test_an_error_about_a_job_that_may_be_charged_shows_charge_and_price(
     kind: type[ModelsLabError], charged: bool | None, words: str
 ) -> None:
-    """If a job reached the service, or may have reached it, the error shows charge, price, ref and id."""
+    """If a job may be charged, the error shows charge, price, ref and id."""
     error = an_error(kind).about(ref="my-ref", job_id="4711", charged=charged, price=Decimal("0.2"))
     assert str(error).endswith(f" [{words}, ref=my-ref, id=4711]")
 
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_an_error_about_a_job_that_is_not_charged(kind: type[ModelsLabError]) -> None:
-    """The text says so only if the service answered. An error that is raised before any request shows just the ref."""
+    """The text says so if a request was made or tried, and else shows just the ref."""
     error = an_error(kind).about(ref="my-ref", job_id=None, charged=False, price=Decimal("0.2"))
-    assert str(error).endswith(" [not charged, ref=my-ref]" if issubclass(kind, APIError) else " [ref=my-ref]")
+    assert str(error).endswith(
+        " [not charged, ref=my-ref]" if issubclass(kind, errors.APIError | errors.TransportError) else " [ref=my-ref]"
+    )
     assert "$" not in str(error)
-
-
-def test_an_api_error_without_a_request_shows_no_charge() -> None:
-    """A missing key is an AuthenticationError although nothing was sent, so there is no charge to show."""
-    error = errors.AuthenticationError("no API key").about(ref="my-ref", job_id=None, charged=False)
-    assert str(error) == "no API key [ref=my-ref]"
 
 
 def test_the_text_of_a_problem() -> None:

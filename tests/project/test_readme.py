@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from modelslab_async.emulator import Emulator
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PROGRAMS = [block for block in BLOCKS if "asyncio.run(" in block]
 TESTS = [block for block in BLOCKS if "async def test_" in block]
+APPLICATIONS = [block for block in BLOCKS if "app = Starlette(" in block]
 
 
 def run(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -32,9 +39,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_block_is_a_program_or_a_test() -> None:
-    """Each Python block is a program or a test, so that all of them run here."""
-    assert len(PROGRAMS) + len(TESTS) == len(BLOCKS) > 0
+def test_every_block_is_run() -> None:
+    """Each Python block is a program, a test or an application, so that all of them run here."""
+    assert len(PROGRAMS) + len(TESTS) + len(APPLICATIONS) == len(BLOCKS) > 0
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=range(len(PROGRAMS)))
@@ -53,6 +60,32 @@ def test_tests_pass(block: str, folder: Path) -> None:
     (folder / "test_mine.py").write_text(block, encoding="utf-8")
     result = run("-m", "pytest", "-q", "-o", "asyncio_mode=auto", "test_mine.py", folder=folder)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("block", APPLICATIONS, ids=range(len(APPLICATIONS)))
+async def test_applications_work(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A visitor submits, follows the job to its end, and comes back; an unknown ref is not found."""
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    async with Emulator(speed=100, eta={"good": 1}) as emulator:
+        options = f"api_key='any', base_url={emulator.url!r}, poll_cost=0.01, journal="
+        exec(block.replace("Client(journal=", f"Client({options}"), names)  # noqa: S102 - the README's own code
+        async with names["app"].router.lifespan_context(names["app"]) as state:
+
+            async def answer(name: str, **path_params: str) -> Response:
+                async def receive() -> dict[str, Any]:
+                    return {"type": "http.request", "body": b'{"prompt": "zoom in"}'}
+
+                scope = {"type": "http", "method": "POST", "headers": [], "state": state, "path_params": path_params}
+                response: Response = await names[name](Request(scope, receive))
+                return response
+
+            ref = json.loads(bytes((await answer("submit")).body))["ref"]
+            for _ in range(2):
+                stream = await answer("follow", ref=ref)
+                assert isinstance(stream, StreamingResponse)
+                assert b"event: end" in b"".join([bytes(part) async for part in stream.body_iterator])  # type: ignore[arg-type]
+            assert (await answer("follow", ref="unknown")).status_code == 404
 
 
 def test_the_quickstart_saves_a_video(folder: Path) -> None:
