@@ -120,3 +120,24 @@ async def test_a_resubmitted_job_gets_its_own_clients_webhook(make_world: MakeWo
         assert world.count("fetch") == fetches + 1
         await later.aclose(drain=False)
     assert job.ref in {each.ref for each in (again, _)}
+
+
+@pytest.mark.looptime
+async def test_the_request_of_a_row_can_be_submitted(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A row keeps the picture's place and the parameters of `extra`, so that its request is sent as it was."""
+    world, picture = make_world(queue_limit=5), tmp_path / "a.png"
+    picture.write_bytes(PNG)
+    async with world.client(journal=tmp_path / "jobs.db", max_in_flight=1) as client:
+        running = client.submit(a_request())
+        client.submit(a_request(init_image=picture, seed=7, portrait=True, extra={"style": "film"}))
+        await running.submitted()
+        await client.aclose(drain=False)
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        (record,) = (await client.recover()).unsent
+        assert record.request is not None
+        job = client.submit(record.request)
+        assert job.request is not None
+        assert (job.ref, job.request.init_image) == (record.ref, str(picture))
+        assert (job.request.seed, job.request.portrait, job.request.extra) == (7, True, {"style": "film"})
+        await job
+    assert len(world.service.ledger.charges) == 2
