@@ -320,12 +320,12 @@ class CountingEmulator(Emulator):
     async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - the signature of Emulator
         return PICTURE
 
-    async def _deliver(self, delivery: Delivery, rendered: asyncio.Task[None]) -> None:
+    async def _deliver(self, delivery: Delivery, rendering: asyncio.Task[None]) -> None:
         """Deliver on time: a timer of the event loop is up to 1 ms late."""
         await asyncio.sleep(delivery.at - self.now() - _BUSY_WAIT_SECONDS)
         while self.now() < delivery.at:  # noqa: ASYNC110 - no event marks a moment
             await asyncio.sleep(0)
-        await super()._deliver(delivery, rendered)
+        await super()._deliver(delivery, rendering)
 
 
 class CountingServer(Protocol):

@@ -54,7 +54,7 @@ def decode(content: bytes) -> Decoded:
             video.codec_context.name,
             video.codec_context.pix_fmt or "",
             (video.width, video.height),
-            video.average_rate,
+            Fraction(video.average_rate.numerator, video.average_rate.denominator),
             container.duration / 1_000_000,
             frames,
         )
