@@ -352,9 +352,10 @@ class EndedJobs:
         if run.is_unknown and run.state is JobState.REFUSED:
             return
         self._ids.append(run.id)
-        self._found[run.ref] = run.job
         if run.id:
-            self._found[run.id] = run.job
+            self._found[run.ref] = self._found[run.id] = run.job
+        else:
+            self._found.setdefault(run.ref, run.job)  # a job that was refused for its ref does not hide the first one
         picture = run.request.init_image if run.request else None
         if not isinstance(picture, bytes | str) or len(picture) < _LONG_URL:
             self._kept.append(run.job)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, assert_never
@@ -51,6 +52,8 @@ class Recorder:
         """Gives unix seconds, because other processes read the rows."""
         self.account = account_fingerprint(key, base_url)
         self.is_open = False
+        self._last_created_at = 0.0
+        """Unix seconds. No two jobs of a client have the same time, which distinguishes jobs with the same ref."""
 
     async def open(self) -> None:
         """Open the journal, and count what earlier clients spent. Raises JournalError."""
@@ -90,10 +93,11 @@ class Recorder:
         """Reserve the job's price, and note its row as WAITING. Raises BudgetExceededError."""
         if not (self.budget or self.journal):
             return
-        created_at = self.clock()
-        run.budget_key = key_of(self.account, run.ref, created_at)
+        created_at = self._last_created_at = max(self.clock(), math.nextafter(self._last_created_at, math.inf))
+        key = key_of(self.account, run.ref, created_at)
         if self.budget:
-            self.budget.reserve(run.budget_key, self.prices, created_at)
+            self.budget.reserve(key, self.prices, created_at)
+        run.budget_key = key  # only now, so that a job which the budget refuses releases nothing
         if self.journal:
             assert run.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
             assert run.image is not None  # noqa: S101 - the picture is kept until it is sent

@@ -114,7 +114,8 @@ class Recoverer:
                 raise refusal("ref_or_id", ref_or_id, *_IS_NEW)
             return run.job
         ended = self.dispatcher.ended.find(ref_or_id)
-        if ended and _is_final(ended):
+        is_paid_elsewhere = record is not None and record.state not in _OVER  # and *ended* was refused for its ref
+        if ended and _is_final(ended) and not (is_paid_elsewhere and ended.state in _OVER):
             return ended
         if record:
             return await self._attach_record(record)
@@ -203,7 +204,10 @@ class Recoverer:
     def _ref_is_reused(self, record: JobRecord) -> bool:
         """Return whether the open job with the record's ref is another job, which will be refused."""
         run = self.dispatcher.jobs.get(record.ref)
-        return run is not None and not (run.record and run.record.created_at == record.created_at)
+        if run is None:
+            return False
+        is_followed = run.id is not None and run.id == record.job_id
+        return not (is_followed or (run.record and run.record.created_at == record.created_at))
 
     async def accept_uncertain(self, record: JobRecord, job_id: str | None) -> JobRun | None:
         """Take up an uncertain job under the id that became known. Return None without an id, or as `restore` does."""

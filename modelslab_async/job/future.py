@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
+
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.record import JobRecord
@@ -217,22 +219,15 @@ class Job:
         return self._run.runtime.api_key
 
 
+@attrs.frozen
 class _Callback:
-    """A done callback that gets the job. Equal ones call the same function, so that it can be removed."""
+    """A done callback that gets the job. Two with the same job and function are equal, so that one can be removed."""
 
-    __slots__ = ("_callback", "_job")
-
-    def __init__(self, job: Job, callback: Callable[[Job], object]) -> None:
-        self._job, self._callback = job, callback
+    job: Job
+    callback: Callable[[Job], object]
 
     def __call__(self, _: object) -> None:
-        self._callback(self._job)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Callback) and (self._job, self._callback) == (other._job, other._callback)
-
-    def __hash__(self) -> int:
-        return hash((self._job, self._callback))
+        self.callback(self.job)
 
 
 def _set(waiter: asyncio.Future[None], _: object) -> None:

@@ -93,7 +93,7 @@ class JobRun:
         self.submitted_elsewhere = job_id is not None
         """Whether another client submitted the job, or its acceptance became known from a delivery only."""
         self.is_unknown = is_unknown
-        """Whether the job was attached to by an id that may be a mistake."""
+        """Whether the job was attached to by an id that may be a mistake, until a poll finds it running."""
         self.loop = asyncio.get_running_loop()
         self.submitted_at = self.loop.time()
         self.future: asyncio.Future[Video] = self.loop.create_future()
@@ -151,7 +151,7 @@ class JobRun:
         run.event_log.clear()
         run.log_event(None)
         if error:
-            run._fail(error, charged=record.charged, price=record.price)
+            run.fail(error, charged=record.charged, price=record.price)
         else:
             run.future.cancel()
         return run
@@ -224,6 +224,7 @@ class JobRun:
         """Count a poll. *running* says whether the service reported the job as not done."""
         self.polls += 1
         if running:
+            self.is_unknown = False
             self._update_forecast()
             self.notify_listeners()
 
@@ -283,7 +284,7 @@ class JobRun:
             )
             charged = None if self.is_unknown else not is_unsent
             when = "before this job was sent" if is_unsent else "while this job was running"
-            self._fail(JobDetachedError(f"the client was closed {when} (hint: {hint})"), charged=charged)
+            self.fail(JobDetachedError(f"the client was closed {when} (hint: {hint})"), charged=charged)
             self.log_event(None)
             self._announce()
 
@@ -334,9 +335,10 @@ class JobRun:
                 | lifecycle.Unreadable(error=error)
                 | lifecycle.NotFound(error=error)
             ):
-                self._fail(error, charged=effects.charged)
+                self.fail(error, charged=effects.charged)
 
-    def _fail(self, error: ModelsLabError, *, charged: bool | None, price: Decimal | None = None) -> None:
+    def fail(self, error: ModelsLabError, *, charged: bool | None, price: Decimal | None = None) -> None:
+        """Give the job its error. *price* is in USD; None takes the account's price, unless the job is a stranger's."""
         if price is None and (self.record or not self.submitted_elsewhere):
             price = self.runtime.price
         self.future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged, price=price))

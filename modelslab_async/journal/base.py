@@ -14,7 +14,7 @@ class Journal(Protocol):
     - Each read sees every `note` that came before it, although `note` returns before the record is written.
     - If the write of an acceptance or of a later state fails, the journal tries it again by itself, at the latest in
       `close`. The engine sends an acceptance once: it logs the error, and the job goes on. But the failed write of a
-      WAITING or SUBMITTING record is not tried again, because no job is sent before its SUBMITTING record is written.
+      SUBMITTING record is not tried again, because that job is not sent.
     """
 
     @property

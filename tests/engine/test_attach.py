@@ -237,3 +237,53 @@ async def test_a_followed_job_counts_once(make_world: MakeWorld, tmp_path: Path)
             await asyncio.sleep(5)
             assert [each.state for each in own] == [S.PROCESSING] * 2
             await asyncio.gather(followed, *own)
+
+
+async def test_a_refused_job_does_not_hide_the_paid_one_with_its_ref(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The error of the second submit says to attach: that gives the job that was paid for, with and without a row."""
+    world = make_world()
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        paid = await client.generate(a_request(track_id="paid"))
+        running = client.submit(a_request(track_id="running"))
+        await running.submitted()
+        await client.aclose(drain=False)
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        for ref in ("paid", "running"):
+            with pytest.raises(InvalidRequestError, match="sent before"):
+                await client.submit(a_request(track_id=ref))
+        assert (await client.attach("paid")).result() == paid
+        assert (await (await client.attach("running"))).id == running.id
+    async with world.client() as client:
+        made = client.submit(a_request(track_id="mine"))
+        await made
+        refused = [job async for job in client.map([a_request(track_id="mine", prompt="")])]
+        assert [job.state for job in refused] == [S.REFUSED]
+        assert await client.attach("mine") is made
+    assert len(world.service.ledger.charges) == 3
+
+
+async def test_a_followed_job_can_be_attached_to_again(make_world: MakeWorld, tmp_path: Path) -> None:
+    """While it is polled here, its ref and its id give the same job."""
+    world = make_world()
+    async with world.client(journal=tmp_path / "jobs.db") as owner:
+        job = owner.submit(a_request())
+        job_id = await job.submitted()
+        async with world.client(journal=tmp_path / "jobs.db") as other:
+            followed = await other.attach(job.ref)
+            assert await other.attach(job.ref) is await other.attach(job_id) is followed
+            await followed
+
+
+async def test_an_id_that_was_seen_running_is_not_called_unpaid(make_world: MakeWorld) -> None:
+    """If the service forgets a job after a poll found it running, whether it was charged is not known."""
+    world = make_world()
+    async with world.client() as payer, world.client() as client:
+        job = await client.attach(await payer.submit(a_request()).submitted())
+        async for _ in job.events():
+            if job.polls:
+                break
+        world.service.forget_jobs()
+        with pytest.raises(NotFoundError) as caught:
+            await job
+        assert (job.state, caught.value.charged) == (S.TIMED_OUT, None)
+        await payer.aclose(drain=False)

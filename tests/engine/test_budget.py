@@ -252,3 +252,15 @@ async def test_errors_say_what_was_charged(make_world: MakeWorld) -> None:
         (AuthenticationError, False),
     ]
     assert ["$0.25" in str(error) for error in errors] == [True, True, False]
+
+
+@pytest.mark.looptime
+async def test_a_job_that_the_budget_refuses_releases_nothing_else(make_world: MakeWorld) -> None:
+    """A second job with the ref of an uncertain one, at the same instant, leaves what is held for the first."""
+    world, budget = make_world(faults=[Rule(Fault.RESET_AFTER, times=1)]), Budget(jobs=1)
+    async with at_noon(world.client(budget=budget)) as client:
+        await client.submit(a_request(track_id="mine")).wait()
+        assert budget.held == PRICES.usd
+        with pytest.raises(BudgetExceededError):
+            await client.submit(a_request(track_id="mine"))
+        assert budget.held == PRICES.usd

@@ -162,7 +162,7 @@ async def test_a_new_job_is_not_mistaken_for_an_earlier_one_with_its_ref(make_wo
         for job in new.values():
             with pytest.raises(InvalidRequestError, match="sent before"):
                 await job
-        assert await client.attach("running")
+        assert (await client.attach("running")).id == running.id
         assert await client.resolve("uncertain", id=world.charged_id(2))
         assert [await job for job in (await client.recover()).jobs if job.ref == "paid"] == [paid]
     assert len(world.service.ledger.charges) == 4

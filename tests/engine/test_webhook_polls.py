@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from helpers.inside import events_of
+from helpers.inside import engine_of, events_of
 from helpers.webhooks import HOOKS, a_delivery, a_webhook, client_with_webhook, webhook_url_of
 from helpers.world import MakeWorld, a_request
 
@@ -104,3 +104,13 @@ async def test_the_poller_relies_on_deliveries_that_arrive(make_world: MakeWorld
             await asyncio.sleep(15)
         assert lateness[0] <= 61
         assert max(lateness[1:]) <= 15
+
+
+async def test_a_delivery_while_the_links_are_probed_proves_the_webhook(make_world: MakeWorld) -> None:
+    """A poll saw each end before its delivery, and the file is late: the webhook counts as reliable all the same."""
+    late = [Rule(Fault.WEBHOOK_LATE, seconds=9.0), Rule(Fault.LATE_LINK, seconds=30.0)]
+    world = make_world(faults=late)
+    async with client_with_webhook(world, poll_cost=0.1) as (client, _):
+        for _ in range(3):
+            await client.submit(a_request())
+        assert engine_of(client).deliveries.webhook_health.poll_value.is_reliable

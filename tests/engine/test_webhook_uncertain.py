@@ -126,3 +126,18 @@ async def test_resolving_a_job_as_lost_frees_it(
         del job
         gc.collect()
         assert reference() is None
+
+
+async def test_a_delivery_that_names_another_jobs_id_decides_nothing(make_world: MakeWorld) -> None:
+    """No two jobs get one video: the id of a running job does not make an uncertain job accepted."""
+    world = make_world(faults=[Rule(Fault.RESET_BEFORE, times=1)])
+    webhook = a_webhook()
+    async with world.client(webhook=webhook, max_in_flight=2) as client:
+        uncertain, running = client.submit(a_request()), client.submit(a_request())
+        running_id = await running.submitted()
+        assert uncertain.state is S.UNCERTAIN
+        await webhook.handle(webhook_url_of(uncertain), a_delivery(id=running_id))
+        await asyncio.sleep(1)
+        assert (uncertain.state, uncertain.id) == (S.UNCERTAIN, None)
+        await running
+        await client.aclose(drain=False)
