@@ -2,7 +2,7 @@
 
 The times are stratified: a distribution is its quantiles at (i + 1/2) / JOBS. So a mean over them has no noise of its
 own, and all contenders and the optimum see the same jobs. A job looks the same at every poll until it ends. So one
-simulated watch of a job that never ends tells when every job would have been detected.
+simulated watch of a job that never ends shows when every job would have been detected.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ async def uninterrupted(future: asyncio.Future[_T]) -> _T:
 
     Raise the caller's CancelledError once *future* is done, if the caller was cancelled meanwhile. A scope of anyio
     cancels every await of its task again, and a program may cancel a task twice. Work that must be completed, such as
-    a paid request, runs in a task of its own, which the caller awaits with this function.
+    a paid request, runs in a separate task, which the caller awaits with this function.
     """
     cancelled: asyncio.CancelledError | None = None
     while not future.done():

@@ -69,8 +69,8 @@ class Client:
     """Submit requests, wait for the jobs, and keep within the account's limits.
 
     Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. If an exception leaves
-    the block, the client submits no more jobs and detaches from the jobs that run. `attach` goes on with them, here or
-    in another process.
+    the block, the client submits no more jobs and detaches from the jobs that run. `attach` resumes them, here or in
+    another process.
 
     api_key: None takes it from the environment's MODELSLAB_API_KEY.
     base_url: https, or http on loopback, where an emulator listens.
@@ -87,11 +87,11 @@ class Client:
     budget: what may be spent, see `Budget`; several clients may share one. None for no bound.
     prices: what a call costs, for budget and estimates; None for the documented prices.
     timeouts: see `Timeouts`.
-    webhook: where the service reports ends, see `modelslab_async.webhook.Webhook`. A request with a webhook of its own
-        keeps that. None only polls.
+    webhook: where the service reports ends, see `modelslab_async.webhook.Webhook`. A request that names another webhook
+        keeps it. None only polls.
     telemetry: is notified of what happens, see `modelslab_async.telemetry.Telemetry`.
     session: an aiohttp session to use; the client does not close it. None opens two at the first request: one for
-        submits, each on a connection of its own, and one for the rest. A session that is passed in cannot promise that:
+        submits, each on a new connection, and one for the rest. A session that is passed in cannot promise that:
         a reply left in one of its pooled connections may answer a submit. So a refusal that is not the service's own
         JSON is UNCERTAIN then.
     proxy: the URL of an http(s) proxy for all requests except to loopback. None uses HTTPS_PROXY, HTTP_PROXY, ALL_PROXY
@@ -180,9 +180,9 @@ class Client:
         - Without *drain*, submit no more jobs, and wait for none.
 
         Replies to submits under way are always waited for, within `Timeouts.submit`, however often the caller is
-        cancelled: they say what is paid for. Then the client detaches from the jobs that run. With a journal, a job
-        that was not sent stays WAITING there: the next client finds it in `recover().unsent` and sends it by
-        `resubmit`. Without a journal it is cancelled.
+        cancelled, because they decide whether a job is paid for. Then the client detaches from the jobs that run. With
+        a journal, a job that was not sent stays WAITING there: the next client finds it in `recover().unsent` and sends
+        it by `resubmit`. Without a journal it is cancelled.
         """
         await self._engine.close(drain=drain, timeout=timeout)
 
@@ -226,8 +226,8 @@ class Client:
     ) -> Client:
         """Return the client of another account, for an application with many users.
 
-        It has slots and a budget of its own. It shares this client's session, journal, bound on polls, and what is
-        learned about waiting. It closes with this client. The same key gives the same client, as it was first made.
+        It has separate slots and a separate budget. It shares this client's session, journal, bound on polls and
+        estimates, and closes with this client. A second call with the same key returns the same client.
 
         Raises AuthenticationError for a missing or unusable key, InvalidRequestError, JournalError, ClientStateError.
         If the budget checks the wallet, raises BudgetExceededError, APIError or TransportError too.
@@ -361,7 +361,7 @@ class Client:
     async def resolve(self, ref: str, *, id: str | int | None = None, lost: bool = False) -> Job | None:  # noqa: A002
         """Resolve an uncertain job by hand: either the service accepted it as *id*, or it was lost and not charged.
 
-        Return the job, which goes on, or None for one that was lost. The ref of a lost job may be submitted again.
+        Return the resumed job, or None if it was lost. The ref of a lost job may be submitted again.
 
         Raises InvalidRequestError if no uncertain job has this ref, if the service knows no such id, if another job has
         the id, and unless exactly one of *id* and *lost* is passed; ClientStateError without a journal; JournalError.

@@ -1,6 +1,6 @@
 """Receive the service's webhook deliveries, in any web framework.
 
-The service signs no delivery, so each job has a URL of its own, with a token that only the secret can make. A delivery
+The service signs no delivery, so each job has a separate URL, with a token that only the secret can make. A delivery
 wakes its job: the client then polls the service, and only the service's answer counts. So a repeated, early, late or
 forged delivery costs one poll at most.
 """

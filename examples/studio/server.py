@@ -1,13 +1,13 @@
-"""A studio in the browser: upload a picture and a prompt, watch the progress, and get a video and a gallery.
+"""Serve a web page on which visitors upload a picture and a prompt, watch the progress, and get their videos.
 
     python examples/studio/server.py           uses an emulator on this machine: no account, no money
     python examples/studio/server.py --live    uses ModelsLab, with MODELSLAB_API_KEY: $0.20 a video, at most $5 a day
 
-A cookie tells visitors apart. The ref of a job begins with the digest of its visitor's cookie, so no visitor can reach
-the jobs of another. The digest of the picture and the prompt follows, so the studio asks before it makes a video twice.
+A cookie identifies each visitor. A job's ref begins with the digest of its visitor's cookie, so no visitor can reach
+another's jobs. The digest of the picture and the prompt follows, so the studio asks before it makes a video twice.
 
 The server answers only to the host names that it was started for. Otherwise a page of another site could reach it
-under a name of its own (DNS rebinding).
+under a name that its owner controls (DNS rebinding).
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class Studio:
 
 
 async def page(request: Request) -> Response:
-    """Serve the page, and set the cookie that tells visitors apart."""
+    """Serve the page, and set the cookie that identifies the visitor."""
     nonce = secrets.token_urlsafe(16)
     response = HTMLResponse(PAGE.read_text(encoding="utf-8").replace("NONCE", nonce))
     sources = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; media-src 'self'"

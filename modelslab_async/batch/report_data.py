@@ -56,7 +56,7 @@ def state_label(result: Result) -> str:
 
 
 def details_of(result: Result) -> Mapping[str, str]:
-    """Return the details of a card, each with its name. A detail that is unknown is left out."""
+    """Return the details of a card by name, without the unknown ones."""
     waited, processed = seconds_between(result.created_at, result.submitted_at), processing_seconds(result)
     size = [
         "" if result.width is None else f"{result.width}×{result.height}",

@@ -164,7 +164,7 @@ class BatchDisplay:
             self._count_charge(shown.job)
 
     def _count_charge(self, job: Job) -> None:
-        """Count what is known of the charge of a job whose end was not seen."""
+        """Count the known charge of a job whose end was not seen."""
         if record := job.record:
             at = None if record.submitted_at is None else datetime.fromtimestamp(record.submitted_at, UTC)
             self._count_money(record.charged, record.price, at)

@@ -47,5 +47,5 @@ _CODES = {
 
 
 def code_of(error: BaseException) -> Exit:
-    """Return the exit code of an error; FAILED for errors without a code of their own."""
+    """Return the exit code of an error; FAILED for all errors without a specific code."""
     return next((code for kind, code in _CODES.items() if isinstance(error, kind)), Exit.FAILED)

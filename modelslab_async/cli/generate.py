@@ -134,7 +134,7 @@ def _check_target(target: Path, *, force: bool) -> None:
 
 
 async def _save(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:
-    """Wait for the job, and save its video to *target*, or under a name of its own."""
+    """Wait for the job, and save its video to *target*, or under a generated name if *target* is None."""
     output = settings.output
     await follow(output, job, picture_name(job.request.init_image if job.request else None))
     try:
@@ -165,7 +165,7 @@ def _print_saved(output: Output, job: Job, saved: SavedVideo, seed: int | None, 
 
 
 def _print_how_to_collect(settings: Settings, job: Job) -> None:
-    """Print what became of a job that is left, and the command that collects it."""
+    """Print the state of a job that the command no longer waits for, and the command that collects it."""
     output = settings.output
     if job.cancelled():
         output.say("not submitted: nothing was charged")

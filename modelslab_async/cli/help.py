@@ -118,7 +118,7 @@ class Formatter(click.HelpFormatter):
 
     @contextmanager
     def _painted(self, **patterns: str) -> Iterator[None]:
-        """Paint what is written, if the terminal is coloured. A pattern has the name of its style."""
+        """Colour the text that is written to a coloured terminal. Each pattern is named after its style."""
         begin = len(self.buffer)
         yield
         if self.is_coloured:

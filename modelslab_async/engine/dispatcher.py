@@ -233,7 +233,7 @@ class Dispatcher:
             self._recorder.postpone(run)
 
     async def count_slots_used_elsewhere(self) -> None:
-        """Read from the journal how many slots other clients' jobs hold, and grant what is free."""
+        """Read from the journal how many slots other clients' jobs hold, and grant the free slots."""
         used = await self._recorder.slots_used_elsewhere()
         now = self._count_idle_time(aio.now())
         self.slots.used_elsewhere = used
@@ -302,7 +302,7 @@ class Dispatcher:
             self._tasks.pop(run, None)
 
     async def _submit(self, run: JobRun) -> None:
-        """Submit in a task of its own: if the job's task is cancelled, the reply is still awaited and recorded."""
+        """Submit in a separate task, so that the reply is awaited and recorded even if the job's task is cancelled."""
         sending = run.loop.create_task(self._submitter.submit(run, self.has_id), name=f"modelslab_async {run.ref}")
         self._submits[run] = sending
         try:

@@ -83,7 +83,7 @@ class Recorder:
             self.budget.compare((await balance()).amount, self.clock())
 
     async def close(self) -> None:
-        """Write what is left, and close the journal."""
+        """Write the queued records, and close the journal."""
         if self.journal and self.is_open:
             self.is_open = False
             if not self.shares_journal:
@@ -129,7 +129,7 @@ class Recorder:
             raise refusal("track_id", run.ref, requirement, hint)
 
     async def record_acceptance(self, run: JobRun, event: lifecycle.Event) -> bool:
-        """Write an acceptance to disk right after the reply, before anyone is notified of it.
+        """Write an acceptance to disk right after the reply, before it is reported.
 
         Return False if another job of the account has the service's id already.
         """
@@ -152,7 +152,7 @@ class Recorder:
         return self.journal is not None and run.record is not None
 
     def postpone(self, run: JobRun) -> None:
-        """Release the reservation of a job that is left to a later client."""
+        """Release the reservation of a job that a later client will submit."""
         if self.budget:
             self.budget.release(run.budget_key)
 

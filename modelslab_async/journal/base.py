@@ -34,8 +34,8 @@ class Journal(Protocol):
         - A job with this ref was, or may have been, submitted, and its row has another owner or `created_at`.
           *take_over* names an owner whose row may be taken. It is taken unless that job ended meanwhile, or the row
           would lose its id.
-          An acceptance (`job_id` or `accepted_at` is set) is written whoever owns the row, and the writer owns the row
-          from then on. That needs the same `created_at`, and a row that is SUBMITTING or UNCERTAIN and has no id.
+          An acceptance (`job_id` or `accepted_at` is set) is written regardless of the owner, and the writer then owns
+          the row. That needs the same `created_at`, and a row that is SUBMITTING or UNCERTAIN and has no id.
         - The id is new to this row, and another row of the account has it. No two paid jobs share an id.
         """
         ...
@@ -85,5 +85,5 @@ class Journal(Protocol):
         ...
 
     async def close(self) -> None:
-        """Write what is queued, and release everything that `open` took."""
+        """Write the queued records, and release everything that `open` acquired."""
         ...

@@ -156,7 +156,7 @@ class GroupCommitJournal:
             self._writer = asyncio.create_task(self._write(), name="modelslab_async journal")
 
     async def _write(self) -> None:
-        """Write one batch; then, in a transaction of its own, the backlog, which may fail again."""
+        """Write one batch. Then write the backlog in a separate transaction, because it may fail again."""
         await self._wait_for_more()
         batch, self._pending = _without_overtaken(self._pending), []
         batch = [pending.inherit_take_over(self._backlog.get(pending.key)) for pending in batch]

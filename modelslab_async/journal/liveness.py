@@ -1,4 +1,4 @@
-"""Tell which clients are alive, across processes: each client locks a file of its own until its process ends."""
+"""Track which clients are alive, across processes: each client locks a separate file until its process ends."""
 
 import os
 import sys

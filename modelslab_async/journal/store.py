@@ -22,8 +22,8 @@ class Store(Protocol):
     """Keep records in a blocking way. The methods may raise anything; `explain` makes it a JournalError.
 
     `GroupCommitJournal` reads `name` and calls `explain` in the event loop's thread. It calls `reset_after_fork` in the
-    thread that forked, and all other methods in one thread of its own. For what they return see the methods of
-    `Journal` with the same names.
+    thread that forked, and all other methods in one thread that nothing else uses. For what they return see the methods
+    of `Journal` with the same names.
     """
 
     @property

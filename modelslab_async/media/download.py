@@ -87,7 +87,7 @@ class PartialDownload:
 
 
 def _start_writeback(file: BinaryIO, start: int) -> None:
-    """Make Linux begin to write to the disk, so that less is left for the flush at the end."""
+    """Make Linux begin to write to the disk, so that the flush at the end has less to do."""
     if hasattr(os, "posix_fadvise"):
         with suppress(OSError):
             os.posix_fadvise(file.fileno(), start, 0, os.POSIX_FADV_DONTNEED)
@@ -135,7 +135,7 @@ def _open_part(target: Path, part: Path, overwrite: bool) -> BinaryIO:
 
 
 def _remove_part(file: BinaryIO, part: Path) -> None:
-    """Remove the partial file. If the file system refuses, the file is left over, and the result stands."""
+    """Remove the partial file. If the file system refuses, the file stays, and the result is not affected."""
     with suppress(OSError):
         file.close()
     with suppress(OSError):

@@ -190,7 +190,7 @@ def _children(data: memoryview, wanted: bytes) -> Iterator[memoryview]:
 
 
 def _boxes(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield the type and content of each box; the last may be cut. Bytes that are left over come with an empty type."""
+    """Yield the type and content of each box; the last may be cut. Bytes after the last box come with an empty type."""
     for _ in range(_MAX_CHILDREN):
         size = int.from_bytes(data[:4])
         if size < 8 or len(data) < 8:

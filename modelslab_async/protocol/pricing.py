@@ -106,7 +106,7 @@ class _Limit(NamedTuple):
 
     @property
     def remaining(self) -> Decimal:
-        """The amount that is left, never below 0."""
+        """The remaining amount, never below 0."""
         return max(self.limit - self.used, Decimal(0))
 
     def exceeded(self) -> BudgetExceededError:
@@ -127,7 +127,7 @@ class Budget:
     certainly did not accept the job. If the reply was lost, the price is held: it counts until the outcome is known.
     Several clients may share one Budget.
 
-    The methods are for the client. They identify a job by a key of its own, because a ref may be used again.
+    The methods are for the client. They identify a job by a unique key, because a ref may be used again.
 
     usd: the limit in USD. jobs: the limit in calls. credits: the limit in API credits of `plan`. At least one of the
         three is needed; None sets no limit.

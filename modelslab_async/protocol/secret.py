@@ -159,7 +159,7 @@ class ApiKey:
         return text
 
     def cut(self, text: str) -> str:
-        """Return a redacted text without a beginning of the key that was cut short, and without all that follows it."""
+        """Return a redacted text without a beginning of the key that was cut short, and without the text after it."""
         beginning = None if self.is_short else self._find_beginning(text)
         return text[: beginning.start()] + _HIDDEN if beginning else text
 

@@ -224,7 +224,7 @@ FetchReply = NotReady | Ready | Refused | Failed | UnknownId | Malformed
 def decode_submit(reply: HttpReply, key: ApiKey) -> SubmitReply:
     """Decode the reply to a submit.
 
-    A refusal by the HTTP status alone counts only if the submit had a connection of its own. On a pooled connection, a
+    A refusal by the HTTP status alone counts only if the submit had a new connection. On a pooled connection, a
     page may be the reply to an earlier request.
     """
     body = read(reply, key)

@@ -41,7 +41,7 @@ _GET_HEADERS = {"Accept-Encoding": "identity"}
 class AiohttpTransport:
     """Send requests through aiohttp's sessions, which are opened at the first request, inside the running loop.
 
-    Submits go through a session of their own, which never reuses a connection. All other requests go through a pooled
+    Submits go through a separate session, which never reuses a connection. All other requests go through a pooled
     session. A session that is passed in sends all requests, by its own settings, and is never closed here.
     """
 

@@ -96,7 +96,7 @@ class ServiceApi:
             await asyncio.sleep(max(delay, retry_after(error)))
 
     def log_notes(self, notes: tuple[str, ...]) -> None:
-        """Log what was odd in a reply: each note once, and 50 different notes at most."""
+        """Log oddities of a reply: each note once, and 50 different notes at most."""
         for note in notes:
             if note not in self._logged_notes and len(self._logged_notes) < _MAX_LOGGED_NOTES:
                 self._logged_notes.add(note)
