@@ -386,8 +386,9 @@ class Client:
 
         lookahead: at most this many jobs are submitted and not yet yielded.
 
-        A request that cannot be sent is yielded as a REFUSED job. What the iterable raises is raised here, after the
-        jobs before it were yielded. Raises InvalidRequestError for a *lookahead* below 1.
+        A request that is invalid, or that the budget does not allow, is yielded as a REFUSED job. What the iterable
+        raises is raised here, after the jobs before it were yielded. Raises InvalidRequestError for a *lookahead* below
+        1.
         """
         if lookahead < 1:
             raise refusal("lookahead", lookahead, "must be at least 1", "omit it for 20")
