@@ -7,9 +7,11 @@ import io
 import json
 import os
 import socket
+import sqlite3
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +23,7 @@ import pytest
 from helpers.browser import browsed, needs_browser
 from playwright.async_api import Page, expect
 
-from modelslab_async.emulator import Emulator, skeleton
+from modelslab_async.emulator import Emulator, Work, skeleton
 
 STUDIO = Path(__file__).parents[2] / "examples" / "studio" / "server.py"
 ROCKET = Path(__file__).parents[2] / "examples" / "rocket.jpg"
@@ -107,6 +109,12 @@ async def request_video(page: Page, prompt: str, picture: Path = ROCKET) -> None
     await page.click("#make")
 
 
+def states(journal: Path) -> list[str]:
+    """Return the states of the journal's jobs, the oldest first."""
+    with closing(sqlite3.connect(journal)) as rows:
+        return [state for (state,) in rows.execute("SELECT state FROM jobs ORDER BY created_at")]
+
+
 RECORD_PROGRESS = """() => {
   window.progress = [];
   const record = () => window.progress.push(document.querySelector("li progress").value);
@@ -190,14 +198,27 @@ async def test_a_restart_loses_no_video(tmp_path: Path, unused_tcp_port: int, ki
 @needs_browser
 async def test_a_restart_sends_the_videos_that_wait(tmp_path: Path, unused_tcp_port: int) -> None:
     """A request that waits for a slot when the server stops is sent after the restart. Each video is charged once."""
-    options: dict[str, Any] = {"speed": 10, "queue_limit": 1, "render": skeleton}
+    restarted = threading.Event()
+
+    def render(work: Work) -> bytes:
+        """Keep the only slot of the account taken until the server runs again."""
+        restarted.wait(60)
+        return skeleton(work)
+
+    options: dict[str, Any] = {"speed": 40, "queue_limit": 1, "render": render}
     async with studio(tmp_path, unused_tcp_port, **options) as (server, emulator), browsed(server.url) as page:
         for prompt in ("zoom in", "zoom out"):
             await request_video(page, prompt)
             await expect(page.locator("#prompt")).to_have_value("", timeout=TIMEOUT)
-        await page.locator("li[data-state=waiting]").wait_for(timeout=TIMEOUT)
+        # The second request was refused and the journal says so: no request is under way when the server is killed.
+        slots = "fetch('status').then(reply => reply.json()).then(status => status.slots)"
+        while True:
+            if await page.evaluate(slots) == 1 and states(tmp_path / "jobs.db") == ["processing", "waiting"]:
+                break
+            await asyncio.sleep(0.05)
         await server.stop(kill=True)
         await server.start()
+        restarted.set()
         # If the service refuses the second one again, it is sent again after 30 s at most.
         await expect(page.locator("li a.button")).to_have_count(2, timeout=60_000)
         assert len(emulator.ledger.charges) == 2
