@@ -1,15 +1,23 @@
 """The `Journal` protocol: what a client needs to keep its jobs on disk. `sqlite` implements it in a file."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.record import Charge, JobRecord
+
+
+class Row(NamedTuple):
+    """A job's row, and whether the client that owns it is alive. Both come from one read."""
+
+    record: JobRecord
+    is_alive: bool
 
 
 class Journal(Protocol):
     """Keep the records of jobs, for the clients of one process or of several. All errors are JournalError.
 
-    Two duties are easy to miss:
+    `modelslab_async.journal.conformance` tests all duties of a journal. Two of them are easy to miss:
 
     - Each read sees every `note` that came before it, although `note` returns before the record is written.
     - If the write of an acceptance or of a later state fails, the journal tries it again by itself, at the latest in
@@ -34,8 +42,9 @@ class Journal(Protocol):
         - A job with this ref was, or may have been, submitted, and its row has another owner or `created_at`.
           *take_over* names an owner whose row may be taken. It is taken unless that job ended meanwhile, or the row
           would lose its id.
-          An acceptance (`job_id` or `accepted_at` is set) is written regardless of the owner, and the writer then owns
-          the row. That needs the same `created_at`, and a row that is SUBMITTING or UNCERTAIN and has no id.
+          The outcome of a submit is written regardless of the owner, and the writer then owns the row. That needs the
+          same `created_at`, and a row that is SUBMITTING or UNCERTAIN and has no id. The outcome is an acceptance
+          (`job_id` or `accepted_at` is set), or WAITING or REFUSED: the sender knows that it was not accepted.
         - The id is new to this row, and another row of the account has it. No two paid jobs share an id.
         """
         ...
@@ -47,14 +56,64 @@ class Journal(Protocol):
         """
         ...
 
-    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+    async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        """Ask for one of the account's slots for a job that waits, and take it if it is free.
+
+        *record* is the job's row as it is when the job has the slot: SUBMITTING, and owned by this client. All of the
+        following happens in one transaction, and a claim that is given is durable:
+
+        - Return Follow, and change nothing, if the ref belongs to another job, as `append` defines it.
+        - Count the slots that the account's other clients hold, see `JobRecord.holds_slot`, and call `claims.decide`.
+          The account's cap is kept for all clients. Clients count as asking from their first claim in vain until they
+          get a slot or close, but only while they ask again within `claims.ASK_HOLDS`.
+        - Raise BudgetExceededError if `ask.spending` does not allow the job, with the charges that the rows record.
+        - Return Claimed and write *record*, or return NoSlot and write it as WAITING if it is not there.
+
+        A claim comes after every `note` that came before it.
+        """
+        ...
+
+    async def put_back(self, record: JobRecord, ask: Ask, *, wait: float | None, maximum: int | None) -> None:
+        """Write that the service has no free slot for a job: its row is WAITING, and the account's cap falls.
+
+        *ask* says what the other jobs of this client hold. For *wait* and *maximum* see `AccountCap.after_refusal`.
+        Each acceptance that is written by `append` or `note` raises the cap again, see `AccountCap.after_acceptance`.
+        """
+        ...
+
+    @property
+    def keeps_pictures(self) -> bool:
+        """Whether the journal keeps local pictures of jobs that wait, because their client may run on another host."""
+        ...
+
+    async def keep_picture(self, record: JobRecord, picture: bytes) -> None:
+        """Keep a job's picture until the job is not WAITING any more. A journal that keeps none does nothing."""
+        ...
+
+    async def picture(self, record: JobRecord) -> bytes | None:
+        """Return the picture of a job that waits; None if it was not kept."""
+        ...
+
+    def may_send(self) -> bool:
+        """Return whether this client may send a job that it claimed: no other client can take it for dead now."""
+        ...
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """Wait until another client may have changed the journal, for at most *seconds*.
+
+        The change may be a slot that became free, a job that moved, or a notification. A return without a change does
+        no harm.
+        """
+        ...
+
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         """Return the account's jobs that still need a client, see `record.UNFINISHED`, the oldest first.
 
         With *ready*, finished videos that were not saved are among them.
         """
         ...
 
-    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
         """Return the account's job with this ref, or else with this id of the service. Return None if there is none."""
         ...
 
@@ -78,10 +137,6 @@ class Journal(Protocol):
 
     async def charges(self, account: str) -> Sequence[Charge]:
         """Return what the account was charged, or may have been: one entry for each such job."""
-        ...
-
-    def is_alive(self, owner: str) -> bool:
-        """Return whether the client of this name still drives its jobs."""
         ...
 
     async def close(self) -> None:

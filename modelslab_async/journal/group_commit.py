@@ -23,9 +23,10 @@ from typing import Any, TypeVar
 
 import attrs
 
-from modelslab_async.errors import JournalError
-from modelslab_async.journal.liveness import LivenessLock
-from modelslab_async.journal.store import Store, UnwritableError, Write
+from modelslab_async.errors import JournalError, ModelsLabError
+from modelslab_async.journal.base import Row
+from modelslab_async.journal.store import Change, ClaimSlot, Outcome, PutBack, Store, UnwritableError, Write
+from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.problems import plural
 from modelslab_async.protocol.record import Charge, JobRecord, key_of
@@ -38,29 +39,35 @@ writes does not wait."""
 _FULL_BATCH = 16
 _FORK_WAIT = 5.0
 """Seconds for which a fork waits for the store; not for ever, because a disk may hang."""
+CHECK_EVERY = 0.2
+"""Seconds between two checks whether another client changed the store, while that matters."""
 _log = logging.getLogger("modelslab_async")
 
 _T = TypeVar("_T")
 
 
 class GroupCommitJournal:
-    """A `Journal` over a blocking store. The liveness lock names this client, and knows which others are alive."""
+    """A `Journal` over a blocking store."""
 
-    def __init__(self, store: Store, liveness: LivenessLock) -> None:
+    keeps_pictures = False
+    """As in `Journal`. The clients of a file run on one host, where they can read each other's pictures."""
+
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self.liveness = liveness
         self._reset()
 
     def _reset(self) -> None:
         """Clear the queue, and forget the thread that writes it."""
         self._thread: ThreadPoolExecutor | None = None
-        self._pending: list[_PendingWrite] = []
+        self._pending: list[_PendingChange] = []
         """Writes for the next transaction."""
-        self._backlog: dict[str, _PendingWrite] = {}
+        self._backlog: dict[str, _PendingChange] = {}
         """Writes that failed and are tried again with each transaction, by job."""
         self._writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         """Starts the writer for noted records."""
+        self._version: int | None = None
+        """The store's version when `wait_for_change` last asked."""
         self.last_transaction_at = -math.inf
         """The loop's time when the last transaction began, seconds."""
 
@@ -72,7 +79,7 @@ class GroupCommitJournal:
     @property
     def owner(self) -> str:
         """As in `Journal`."""
-        return self.liveness.owner
+        return self._store.owner
 
     async def open(self) -> None:
         """As in `Journal`."""
@@ -82,32 +89,64 @@ class GroupCommitJournal:
         _opened.add(self)
         try:
             await self._call(self._store.open)
-            try:
-                self.liveness.acquire()
-            except OSError as error:
-                raise self._store.explain(error) from error
         except BaseException:
             await self.close()
             raise
 
     async def append(self, record: JobRecord, *, take_over: str | None = None) -> bool:
         """As in `Journal`."""
-        outcome: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._pending.append(_PendingWrite(Write(record, take_over), outcome))
+        return bool(await self._make(Write(record, take_over)))
+
+    async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        """As in `Journal`."""
+        outcome = await self._make(ClaimSlot(record, ask))
+        assert isinstance(outcome, Claim)  # noqa: S101 - errors are raised
+        return outcome
+
+    async def put_back(self, record: JobRecord, ask: Ask, *, wait: float | None, maximum: int | None) -> None:
+        """As in `Journal`."""
+        await self._make(PutBack(record, ask, wait, maximum))
+
+    async def _make(self, change: Change) -> bool | Claim:
+        """Make a change with the next transaction, and return its outcome. Raise its error."""
+        outcome: asyncio.Future[bool | Claim] = asyncio.get_running_loop().create_future()
+        self._pending.append(_PendingChange(change, outcome))
         self._start_writer()
         return await outcome
 
+    def may_send(self) -> bool:
+        """As in `Journal`. The liveness lock is held as long as this process exists, however slow it is."""
+        return True
+
+    async def keep_picture(self, record: JobRecord, picture: bytes) -> None:
+        """As in `Journal`."""
+
+    async def picture(self, record: JobRecord) -> bytes | None:  # noqa: ARG002 - the protocol's
+        """As in `Journal`."""
+        return None
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """As in `Journal`. The store is asked every `CHECK_EVERY` seconds."""
+        clock = asyncio.get_running_loop().time
+        give_up_at = clock() + seconds
+        while (left := give_up_at - clock()) > 0:
+            await asyncio.sleep(min(CHECK_EVERY, left))
+            version = await self._call(self._store.version)
+            if version != self._version:
+                self._version = version
+                return
+
     def note(self, record: JobRecord) -> None:
         """As in `Journal`. The record shares the next transaction, or gets one within `NOTE_DELAY` seconds."""
-        self._pending.append(_PendingWrite(Write(record, None), None))
+        self._pending.append(_PendingChange(Write(record), None))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(NOTE_DELAY, self._start_writer)
 
-    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         """As in `Journal`."""
         return await self._read(self._store.unfinished, account, ready)
 
-    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
         """As in `Journal`."""
         return await self._read(self._store.find, account, ref, job_id)
 
@@ -121,15 +160,11 @@ class GroupCommitJournal:
 
     async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
         """As in `Journal`."""
-        return await self._call(self._store.delivered, account, self.owner, self.is_alive)
+        return await self._call(self._store.delivered, account)
 
     async def charges(self, account: str) -> Sequence[Charge]:
         """As in `Journal`."""
         return await self._read(self._store.charges, account)
-
-    def is_alive(self, owner: str) -> bool:
-        """As in `Journal`."""
-        return self.liveness.is_alive(owner)
 
     async def close(self) -> None:
         """As in `Journal`. Writes that failed before are tried once more."""
@@ -146,7 +181,6 @@ class GroupCommitJournal:
             if self._thread:
                 self._thread.shutdown()
                 self._thread = None
-            self.liveness.release()
 
     def _start_writer(self) -> None:
         if self._timer:
@@ -178,12 +212,12 @@ class GroupCommitJournal:
             await asyncio.sleep(max(0.0, self.last_transaction_at + TRANSACTION_INTERVAL - clock()))
         self.last_transaction_at = clock()
 
-    async def _commit(self, batch: Sequence[_PendingWrite]) -> bool:
+    async def _commit(self, batch: Sequence[_PendingChange]) -> bool:
         """Write a batch, and resolve its writes. Return whether the store could be used at all."""
-        outcomes: Sequence[bool | JournalError]
+        outcomes: Sequence[Outcome]
         is_usable = True
         try:
-            outcomes = await self._call(self._store.write, [pending.write for pending in batch])
+            outcomes = await self._call(self._store.write, [pending.change for pending in batch])
         except JournalError as error:
             is_usable, outcomes = False, [error] * len(batch)
         for pending, outcome in zip(batch, outcomes, strict=True):
@@ -191,11 +225,11 @@ class GroupCommitJournal:
             pending.resolve(outcome)
         return is_usable
 
-    def _update_backlog(self, pending: _PendingWrite, outcome: bool | JournalError) -> None:
+    def _update_backlog(self, pending: _PendingChange, outcome: Outcome) -> None:
         """Keep a write that failed for the next transaction; but not an intent, because that job is not submitted."""
         if not isinstance(outcome, JournalError) or isinstance(outcome, UnwritableError):
             self._backlog.pop(pending.key, None)
-        elif pending.write.record.state is not JobState.SUBMITTING:
+        elif pending.change.record.state is not JobState.SUBMITTING:
             if not self._backlog:
                 _log.warning("%s: a write failed, and is repeated with the next one: %s", self._store.name, outcome)
             self._backlog[pending.key] = pending.inherit_take_over(self._backlog.get(pending.key))
@@ -225,38 +259,40 @@ class GroupCommitJournal:
 
 
 @attrs.frozen
-class _PendingWrite:
-    """A write in the queue, and the future of the caller that awaits it (None: no caller does)."""
+class _PendingChange:
+    """A change in the queue, and the future of the caller that awaits it (None: no caller does)."""
 
-    write: Write
-    outcome: asyncio.Future[bool] | None
+    change: Change
+    outcome: asyncio.Future[bool | Claim] | None
 
     @property
     def key(self) -> str:
         """Return the name of the job."""
-        record = self.write.record
+        record = self.change.record
         return key_of(record.account, record.ref, record.created_at)
 
-    def inherit_take_over(self, failed: _PendingWrite | None) -> _PendingWrite:
+    def inherit_take_over(self, failed: _PendingChange | None) -> _PendingChange:
         """Return this write with the `take_over` of an earlier write of the same job that *failed*.
 
         The earlier write would have made the row this client's.
         """
-        if failed is None or self.write.take_over:
-            return self
-        return attrs.evolve(self, write=self.write._replace(take_over=failed.write.take_over))
+        match self.change, failed and failed.change:
+            case Write(take_over=None) as mine, Write(take_over=str(owner)):
+                return attrs.evolve(self, change=mine._replace(take_over=owner))
+            case _:
+                return self
 
-    def resolve(self, outcome: bool | JournalError) -> None:
+    def resolve(self, outcome: Outcome) -> None:
         """Hand the outcome to the caller, unless the caller was cancelled, or has the error of an earlier attempt."""
         if self.outcome is None or self.outcome.done():
             return
-        if isinstance(outcome, bool):
-            self.outcome.set_result(outcome)
-        else:
+        if isinstance(outcome, ModelsLabError):
             self.outcome.set_exception(outcome)
+        else:
+            self.outcome.set_result(outcome)
 
 
-def _without_overtaken(pending: Sequence[_PendingWrite]) -> Sequence[_PendingWrite]:
+def _without_overtaken(pending: Sequence[_PendingChange]) -> Sequence[_PendingChange]:
     """Drop noted records that a later write of the same job replaces anyway."""
     last = {each.key: each for each in pending}
     return [each for each in pending if each.outcome or last[each.key] is each]

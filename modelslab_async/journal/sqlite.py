@@ -5,16 +5,20 @@ The file is in write-ahead mode, and each transaction is flushed to the disk (sy
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import assert_never
 
-from modelslab_async.errors import JournalError
+from modelslab_async.errors import BudgetExceededError, JournalError
 from modelslab_async.journal import sqlite_rows as rows
+from modelslab_async.journal.base import Row
 from modelslab_async.journal.group_commit import GroupCommitJournal
 from modelslab_async.journal.liveness import LivenessLock
-from modelslab_async.journal.store import UnwritableError, Write
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.journal.store import Change, ClaimSlot, Outcome, PutBack, UnwritableError, Write
+from modelslab_async.protocol.claims import Account, Ask, Claimed, Follow
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import Charge, JobRecord, belongs_to
 
 APPLICATION_ID = 0x4D4C6A31
 """SQLite's mark of the program that a file belongs to: "MLj1"."""
@@ -42,21 +46,26 @@ class SqliteJournal(GroupCommitJournal):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.store = SqliteStore(path)
-        super().__init__(self.store, LivenessLock(path))
+        self.store = SqliteStore(path, LivenessLock(path))
+        super().__init__(self.store)
 
 
 class SqliteStore:
     """A `Store` in a SQLite file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, liveness: LivenessLock) -> None:
+        self.path, self.liveness = path, liveness
         self._connection: sqlite3.Connection | None = None
 
     @property
     def name(self) -> str:
         """As in `Store`."""
         return f"journal {self.path}"
+
+    @property
+    def owner(self) -> str:
+        """As in `Store`."""
+        return self.liveness.owner
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -90,13 +99,19 @@ class SqliteStore:
                     raise
                 time.sleep(_RETRY_SECONDS)
             else:
+                self.liveness.acquire()
                 return
 
     def close(self) -> None:
         """As in `Store`."""
-        if self._connection:
-            self._connection.close()
-            self._connection = None
+        try:
+            if self._connection:
+                with suppress(sqlite3.Error), self.transaction() as connection:
+                    rows.remove_asks(connection, self.owner)
+                self._connection.close()
+                self._connection = None
+        finally:
+            self.liveness.release()
 
     def reset_after_fork(self) -> None:
         """As in `Store`. The connection is kept unused, because closing it could harm the parent's transaction."""
@@ -104,7 +119,7 @@ class SqliteStore:
             _inherited.append(self._connection)
             self._connection = None
 
-    def write(self, batch: Sequence[Write]) -> list[bool | JournalError]:
+    def write(self, batch: Sequence[Change]) -> list[Outcome]:
         """As in `Store`, in one transaction.
 
         If the disk has no room for it, each write gets a transaction of its own, because a small one may fit. The
@@ -117,15 +132,22 @@ class SqliteStore:
                 raise
         with suppress(sqlite3.Error):
             self.connection.execute("PRAGMA wal_checkpoint")
-        return [self._write_alone(write) for write in batch]
+        return [self._write_alone(change) for change in batch]
 
-    def unfinished(self, account: str, ready: bool) -> list[JobRecord]:
-        """As in `Store`."""
-        return rows.unfinished(self.connection, account, ready)
+    def version(self) -> int:
+        """As in `Store`. See https://www.sqlite.org/pragma.html#pragma_data_version."""
+        return int(self.connection.execute("PRAGMA data_version").fetchone()[0])
 
-    def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+    def unfinished(self, account: str, ready: bool) -> list[Row]:
         """As in `Store`."""
-        return rows.find(self.connection, account, ref, job_id)
+        found = rows.unfinished(self.connection, account, ready)
+        alive = {owner: self.liveness.is_alive(owner) for owner in {record.owner for record in found}}
+        return [Row(record, alive[record.owner]) for record in found]
+
+    def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
+        """As in `Store`."""
+        record = rows.find(self.connection, account, ref, job_id)
+        return Row(record, self.liveness.is_alive(record.owner)) if record else None
 
     def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Store`."""
@@ -135,12 +157,11 @@ class SqliteStore:
         """As in `Store`."""
         rows.deliver(self.connection, owner, account, ref, job_id)
 
-    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> list[tuple[str, str | None]]:
+    def delivered(self, account: str) -> list[tuple[str, str | None]]:
         """As in `Store`."""
         owners = rows.owners_of_deliveries(self.connection, account)
-        return rows.take_deliveries(
-            self.connection, account, [each for each in owners if each == owner or not is_alive(each)]
-        )
+        gone = [each for each in owners if each == self.owner or not self.liveness.is_alive(each)]
+        return rows.take_deliveries(self.connection, account, gone)
 
     def charges(self, account: str) -> list[Charge]:
         """As in `Store`."""
@@ -165,25 +186,75 @@ class SqliteStore:
                 connection.execute("ROLLBACK")
             raise
 
-    def _write_together(self, batch: Sequence[Write]) -> list[bool | JournalError]:
+    def _write_together(self, batch: Sequence[Change]) -> list[Outcome]:
         with self.transaction() as connection:
-            return [self._write_one(connection, write) for write in batch]
+            return [self._make(connection, change) for change in batch]
 
-    def _write_alone(self, write: Write) -> bool | JournalError:
+    def _write_alone(self, change: Change) -> Outcome:
         try:
-            return self._write_together([write])[0]
+            return self._write_together([change])[0]
         except JournalError as error:
             return error
-        except Exception as error:  # noqa: BLE001 - the outcome of this write alone
+        except Exception as error:  # noqa: BLE001 - the outcome of this change alone
             explained = self.explain(error)
             explained.__cause__ = error
             return explained
 
-    def _write_one(self, connection: sqlite3.Connection, write: Write) -> bool | JournalError:
+    def _make(self, connection: sqlite3.Connection, change: Change) -> Outcome:
         try:
-            return rows.write(connection, write.record, write.take_over)
+            match change:
+                case Write(record=record, take_over=take_over):
+                    return rows.write(connection, record, take_over)
+                case ClaimSlot(record=record, ask=ask):
+                    return self._claim(connection, record, ask)
+                case PutBack(record=record):
+                    return self._put_back(connection, change)
+                case _:
+                    assert_never(change)
         except rows.UNWRITABLE as error:
             return UnwritableError(f"{self.name}: this job cannot be written: {error}")
+
+    def _claim(self, connection: sqlite3.Connection, record: JobRecord, ask: Ask) -> Outcome:
+        waiting = record._replace(state=JobState.WAITING, submitted_at=None, charged=False)
+        there = rows.find(connection, record.account, record.ref, None)
+        if there is not None and not belongs_to(there, record):
+            return Follow(there, self.liveness.is_alive(there.owner))
+        if ask.spending:
+            try:
+                ask.spending.require(rows.count_charges(connection, record.account, ask.spending.since))
+            except BudgetExceededError as error:
+                return error
+        decision = self._account(connection, record.account).decide(self.owner, ask, time.time())
+        if decision.cap:
+            rows.write_cap(connection, record.account, decision.cap)
+        if decision.ask:
+            rows.write_ask(connection, record.account, decision.ask)
+        if isinstance(decision.answer, Claimed):
+            rows.write(connection, record, None)
+        elif there is None or there != waiting:
+            rows.write(connection, waiting, None)
+        return decision.answer
+
+    def _put_back(self, connection: sqlite3.Connection, change: PutBack) -> bool:
+        account, now = self._account(connection, change.record.account), time.time()
+        used = change.ask.held + account.used(now)
+        cap = account.cap.after_refusal(used, now, wait=change.wait, maximum=change.maximum)
+        rows.write_cap(connection, change.record.account, cap)
+        return rows.write(connection, change.record, None)
+
+    def _account(self, connection: sqlite3.Connection, account: str) -> Account:
+        """Read what is known of an account. Forget what dead clients asked for."""
+        asks, holding = rows.read_asks(connection, account), rows.holding(connection, account, self.owner)
+        owners = {ask.owner for ask in asks} | {record.owner for record in holding}
+        alive = {owner: self.liveness.is_alive(owner) for owner in owners}
+        for ask in asks:
+            if not alive[ask.owner]:
+                rows.remove_asks(connection, ask.owner)
+        return Account(
+            rows.read_cap(connection, account),
+            [ask for ask in asks if alive[ask.owner]],
+            [(record, alive[record.owner]) for record in holding],
+        )
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         version = self._schema_version(connection)

@@ -2,12 +2,14 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import SENT, UNFINISHED, Charge, JobRecord, key_of
+from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, Charge, JobRecord, key_of
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -22,6 +24,16 @@ MIGRATIONS: Sequence[str] = (
     CREATE INDEX jobs_by_id ON jobs (account, job_id);
     CREATE TABLE deliveries (
         owner TEXT NOT NULL, account TEXT NOT NULL, ref TEXT NOT NULL, job_id TEXT, PRIMARY KEY (owner, account, ref)
+    ) WITHOUT ROWID;
+    """,
+    """
+    CREATE INDEX jobs_by_charge ON jobs (account, charged, coalesce(accepted_at, submitted_at, created_at), price);
+    CREATE TABLE accounts (
+        account TEXT PRIMARY KEY, maximum INTEGER, cap INTEGER, retry_at REAL, refused_at REAL
+    ) WITHOUT ROWID;
+    CREATE TABLE asks (
+        account TEXT NOT NULL, owner TEXT NOT NULL, slots INTEGER NOT NULL, since REAL, asked_at REAL NOT NULL,
+        PRIMARY KEY (account, owner)
     ) WITHOUT ROWID;
     """,
 )
@@ -48,6 +60,7 @@ def _placeholders(values: Sequence[str]) -> str:
 # S608 is about SQL made from strings: all names in these are ours.
 _MAY_BE_SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
 _IN_DOUBT = f"{JobState.SUBMITTING.value!r}, {JobState.UNCERTAIN.value!r}"
+_NOT_SENT = f"{JobState.WAITING.value!r}, {JobState.REFUSED.value!r}"
 _WRITE = f"""
     INSERT INTO jobs ({", ".join(_COLUMNS)}) VALUES ({_placeholders(_COLUMNS)})
     ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
@@ -58,9 +71,9 @@ _WRITE = f"""
           -- a take-over from this owner, unless the job ended meanwhile or the row would lose its id
        OR (owner = ? AND ifnull(ended_at, 0) IN (0, excluded.ended_at)
            AND (job_id IS NULL OR job_id IS excluded.job_id))
-          -- an acceptance of the row's job, whoever owns the row
+          -- the outcome of the row's submit, whoever owns the row
        OR (created_at = excluded.created_at AND state IN ({_IN_DOUBT}) AND job_id IS NULL
-           AND coalesce(excluded.job_id, excluded.accepted_at) IS NOT NULL)
+           AND (coalesce(excluded.job_id, excluded.accepted_at) IS NOT NULL OR excluded.state IN ({_NOT_SENT})))
 """  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
 REFS_WITH_ID = "SELECT ref FROM jobs WHERE account = ? AND job_id = ?"
@@ -70,12 +83,72 @@ _DELIVER = """
 
 
 def write(connection: sqlite3.Connection, record: JobRecord, take_over: str | None) -> bool:
-    """Write a record by the rules of `Journal.append`, and return whether it was written."""
+    """Write a record by the rules of `Journal.append`, and return whether it was written.
+
+    An acceptance raises the account's cap.
+    """
     if record.job_id is not None:
         refs = [ref for (ref,) in connection.execute(REFS_WITH_ID, (record.account, record.job_id))]
         if refs and record.ref not in refs:
             return False
-    return connection.execute(_WRITE, (*_row_from(record), take_over)).rowcount > 0
+    cap = read_cap(connection, record.account) if record.accepted_at else None
+    is_acceptance = cap is not None and cap.cap is not None and _is_submitting(connection, record)
+    is_written = connection.execute(_WRITE, (*_row_from(record), take_over)).rowcount > 0
+    if cap and is_written and is_acceptance:
+        write_cap(connection, record.account, cap.after_acceptance())
+    return is_written
+
+
+def _is_submitting(connection: sqlite3.Connection, record: JobRecord) -> bool:
+    sql = "SELECT count(*) FROM jobs WHERE account = ? AND ref = ? AND created_at = ? AND state = ?"
+    values = record.account, record.ref, record.created_at, JobState.SUBMITTING.value
+    return bool(connection.execute(sql, values).fetchone()[0])
+
+
+def holding(connection: sqlite3.Connection, account: str, owner: str) -> list[JobRecord]:
+    """Return the jobs of all clients but *owner* that may hold a slot."""
+    states = [state.value for state in HOLDING]
+    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND owner != ?"
+    return [_record_from(row) for row in connection.execute(sql, (account, *states, owner))]
+
+
+def read_cap(connection: sqlite3.Connection, account: str) -> AccountCap:
+    """Return what refusals taught about the account."""
+    sql = "SELECT maximum, cap, retry_at, refused_at FROM accounts WHERE account = ?"
+    return AccountCap(*(connection.execute(sql, (account,)).fetchone() or ()))
+
+
+def write_cap(connection: sqlite3.Connection, account: str, cap: AccountCap) -> None:
+    """Keep what refusals taught about the account."""
+    connection.execute("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?, ?, ?)", (account, *cap))
+
+
+def read_asks(connection: sqlite3.Connection, account: str) -> list[ClientAsk]:
+    """Return the clients that claimed slots of the account."""
+    rows = connection.execute("SELECT owner, slots, since, asked_at FROM asks WHERE account = ?", (account,))
+    return [ClientAsk(*row) for row in rows]
+
+
+def write_ask(connection: sqlite3.Connection, account: str, ask: ClientAsk) -> None:
+    """Keep what a client asked for."""
+    connection.execute("INSERT OR REPLACE INTO asks VALUES (?, ?, ?, ?, ?)", (account, *ask))
+
+
+def remove_asks(connection: sqlite3.Connection, owner: str) -> None:
+    """Remove what a client asked for, because it does not ask any more."""
+    connection.execute("DELETE FROM asks WHERE owner = ?", (owner,))
+
+
+def count_charges(connection: sqlite3.Connection, account: str, since: float) -> Counter[Decimal]:
+    """Return how many jobs were charged since then, or may have been charged at any time, by price."""
+    at = "coalesce(accepted_at, submitted_at, created_at)"
+    certain = f"SELECT price, count(*) FROM jobs WHERE account = ? AND charged = 1 AND {at} >= ? GROUP BY price"  # noqa: S608
+    doubted = "SELECT price, count(*) FROM jobs WHERE account = ? AND charged IS NULL GROUP BY price"
+    counts = Counter[Decimal]()
+    for sql, values in ((certain, (account, since)), (doubted, (account,))):
+        for price, count in connection.execute(sql, values):
+            counts[Decimal(price)] += count
+    return counts
 
 
 def unfinished(connection: sqlite3.Connection, account: str, ready: bool) -> list[JobRecord]:

@@ -1,17 +1,39 @@
 """The `Store` protocol: the blocking half of a journal, which `group_commit` makes asynchronous."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from modelslab_async.errors import JournalError
+from modelslab_async.errors import JournalError, ModelsLabError
+from modelslab_async.journal.base import Row
+from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.record import Charge, JobRecord
 
 
 class Write(NamedTuple):
-    """A record to write, and the owner whose row it may take (None: only its own)."""
+    """A record to write, and the owner whose row it may take (None: only its own). The outcome is a bool."""
 
     record: JobRecord
-    take_over: str | None
+    take_over: str | None = None
+
+
+class ClaimSlot(NamedTuple):
+    """A claim of a slot, see `Journal.claim`. The outcome is a `Claim`, or BudgetExceededError."""
+
+    record: JobRecord
+    ask: Ask
+
+
+class PutBack(NamedTuple):
+    """A job that the service refused for want of a slot, see `Journal.put_back`. The outcome is a bool."""
+
+    record: JobRecord
+    ask: Ask
+    wait: float | None
+    maximum: int | None
+
+
+Change = Write | ClaimSlot | PutBack
+Outcome = bool | Claim | ModelsLabError
 
 
 class UnwritableError(JournalError):
@@ -21,9 +43,9 @@ class UnwritableError(JournalError):
 class Store(Protocol):
     """Keep records in a blocking way. The methods may raise anything; `explain` makes it a JournalError.
 
-    `GroupCommitJournal` reads `name` and calls `explain` in the event loop's thread. It calls `reset_after_fork` in the
-    thread that forked, and all other methods in one thread that nothing else uses. For what they return see the methods
-    of `Journal` with the same names.
+    `GroupCommitJournal` reads `name` and `owner` and calls `explain` in the event loop's thread. It calls
+    `reset_after_fork` in the thread that forked, and all other methods in one thread that nothing else uses. For what
+    they return see the methods of `Journal` with the same names.
     """
 
     @property
@@ -31,23 +53,32 @@ class Store(Protocol):
         """Return what error messages call this store."""
         ...
 
-    def open(self) -> None:
-        """Get ready to read and write."""
+    @property
+    def owner(self) -> str:
+        """Return the name of this client, which `open` draws."""
         ...
 
-    def write(self, batch: Sequence[Write]) -> Sequence[bool | JournalError]:
-        """Write a batch in its order, and return once it is durable.
+    def open(self) -> None:
+        """Get ready to read and write, under a new name."""
+        ...
 
-        Return for each write whether it was applied, as `Journal.append` does, or the error that kept it from the
-        store. UnwritableError is final; after any other error the same write may be tried again later.
+    def write(self, batch: Sequence[Change]) -> Sequence[Outcome]:
+        """Make the changes of a batch in their order, and return once they are durable.
+
+        Return the outcome of each change, or the error that kept it from the store. UnwritableError is final; after any
+        other JournalError the same change may be tried again later.
         """
         ...
 
-    def unfinished(self, account: str, ready: bool) -> Sequence[JobRecord]:
+    def version(self) -> int:
+        """Return a number that differs from the last one if another client has changed the store since."""
+        ...
+
+    def unfinished(self, account: str, ready: bool) -> Sequence[Row]:
         """Return the jobs that still need a client."""
         ...
 
-    def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+    def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         """Return the job with this ref or id."""
         ...
 
@@ -59,8 +90,8 @@ class Store(Protocol):
         """Leave a notification for an owner."""
         ...
 
-    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> Sequence[tuple[str, str | None]]:
-        """Take the notifications for *owner*, and for all owners that are not alive."""
+    def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
+        """Take the notifications for this client, and for all that are not alive."""
         ...
 
     def charges(self, account: str) -> Sequence[Charge]:

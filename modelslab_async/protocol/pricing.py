@@ -3,6 +3,7 @@
 Money is Decimal. Callers pass the time as unix seconds.
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
@@ -97,27 +98,58 @@ class _Call(NamedTuple):
 
 
 class _Limit(NamedTuple):
-    """One limit of a budget, the price of a call and the amount that is used. All amounts are in `unit`."""
+    """One limit of a budget (None for none), the price of a call and the amount that is used, all in `unit`."""
 
     unit: str
-    limit: Decimal
+    limit: Decimal | None
     price: Decimal
     used: Decimal
 
     @property
     def remaining(self) -> Decimal:
-        """The remaining amount, never below 0."""
-        return max(self.limit - self.used, Decimal(0))
+        """The remaining amount, never below 0; infinite without a limit."""
+        return Decimal("Infinity") if self.limit is None else max(self.limit - self.used, Decimal(0))
 
-    def exceeded(self) -> BudgetExceededError:
-        """Return the error for a job that this limit does not allow."""
+    def require(self) -> None:
+        """Raise BudgetExceededError if this limit does not allow the job."""
+        if self.limit is not None and self.used + self.price > self.limit:
+            raise self._exceeded(self.limit)
+
+    def _exceeded(self, limit: Decimal) -> BudgetExceededError:
         if self.unit == "USD":
-            words = f"this job needs ${self.price} of the budget's ${self.limit}; ${self.remaining} remains"
+            words = f"this job needs ${self.price} of the budget's ${limit}; ${self.remaining} remains"
         else:
-            budget = plural(self.limit, self.unit)
+            budget = plural(limit, self.unit)
             remain = "remains" if self.remaining == 1 else "remain"
             words = f"this job needs {self.price} of the budget's {budget}; {self.remaining} {remain}"
         return BudgetExceededError(words, needed=self.price, remaining=self.remaining)
+
+
+class SpendingLimit(NamedTuple):
+    """What a budget allows over all clients of an account, whose charges a journal counts.
+
+    usd, jobs, credits: the limits; None for no limit.
+    price: USD of the job that is about to be sent. credit: its price in credits of the budget's plan, or 0.
+    since: unix seconds; only charges since then count. Jobs that may have been charged always count.
+    """
+
+    usd: Decimal | None
+    jobs: int | None
+    credits: int | None
+    price: Decimal
+    credit: int
+    since: float
+
+    def require(self, counts: Mapping[Decimal, int]) -> None:
+        """Raise BudgetExceededError if one more job is not allowed after those of *counts*: jobs by price in USD."""
+        jobs = sum(counts.values())
+        spent = sum((price * count for price, count in counts.items()), Decimal(0))
+        for each in (
+            _Limit("USD", self.usd, self.price, spent),
+            _Limit("job", _decimal(self.jobs), Decimal(1), Decimal(jobs)),
+            _Limit("credit", _decimal(self.credits), Decimal(self.credit), Decimal(jobs * self.credit)),
+        ):
+            each.require()
 
 
 class Budget:
@@ -201,9 +233,18 @@ class Budget:
         if key in self._calls:
             return
         for each in self._limits(prices, now):
-            if each.used + each.price > each.limit:
-                raise each.exceeded()
+            each.require()
         self._put(key, _Call(_Price(prices.usd, self._credits_of(prices)), _State.RESERVED))
+
+    def shared_limit(self, prices: PriceList, now: float) -> SpendingLimit | None:
+        """Return what this budget allows over all clients of an account, for one job at these prices.
+
+        Return None without `per`: then the budget counts only the spending through this object.
+        """
+        if self._per is None:
+            return None
+        since = self._period(now) * _DAY if self._per == "day" else -math.inf
+        return SpendingLimit(self._usd, self._jobs, self._credits, prices.usd, self._credits_of(prices), since)
 
     def settle(self, key: str, now: float) -> None:
         """Count the job as charged, because the service accepted it."""
@@ -277,6 +318,10 @@ class Budget:
                 count * (credit if price.credits is None else price.credits) for price, count in counting.items()
             )
             yield _Limit("credit", Decimal(self._credits), Decimal(credit), Decimal(used))
+
+
+def _decimal(value: int | None) -> Decimal | None:
+    return None if value is None else Decimal(value)
 
 
 def _usd(calls: Counter[_Price]) -> Decimal:

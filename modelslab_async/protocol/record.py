@@ -24,7 +24,8 @@ SENT = frozenset(JobState) - {_S.WAITING, _S.REFUSED, _S.CANCELLED}
 """States of jobs that the service accepted, or may have accepted. Their ref is not sent again."""
 UNFINISHED = (_S.WAITING, _S.SUBMITTING, _S.PROCESSING, _S.READY, _S.UNCERTAIN, _S.TIMED_OUT)
 """States of jobs that a client should still handle, unless their video is saved."""
-_HOLDING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
+HOLDING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
+"""States of jobs that may be queued or processing at the service."""
 
 
 class JobRecord(NamedTuple):
@@ -74,10 +75,24 @@ class JobRecord(NamedTuple):
     saved_path: str | None = None
     target: str | None = None
 
-    def holds_slot(self, now: float) -> bool:
-        """Return whether the job is assumed to be queued or processing at the service."""
+    def holds_slot(self, now: float, *, is_alive: bool) -> bool:
+        """Return whether the job is assumed to be queued or processing at the service at *now* (unix seconds).
+
+        *is_alive* says whether the client that owns the row is alive. Such a client sees when the job ends. Any other
+        job is assumed to end within `SLOT_HOLD`.
+        """
+        if is_alive and self.state in (_S.SUBMITTING, _S.PROCESSING):
+            return True
         since = self.accepted_at if self.state is _S.PROCESSING else self.submitted_at
-        return self.state in _HOLDING and abs(now - (since or 0.0)) < SLOT_HOLD
+        return self.state in HOLDING and abs(now - (since or 0.0)) < SLOT_HOLD
+
+
+def belongs_to(row: JobRecord, claim: JobRecord) -> bool:
+    """Return whether the job of *claim* may be sent although its ref has a row: the row is its own, or the ref is free.
+
+    The ref is free if the row's job was certainly not sent.
+    """
+    return row.state not in SENT or (row.owner, row.created_at) == (claim.owner, claim.created_at)
 
 
 def key_of(account: str, ref: str, created_at: float) -> str:
