@@ -26,7 +26,7 @@ from modelslab_async.engine.engine import Engine
 from modelslab_async.engine.recorder import account_fingerprint
 from modelslab_async.engine.recovery import Recovery, new_ref
 from modelslab_async.engine.saver import MAX_SAVES
-from modelslab_async.errors import InvalidRequestError, ModelsLabError
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.job import streams
 from modelslab_async.job.future import Job
 from modelslab_async.journal.base import Journal
@@ -38,7 +38,7 @@ from modelslab_async.polling.schedule import DEFAULT_POLL_COST, RateLimiter, gap
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.pricing import Budget, Estimate, PriceList
-from modelslab_async.protocol.problems import refusal
+from modelslab_async.protocol.problems import refusal, wrong
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import (
     Deployment,
@@ -298,6 +298,38 @@ class Client:
         """Submit a request, and wait for its video. Raises as `submit` does, or the job's error."""
         return await self._engine.submit(*parse_request(request, params)).job
 
+    @overload
+    async def ensure(self, request: AnyRequest, /, *, ref: str, **params: Unpack[RequestParams]) -> Job: ...
+
+    @overload
+    async def ensure(self, /, *, ref: str, **params: Unpack[NewRequestParams]) -> Job: ...
+
+    async def ensure(self, request: AnyRequest | None = None, /, *, ref: str, **params: Any) -> Job:
+        """Return the job with this ref. It is submitted once, whoever asks for it, wherever, and however often.
+
+        This is what the body of a task in a task queue calls: a task that runs twice pays once.
+
+        - A job that is unknown to the journal, was refused, or was cancelled is submitted.
+        - A job of another client is followed, see `follow`. A job that a client left behind is taken up, and one that
+          timed out is polled again.
+        - A job that is READY is returned as done.
+
+        Raises the error of a job that failed or is uncertain: it is not submitted again. Raises InvalidRequestError for
+        a wrong request, and if the job with this ref has other parameters or another picture; ClientStateError without
+        a journal; JournalError.
+        """
+        return await self._engine.ensure(*_with_ref(parse_request(request, params), ref))
+
+    async def follow(self, ref: str) -> Job:
+        """Return the job with this ref, whichever client runs it, in whichever process or host.
+
+        While its client lives, the job's events, its estimate and its end come from the journal. If that client dies,
+        this one takes the job over, and sends it if it was not sent. A job that ended is returned as done.
+
+        Raises NotFoundError if the journal has no such job, ClientStateError without a journal, JournalError.
+        """
+        return await self._engine.follow(ref)
+
     async def attach(self, ref_or_id: str | int) -> Job:
         """Return the job with this ref, or with this id of the service. Nothing is paid.
 
@@ -305,7 +337,8 @@ class Client:
         - A job that ended here lately (the last 100) is returned as it is, unless a new poll may change its end. That
           is a job that timed out, was detached, is uncertain or has no readable video. It is polled again if its id is
           known.
-        - A job of the journal is resumed if no live client owns it. If it ended, the returned job is done.
+        - A job of the journal is followed if another live client owns it, and else resumed. If it ended, the returned
+          job is done.
         - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
           does not know it, the job ends with NotFoundError, not charged.
 
@@ -321,7 +354,8 @@ class Client:
         """
         self._engine.require_usable()
         self._api_key.require_absent(ref=ref_or_id)
-        return await self._engine.recoverer.find(ref_or_id)
+        row = await self._engine.recoverer.find(ref_or_id)
+        return row and row.record
 
     async def history(self, limit: int = 100) -> tuple[JobRecord, ...]:
         """Return the journal's latest jobs of this account, the newest first. Raises as `find` does."""
@@ -451,6 +485,17 @@ class Client:
         Raises InvalidRequestError if *image* is not a picture, APIError or TransportError.
         """
         return await self._engine.upload(image)
+
+
+def _with_ref(
+    parsed: tuple[ImageToVideoUltra, list[Problem]], ref: str
+) -> tuple[ImageToVideoUltra, str, list[Problem]]:
+    """Return the request, the ref, and what is wrong with the names or with a ref that contradicts the request's."""
+    request, problems = parsed
+    if request.track_id not in (None, ref):
+        requirement = "must be omitted, or the same as ref"
+        problems = [*problems, wrong("track_id", request.track_id, requirement, "pass only ref")]
+    return request, ref, problems
 
 
 class _AccountClient(Client):

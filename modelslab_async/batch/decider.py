@@ -98,4 +98,5 @@ class Decider:
     async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
         """Return the row by its ref only: `Client.find` also matches the service's ids, which a track_id may equal."""
         ref = steps.ref_of(self.folder.batch, entry, attempt)
-        return await self.journal.find(self.client.account_id, ref=ref)
+        row = await self.journal.find(self.client.account_id, ref=ref)
+        return row and row.record

@@ -102,9 +102,9 @@ async def _check_unpaid(settings: Settings, client: Client, request: Mapping[str
     stored = {**wire.stored_request(normalize_request(request, {}), ref=""), "init_image": ""}
     image = str(request["init_image"])
     location, journal = _location(image), client.journal
-    for row in await journal.unfinished(client.account_id):
+    for row, is_alive in await journal.unfinished(client.account_id):
         is_same = row.picture and _location(str(row.picture.get("where", ""))) == location
-        is_open = row.state is not JobState.WAITING and not journal.is_alive(row.owner)
+        is_open = row.state is not JobState.WAITING and not is_alive
         if is_same and is_open and {**(row.request or {}), "track_id": "", "init_image": ""} == stored:
             is_uncertain = row.state in (JobState.SUBMITTING, JobState.UNCERTAIN)
             command = settings.command("resolve" if is_uncertain else "collect", row.ref)

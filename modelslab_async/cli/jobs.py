@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from modelslab_async.errors import InvalidRequestError, ModelsLabError, NotFound
 from modelslab_async.job.future import Job
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import UNFINISHED, JobRecord
+from modelslab_async.protocol.record import JobRecord
 
 _MAX_SEARCHED = 10_000
 """The most rows, the newest first, that are searched for the beginning of a ref."""
@@ -46,7 +47,12 @@ def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
 
     async def work() -> Exit:
         async with open_client(settings) as client:
-            rows = [row for row in await client.history(limit) if with_finished or _is_unfinished(client, row)]
+            rows: Sequence[JobRecord] = await client.history(limit)
+            if not with_finished and client.journal:
+                unfinished = await client.journal.unfinished(client.account_id)
+                abandoned = {row.ref for row, is_alive in unfinished if row.state is JobState.WAITING and not is_alive}
+                open_refs = {row.ref for row, _ in unfinished} - abandoned
+                rows = [row for row in rows if row.ref in open_refs]
         values = {"jobs": [record_values(row) for row in rows]}
         settings.output.table(values, _COLUMNS, [_cells(row) for row in rows], "no unfinished jobs")
         return Exit.DONE
@@ -222,13 +228,6 @@ async def _find(client: Client, ref: str) -> JobRecord:
     if len(rows) > 1:
         raise NotFoundError(f"the journal has {len(rows)} jobs that begin with {ref} (hint: pass more of the ref)")
     return rows[0]
-
-
-def _is_unfinished(client: Client, row: JobRecord) -> bool:
-    """Return whether the job still needs attention. A job that was never sent, and whose client died, does not."""
-    is_alive = client.journal is not None and client.journal.is_alive(row.owner)
-    is_abandoned = row.state is JobState.WAITING and not is_alive
-    return row.state in UNFINISHED and row.saved_path is None and not is_abandoned
 
 
 def _cells(row: JobRecord) -> tuple[str, ...]:

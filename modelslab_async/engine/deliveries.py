@@ -95,11 +95,12 @@ class DeliveryHandler:
 
     async def _pass_on(self, ref: str, job_id: str | None) -> None:
         """Pass a delivery on to the client that owns the job, or take up a job that no live client owns."""
-        record = await self.recoverer.find(ref)
+        row = await self.recoverer.find(ref)
         journal = self.recoverer.journal
-        if record is None or record.state not in _OPEN:
+        if row is None or row.record.state not in _OPEN:
             return
-        if record.owner != journal.owner and journal.is_alive(record.owner):
+        record = row.record
+        if record.owner != journal.owner and row.is_alive:
             await journal.deliver(record, job_id)
             return
         is_known = record.state in (JobState.PROCESSING, JobState.TIMED_OUT)

@@ -4,20 +4,22 @@ import asyncio
 import logging
 import os
 from collections import Counter, deque
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, assert_never
 from weakref import WeakValueDictionary
 
 from modelslab_async import aio
+from modelslab_async.engine.claimer import Claimer
 from modelslab_async.engine.poller import Poller
 from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
-from modelslab_async.errors import JournalError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error
 from modelslab_async.media.saved import Progress, SavedVideo
 from modelslab_async.polling.estimator import JobForecast
 from modelslab_async.protocol import lifecycle, record, wire
+from modelslab_async.protocol.claims import Follow
 from modelslab_async.protocol.effects import SlotEffect, effects_of
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.secret import ApiKey
@@ -26,8 +28,6 @@ from modelslab_async.protocol.statistics import Statistics
 from modelslab_async.telemetry import Notifier, Telemetry
 
 _log = logging.getLogger("modelslab_async")
-ASK_ELSEWHERE_EVERY = 2.0
-"""Seconds between two reads of the journal for slots that other clients use, while a job waits for a slot."""
 _UNCERTAIN_HOLD = 2.0
 """An uncertain job holds its slot for the expected time of such a job, multiplied by this."""
 DELIVERY_WITHIN = 600.0
@@ -46,7 +46,14 @@ class Dispatcher:
     """Give queued jobs their slots, and run one task for each job that has one. A queued job costs no task."""
 
     def __init__(
-        self, submitter: Submitter, poller: Poller, saver: Saver, notifier: Notifier, slots: Slots[JobRun]
+        self,
+        submitter: Submitter,
+        poller: Poller,
+        saver: Saver,
+        notifier: Notifier,
+        slots: Slots[JobRun],
+        *,
+        on_taken: Callable[[JobRun, Follow], None],
     ) -> None:
         self.jobs: dict[str, JobRun] = {}
         """The open jobs, by ref."""
@@ -64,7 +71,10 @@ class Dispatcher:
         """When each uncertain job with a webhook ends as UNCERTAIN."""
         self._retry: asyncio.TimerHandle | None = None
         self._idle_since = 0.0
-        self._asking_elsewhere: asyncio.Task[None] | None = None
+        self._claimer: Claimer | None = None
+        """Claims slots in the journal; None without a journal."""
+        if submitter.recorder.journal:
+            self._claimer = Claimer(submitter, slots, on_claimed=self._start_submit, on_taken=on_taken)
 
     @property
     def api_key(self) -> ApiKey:
@@ -103,17 +113,17 @@ class Dispatcher:
         """Queue a new job. It is submitted when a slot is free for it."""
         self._notifier.notify(Telemetry.submitted, run.job)
         self.jobs[run.ref] = run
-        if self.slots.is_full and not self.slots.used_elsewhere:  # then one more in the queue changes nothing
+        if self.slots.is_full:  # then one more in the queue changes nothing
             self.slots.enqueue(run)
             return
-        now = self._count_idle_time(run.submitted_at)
+        now = self._count_idle_time(run.loop.time())
         self.slots.enqueue(run)
         self._pump(now)
 
-    def adopt(self, run: JobRun, *, holds_slot: bool = True) -> None:
-        """Go on with a job that the service has already. *holds_slot*: whether this client counts its slot."""
+    def adopt(self, run: JobRun) -> None:
+        """Go on with a job that the service has already."""
         self.jobs[run.ref] = run
-        if run.state is JobState.PROCESSING and holds_slot:
+        if run.state is JobState.PROCESSING:
             self.slots.occupy(run)
         self._start(run)
 
@@ -161,18 +171,20 @@ class Dispatcher:
         match effects.slot:
             case SlotEffect.ACCEPT:
                 self._accept_uncertain(run)
-                self.slots.accepted(run)
+                self.slots.accepted(run, now)
                 self._start(run)
             case SlotEffect.PUT_BACK:
-                assert isinstance(event, lifecycle.PutBack)  # noqa: S101 - the only event with this effect
-                self.slots.put_back(run, now, wait=event.wait, maximum=event.maximum)
+                if isinstance(event, lifecycle.PutBack):
+                    self.slots.refused(run, now, wait=event.wait, maximum=event.maximum)
+                else:
+                    self.slots.put_back(run)
             case SlotEffect.HOLD:
                 self._hold_slot(run, wait_for_delivery=not effects.ends)
             case SlotEffect.WITHDRAW:
                 self.slots.withdraw(run)
             case SlotEffect.RELEASE:
                 if isinstance(event, wire.Ready) and self.slots.is_unanswered(run):
-                    self.slots.accepted(run)  # success at once is an acceptance too
+                    self.slots.accepted(run, now)  # success at once is an acceptance too
                 self.slots.release(run)
             case SlotEffect.KEEP:
                 pass
@@ -193,6 +205,8 @@ class Dispatcher:
     def stop(self) -> None:
         """Grant no slot from now on, because the client is about to close and would not wait for a new paid job."""
         self._is_stopping = True
+        if self._claimer:
+            self._claimer.stop()
 
     async def drain(self) -> None:
         """Wait for the end of every job and every download. After `stop`, wait only for those under way."""
@@ -212,10 +226,12 @@ class Dispatcher:
         """
         self._api.closing.set()
         try:
+            if self._claimer:
+                await self._claimer.close(self._api.timeouts.submit)
             if self._submits:
                 await asyncio.wait(list(self._submits.values()), timeout=self._api.timeouts.submit)
         finally:
-            tasks = [task for task in (*self._submits.values(), *self._tasks.values(), self._asking_elsewhere) if task]
+            tasks = [*self._submits.values(), *self._tasks.values()]
             for task in tasks:
                 task.cancel()
             try:
@@ -232,23 +248,22 @@ class Dispatcher:
         if run.state is JobState.WAITING:
             self._recorder.postpone(run)
 
-    async def count_slots_used_elsewhere(self) -> None:
-        """Read from the journal how many slots other clients' jobs hold, and grant the free slots."""
-        used = await self._recorder.slots_used_elsewhere()
-        now = self._count_idle_time(aio.now())
-        self.slots.used_elsewhere = used
-        self._pump(now)
-
     def _pump(self, now: float) -> None:
         """Give the free slots to queued jobs, and schedule the next attempt for the time that the service named."""
         if self._api.closing.is_set() or self._is_stopping:
             return
+        if self._claimer:
+            self._claimer.wake()
+            return
         for run in self.slots.grant(now):
-            run.advance(lifecycle.Started())
-            self._start(run)
+            self._start_submit(run)
         self._retry_at(self.slots.retry_at)
-        if self.slots.used_elsewhere and self.slots.waiting and self._asking_elsewhere is None:
-            self._asking_elsewhere = asyncio.create_task(self._ask_elsewhere(), name="modelslab_async elsewhere")
+
+    def _start_submit(self, run: JobRun) -> None:
+        """Submit a job that has a slot."""
+        self._count_idle_time(run.loop.time())
+        run.advance(lifecycle.Started())
+        self._start(run)
 
     def _retry_at(self, at: float | None) -> None:
         if self._retry and self._retry.when() != at:
@@ -260,15 +275,6 @@ class Dispatcher:
     def _try_again(self) -> None:
         self._retry = None
         self._pump(self._count_idle_time(aio.now()))
-
-    async def _ask_elsewhere(self) -> None:
-        """Read again, after a while, whether other clients have freed a slot."""
-        await asyncio.sleep(ASK_ELSEWHERE_EVERY)
-        self._asking_elsewhere = None
-        try:
-            await self.count_slots_used_elsewhere()
-        except JournalError:  # the last known number stays
-            self._pump(self._count_idle_time(aio.now()))
 
     def _count_idle_time(self, now: float) -> float:
         """Add up for how long free slots were not used. Called before the slots change; returns *now*."""
@@ -377,6 +383,8 @@ def _described(event: lifecycle.Event, price: Decimal) -> str:
         case lifecycle.PutBack(wait=wait):
             when = f"in {wait:.0f} s" if wait else "when one is free"
             return f"not accepted, because the account has no free slot; sent again {when}"
+        case lifecycle.Deferred():
+            return "not sent, because the journal was out of reach for too long; it asks for a slot again"
         case lifecycle.Postponed():
             return "not sent, because the client closes. The journal keeps it"
         case lifecycle.Cancelled():

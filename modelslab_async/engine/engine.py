@@ -14,25 +14,36 @@ from modelslab_async.aio import uninterrupted
 from modelslab_async.engine.config import SharedResources, check_key
 from modelslab_async.engine.deliveries import DeliveryHandler
 from modelslab_async.engine.dispatcher import Dispatcher
+from modelslab_async.engine.follower import Follower
 from modelslab_async.engine.poller import Poller
 from modelslab_async.engine.recorder import Recorder, account_fingerprint, request_from_record
 from modelslab_async.engine.recovery import SEE_CANDIDATES, Recoverer, Recovery, new_ref
+from modelslab_async.engine.requests import differences
 from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
 from modelslab_async.engine.webhook_health import WebhookHealth
-from modelslab_async.errors import BudgetExceededError, ClientStateError, InvalidRequestError, Problem
+from modelslab_async.errors import (
+    BudgetExceededError,
+    ClientStateError,
+    InvalidRequestError,
+    NotFoundError,
+    Problem,
+)
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun
+from modelslab_async.journal.base import Row
 from modelslab_async.media import images
 from modelslab_async.polling.estimator import PollValue
 from modelslab_async.polling.schedule import urgency
 from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.claims import Follow
+from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.limits import check
 from modelslab_async.protocol.pricing import Budget
 from modelslab_async.protocol.problems import refusal, wrong
-from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.record import UNSENT, JobRecord
 from modelslab_async.protocol.reply import Body
-from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra
+from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra, is_http_url
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.slots import Slots
 from modelslab_async.telemetry import Notifier
@@ -70,8 +81,10 @@ class Engine:
         webhook_health = WebhookHealth(PollValue(lambda: urgency(slots.waiting, slots.cap)))
         poller = Poller(self.api, notifier, shared.wait, shared.estimator, shared.rate_limiter, webhook_health)
         self.saver = Saver(self.api, notifier, self.recorder, shared.downloads)
-        self.dispatcher = Dispatcher(Submitter(self.api, notifier, self.recorder), poller, self.saver, notifier, slots)
-        self.recoverer = Recoverer(self.recorder, self.dispatcher)
+        submitter = Submitter(self.api, notifier, self.recorder, slots)
+        self.dispatcher = Dispatcher(submitter, poller, self.saver, notifier, slots, on_taken=self._take)
+        self.recoverer = Recoverer(self.recorder, self.dispatcher, self._follow)
+        self.follower = Follower(self.recorder, self.dispatcher, self.recoverer, self._send_followed)
         self.deliveries = DeliveryHandler(self.dispatcher, self.recorder, self.recoverer, webhook_health)
         self.children: dict[str, Engine] = {}
         """The engines of other accounts on these resources, by account."""
@@ -79,6 +92,12 @@ class Engine:
         self._opening_child = asyncio.Lock()
         self._ending: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def _follow(self, row: Row) -> Job:
+        return self.follower.follow(row)
+
+    def _take(self, run: JobRun, follow: Follow) -> None:
+        self.follower.take(run, follow)
 
     @property
     def account(self) -> str:
@@ -91,7 +110,6 @@ class Engine:
         try:
             await self.recorder.open()
             await self.recorder.check_balance(self.balance)
-            await self.dispatcher.count_slots_used_elsewhere()
         except BaseException:
             await self.close(drain=False)
             raise
@@ -142,13 +160,16 @@ class Engine:
             await uninterrupted(self._ending)
 
     async def _drain(self, timeout: float | None) -> None:
-        dispatchers = [each.dispatcher for each in (self, *self.children.values())]
+        engines = [self, *self.children.values()]
         if timeout is not None:
-            for each in dispatchers:
-                each.stop()
+            for each in engines:
+                each.dispatcher.stop()
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                await asyncio.gather(*(each.drain() for each in dispatchers))
+                await asyncio.gather(*(each.dispatcher.drain() for each in engines))
+                if timeout is None:
+                    await asyncio.gather(*(each.follower.drain() for each in engines))
+                    await asyncio.gather(*(each.dispatcher.drain() for each in engines))
 
     async def _end(self) -> None:
         async with AsyncExitStack() as stack:  # the last one that is pushed runs first
@@ -156,7 +177,7 @@ class Engine:
                 stack.callback(self.shared.webhook.unregister, self.deliveries)
             if self.parent is None:
                 stack.push_async_callback(self.shared.transport.aclose)
-            for close in (self.recorder.close, self.dispatcher.detach, self.deliveries.close):
+            for close in (self.recorder.close, self.dispatcher.detach, self.follower.close, self.deliveries.close):
                 stack.push_async_callback(close)
             stack.callback(setattr, self, "is_closed", True)
             for child in self.children.values():
@@ -169,19 +190,89 @@ class Engine:
         """
         self.require_usable()
         image = self.check(request, problems, stacklevel=5)
-        ref = request.track_id or new_ref()
-        own_webhook = self.shared.webhook.url(ref, self.account) if self.shared.webhook else None
-        has_webhook = own_webhook is not None and request.webhook in (None, own_webhook)
-        if has_webhook:
-            request = attrs.evolve(request, webhook=own_webhook)
-        run = JobRun(self.dispatcher, request, ref, image=image, has_webhook=has_webhook)
+        run = JobRun(self.dispatcher, request, request.track_id or new_ref(), image=image)
+        self._enqueue(run)
+        return run
+
+    def _enqueue(self, run: JobRun) -> None:
+        """Reserve the job's price, and queue the job."""
+        assert run.request  # noqa: S101 - it was checked
+        own_webhook = self.shared.webhook.url(run.ref, self.account) if self.shared.webhook else None
+        run.has_webhook = own_webhook is not None and run.request.webhook in (None, own_webhook)
+        if run.has_webhook:
+            run.request = attrs.evolve(run.request, webhook=own_webhook)
         try:
             self.recorder.begin(run)
         except BudgetExceededError as error:
             run.advance(lifecycle.Rejected(error))
         else:
             self.dispatcher.enqueue(run)
-        return run
+
+    async def _send_followed(self, run: JobRun, record: JobRecord) -> None:
+        """Queue a job that another client never sent. Raises InvalidRequestError if its picture cannot be had here."""
+        assert run.request  # noqa: S101 - each row of a job that was not sent has its request
+        if run.image is None:
+            run.request = attrs.evolve(run.request, init_image=await self.picture_of(record, run.request))
+            run.image = images.examine(run.request, self.api.deployment)
+        run.request = attrs.evolve(run.request, track_id=run.ref)
+        run.runtime, run.record = self.dispatcher, None
+        self._enqueue(run)
+
+    async def picture_of(self, record: JobRecord, request: ImageToVideoUltra | None) -> ImageInput:
+        """Return a row's picture: where it came from, or else as the journal kept it. Raises InvalidRequestError."""
+        where = (record.picture or {}).get("where")
+        is_here = isinstance(where, str) and (is_http_url(where) or images.is_file(where))
+        if is_here and request:
+            return request.init_image
+        kept = await self.recoverer.journal.picture(record)
+        if kept is not None:
+            return kept
+        requirement = "cannot be sent: it was passed as bytes, which the journal does not keep"
+        if where:
+            requirement = "cannot be sent: the file is not there, and the journal has no copy"
+        raise refusal("init_image", where or b"", requirement, "submit the request again, with its picture")
+
+    async def ensure(self, request: ImageToVideoUltra, ref: str, problems: Sequence[Problem] = ()) -> Job:
+        """Return the job with this ref, which is submitted if it never was, see `Client.ensure`."""
+        self.require_usable()
+        self.key.require_absent(ref=ref)
+        request = attrs.evolve(request, track_id=ref)
+        run = self._open_run(ref)
+        row = None if run else await self.recoverer.journal.find(self.account, ref=ref)
+        run = run or self._open_run(ref)  # another task may have submitted it meanwhile
+        if run is None and (row is None or row.record.state in UNSENT):
+            return self.submit(request, problems).job
+        if record := run.record if run else row and row.record:
+            image = None
+            with suppress(InvalidRequestError):  # the picture may be gone, and is not needed any more
+                image = images.examine(request, self.api.deployment)
+            if found := [*problems, *await differences(request, image, record, self.key)]:
+                raise InvalidRequestError(found)
+        if run:
+            return run.job
+        assert row  # noqa: S101 - without a row the job was submitted
+        if row.record.state is JobState.WAITING:
+            return self.follower.follow(row, request)
+        job = await self.recoverer.attach_row(row)
+        if job.error and job.state in (JobState.UNCERTAIN, JobState.FAILED):
+            raise job.error
+        return job
+
+    def _open_run(self, ref: str) -> JobRun | None:
+        return self.dispatcher.jobs.get(ref) or self.follower.runs.get(ref)
+
+    async def follow(self, ref: str) -> Job:
+        """Return the job with this ref, whichever client runs it, see `Client.follow`."""
+        self.require_usable()
+        self.key.require_absent(ref=ref)
+        row = await self.recoverer.journal.find(self.account, ref=ref)
+        if run := self._open_run(ref):
+            return run.job
+        if row is None:
+            raise NotFoundError(f"the journal has no job {ref} of this account")
+        if row.record.state is JobState.WAITING:
+            return self.follower.follow(row)
+        return await self.recoverer.attach_row(row)
 
     def refused(self, request: ImageToVideoUltra | None, ref: str, error: InvalidRequestError) -> JobRun:
         """Return a job that ended before it was sent."""
@@ -203,7 +294,7 @@ class Engine:
             image = images.examine(request, self.api.deployment)
         except InvalidRequestError as error:
             problems += error.problems
-        if isinstance(request.track_id, str) and request.track_id in self.dispatcher.jobs:
+        if isinstance(request.track_id, str) and self._open_run(request.track_id):
             requirement = "cannot be used twice at a time: a job with this track_id is open"
             problems.append(wrong("track_id", request.track_id, requirement, "choose another, or omit it"))
         known = {problem.field for problem in known_problems}
@@ -254,16 +345,14 @@ class Engine:
         """Submit jobs that an earlier client never sent."""
         self.require_usable()
         unsent = [await self.recoverer.unsent(record) for record in records]
-        return [self._resubmit(record) for record in unsent]
+        return [await self._resubmit(record) for record in unsent]
 
-    def _resubmit(self, record: JobRecord) -> JobRun:
+    async def _resubmit(self, record: JobRecord) -> JobRun:
         request = request_from_record(record)
-        if request is None or not (record.picture or {}).get("where"):
-            requirement = "cannot be sent: it was passed as bytes, which the journal does not keep"
-            error = refusal("init_image", b"", requirement, "submit the request again, with its picture")
-            return self.refused(request, record.ref, error)
         try:
-            return self.submit(request)
+            picture = await self.picture_of(record, request)
+            assert request  # noqa: S101 - a job that was not sent has its request
+            return self.submit(attrs.evolve(request, init_image=picture))
         except InvalidRequestError as error:
             return self.refused(request, record.ref, error)
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any, assert_never
 
 import attrs
@@ -14,15 +14,17 @@ from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Journal
 from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, wire
+from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.effects import BudgetEffect, effects_of
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.pricing import Budget, PriceList
-from modelslab_async.protocol.problems import refusal
 from modelslab_async.protocol.record import JobRecord, after, key_of
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.secret import ApiKey
 
 _log = logging.getLogger("modelslab_async")
+_WRITTEN_BEFORE = (lifecycle.Started, lifecycle.PutBack, wire.Accepted)
+"""Events that are durable before they are reported: by a claim, a put-back or an append."""
 
 
 def account_fingerprint(key: ApiKey, base_url: str) -> str:
@@ -74,7 +76,7 @@ class Recorder:
     async def _submitting_elsewhere(self, journal: Journal) -> set[str]:
         """Return the keys of jobs that other live clients submit now: only they learn whether the jobs are charged."""
         unfinished = await journal.unfinished(self.account, ready=False)
-        submitting = [row for row in unfinished if row.state is JobState.SUBMITTING and journal.is_alive(row.owner)]
+        submitting = [row for row, is_alive in unfinished if row.state is JobState.SUBMITTING and is_alive]
         return {key_of(row.account, row.ref, row.created_at) for row in submitting}
 
     async def check_balance(self, balance: Callable[[], Awaitable[wire.Balance]]) -> None:
@@ -115,18 +117,29 @@ class Recorder:
             )
             self.journal.note(run.record)
 
-    async def record_intent(self, run: JobRun, picture: Mapping[str, Any]) -> None:
-        """Write the row to disk before the job is submitted.
+    async def claim(self, run: JobRun, ask: Ask) -> Claim:
+        """Ask the journal for a slot for a job that waits. If it is claimed, the job's row says SUBMITTING.
 
-        Raises JournalError, or InvalidRequestError if a job with this ref was sent before.
+        Raises BudgetExceededError if the budget, counted over all clients, does not allow the job; JournalError.
         """
-        if self.journal is None or run.record is None:
-            return
-        run.record = run.record._replace(picture=self.key.redact(picture))
-        if not await self.journal.append(run.record):
-            requirement = "cannot be used again: a job with this track_id was sent before, and may be paid for"
-            hint = "collect it with Client.recover or attach, or choose another track_id to pay for a new job"
-            raise refusal("track_id", run.ref, requirement, hint)
+        assert self.journal is not None  # noqa: S101 - without a journal the slots decide
+        assert run.record is not None  # noqa: S101 - `begin` made the row
+        spending = self.budget.shared_limit(self.prices, self.clock()) if self.budget else None
+        submitting = after(run.record, lifecycle.Started(), self.clock())
+        return await self.journal.claim(submitting, ask._replace(spending=spending))
+
+    async def record_refusal(self, run: JobRun, event: lifecycle.PutBack, ask: Ask) -> None:
+        """Write that the service has no free slot for a job. *ask* says what the other jobs of this client hold."""
+        if self.journal and run.record:
+            waiting = after(run.record, event, self.clock())
+            try:
+                await self.journal.put_back(waiting, ask, wait=event.wait, maximum=event.maximum)
+            except JournalError as error:
+                _log.error("%r waits for a slot, but that could not be written to the journal: %s", run, error)
+
+    def may_send(self) -> bool:
+        """Return whether no other client can take this one for dead now."""
+        return self.journal is None or self.journal.may_send()
 
     async def record_acceptance(self, run: JobRun, event: lifecycle.Event) -> bool:
         """Write an acceptance to disk right after the reply, before it is reported.
@@ -145,7 +158,8 @@ class Recorder:
         """Return whether another client, which took the row over, knows this job by the same id already."""
         assert self.journal is not None  # noqa: S101 - it refused the acceptance
         row = await self.journal.find(self.account, ref=accepted.ref)
-        return row is not None and (row.created_at, row.job_id) == (accepted.created_at, accepted.job_id)
+        known = row and (row.record.created_at, row.record.job_id)
+        return known == (accepted.created_at, accepted.job_id)
 
     def is_kept(self, run: JobRun) -> bool:
         """Return whether the journal keeps the job for a later client."""
@@ -162,17 +176,17 @@ class Recorder:
             _update_budget(self.budget, run.budget_key, event, self.clock())
         if self.journal and run.record:
             run.record = after(run.record, event, self.clock())
-            append_wrote_it = isinstance(event, lifecycle.Started | wire.Accepted) and not run.submitted_elsewhere
-            if not append_wrote_it:
+            is_written = isinstance(event, _WRITTEN_BEFORE) and not run.submitted_elsewhere
+            if not is_written:
                 self.journal.note(run.record)
 
     async def record_saved(self, ref: str, path: str) -> None:
         """Write where a job's video was saved. A journal that cannot be written is logged."""
         if self.journal:
             try:
-                record = await self.journal.find(self.account, ref=ref)
-                if record and record.state is JobState.READY:
-                    await self.take_over(record, saved_path=path)
+                row = await self.journal.find(self.account, ref=ref)
+                if row and row.record.state is JobState.READY:
+                    await self.take_over(row.record, saved_path=path)
             except JournalError as error:
                 _log.error("%s is saved, but that could not be written to the journal: %s", path, error)
 
@@ -184,13 +198,9 @@ class Recorder:
         elif self.budget:
             self.budget.release(key)
 
-    async def slots_used_elsewhere(self) -> int:
-        """Return how many of the account's slots the jobs of other clients hold, as far as the journal knows."""
-        if self.journal is None or not self.is_open:
-            return 0
-        now, owner = self.clock(), self.journal.owner
-        unfinished = await self.journal.unfinished(self.account, ready=False)  # there may be very many READY ones
-        return sum(record.owner != owner and record.holds_slot(now) for record in unfinished)
+    def age(self, record: JobRecord) -> float:
+        """Return the seconds since the service accepted the job."""
+        return max(self.clock() - (record.accepted_at or record.submitted_at or record.created_at), 0.0)
 
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
         """Write the row with *changes* as this client's. Return None if its owner changed meanwhile."""

@@ -2,22 +2,23 @@
 
 import asyncio
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from modelslab_async.engine.dispatcher import Dispatcher
 from modelslab_async.engine.recorder import Recorder, request_from_record
-from modelslab_async.errors import ClientStateError, JobDetachedError, JobError, JobFailedError, SubmitUncertainError
+from modelslab_async.errors import ClientStateError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun
-from modelslab_async.journal.base import Journal
+from modelslab_async.journal.base import Journal, Row
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.problems import refusal
 from modelslab_async.protocol.record import JobRecord
+from modelslab_async.protocol.replay import error_of, events_to
 from modelslab_async.protocol.wire import Asset
 
 SEE_CANDIDATES = "see Client.recover(search=True).candidates"
-_IS_NEW = ("cannot be taken up: a new job with this ref is open, and will be refused", "wait for its end")
+_IS_NEW = ("cannot be taken up: a new job with this ref waits for its turn here", "await that job")
 _UNCERTAIN = {JobState.SUBMITTING, JobState.UNCERTAIN}
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
 _RESUMABLE = (JobState.PROCESSING, JobState.READY, JobState.TIMED_OUT)
@@ -43,8 +44,8 @@ class Recovery(NamedTuple):
 class Recoverer:
     """Find jobs by ref or id, and take up those of the journal."""
 
-    def __init__(self, recorder: Recorder, dispatcher: Dispatcher) -> None:
-        self.recorder, self.dispatcher = recorder, dispatcher
+    def __init__(self, recorder: Recorder, dispatcher: Dispatcher, follow: Callable[[Row], Job]) -> None:
+        self.recorder, self.dispatcher, self.follow = recorder, dispatcher, follow
         self._take_over_lock = asyncio.Lock()
         self._not_handed_out = set[str]()
         """Refs of jobs that were taken up and not yet given to the user."""
@@ -59,43 +60,42 @@ class Recoverer:
     async def recover(self, refs: Collection[str] | None) -> Recovery:
         """Take up what is unfinished, or only the jobs with these refs or ids."""
         jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
-        for record in await self._records(refs):
+        for record, is_alive in await self._rows(refs):
             if record.owner == self.journal.owner:
                 is_handed_out = record.ref in self.dispatcher.jobs and record.ref not in self._not_handed_out
                 if is_handed_out or record.state in (JobState.WAITING, JobState.SUBMITTING):
                     continue
-            elif self.journal.is_alive(record.owner):
+            elif is_alive:
                 elsewhere.append(record)
                 continue
             if record.state is JobState.WAITING:
                 unsent.append(record)
-            elif record.state in _UNCERTAIN and (mine := await self._as_uncertain(record)):
+            elif record.state in _UNCERTAIN and (mine := await self.as_uncertain(record)):
                 uncertain.append(mine)
             elif record.state not in _OVER and (run := await self.restore(record)):
                 jobs.append(run.job)
-        await self.dispatcher.count_slots_used_elsewhere()
         given = tuple(job for job in dict.fromkeys(jobs) if job.ref in self._not_handed_out)
         self._not_handed_out -= {job.ref for job in given}
         return Recovery(given, tuple(uncertain), tuple(unsent), tuple(elsewhere))
 
-    async def _records(self, refs: Collection[str] | None) -> Sequence[JobRecord]:
+    async def _rows(self, refs: Collection[str] | None) -> Sequence[Row]:
         if refs is None:
             return await self.journal.unfinished(self.recorder.account)
-        return [record for ref in dict.fromkeys(refs) if (record := await self.find(ref))]
+        return [row for ref in dict.fromkeys(refs) if (row := await self.find(ref))]
 
-    async def find(self, ref_or_id: str) -> JobRecord | None:
+    async def find(self, ref_or_id: str) -> Row | None:
         """Return the row with this ref or this id of the service; None if there is none."""
         return await self.journal.find(self.recorder.account, ref=ref_or_id, job_id=ref_or_id)
 
     async def unsent(self, record: JobRecord) -> JobRecord:
         """Return the present row of a job that was never sent. Raises InvalidRequestError if it was, or may be yet."""
-        now = await self.find(record.ref)
-        if now is None or now.state is not JobState.WAITING:
-            requirement = "is not in the journal" if now is None else f"cannot be sent: it is {now.state.value}"
+        row = await self.find(record.ref)
+        if row is None or row.record.state is not JobState.WAITING:
+            requirement = "is not in the journal" if row is None else f"cannot be sent: it is {row.record.state.value}"
             raise refusal("ref", record.ref, requirement, "see Client.recover().unsent")
-        if self.journal.is_alive(now.owner):
+        if row.is_alive:
             raise refusal("ref", record.ref, "has a live owner, which will send the job", "leave it there")
-        return now
+        return row.record
 
     async def assets_without_row(self, assets: tuple[Asset, ...]) -> tuple[Asset, ...]:
         """Return those of the account's videos that are in no row."""
@@ -108,7 +108,8 @@ class Recoverer:
         return job
 
     async def _find_job(self, ref_or_id: str) -> Job:
-        record = await self.find(ref_or_id) if self.recorder.is_open and self.recorder.journal else None
+        row = await self.find(ref_or_id) if self.recorder.is_open and self.recorder.journal else None
+        record = row and row.record
         if run := self.dispatcher.open_job(ref_or_id):
             if record and self._ref_is_reused(record) and record.state not in _OVER:
                 raise refusal("ref_or_id", ref_or_id, *_IS_NEW)
@@ -117,8 +118,8 @@ class Recoverer:
         is_paid_elsewhere = record is not None and record.state not in _OVER  # and *ended* was refused for its ref
         if ended and _is_final(ended) and not (is_paid_elsewhere and ended.state in _OVER):
             return ended
-        if record:
-            return await self._attach_record(record)
+        if row:
+            return await self.attach_row(row)
         if ended and not ended.id:
             return ended
         if ended:
@@ -128,47 +129,41 @@ class Recoverer:
         self.dispatcher.adopt(run)
         return run.job
 
-    async def _attach_record(self, record: JobRecord) -> Job:
+    async def attach_row(self, row: Row) -> Job:
         """Return the job of a row that is not open here."""
+        record = row.record
         if record.video:
-            return JobRun.restored(self.dispatcher, record, request_from_record(record), age=self._age(record)).job
-        is_elsewhere = record.owner != self.journal.owner and self.journal.is_alive(record.owner)
+            return JobRun.restored(
+                self.dispatcher, record, request_from_record(record), age=self.recorder.age(record)
+            ).job
+        is_elsewhere = record.owner != self.journal.owner and row.is_alive
         if record.state in _OVER or (record.state is JobState.WAITING and not is_elsewhere):
-            return self._ended(record)
+            return self.ended_job(record)
         if is_elsewhere:
-            return self._followed(record)
-        if record.job_id is None and (uncertain := await self._as_uncertain(record)):
-            return self._ended(uncertain)
+            return self.follow(row)
+        if record.job_id is None and (uncertain := await self.as_uncertain(record)):
+            return self.ended_job(uncertain)
         if run := await self.restore(record):
             return run.job
         raise refusal(
             "ref_or_id", record.ref, "cannot be attached to: another client took it up just now", "attach again"
         )
 
-    def _followed(self, record: JobRecord) -> Job:
-        """Return a job that another live client owns, which is polled here too."""
-        if record.job_id is None:
-            requirement = "cannot be attached to yet: another client submits it, and it has no id"
-            raise refusal("ref_or_id", record.ref, requirement, "attach again later")
-        run = JobRun(self.dispatcher, request_from_record(record), record.ref, job_id=record.job_id)
-        self.dispatcher.adopt(run, holds_slot=False)  # the journal counts the slot for its owner
-        return run.job
-
-    def _ended(self, record: JobRecord) -> Job:
+    def ended_job(self, record: JobRecord) -> Job:
         """Return the job of a row that ended without a video, or that nothing can be done about here."""
-        return JobRun.ended(self.dispatcher, record, request_from_record(record), _error_of(record)).job
+        return JobRun.ended(self.dispatcher, record, request_from_record(record), error_of(record)).job
 
     async def resume(self, record: JobRecord) -> Job | None:
         """Take over a row's job and give it to the user.
 
         Return None if the job was not sent or ended without a video, if a live client owns it, or as `restore` does.
         """
-        now = await self.find(record.ref)
-        if now is None or now.state not in _RESUMABLE:
+        row = await self.find(record.ref)
+        if row is None or row.record.state not in _RESUMABLE:
             return None
-        if now.owner != self.journal.owner and self.journal.is_alive(now.owner):
+        if row.record.owner != self.journal.owner and row.is_alive:
             return None
-        run = await self.restore(now)
+        run = await self.restore(row.record)
         if run is None:
             return None
         self._not_handed_out.discard(run.ref)
@@ -176,14 +171,15 @@ class Recoverer:
 
     async def resolve(self, ref: str, *, job_id: str | None) -> JobRun | None:
         """Resolve an uncertain job: the service accepted it as *job_id*, or with None it was lost."""
-        record = await self.find(ref)
+        row = await self.find(ref)
+        record = row and row.record
         if record is None or record.state is not JobState.UNCERTAIN:
             requirement = "is not in the journal" if record is None else f"is {record.state.value}, not uncertain"
             raise refusal("ref", ref, requirement, "see Client.recover().uncertain")
         if self._ref_is_reused(record):
             raise refusal("ref", ref, *_IS_NEW)
         if job_id and (other := await self.journal.find(self.recorder.account, job_id=job_id)):
-            raise refusal("id", job_id, f"is the id of the job {other.ref}", SEE_CANDIDATES)
+            raise refusal("id", job_id, f"is the id of the job {other.record.ref}", SEE_CANDIDATES)
         self.dispatcher.end_uncertainty(record.ref)
         if job_id is None:
             await self._resolve_as_lost(record)
@@ -196,18 +192,15 @@ class Recoverer:
     async def _resolve_as_lost(self, record: JobRecord) -> None:
         over = {"state": JobState.REFUSED, "charged": False, "ended_at": self.recorder.clock()}
         async with self._take_over_lock:
-            now = await self.find(record.ref)
+            now = await self._present(record)
             if not (now and now.state is record.state and await self.recorder.take_over(record, **over)):
                 raise refusal("ref", record.ref, "was just reported by a delivery", "see Client.recover")
         self.recorder.record_resolved(record, accepted=False)
 
     def _ref_is_reused(self, record: JobRecord) -> bool:
-        """Return whether the open job with the record's ref is another job, which will be refused."""
+        """Return whether the open job with the record's ref is another job, whose turn has not come yet."""
         run = self.dispatcher.jobs.get(record.ref)
-        if run is None:
-            return False
-        is_followed = run.id is not None and run.id == record.job_id
-        return not (is_followed or (run.record and run.record.created_at == record.created_at))
+        return run is not None and not (run.record and run.record.created_at == record.created_at)
 
     async def accept_uncertain(self, record: JobRecord, job_id: str | None) -> JobRun | None:
         """Take up an uncertain job under the id that became known. Return None without an id, or as `restore` does."""
@@ -223,7 +216,7 @@ class Recoverer:
         Return None if another client took it over first, or a new job uses its ref.
         """
         async with self._take_over_lock:
-            now = await self.find(record.ref)
+            now = await self._present(record)
             if self._ref_is_reused(record):
                 return None
             if run := self.dispatcher.jobs.get(record.ref):
@@ -239,25 +232,41 @@ class Recoverer:
                 self._not_handed_out.add(mine.ref)
             return self._resume(mine) if mine and not self._ref_is_reused(mine) else None
 
-    async def _as_uncertain(self, record: JobRecord) -> JobRecord | None:
+    async def take_up(self, run: JobRun, record: JobRecord) -> bool:
+        """Take over the record's job, which *run* followed, and drive *run* from now on. Return False if it is taken."""
+        async with self._take_over_lock:
+            if record.ref in self.dispatcher.jobs:
+                return False
+            mine = await self.recorder.take_over(record, state=_resumed_state(record))
+            if mine is None:
+                return False
+            for event in events_to(run.state, mine):
+                run.advance(event)
+            run.resume(self.dispatcher, mine, age=self.recorder.age(mine))
+            if not run.future.done():
+                self.dispatcher.adopt(run)
+            return True
+
+    async def as_uncertain(self, record: JobRecord) -> JobRecord | None:
         """Take over a row whose submit has no known outcome, as UNCERTAIN. Return None if its outcome became known."""
         async with self._take_over_lock:
-            now = await self.find(record.ref)
+            now = await self._present(record)
             if now == record and record.state is JobState.SUBMITTING:
                 return await self.recorder.take_over(record, state=JobState.UNCERTAIN)
             return now if now and now.state is JobState.UNCERTAIN else None
 
+    async def _present(self, record: JobRecord) -> JobRecord | None:
+        """Return the record as the journal has it now."""
+        row = await self.find(record.ref)
+        return row and row.record
+
     def _resume(self, mine: JobRecord) -> JobRun:
         if run := self.dispatcher.jobs.get(mine.ref):
             return run
-        run = JobRun.restored(self.dispatcher, mine, request_from_record(mine), age=self._age(mine))
+        run = JobRun.restored(self.dispatcher, mine, request_from_record(mine), age=self.recorder.age(mine))
         if not run.future.done():
             self.dispatcher.adopt(run)
         return run
-
-    def _age(self, record: JobRecord) -> float:
-        """Return the seconds since the service accepted the job."""
-        return max(self.recorder.clock() - (record.accepted_at or record.submitted_at or record.created_at), 0.0)
 
 
 def new_ref() -> str:
@@ -274,20 +283,3 @@ def _resumed_state(record: JobRecord) -> JobState:
     """Return READY if the video is known, or if only links and no id are; otherwise the job is polled again."""
     is_there = record.video is not None or (record.state is JobState.READY and not record.job_id)
     return JobState.READY if is_there else JobState.PROCESSING
-
-
-def _error_of(record: JobRecord) -> JobError | None:
-    """Return the error that ended a row's job; None if the job was withdrawn."""
-    why = record.error
-    match record.state:
-        case JobState.CANCELLED:
-            return None
-        case JobState.WAITING:
-            return JobDetachedError("the client was closed before this job was sent (hint: Client.resubmit sends it)")
-        case JobState.UNCERTAIN:
-            lost = "its process ended while the submit was under way"
-            return SubmitUncertainError(f"{why or lost} (hint: Client.resolve({record.ref!r}, ...) decides)")
-        case JobState.FAILED:
-            return JobFailedError(why or "the service failed the job")
-        case _:
-            return JobError(why or "the service refused the job")

@@ -19,6 +19,8 @@ from modelslab_async.job.run import JobRun, closed_before_sending, internal_erro
 from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.reply import Refused
+from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.slots import Slots
 from modelslab_async.telemetry import Notifier, Telemetry
 from modelslab_async.transport.api import ServiceApi, retry_after
 
@@ -28,17 +30,14 @@ _log = logging.getLogger("modelslab_async")
 class Submitter:
     """Send paid requests: each is recorded before it is sent, and none is sent twice."""
 
-    def __init__(self, api: ServiceApi, notifier: Notifier, recorder: Recorder) -> None:
-        self.api, self.notifier, self.recorder = api, notifier, recorder
+    def __init__(self, api: ServiceApi, notifier: Notifier, recorder: Recorder, slots: Slots[JobRun]) -> None:
+        self.api, self.notifier, self.recorder, self.slots = api, notifier, recorder, slots
 
     async def submit(self, run: JobRun, has_id: Callable[[str, JobRun], bool]) -> None:
         """Submit a job and advance it by the answer. *has_id* says whether another job here has this id."""
-        try:
-            body, picture = await self._encoded(run)
-            await self.recorder.record_intent(run, picture)
-        except Exception as error:  # noqa: BLE001 - the picture or the journal is gone, or a bug: nothing was sent
-            run.advance(lifecycle.Rejected(error if isinstance(error, ModelsLabError) else internal_error(run, error)))
+        if run.body is None and not await self.encode(run):
             return
+        body, run.body = run.body or b"", None
         event = await self._post_submit(run, body)
         try:
             job_id = event.id if isinstance(event, wire.Accepted | wire.Ready) else None
@@ -47,27 +46,44 @@ class Submitter:
             )
             if id_is_anothers:
                 event = lifecycle.ReplyLost(_id_of_another_job(job_id), awaits_webhook=run.has_webhook)
+            if isinstance(event, lifecycle.PutBack):
+                ask = self.slots.ask()
+                await self.recorder.record_refusal(run, event, ask._replace(held=ask.held - 1))
         finally:
             run.advance(event)
 
-    async def _encoded(self, run: JobRun) -> tuple[bytes, Mapping[str, Any]]:
-        """Return the request's body, and what the journal keeps of the picture in it."""
-        if isinstance(run.image, images.ImageUrl):
-            return self._encode(run)
-        return await asyncio.get_running_loop().run_in_executor(None, self._encode, run)
+    async def encode(self, run: JobRun) -> bool:
+        """Encode the request of a job, with its picture. Return False if that failed, which ends the job: not sent."""
+        try:
+            if isinstance(run.image, images.ImageUrl):
+                body, facts = self._encode(run.request, run.ref, run.image)
+            else:
+                loop = asyncio.get_running_loop()
+                body, facts = await loop.run_in_executor(None, self._encode, run.request, run.ref, run.image)
+        except Exception as error:  # noqa: BLE001 - the picture is gone, or a bug
+            if not run.future.done():
+                known = error if isinstance(error, ModelsLabError) else internal_error(run, error)
+                run.advance(lifecycle.Rejected(known))
+            return False
+        run.body = body
+        if run.record:
+            run.record = run.record._replace(picture=self.api.key.redact(facts))
+        return True
 
-    def _encode(self, run: JobRun) -> tuple[bytes, Mapping[str, Any]]:
-        request, image = run.request, run.image
+    def _encode(
+        self, request: ImageToVideoUltra | None, ref: str, image: images.Image | None
+    ) -> tuple[bytes, Mapping[str, Any]]:
+        """Return a request's body, and what the journal keeps of the picture in it."""
         assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere
         assert image is not None  # noqa: S101 - the picture is kept until it is sent
-        params = wire.encode_request(request, ref=run.ref)
+        params = wire.encode_request(request, ref=ref)
         picture = images.load(image)
         return wire.encode_body(params, self.api.key, picture=picture), images.facts(image, picture)
 
     async def _post_submit(self, run: JobRun, body: bytes) -> lifecycle.Event:
         """Send the paid request. Repeat it only while it certainly was not accepted."""
         waits = islice(self.api.backoff(), retry.SUBMIT_ATTEMPTS - 1)
-        while not self.api.closing.is_set():
+        while (obstacle := self._obstacle(run)) is None:
             match reply := await self._post_once(run, body):
                 case wire.Accepted(notes=notes):
                     self.api.log_notes(notes)
@@ -92,7 +108,13 @@ class Submitter:
                     return wire.Accepted(id=run.id_from_webhook)
                 case retry.Verdict.UNCERTAIN:
                     return lifecycle.ReplyLost(_uncertain(error), awaits_webhook=run.has_webhook)
-        return lifecycle.Postponed() if self.recorder.is_kept(run) else lifecycle.Rejected(closed_before_sending())
+        return obstacle
+
+    def _obstacle(self, run: JobRun) -> lifecycle.Event | None:
+        """Return why a job must not be sent now: the client closes, or may be taken for dead. None if it may be sent."""
+        if self.api.closing.is_set():
+            return lifecycle.Postponed() if self.recorder.is_kept(run) else lifecycle.Rejected(closed_before_sending())
+        return None if self.recorder.may_send() else lifecycle.Deferred()
 
     async def _post_once(self, run: JobRun, body: bytes) -> wire.SubmitReply | TransportError:
         try:

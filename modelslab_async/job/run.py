@@ -88,6 +88,8 @@ class JobRun:
         self.state = JobState.WAITING if job_id is None else JobState.PROCESSING
         self.image = image
         """The picture to send, until it was sent."""
+        self.body: bytes | None = None
+        """The encoded request, between the claim of a slot and the submit."""
         self.has_webhook = has_webhook
         """Whether the service was given a webhook of this client for the job."""
         self.submitted_elsewhere = job_id is not None
@@ -121,7 +123,7 @@ class JobRun:
             self.log_event(None)
         else:
             self.forecast = runtime.forecast(self, None)
-            self._update_forecast()
+            self.seen_running()
 
     @classmethod
     def restored(
@@ -129,13 +131,9 @@ class JobRun:
     ) -> JobRun:
         """Return the run of a journal row that is PROCESSING or READY, and was accepted *age* seconds ago."""
         run = cls(runtime, request, record.ref, job_id=record.job_id or "")
-        run.record, run.id, run.state = record, record.job_id, record.state
-        meta = {} if record.seed is None else {"seed": record.seed}
-        run.accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
-        run.accepted_at -= age
-        run.forecast = runtime.forecast(run, record.eta)
-        run.expected_end_at = run.loop.time() + run.forecast.left(age)
+        run.state = record.state
         run.event_log.clear()
+        run.resume(runtime, record, age=age)
         if video := video_of(record):
             run.future.set_result(video)
         run.log_event(run.eta)
@@ -155,6 +153,15 @@ class JobRun:
         else:
             run.future.cancel()
         return run
+
+    def resume(self, runtime: JobRuntime, record: JobRecord, *, age: float) -> None:
+        """Go on with the job of a row under *runtime*. The service accepted it *age* seconds ago."""
+        self.runtime, self.record, self.id, self.submitted_elsewhere = runtime, record, record.job_id, True
+        meta = {} if record.seed is None else {"seed": record.seed}
+        self.accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
+        self.accepted_at = self.loop.time() - age
+        self.forecast = runtime.forecast(self, record.eta)
+        self.expected_end_at = self.loop.time() + self.forecast.left(age)
 
     def __repr__(self) -> str:
         return repr(self.job)
@@ -215,7 +222,7 @@ class JobRun:
         self.runtime.on_event(self, event)
         self._set_result(event)
         if self.state is JobState.PROCESSING:
-            self._update_forecast()
+            self.seen_running()
         elif self.state is not before or self.future.done():
             self.log_event(self.eta)
         self._announce()
@@ -225,7 +232,7 @@ class JobRun:
         self.polls += 1
         if running:
             self.is_unknown = False
-            self._update_forecast()
+            self.seen_running()
             self.notify_listeners()
 
     def wake(self) -> None:
@@ -295,7 +302,7 @@ class JobRun:
         self.advance(lifecycle.Cancelled())
         return True
 
-    def _update_forecast(self) -> None:
+    def seen_running(self) -> None:
         """Estimate the end anew: the job was just seen running."""
         self.last_seen_running_at = now = self.loop.time()
         left = self.forecast.left(now - self.accepted_at)

@@ -88,6 +88,11 @@ def examine(request: ImageToVideoUltra, deployment: Deployment) -> Image:
     return image
 
 
+def is_file(path: str) -> bool:
+    """Return whether there is a file at *path* on this machine."""
+    return Path(path).is_file()
+
+
 def load(image: Image) -> str | bytes:
     """Return the picture's URL or its bytes. A file is read whole, so call this in a thread.
 

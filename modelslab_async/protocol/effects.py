@@ -34,7 +34,7 @@ class SlotEffect(Enum):
     HOLD = auto()
     """The service may have the job. The slot is held for twice the expected time of such a job, at most 120 s."""
     PUT_BACK = auto()
-    """The service has no free slot. The job returns to the head of the queue."""
+    """The job was not sent, or the service has no free slot. The job returns to the head of the queue."""
     RELEASE = auto()
     """The slot is free."""
     WITHDRAW = auto()
@@ -60,6 +60,7 @@ _B, _S = BudgetEffect, SlotEffect
 _TABLE: Mapping[type[Event], Effects] = {
     lifecycle.Started: Effects(None, _B.KEEP, _S.KEEP, ends=False),
     lifecycle.PutBack: Effects(False, _B.KEEP, _S.PUT_BACK, ends=False),
+    lifecycle.Deferred: Effects(False, _B.KEEP, _S.PUT_BACK, ends=False),
     lifecycle.Postponed: Effects(False, _B.KEEP, _S.RELEASE, ends=False),
     lifecycle.Cancelled: Effects(False, _B.RELEASE, _S.WITHDRAW, ends=True),
     lifecycle.Rejected: Effects(False, _B.RELEASE, _S.RELEASE, ends=True),

@@ -103,6 +103,10 @@ class PutBack(NamedTuple):
     maximum: int | None = None
 
 
+class Deferred(NamedTuple):
+    """The job was not sent, because other clients may take this one for dead. The job asks for a slot again."""
+
+
 class Postponed(NamedTuple):
     """The client closes before the job was sent. The journal keeps it for the next client."""
 
@@ -164,6 +168,7 @@ class NotFound(NamedTuple):
 Event = (
     Started
     | PutBack
+    | Deferred
     | Postponed
     | Cancelled
     | Accepted
@@ -183,6 +188,7 @@ TRANSITIONS: Mapping[tuple[JobState, type[Event]], JobState] = {
     (_S.WAITING, Cancelled): _S.CANCELLED,
     (_S.WAITING, Rejected): _S.REFUSED,
     (_S.SUBMITTING, PutBack): _S.WAITING,
+    (_S.SUBMITTING, Deferred): _S.WAITING,
     (_S.SUBMITTING, Postponed): _S.WAITING,
     (_S.SUBMITTING, Accepted): _S.PROCESSING,
     (_S.SUBMITTING, Ready): _S.READY,

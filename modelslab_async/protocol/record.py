@@ -22,6 +22,8 @@ The time is three times as long as users measured a job to take. If the job take
 _S = JobState
 SENT = frozenset(JobState) - {_S.WAITING, _S.REFUSED, _S.CANCELLED}
 """States of jobs that the service accepted, or may have accepted. Their ref is not sent again."""
+UNSENT = frozenset({_S.REFUSED, _S.CANCELLED})
+"""States of jobs that ended without being sent. Their ref is free."""
 UNFINISHED = (_S.WAITING, _S.SUBMITTING, _S.PROCESSING, _S.READY, _S.UNCERTAIN, _S.TIMED_OUT)
 """States of jobs that a client should still handle, unless their video is saved."""
 HOLDING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
@@ -131,7 +133,7 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
     match event:
         case lifecycle.Started():
             return {"submitted_at": now}
-        case lifecycle.PutBack() | lifecycle.Postponed():
+        case lifecycle.PutBack() | lifecycle.Deferred() | lifecycle.Postponed():
             return {"submitted_at": None}
         case wire.Accepted(id=job_id, eta=eta, future_links=links, meta=meta):
             known = {"eta": eta, "seed": seed_of(meta), "links": links}

@@ -1,0 +1,116 @@
+"""Claim slots in the journal, for the first job of this client's queue, one after the other."""
+
+import asyncio
+from collections.abc import Callable
+
+from modelslab_async.aio import uninterrupted
+from modelslab_async.engine.submitter import Submitter
+from modelslab_async.errors import BudgetExceededError, JournalError
+from modelslab_async.job.run import JobRun
+from modelslab_async.protocol import lifecycle
+from modelslab_async.protocol.claims import ASK_EVERY, Claim, Claimed, Follow, NoSlot
+from modelslab_async.protocol.slots import Slots
+
+_LEAST_WAIT = 0.05
+"""Seconds between two claims in vain."""
+
+
+class Claimer:
+    """Ask for a slot while a job waits and this client may use one more.
+
+    on_claimed: called with a job that got a slot. on_taken: called with a job whose ref belongs to another job.
+    """
+
+    def __init__(
+        self,
+        submitter: Submitter,
+        slots: Slots[JobRun],
+        *,
+        on_claimed: Callable[[JobRun], None],
+        on_taken: Callable[[JobRun, Follow], None],
+    ) -> None:
+        self.submitter, self.recorder, self.slots = submitter, submitter.recorder, slots
+        self._on_claimed, self._on_taken = on_claimed, on_taken
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._claiming: asyncio.Future[Claim] | None = None
+        """The claim under way. Only `close` cancels it: a claim that is given must be used."""
+        self._is_stopped = False
+
+    def wake(self) -> None:
+        """Ask now: a job came, or a slot of this client became free."""
+        self._changed.set()
+        if self._task is None and self._may_ask():
+            self._task = asyncio.create_task(self._run(), name="modelslab_async claims")
+
+    def stop(self) -> None:
+        """Claim nothing more."""
+        self._is_stopped = True
+        self._changed.set()
+
+    async def close(self, timeout: float | None) -> None:
+        """Stop, and wait for the claim under way, for at most *timeout* seconds. Its job is not sent any more."""
+        self.stop()
+        if self._task:
+            await asyncio.wait([self._task], timeout=timeout)
+            for each in (self._claiming, self._task):
+                if each:
+                    each.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _may_ask(self) -> bool:
+        return bool(self.slots.waiting) and not self.slots.is_full and not self._is_stopped
+
+    async def _run(self) -> None:
+        try:
+            while self._may_ask():
+                self._changed.clear()
+                run = self.slots.head
+                assert run is not None  # noqa: S101 - a job waits
+                if run.body is None and not await self.submitter.encode(run):
+                    continue
+                answer = await self._claim(run)
+                if isinstance(answer, NoSlot):
+                    await self._wait(ASK_EVERY if answer.retry_in is None else min(answer.retry_in, ASK_EVERY))
+        finally:
+            self._task = None
+
+    async def _claim(self, run: JobRun) -> Claim | None:
+        """Claim a slot for a job, and act on the answer. Return None if the job is not to be sent."""
+        if run is not self.slots.head or run.future.done():
+            return None
+        self._claiming = asyncio.ensure_future(self.recorder.claim(run, self.slots.ask()))
+        try:
+            answer = await uninterrupted(self._claiming)
+        except (BudgetExceededError, JournalError) as error:
+            if not run.future.done():
+                run.advance(lifecycle.Rejected(error))
+            return None
+        finally:
+            self._claiming = None
+        if run is not self.slots.head or run.future.done():
+            return None  # it was cancelled meanwhile, and the journal has that after the claim
+        match answer:
+            case Claimed():
+                self.slots.note(answer)
+                self._on_claimed(self.slots.take())
+            case NoSlot():
+                self.slots.note(answer)
+            case Follow():
+                self.slots.withdraw(run)
+                self._on_taken(run, answer)
+        return answer
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until another client changed the journal, a slot of this client is free, or *seconds* have passed."""
+        assert self.recorder.journal is not None  # noqa: S101 - its claims were answered
+        waits = [
+            asyncio.ensure_future(self.recorder.journal.wait_for_change(max(seconds, _LEAST_WAIT))),
+            asyncio.ensure_future(self._changed.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in waits:
+                each.cancel()
+            await asyncio.gather(*waits, return_exceptions=True)
