@@ -51,12 +51,12 @@ class Claimer:
     async def close(self, timeout: float | None) -> None:
         """Stop, and wait for the claim under way, for at most *timeout* seconds. Its job is not sent any more."""
         self.stop()
-        if self._task:
-            await asyncio.wait([self._task], timeout=timeout)
-            for each in (self._claiming, self._task):
-                if each:
-                    each.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        if task := self._task:
+            await asyncio.wait([task], timeout=timeout)
+            if self._claiming:
+                self._claiming.cancel()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     def _may_ask(self) -> bool:
         return bool(self.slots.waiting) and not self.slots.is_full and not self._is_stopped

@@ -233,7 +233,7 @@ class Recoverer:
             return self._resume(mine) if mine and not self._ref_is_reused(mine) else None
 
     async def take_up(self, run: JobRun, record: JobRecord) -> bool:
-        """Take over the record's job, which *run* followed, and drive *run* from now on. Return False if it is taken."""
+        """Take over the record's job, which *run* followed, and drive *run* from now on. Return whether it could."""
         async with self._take_over_lock:
             if record.ref in self.dispatcher.jobs:
                 return False

@@ -127,10 +127,8 @@ class GroupCommitJournal:
 
     async def wait_for_change(self, seconds: float) -> None:
         """As in `Journal`. The store is asked every `CHECK_EVERY` seconds."""
-        clock = asyncio.get_running_loop().time
-        give_up_at = clock() + seconds
-        while (left := give_up_at - clock()) > 0:
-            await asyncio.sleep(min(CHECK_EVERY, left))
+        for _ in range(math.ceil(seconds / CHECK_EVERY)):
+            await asyncio.sleep(min(CHECK_EVERY, seconds))
             version = await self._call(self._store.version)
             if version != self._version:
                 self._version = version

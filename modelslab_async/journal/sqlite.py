@@ -5,7 +5,7 @@ The file is in write-ahead mode, and each transaction is flushed to the disk (sy
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import assert_never
@@ -55,6 +55,8 @@ class SqliteStore:
 
     def __init__(self, path: Path, liveness: LivenessLock) -> None:
         self.path, self.liveness = path, liveness
+        self.clock: Callable[[], float] = time.time
+        """Gives unix seconds."""
         self._connection: sqlite3.Connection | None = None
 
     @property
@@ -99,8 +101,15 @@ class SqliteStore:
                     raise
                 time.sleep(_RETRY_SECONDS)
             else:
-                self.liveness.acquire()
+                self._acquire_liveness()
                 return
+
+    def _acquire_liveness(self) -> None:
+        try:
+            self.liveness.acquire()
+        except OSError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """As in `Store`."""
@@ -224,7 +233,7 @@ class SqliteStore:
                 ask.spending.require(rows.count_charges(connection, record.account, ask.spending.since))
             except BudgetExceededError as error:
                 return error
-        decision = self._account(connection, record.account).decide(self.owner, ask, time.time())
+        decision = self._account(connection, record.account).decide(self.owner, ask, self.clock())
         if decision.cap:
             rows.write_cap(connection, record.account, decision.cap)
         if decision.ask:
@@ -236,7 +245,7 @@ class SqliteStore:
         return decision.answer
 
     def _put_back(self, connection: sqlite3.Connection, change: PutBack) -> bool:
-        account, now = self._account(connection, change.record.account), time.time()
+        account, now = self._account(connection, change.record.account), self.clock()
         used = change.ask.held + account.used(now)
         cap = account.cap.after_refusal(used, now, wait=change.wait, maximum=change.maximum)
         rows.write_cap(connection, change.record.account, cap)

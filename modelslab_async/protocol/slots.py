@@ -36,7 +36,7 @@ class Slots(Generic[T]):
         """Items that were put back, in the order of their numbers. They go before all items of the queue."""
         self._last_number = 0
         self.is_blocked = False
-        """Whether the last claim found that the slots which this client does not use are not free."""
+        """Whether the last claim in the journal found no free slot: other clients may use what this one does not."""
 
     @property
     def taken(self) -> int:
@@ -88,15 +88,16 @@ class Slots(Generic[T]):
 
     def grant(self, now: float) -> Iterator[T]:
         """Yield the items that may be submitted now, if the client has no journal. Each yielded item holds a slot."""
+        self._account = self._account.at(now, len(self._held))
         while self.waiting and not self.is_full:
             answer, self._account = decide(self.ask(), Others(), self._account, now)
-            self.note(answer)
+            self.cap = answer.usable
             if isinstance(answer, NoSlot):
                 return
             yield self.take()
 
     def note(self, answer: Claimed | NoSlot) -> None:
-        """Note what a claim said about the account's slots."""
+        """Note what a claim in the journal said about the account's slots."""
         self.cap, self.is_blocked = min(answer.usable, self._limit), isinstance(answer, NoSlot)
 
     def take(self) -> T:

@@ -9,7 +9,7 @@ import pytest
 from helpers.inside import engine_of
 from helpers.world import MakeWorld, a_request
 
-from modelslab_async import ClientStateError, JournalError
+from modelslab_async import Budget, ClientStateError, JournalError
 
 pytestmark = pytest.mark.looptime
 
@@ -48,7 +48,7 @@ async def test_a_client_that_fails_to_open_releases_its_journal(make_world: Make
     with sqlite3.connect(path) as other:
         other.execute("UPDATE jobs SET details = '{'")
     other.close()
-    client = make_world().client(journal=path)
+    client = make_world().client(journal=path, budget=Budget(jobs=9, per="day"))
     with pytest.raises(JournalError):
         await client.__aenter__()
     assert not engine_of(client).recorder.is_open

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from helpers.interfering_journals import FailingJournal
 from helpers.world import MakeWorld, a_request
 
 from modelslab_async import JobState
@@ -16,10 +15,10 @@ S = JobState
 
 
 async def test_jobs_of_other_clients_hold_slots(make_world: MakeWorld, tmp_path: Path) -> None:
-    """A client counts the jobs of another living client on its journal, and waiting for a slot among them."""
+    """A client counts the jobs of another living client on its journal, and waits for a slot among them."""
     world = make_world()
     path = tmp_path / "jobs.db"
-    async with world.client(journal=path) as one:
+    async with world.client(journal=path, max_in_flight=2) as one:
         running = [one.submit(a_request()) for _ in range(2)]
         for job in running:
             await job.submitted()
@@ -31,17 +30,3 @@ async def test_jobs_of_other_clients_hold_slots(make_world: MakeWorld, tmp_path:
             await asyncio.sleep(3)
             assert waiting.state in (S.SUBMITTING, S.PROCESSING)
             await waiting
-
-
-async def test_a_failed_read_of_used_slots_is_repeated(make_world: MakeWorld, tmp_path: Path) -> None:
-    """If the journal cannot be read for a while, the waiting job still gets its slot when there is one."""
-    world = make_world()
-    journal = FailingJournal(tmp_path / "jobs.db")
-    async with world.client(journal=tmp_path / "jobs.db") as one:
-        running = [one.submit(a_request()) for _ in range(2)]
-        for job in running:
-            await job.submitted()
-        async with world.client(journal=journal, max_in_flight=2) as other:
-            waiting, journal.failing_reads = other.submit(a_request()), 3
-            assert (await asyncio.wait_for(waiting, 3600)).ref == waiting.ref
-            assert journal.failing_reads == 0

@@ -140,7 +140,7 @@ async def row_in_file(path: Path, client: Client, ref: str) -> JobRecord:
     """Return a job's row from a journal whose client is closed."""
     journal = SqliteJournal(path)
     await journal.open()
-    record = await journal.find(client.account_id, ref=ref)
+    row = await journal.find(client.account_id, ref=ref)
     await journal.close()
-    assert record is not None
-    return record
+    assert row is not None
+    return row.record

@@ -141,8 +141,8 @@ async def test_a_stale_row_of_an_own_job_is_not_taken_up(make_world: MakeWorld, 
         assert (await row_of(client, own.ref)).saved_path == str(tmp_path / "own.mp4")
 
 
-async def test_a_new_job_is_not_mistaken_for_an_earlier_one_with_its_ref(make_world: MakeWorld, tmp_path: Path) -> None:
-    """A new job with a used ref waits for its slot and is refused then. After that, the earlier job can be taken up."""
+async def test_a_new_job_becomes_the_earlier_one_with_its_ref(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A job with the ref and the request of a job that was paid for is that job, and is not paid for again."""
     world = make_world()
     async with world.client(journal=tmp_path / "jobs.db") as client:
         paid = await client.generate(a_request(track_id="paid"))
@@ -151,21 +151,16 @@ async def test_a_new_job_is_not_mistaken_for_an_earlier_one_with_its_ref(make_wo
         world.service.set_faults([LOST_REPLY])
         await client.submit(a_request(track_id="uncertain")).wait()
         await client.aclose(drain=False)
-    async with world.client(journal=tmp_path / "jobs.db", max_in_flight=3) as client:
-        await client.submit(a_request()).submitted()
+    async with world.client(journal=tmp_path / "jobs.db") as client:
         new = {ref: client.submit(a_request(track_id=ref)) for ref in ("paid", "running", "uncertain")}
-        assert (await client.recover()).jobs == ()
-        with pytest.raises(InvalidRequestError, match="a new job with this ref"):
-            await client.attach("running")
-        with pytest.raises(InvalidRequestError, match="a new job with this ref"):
-            await client.resolve("uncertain", id=world.charged_id(2))
-        for job in new.values():
-            with pytest.raises(InvalidRequestError, match="sent before"):
-                await job
-        assert (await client.attach("running")).id == running.id
+        assert await new["paid"] == paid
+        assert (await new["running"]).id == running.id
+        with pytest.raises(SubmitUncertainError):
+            await new["uncertain"]
+        with pytest.raises(InvalidRequestError, match="prompt='another': must be"):
+            await client.submit(a_request(track_id="paid", prompt="another"))
         assert await client.resolve("uncertain", id=world.charged_id(2))
-        assert [await job for job in (await client.recover()).jobs if job.ref == "paid"] == [paid]
-    assert len(world.service.ledger.charges) == 4
+    assert len(world.service.ledger.charges) == 3
 
 
 async def test_a_journal_under_another_path_has_the_same_clients(

@@ -102,7 +102,7 @@ async def test_a_job_whose_picture_is_gone_is_refused(make_world: MakeWorld, tmp
         await again[2]
     assert [job.state for job in again] == [S.REFUSED, S.REFUSED, S.READY]
     assert "bytes" in str(again[0].exception())
-    assert "cannot be read" in str(again[1].exception())
+    assert "the file is not there" in str(again[1].exception())
     assert len(world.service.ledger.charges) == 2
 
 

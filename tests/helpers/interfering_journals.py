@@ -7,7 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from modelslab_async import JobRecord, JournalError
+from modelslab_async.journal.base import Row
+from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.sqlite import SqliteJournal
+from modelslab_async.protocol.claims import Ask, Claim
 
 Action = Callable[[], Awaitable[object]]
 
@@ -26,14 +29,14 @@ class InterruptedJournal(SqliteJournal):
         self.notifications_taken = asyncio.Event()
         """Set when `delivered` has removed notifications from the file. The reader gets them only 10 ms later."""
 
-    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
         record = await super().find(account, ref=ref, job_id=job_id)
         action, self.after_find = self.after_find, None
         if action:
             await action()
         return record
 
-    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
+    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         records = await super().unfinished(account, ready=ready)
         if ready:
             action, self.after_unfinished = self.after_unfinished, None
@@ -50,7 +53,7 @@ class InterruptedJournal(SqliteJournal):
 
 
 class FailingJournal(SqliteJournal):
-    """Fail on demand: as if the disk were full, or at the next reads of the slots that other clients use."""
+    """Fail on demand: as if the disk were full, or at the next reads of single rows."""
 
     is_full = False
     failing_reads = 0
@@ -60,15 +63,26 @@ class FailingJournal(SqliteJournal):
             raise JournalError("the disk is full")
         return await super().append(record, take_over=take_over)
 
-    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
-        if self.failing_reads and not ready:
+    async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        if self.is_full:
+            raise JournalError("the disk is full")
+        return await super().claim(record, ask)
+
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
+        if self.failing_reads:
             self.failing_reads -= 1
             raise JournalError("the disk is away")
-        return await super().unfinished(account, ready=ready)
+        return await super().find(account, ref=ref, job_id=job_id)
 
 
 class LocklessJournal(SqliteJournal):
     """See no lock of another client, as on a network share without locks: all other clients look dead."""
 
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.store.liveness = _Lockless(path)
+
+
+class _Lockless(LivenessLock):
     def is_alive(self, owner: str) -> bool:
         return owner == self.owner

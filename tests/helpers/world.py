@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import attrs
 
+from helpers.inside import engine_of
 from modelslab_async import Client, ImageToVideoUltra
 from modelslab_async.emulator import InProcess, Service
+from modelslab_async.journal.sqlite import SqliteJournal
 
 KEY = "secret-key-that-nobody-may-see"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(24)
+
+
+_STARTS = WeakKeyDictionary[asyncio.AbstractEventLoop, float]()
+"""The unix time at which the time of each loop was 0, seconds."""
+
+
+def share_the_loops_time(client: Client) -> None:
+    """Let the client and its journal read unix time from the event loop, which may be virtual."""
+    loop = asyncio.get_running_loop()
+    start = _STARTS.setdefault(loop, time.time() - loop.time())
+
+    def unix_time() -> float:
+        return start + loop.time()
+
+    engine_of(client).recorder.clock = unix_time
+    if isinstance(client.journal, SqliteJournal):
+        client.journal.store.clock = unix_time
 
 
 def a_request(**changes: Any) -> ImageToVideoUltra:
@@ -31,7 +53,9 @@ class World:
     def client(self, **options: Any) -> Client:
         """Return a client of the service. The options are those of `Client`; its randomness is seeded."""
         seeded = {"api_key": KEY, "transport": self.transport, "rng": random.Random(1)}
-        return Client(**{**seeded, **options})
+        client = Client(**{**seeded, **options})
+        share_the_loops_time(client)
+        return client
 
     def count(self, part: str) -> int:
         """Return how many requests had *part* in their path."""
