@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
+from helpers.browser import browser_for_session
 from helpers.world import MakeWorld, World
 from hypothesis import settings
 
@@ -17,6 +20,15 @@ from modelslab_async.emulator import InProcess, Service
 settings.register_profile("law", deadline=None)  # on a busy machine an example may be slow; pytest-timeout bounds it
 settings.load_profile("law")
 asyncio.set_event_loop(None)  # looptime asks for the loop in tests without one; asyncio must not make one
+# Without cached bytecode, each worker and each child process compiles all that it imports.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+_SLOW_ROOMS = ("project", "cli", "system", "batch")
+browsed = pytest_asyncio.fixture(scope="session", loop_scope="session")(browser_for_session)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the rooms with long tests first, so that no worker still runs one when the others are done."""
+    items.sort(key=lambda item: item.path.parent.name not in _SLOW_ROOMS)
 
 
 @pytest.fixture

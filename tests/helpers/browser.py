@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Protocol
 
 import pytest
 from playwright.async_api import Page, async_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium")
 
 
-@asynccontextmanager
-async def browsed(url: str, **options: Any) -> AsyncIterator[Page]:
-    """The page at a URL; what goes wrong in it fails the test."""
-    wrong: list[str] = []
+class Browsed(Protocol):
+    """Open a URL in a browser profile of its own. An error in the page fails the test."""
+
+    def __call__(self, url: str, **options: Any) -> AbstractAsyncContextManager[Page]: ...
+
+
+async def browser_for_session() -> AsyncIterator[Browsed]:
+    """Run one Chromium for all tests of this process. Its tests run in the loop of the session, as it does."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        @asynccontextmanager
+        async def browsed(url: str, **options: Any) -> AsyncIterator[Page]:
+            errors: list[str] = []
+            async with await browser.new_context(**options) as profile:
+                page = await profile.new_page()
+                page.on("pageerror", lambda error: errors.append(str(error)))
+                await page.goto(url)
+                yield page
+            assert errors == []
+
         try:
-            page = await browser.new_page(**options)
-            page.on("pageerror", lambda error: wrong.append(str(error)))
-            await page.goto(url)
-            yield page
+            yield browsed
         finally:
             await browser.close()
-    assert wrong == []

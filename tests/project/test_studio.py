@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, closing
 from decimal import Decimal
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 import attrs
 import pytest
-from helpers.browser import browsed, needs_browser
+from helpers.browser import Browsed
 from playwright.async_api import Page, expect
 
 from modelslab_async.emulator import Emulator, Work, skeleton
@@ -30,6 +30,8 @@ ROCKET = Path(__file__).parents[2] / "examples" / "rocket.jpg"
 KEY = "secret-key-of-the-studio"
 TIMEOUT = 20_000
 """Milliseconds."""
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser is shared
 
 
 @attrs.define
@@ -115,6 +117,17 @@ def states(journal: Path) -> list[str]:
         return [state for (state,) in rows.execute("SELECT state FROM jobs ORDER BY created_at")]
 
 
+def held_back() -> tuple[threading.Event, Callable[[Work], bytes]]:
+    """Return an event and a renderer. No video is finished, and no slot becomes free, until the event is set."""
+    event = threading.Event()
+
+    def render(work: Work) -> bytes:
+        event.wait(60)
+        return skeleton(work)
+
+    return event, render
+
+
 RECORD_PROGRESS = """() => {
   window.progress = [];
   const record = () => window.progress.push(document.querySelector("li progress").value);
@@ -129,8 +142,7 @@ PLAY = """async () => {
 }"""
 
 
-@needs_browser
-async def test_a_picture_becomes_a_video_that_plays(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_a_picture_becomes_a_video_that_plays(tmp_path: Path, unused_tcp_port: int, browsed: Browsed) -> None:
     """The page shows the price, the queue and the progress; the mp4 plays in its dimensions and can be downloaded."""
     markup = "<img src=x onerror=alert(1)> zoom in"
     async with studio(tmp_path, unused_tcp_port) as (server, emulator), browsed(server.url) as page:
@@ -153,8 +165,7 @@ async def test_a_picture_becomes_a_video_that_plays(tmp_path: Path, unused_tcp_p
         assert len(emulator.ledger.charges) == 1
 
 
-@needs_browser
-async def test_visitors_see_only_their_own_videos(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_visitors_see_only_their_own_videos(tmp_path: Path, unused_tcp_port: int, browsed: Browsed) -> None:
     """Of two visitors, each sees only their own video. The ref of another visitor, or a path, is answered with 404."""
     async with studio(tmp_path, unused_tcp_port, render=skeleton) as (server, _):
         async with browsed(server.url) as one, browsed(server.url) as two:
@@ -176,9 +187,8 @@ async def test_visitors_see_only_their_own_videos(tmp_path: Path, unused_tcp_por
             assert answer.status == 403
 
 
-@needs_browser
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
-async def test_a_restart_loses_no_video(tmp_path: Path, unused_tcp_port: int, kill: bool) -> None:
+async def test_a_restart_loses_no_video(tmp_path: Path, unused_tcp_port: int, browsed: Browsed, kill: bool) -> None:
     """If the server stops while a video renders and starts again, the open page gets the video. It is charged once."""
     async with studio(tmp_path, unused_tcp_port, speed=15, render=skeleton) as (server, emulator):
         async with browsed(server.url) as page:
@@ -194,17 +204,9 @@ async def test_a_restart_loses_no_video(tmp_path: Path, unused_tcp_port: int, ki
         assert len(emulator.ledger.charges) == 1
 
 
-@pytest.mark.timeout(120)
-@needs_browser
-async def test_a_restart_sends_the_videos_that_wait(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_a_restart_sends_the_videos_that_wait(tmp_path: Path, unused_tcp_port: int, browsed: Browsed) -> None:
     """A request that waits for a slot when the server stops is sent after the restart. Each video is charged once."""
-    restarted = threading.Event()
-
-    def render(work: Work) -> bytes:
-        """Keep the only slot of the account taken until the server runs again."""
-        restarted.wait(60)
-        return skeleton(work)
-
+    killed, render = held_back()
     options: dict[str, Any] = {"speed": 40, "queue_limit": 1, "render": render}
     async with studio(tmp_path, unused_tcp_port, **options) as (server, emulator), browsed(server.url) as page:
         for prompt in ("zoom in", "zoom out"):
@@ -217,16 +219,14 @@ async def test_a_restart_sends_the_videos_that_wait(tmp_path: Path, unused_tcp_p
                 break
             await asyncio.sleep(0.05)
         await server.stop(kill=True)
+        killed.set()  # while the slot is in use, the service would refuse the second request for up to 30 s
         await server.start()
-        restarted.set()
-        # If the service refuses the second one again, it is sent again after 30 s at most.
-        await expect(page.locator("li a.button")).to_have_count(2, timeout=60_000)
+        await expect(page.locator("li a.button")).to_have_count(2, timeout=2 * TIMEOUT)
         assert len(emulator.ledger.charges) == 2
 
 
-@needs_browser
 async def test_a_video_that_is_not_saved_is_saved_when_its_visitor_returns(
-    tmp_path: Path, unused_tcp_port: int
+    tmp_path: Path, unused_tcp_port: int, browsed: Browsed
 ) -> None:
     """If the file of a paid video is missing, a reload of the page downloads it again. Nothing is charged for it."""
     async with studio(tmp_path, unused_tcp_port, render=skeleton) as (server, emulator), browsed(server.url) as page:
@@ -241,8 +241,9 @@ async def test_a_video_that_is_not_saved_is_saved_when_its_visitor_returns(
         assert len(emulator.ledger.charges) == 1
 
 
-@needs_browser
-async def test_after_paying_the_page_goes_to_the_new_card(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_after_paying_the_page_goes_to_the_new_card(
+    tmp_path: Path, unused_tcp_port: int, browsed: Browsed
+) -> None:
     """On a phone, the new card scrolls into view, has the focus and is announced. The form is empty again."""
     phone = {"viewport": {"width": 380, "height": 740}, "reduced_motion": "reduce"}
     async with studio(tmp_path, unused_tcp_port, speed=2) as (server, _), browsed(server.url, **phone) as page:
@@ -263,8 +264,7 @@ async def test_after_paying_the_page_goes_to_the_new_card(tmp_path: Path, unused
             await page.reload()
 
 
-@needs_browser
-async def test_the_progress_bar_moves_and_never_falls(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_the_progress_bar_moves_and_never_falls(tmp_path: Path, unused_tcp_port: int, browsed: Browsed) -> None:
     """The bar moves every second while the video is made, never back, and the end is announced."""
     options: dict[str, Any] = {"speed": 5, "render": skeleton}
     async with studio(tmp_path, unused_tcp_port, **options) as (server, _), browsed(server.url) as page:
@@ -278,10 +278,12 @@ async def test_the_progress_bar_moves_and_never_falls(tmp_path: Path, unused_tcp
     assert len(set(progress)) >= 4
 
 
-@needs_browser
-async def test_the_same_video_is_made_again_only_if_the_visitor_confirms(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_the_same_video_is_made_again_only_if_the_visitor_confirms(
+    tmp_path: Path, unused_tcp_port: int, browsed: Browsed
+) -> None:
     """The same picture and prompt ask first, while the video is made and after it. Another prompt does not ask."""
-    async with studio(tmp_path, unused_tcp_port, speed=5, render=skeleton) as (server, emulator):
+    asked, render = held_back()
+    async with studio(tmp_path, unused_tcp_port, render=render) as (server, emulator):
         async with browsed(server.url) as page:
             question = page.get_by_role("dialog")
             await request_video(page, "zoom in")
@@ -291,7 +293,8 @@ async def test_the_same_video_is_made_again_only_if_the_visitor_confirms(tmp_pat
             await page.keyboard.press("Enter")  # the focus is on "Cancel"
             await expect(question).to_be_hidden()
             await expect(page.locator("#make")).to_be_focused()
-            await page.locator("li a.button").wait_for(timeout=2 * TIMEOUT)
+            asked.set()
+            await page.locator("li a.button").wait_for(timeout=TIMEOUT)
             await page.click("#make")
             await expect(question).to_contain_text("You made this video before. Make another for $0.20?")
             await question.get_by_role("button", name="Make another").click()
@@ -302,8 +305,7 @@ async def test_the_same_video_is_made_again_only_if_the_visitor_confirms(tmp_pat
         assert len(emulator.ledger.charges) == 3
 
 
-@needs_browser
-async def test_the_picture_and_the_prompt_are_aligned(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_the_picture_and_the_prompt_are_aligned(tmp_path: Path, unused_tcp_port: int, browsed: Browsed) -> None:
     """Side by side or one above the other, the drop zone and the prompt have the same size and line up."""
     async with studio(tmp_path, unused_tcp_port) as (server, _), browsed(server.url) as page:
         for width, is_wide in ((1280, True), (380, False)):
@@ -315,8 +317,9 @@ async def test_the_picture_and_the_prompt_are_aligned(tmp_path: Path, unused_tcp
             assert drop["y" if is_wide else "x"] == prompt["y" if is_wide else "x"]
 
 
-@needs_browser
-async def test_requests_that_the_studio_refuses_are_explained(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_requests_that_the_studio_refuses_are_explained(
+    tmp_path: Path, unused_tcp_port: int, browsed: Browsed
+) -> None:
     """A text file, a picture of 20 MB, too many videos and a used-up budget are explained. None is charged."""
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "huge.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20_000_000))
@@ -440,9 +443,10 @@ async def test_other_host_names_are_refused(tmp_path: Path, unused_tcp_port: int
             assert answer.status == 400
 
 
-@needs_browser
 @pytest.mark.parametrize("problem", [{"keys": ["another key"]}, {"wallet": Decimal("0.1")}])
-async def test_a_refusal_of_the_service_is_shown(tmp_path: Path, unused_tcp_port: int, problem: Any) -> None:
+async def test_a_refusal_of_the_service_is_shown(
+    tmp_path: Path, unused_tcp_port: int, browsed: Browsed, problem: Any
+) -> None:
     """If the service refuses the key or the wallet is empty, the page says in plain words that it costs nothing."""
     async with studio(tmp_path, unused_tcp_port, **problem) as (server, emulator), browsed(server.url) as page:
         await request_video(page, "zoom in")
@@ -452,8 +456,7 @@ async def test_a_refusal_of_the_service_is_shown(tmp_path: Path, unused_tcp_port
         assert len(emulator.ledger.charges) == 0
 
 
-@needs_browser
-async def test_it_works_by_keyboard_and_on_a_phone(tmp_path: Path, unused_tcp_port: int) -> None:
+async def test_it_works_by_keyboard_and_on_a_phone(tmp_path: Path, unused_tcp_port: int, browsed: Browsed) -> None:
     """Every control has a name and is reached by Tab. Nothing is wider than the screen."""
     phone = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
     async with studio(tmp_path, unused_tcp_port, render=skeleton) as (server, _), browsed(server.url, **phone) as page:

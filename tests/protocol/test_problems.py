@@ -28,7 +28,12 @@ IMPERATIVES = {
 }  # fmt: skip
 """The verbs with which a hint begins."""
 PACKAGE = Path(modelslab_async.__file__).parent
-MESSAGES = [*messages_in(PACKAGE)]
+
+
+@pytest.fixture(scope="module")
+def messages() -> list[Message]:
+    """All messages in the package's source."""
+    return messages_in(PACKAGE)
 
 
 def offence(kind: str, text: str) -> str | None:
@@ -44,15 +49,15 @@ def offence(kind: str, text: str) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("message", MESSAGES, ids=str)
-def test_every_literal_message_follows_the_grammar(message: Message) -> None:
+def test_every_literal_message_follows_the_grammar(messages: list[Message]) -> None:
     """Each requirement and hint in the source reads after `FIELD=VALUE: ` and after `hint: `."""
-    assert offence(message.kind, message.text) is None
+    offences = {str(message): offence(message.kind, message.text) for message in messages}
+    assert {message: problem for message, problem in offences.items() if problem} == {}
 
 
-def test_the_source_is_searched() -> None:
+def test_the_source_is_searched(messages: list[Message]) -> None:
     """The search finds the messages of each way to build a problem."""
-    texts = {message.text for message in messages_in(PACKAGE)}
+    texts = {message.text for message in messages}
     assert {
         "must be an integer",  # wrong(...)
         "unknown parameter",  # Problem(...)
