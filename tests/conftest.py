@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.databases import Server
 from helpers.world import MakeWorld, World
 from hypothesis import settings
 
@@ -17,6 +21,18 @@ from modelslab_async.emulator import InProcess, Service
 settings.register_profile("law", deadline=None)  # on a busy machine an example may be slow; pytest-timeout bounds it
 settings.load_profile("law")
 asyncio.set_event_loop(None)  # looptime asks for the loop in tests without one; asyncio must not make one
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """Return a PostgreSQL server that all workers share. Skip the test if there is none for this platform.
+
+    Its folder is not pytest's, which other runs make private: as root, the server runs as another user.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+    server = Server(Path(tempfile.gettempdir()) / f"modelslab_async-postgres-{run}")
+    yield server
+    server.close()
 
 
 @pytest.fixture
