@@ -6,12 +6,15 @@ import asyncio
 import io
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from helpers.browser import browser_for_session
+from helpers.databases import Server
 from helpers.world import MakeWorld, World
 from hypothesis import settings
 
@@ -29,6 +32,18 @@ browsed = pytest_asyncio.fixture(scope="session", loop_scope="session")(browser_
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the rooms with long tests first, so that no worker still runs one when the others are done."""
     items.sort(key=lambda item: item.path.parent.name not in _SLOW_ROOMS)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """Return a PostgreSQL server that all workers share. Skip the test if there is none for this platform.
+
+    Its folder is not pytest's, which other runs make private: as root, the server runs as another user.
+    """
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+    server = Server(Path(tempfile.gettempdir()) / f"modelslab_async-postgres-{run}")
+    yield server
+    server.close()
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The `Journal` protocol: what a client needs to keep its jobs on disk. `sqlite` implements it in a file."""
+"""The `Journal` protocol: what a client needs to keep its jobs on disk.
+
+`sqlite` implements it in a file, and `memory` for the clients of one process.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -87,11 +90,14 @@ class Journal(Protocol):
         ...
 
     async def keep_picture(self, record: JobRecord, picture: bytes) -> None:
-        """Keep a job's picture until the job is not WAITING any more. A journal that keeps none does nothing."""
+        """Keep a job's picture as long as the job is WAITING or SUBMITTING: the service may have no slot for it yet.
+
+        A journal that keeps no pictures does nothing.
+        """
         ...
 
     async def picture(self, record: JobRecord) -> bytes | None:
-        """Return the picture of a job that waits; None if it was not kept."""
+        """Return the picture of a job that was not sent; None if it was not kept."""
         ...
 
     def may_send(self) -> bool:

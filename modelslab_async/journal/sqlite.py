@@ -73,7 +73,7 @@ class SqliteStore:
     def connection(self) -> sqlite3.Connection:
         """Return the open connection. Raise JournalError if the store is closed."""
         if self._connection is None:
-            raise JournalError(f"{self.name}: it is not open")
+            raise JournalError(f"{self.name}: it is not open (hint: open it first)")
         return self._connection
 
     def open(self) -> None:
@@ -221,7 +221,8 @@ class SqliteStore:
                 case _:
                     assert_never(change)
         except rows.UNWRITABLE as error:
-            return UnwritableError(f"{self.name}: this job cannot be written: {error}")
+            hint = "remove from the request what no file can hold"
+            return UnwritableError(f"{self.name}: this job cannot be written: {error} (hint: {hint})")
 
     def _claim(self, connection: sqlite3.Connection, record: JobRecord, ask: Ask) -> Outcome:
         waiting = record._replace(state=JobState.WAITING, submitted_at=None, charged=False)

@@ -14,7 +14,7 @@ from helpers.interfering_journals import FailingJournal
 from helpers.left_behind import job_left_running, jobs_left_running, row_of
 from helpers.world import MakeWorld, a_request
 
-from modelslab_async import InvalidRequestError, JobRecord, ModelsLabError
+from modelslab_async import InvalidRequestError, JobRecord, ModelsLabError, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.engine.recorder import Recorder
 

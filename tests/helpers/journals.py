@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from modelslab_async import JobState, Journal, JournalError
-from modelslab_async.journal.store import Write
+from modelslab_async.journal.base import Row
+from modelslab_async.journal.liveness import LivenessLock
+from modelslab_async.journal.store import Change, Outcome, PutBack, Write
+from modelslab_async.protocol.claims import Claimed
 from modelslab_async.protocol.record import Charge, JobRecord
 
 S = JobState
@@ -56,34 +59,46 @@ class MemoryStore:
 
     name = "journal in memory"
 
-    def __init__(self) -> None:
+    def __init__(self, liveness: LivenessLock | None = None) -> None:
+        self.liveness = liveness
         self.rows: dict[str, JobRecord] = {}
         self.batches: list[list[tuple[str, JobState]]] = []
         self.errors: list[Exception] = []
         """Each makes one attempt to write a batch fail."""
         self.outcomes: dict[str, JournalError] = {}
         """Errors of single writes, by ref."""
+        self.changes = 0
+        """How often other clients changed the rows."""
         self.is_busy, self.may_go_on = threading.Event(), threading.Event()
         self.may_go_on.set()
 
-    def open(self) -> None:
-        pass
+    @property
+    def owner(self) -> str:
+        return self.liveness.owner if self.liveness else "o"
 
-    def write(self, batch: Sequence[Write]) -> Sequence[bool | JournalError]:
+    def open(self) -> None:
+        if self.liveness:
+            self.liveness.acquire()
+
+    def write(self, batch: Sequence[Change]) -> Sequence[Outcome]:
         self._use()
-        self.batches.append([(write.record.ref, write.record.state) for write in batch])
+        self.batches.append([(change.record.ref, change.record.state) for change in batch])
         if self.errors:
             raise self.errors.pop()
-        written = [write.record for write in batch if write.record.ref not in self.outcomes]
+        written = [change.record for change in batch if change.record.ref not in self.outcomes]
         self.rows.update({record.ref: record for record in written})
-        return [self.outcomes.get(write.record.ref, True) for write in batch]
+        return [self.outcomes.get(change.record.ref) or self._outcome(change) for change in batch]
 
-    def unfinished(self, account: str, ready: bool) -> Sequence[JobRecord]:
+    def version(self) -> int:
+        return self.changes
+
+    def unfinished(self, account: str, ready: bool) -> Sequence[Row]:
         raise NotImplementedError
 
-    def find(self, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
+    def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         self._use()
-        return self.rows.get(ref or "")
+        record = self.rows.get(ref or "")
+        return Row(record, is_alive=True) if record else None
 
     def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         raise NotImplementedError
@@ -91,20 +106,24 @@ class MemoryStore:
     def deliver(self, owner: str, account: str, ref: str, job_id: str | None) -> None:
         self._use()
 
-    def delivered(self, account: str, owner: str, is_alive: Callable[[str], bool]) -> Sequence[tuple[str, str | None]]:
+    def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
         raise NotImplementedError
 
     def charges(self, account: str) -> Sequence[Charge]:
         raise NotImplementedError
 
     def close(self) -> None:
-        pass
+        if self.liveness:
+            self.liveness.release()
 
     def reset_after_fork(self) -> None:
         pass
 
     def explain(self, error: Exception) -> JournalError:
         return JournalError(f"{self.name}: {error}")
+
+    def _outcome(self, change: Change) -> Outcome:
+        return True if isinstance(change, Write | PutBack) else Claimed(usable=1)
 
     def _use(self) -> None:
         self.is_busy.set()

@@ -24,6 +24,7 @@ from pathlib import Path
 from modelslab_async import Client, JobRecord, JobState
 from modelslab_async.batch.folder import Owner, opened
 from modelslab_async.errors import JournalError
+from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.sqlite import SqliteJournal
 
 path = Path(sys.argv[1])
@@ -282,7 +283,7 @@ async def use(journal):
         say("not open" in str(error))
     await journal.open()
     await journal.append(row(journal, "child"))
-    say(journal.owner != owner, journal.is_alive(owner))
+    say(journal.owner != owner, LivenessLock(path).is_alive(owner))
     await journal.close()
 
 async def parent():
@@ -295,7 +296,7 @@ async def parent():
     child = forked(lambda: asyncio.run(use(journal)))
     await accepted
     await asyncio.get_running_loop().run_in_executor(None, os.waitpid, child, 0)
-    say((await journal.find("a", ref="paid")).job_id)
+    say((await journal.find("a", ref="paid")).record.job_id)
     await journal.close()
 
 asyncio.run(parent())

@@ -15,6 +15,7 @@ from helpers.journals import S, a_record, opened
 
 from modelslab_async import JournalError
 from modelslab_async.journal import sqlite_rows
+from modelslab_async.journal.base import Row
 from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.protocol.record import JobRecord
 
@@ -59,11 +60,11 @@ async def test_an_intent_that_fits_is_written_while_the_backlog_does_not_fit(jou
     for number in range(3):
         small = a_record(journal, f"small {number}", S.SUBMITTING)
         assert await journal.append(small)
-        assert await journal.find("a", ref=small.ref) == small
+        assert await journal.find("a", ref=small.ref) == Row(small, is_alive=True)
         assert await journal.find("a", ref="taken") is None
     make_room(journal)
     assert await journal.append(a_record(journal, "next", S.SUBMITTING))
-    assert await journal.find("a", ref="taken") == taken
+    assert await journal.find("a", ref="taken") == Row(taken, is_alive=True)
 
 
 async def test_a_row_that_does_not_fit_fails_alone(journal: SqliteJournal) -> None:
@@ -76,7 +77,7 @@ async def test_a_row_that_does_not_fit_fails_alone(journal: SqliteJournal) -> No
     journal.note(noted)
     written = await asyncio.gather(*map(journal.append, [big[0], *small, big[1]]), return_exceptions=True)
     assert [isinstance(each, JournalError) for each in written] == [True, False, False, True]
-    assert {record.ref for record in await journal.unfinished("a")} == {"small 0", "small 1", "noted"}
+    assert {row.record.ref for row in await journal.unfinished("a")} == {"small 0", "small 1", "noted"}
 
 
 async def test_a_backlog_that_fits_in_parts_is_written_in_parts(journal: SqliteJournal) -> None:
@@ -88,7 +89,7 @@ async def test_a_backlog_that_fits_in_parts_is_written_in_parts(journal: SqliteJ
             await journal.append(a_record(journal, name, S.PROCESSING, request=request))
     journal.store.connection.execute("PRAGMA query_only = 0")
     assert await journal.append(a_record(journal, "next", S.SUBMITTING))
-    assert {record.ref for record in await journal.unfinished("a")} == {"small", "next"}
+    assert {row.record.ref for row in await journal.unfinished("a")} == {"small", "next"}
 
 
 async def test_an_exhausted_quota_counts_as_a_full_disk(
@@ -155,7 +156,7 @@ async def test_a_backlog_puts_no_older_state_over_a_newer_one(journal: SqliteJou
         assert await journal.append(a_record(journal, "next", S.SUBMITTING))
         found = await journal.find("a", ref="r1")
         assert found is not None
-        assert (found.state, found.owner, len(found.links)) == (S.READY, journal.owner, 1)
+        assert (found.record.state, found.record.owner, len(found.record.links)) == (S.READY, journal.owner, 1)
 
 
 async def test_a_write_that_no_file_can_hold_keeps_no_other_back(journal: SqliteJournal) -> None:

@@ -13,17 +13,17 @@ from helpers.journals import MemoryStore, S, a_record, opened
 from modelslab_async import JournalError
 from modelslab_async.journal.group_commit import TRANSACTION_INTERVAL, GroupCommitJournal
 from modelslab_async.journal.liveness import LivenessLock
-from modelslab_async.journal.store import UnwritableError, Write
+from modelslab_async.journal.store import Change, Outcome, UnwritableError
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+def store(tmp_path: Path) -> MemoryStore:
+    return MemoryStore(LivenessLock(tmp_path / "jobs"))
 
 
 @pytest.fixture
-async def journal(store: MemoryStore, tmp_path: Path) -> AsyncIterator[GroupCommitJournal]:
-    async with opened(GroupCommitJournal(store, LivenessLock(tmp_path / "jobs"))) as journal:
+async def journal(store: MemoryStore) -> AsyncIterator[GroupCommitJournal]:
+    async with opened(GroupCommitJournal(store)) as journal:
         yield journal
 
 
@@ -91,7 +91,7 @@ async def test_writes_that_come_one_by_one_share_transactions_too(
     """The first write is committed at once; writes of the next 20 ms wait for each other."""
     loop, write, begun = asyncio.get_running_loop(), store.write, list[float]()
 
-    def record_begin(batch: Sequence[Write]) -> Sequence[bool | JournalError]:
+    def record_begin(batch: Sequence[Change]) -> Sequence[Outcome]:
         begun.append(journal.last_transaction_at)  # not the loop's time, which goes on until the thread runs
         return write(batch)
 
@@ -184,8 +184,8 @@ async def test_a_journal_is_opened_once_and_may_be_opened_again(journal: GroupCo
     assert journal.owner != before
     assert other.is_alive(journal.owner)
     assert await journal.append(a_record(journal, "after", S.PROCESSING))
-    owners = [(await journal.find("a", ref=ref) or a_record(journal)).owner for ref in ("before", "after")]
-    assert owners == [before, journal.owner]
+    rows = [await journal.find("a", ref=ref) for ref in ("before", "after")]
+    assert [row and row.record.owner for row in rows] == [before, journal.owner]
 
 
 async def test_a_row_of_a_job_that_was_put_back_is_written_later(
@@ -200,7 +200,7 @@ async def test_a_row_of_a_job_that_was_put_back_is_written_later(
     assert await journal.append(a_record(journal, "next", S.SUBMITTING))
     row = await journal.find("a", ref="put back")
     assert row is not None
-    assert row.state is S.WAITING
+    assert row.record.state is S.WAITING
 
 
 async def test_rows_that_are_lost_at_the_close_are_logged(

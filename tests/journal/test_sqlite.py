@@ -64,7 +64,7 @@ async def test_a_row_that_cannot_be_written_fails_alone(journal: SqliteJournal) 
     good = [a_record(journal, str(number), S.SUBMITTING) for number in range(3)]
     results = await asyncio.gather(*map(journal.append, [odd[0], *good, odd[1]]), return_exceptions=True)
     assert [isinstance(result, JournalError) for result in results] == [True, False, False, False, True]
-    assert {record.ref for record in await journal.unfinished("a")} == {"0", "1", "2"}
+    assert {row.record.ref for row in await journal.unfinished("a")} == {"0", "1", "2"}
 
 
 @pytest.mark.usefixtures("journal")
@@ -88,7 +88,7 @@ async def test_a_file_of_an_earlier_version_is_migrated(tmp_path: Path, version:
             " VALUES ('a', 'old', 'o', 1.0, 'processing', '0.2', '{}')"
         )
     async with opened(SqliteJournal(tmp_path / "jobs.db")) as journal:
-        assert [record.ref for record in await journal.unfinished("a")] == ["old"]
+        assert [row.record.ref for row in await journal.unfinished("a")] == ["old"]
         await journal.deliver(a_record(journal), None)
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as other:
         assert other.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)

@@ -1,0 +1,20 @@
+"""Choose the journal for a value of `Client(journal=...)`."""
+
+import os
+from pathlib import Path
+
+from modelslab_async.journal.base import Journal
+
+
+def journal_of(value: str | os.PathLike[str]) -> Journal:
+    """Return the journal at a path, or in the PostgreSQL database of a URL such as postgresql://USER@HOST/DATABASE.
+
+    Raise InvalidRequestError if the URL cannot be right.
+    """
+    if isinstance(value, str) and value.startswith(("postgresql://", "postgres://")):
+        from modelslab_async.journal.postgres import PostgresJournal  # noqa: PLC0415 - most clients use a file
+
+        return PostgresJournal(value)
+    from modelslab_async.journal.sqlite import SqliteJournal  # noqa: PLC0415
+
+    return SqliteJournal(Path(value))

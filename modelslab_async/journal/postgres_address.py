@@ -1,0 +1,61 @@
+"""The address of a PostgreSQL database, whose password no output shows."""
+
+import json
+from typing import TypeVar
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+
+from modelslab_async.errors import JournalError
+from modelslab_async.protocol.problems import refusal
+from modelslab_async.protocol.secret import ApiKey
+
+_Error = TypeVar("_Error", bound=JournalError)
+SCHEMES = ("postgresql", "postgres")
+
+
+class Address:
+    """A `postgresql://` URL (DSN), with the password apart from it.
+
+    The password counts as secret like the API key: it is in no repr, error or traceback.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        self._password: ApiKey | None = None
+        try:
+            parts = urlsplit(dsn)
+            options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+        except (ValueError, AttributeError):
+            parts = None
+        del dsn  # a traceback may show local variables
+        if parts is None or parts.scheme not in SCHEMES:
+            del parts
+            hint = "pass postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
+            raise refusal("dsn", None, "must be a URL of PostgreSQL", hint) from None
+        authority, is_there, hosts = parts.netloc.rpartition("@")
+        user, _, password = authority.partition(":")
+        secrets = [value for name, value in options if name == "password"] + [unquote(password)]
+        if secrets[0]:
+            self._password = ApiKey(secrets[0])
+        others = urlencode([(name, value) for name, value in options if name != "password"])
+        self.dsn = urlunsplit(parts._replace(netloc=f"{user}{is_there}{hosts}", query=others))
+        """The URL without the password, as asyncpg takes it."""
+        self.name = f"journal {parts.scheme}://{user}{is_there}{hosts}{parts.path}"
+        """What error messages call the database."""
+
+    @property
+    def has_password(self) -> bool:
+        """Whether the URL has a password. If not, asyncpg finds it in the environment or in the password file."""
+        return self._password is not None
+
+    def password(self) -> str:
+        """Return the password for the connection."""
+        return str(json.loads(self._password.as_json())) if self._password else ""
+
+    def error(self, kind: type[_Error], words: str, hint: str, cause: BaseException | None = None) -> _Error:
+        """Return an error about the database. The password is removed from it and from its cause."""
+        error = kind(f"{self.name}: {words} (hint: {hint})")
+        error.__cause__ = cause
+        (self._password or ApiKey("")).hide_in(error)
+        return error
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"

@@ -1,0 +1,390 @@
+"""The tables of the PostgreSQL journal: their schema, and the statements that read and write records.
+
+The statements name the schema, so that they do not depend on the connection's search_path. Each runs within a
+transaction of the caller.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from modelslab_async.journal.base import Row
+from modelslab_async.protocol.claims import AccountCap, ClientAsk
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, Charge, JobRecord, key_of
+
+if TYPE_CHECKING:
+    import asyncpg
+    from asyncpg.pool import PoolConnectionProxy
+
+    AnyConnection = asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]
+
+SCHEMA = "modelslab_async"
+CHANNEL = "modelslab_async"
+"""Each transaction that changes a row notifies this channel. The payload is the owner that made the change."""
+MIGRATIONS: Sequence[str] = (
+    f"""
+    CREATE TABLE {SCHEMA}.jobs (
+        account text NOT NULL, ref text NOT NULL, owner text NOT NULL, created_at double precision NOT NULL,
+        state text NOT NULL, job_id text, price numeric NOT NULL, charged boolean, submitted_at double precision,
+        accepted_at double precision, ended_at double precision, saved_path text, details json NOT NULL,
+        submitted_here double precision, accepted_here double precision, PRIMARY KEY (account, ref)
+    );
+    COMMENT ON TABLE {SCHEMA}.jobs IS 'Times are unix seconds of the client; those named "here" are of the database.';
+    CREATE UNIQUE INDEX jobs_by_id ON {SCHEMA}.jobs (account, job_id) WHERE job_id IS NOT NULL;
+    CREATE INDEX jobs_by_state ON {SCHEMA}.jobs (account, state);
+    CREATE INDEX jobs_by_age ON {SCHEMA}.jobs (account, created_at);
+    CREATE INDEX jobs_by_charge ON {SCHEMA}.jobs (account, charged, coalesce(accepted_at, submitted_at, created_at));
+    CREATE TABLE {SCHEMA}.owners (
+        owner text PRIMARY KEY, seen_at timestamptz NOT NULL, lease interval NOT NULL
+    );
+    CREATE TABLE {SCHEMA}.accounts (
+        account text PRIMARY KEY, maximum integer, cap integer, retry_at double precision, refused_at double precision
+    );
+    CREATE TABLE {SCHEMA}.asks (
+        account text NOT NULL, owner text NOT NULL, slots integer NOT NULL, since double precision,
+        asked_at double precision NOT NULL, PRIMARY KEY (account, owner)
+    );
+    CREATE TABLE {SCHEMA}.deliveries (
+        owner text NOT NULL, account text NOT NULL, ref text NOT NULL, job_id text, PRIMARY KEY (owner, account, ref)
+    );
+    CREATE TABLE {SCHEMA}.pictures (digest text PRIMARY KEY, picture bytea NOT NULL);
+    CREATE TABLE {SCHEMA}.picture_uses (
+        account text NOT NULL, ref text NOT NULL, created_at double precision NOT NULL,
+        kept_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        digest text NOT NULL REFERENCES {SCHEMA}.pictures, PRIMARY KEY (account, ref, created_at)
+    );
+    CREATE INDEX picture_uses_by_digest ON {SCHEMA}.picture_uses (digest);
+    """,
+)
+"""Script n makes a schema of version n one of version n + 1. The table `version` holds the version."""
+
+_COLUMNS = (
+    "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
+    "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
+)  # fmt: skip
+_TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 3 + ("text", "json")
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
+"""Fields without a column: JSON in the column `details`, without those that are empty."""
+_EMPTY: tuple[object, ...] = (None, (), {})
+
+
+def _listed(states: Sequence[JobState]) -> str:
+    return ", ".join(repr(state.value) for state in sorted(states, key=str))
+
+
+_IN_DOUBT = _listed((JobState.SUBMITTING, JobState.UNCERTAIN))
+_UNSENT = _listed((JobState.WAITING, JobState.SUBMITTING))
+_VALUES = ", ".join(f"${number}::{kind}" for number, kind in enumerate(_TYPES, 1))
+_IS_SAME_JOB = "jobs.created_at = excluded.created_at"
+WRITE = f"""
+    WITH written AS (
+        INSERT INTO {SCHEMA}.jobs AS jobs ({", ".join(_COLUMNS)}, submitted_here, accepted_here)
+        VALUES ({_VALUES}, $9::float8 + $15::float8, $10::float8 + $15::float8)
+        ON CONFLICT (account, ref) DO UPDATE SET
+            {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])},
+            submitted_here = CASE WHEN {_IS_SAME_JOB} AND jobs.submitted_at = excluded.submitted_at
+                THEN jobs.submitted_here ELSE excluded.submitted_here END,
+            accepted_here = CASE WHEN {_IS_SAME_JOB} AND jobs.accepted_at = excluded.accepted_at
+                THEN jobs.accepted_here ELSE excluded.accepted_here END
+        WHERE -- the row is this job's, and this client's own
+              (jobs.owner = excluded.owner AND {_IS_SAME_JOB})
+              -- the ref is free: the row's job was certainly not sent
+           OR jobs.state NOT IN ({_listed(tuple(SENT))})
+              -- a take-over from this owner, unless the job ended meanwhile or the row would lose its id
+           OR (jobs.owner = $14 AND (jobs.ended_at IS NULL OR jobs.ended_at = excluded.ended_at)
+               AND (jobs.job_id IS NULL OR jobs.job_id = excluded.job_id))
+              -- the outcome of the row's submit, whoever owns the row
+           OR ({_IS_SAME_JOB} AND jobs.state IN ({_IN_DOUBT}) AND jobs.job_id IS NULL
+               AND (coalesce(excluded.job_id, excluded.accepted_at::text) IS NOT NULL
+                    OR excluded.state IN ({_listed((JobState.WAITING, JobState.REFUSED))})))
+        RETURNING owner
+    )
+    SELECT pg_notify('{CHANNEL}', $16) FROM written
+"""
+"""Write a record, and notify the other clients. Return no row if the rules of `Journal.append` forbid it.
+
+$14 is the owner whose row may be taken. $15 are the seconds by which the database's clock is ahead of the client's.
+$16 is this client.
+"""
+_PUT_BACK_CLAIM = f"""
+    WITH written AS (
+        UPDATE {SCHEMA}.jobs AS jobs
+        SET state = 'waiting', submitted_at = NULL, submitted_here = NULL, charged = false
+        WHERE account = $1 AND ref = $2 AND created_at = $3 AND state IN ({_IN_DOUBT})
+              AND job_id IS NULL AND accepted_at IS NULL
+              AND (submitted_at = $4 OR (submitted_at IS NULL AND $4::float8 IS NULL AND owner = $5))
+        RETURNING owner
+    )
+    SELECT pg_notify('{CHANNEL}', $5) FROM written
+"""
+_IS_ALIVE = "owners.owner IS NOT NULL"
+_WITH_OWNERS = f"""
+    LEFT JOIN {SCHEMA}.owners AS owners
+    ON owners.owner = jobs.owner AND owners.seen_at + owners.lease > clock_timestamp()
+"""
+_SELECT = f"""
+    SELECT {", ".join(f"jobs.{name}" for name in _COLUMNS)}, jobs.submitted_here, jobs.accepted_here,
+           {_IS_ALIVE} AS is_alive
+    FROM {SCHEMA}.jobs AS jobs {_WITH_OWNERS}
+"""
+_AT = "coalesce(accepted_at, submitted_at, created_at)"
+_COUNT_CHARGES = f"""
+    SELECT price, count(*) AS count FROM {SCHEMA}.jobs
+    WHERE account = $1 AND (charged IS NULL OR (charged AND {_AT} >= $2)) GROUP BY price
+"""
+_DELIVER = f"""
+    INSERT INTO {SCHEMA}.deliveries AS deliveries VALUES ($1, $2, $3, $4)
+    ON CONFLICT (owner, account, ref) DO UPDATE SET job_id = coalesce(excluded.job_id, deliveries.job_id)
+"""
+_TAKE_DELIVERIES = f"""
+    DELETE FROM {SCHEMA}.deliveries AS deliveries
+    WHERE account = $1 AND (owner = $2 OR NOT EXISTS (
+        SELECT FROM {SCHEMA}.owners AS owners
+        WHERE owners.owner = deliveries.owner AND owners.seen_at + owners.lease > clock_timestamp()
+    ))
+    RETURNING ref, job_id
+"""
+_BEAT = f"""
+    INSERT INTO {SCHEMA}.owners (owner, seen_at, lease) VALUES ($1, clock_timestamp(), make_interval(secs => $2))
+    ON CONFLICT (owner) DO UPDATE SET seen_at = excluded.seen_at
+    RETURNING extract(epoch FROM clock_timestamp())::float8
+"""
+_IS_PICTURE_NEEDED = f"""
+    EXISTS (
+        SELECT FROM {SCHEMA}.jobs AS jobs
+        WHERE jobs.account = uses.account AND jobs.ref = uses.ref AND jobs.created_at = uses.created_at
+              AND jobs.state IN ({_UNSENT})
+    )
+"""
+_DROP_USES = f"""
+    DELETE FROM {SCHEMA}.picture_uses AS uses
+    WHERE NOT {_IS_PICTURE_NEEDED} AND (kept_at < clock_timestamp() - interval '1 minute' OR EXISTS (
+        SELECT FROM {SCHEMA}.jobs AS jobs
+        WHERE jobs.account = uses.account AND jobs.ref = uses.ref AND jobs.created_at = uses.created_at
+    ))
+"""
+_DROP_PICTURES = f"""
+    DELETE FROM {SCHEMA}.pictures AS pictures
+    WHERE NOT EXISTS (SELECT FROM {SCHEMA}.picture_uses AS uses WHERE uses.digest = pictures.digest)
+"""
+
+
+def write_values(record: JobRecord, take_over: str | None, owner: str, clock_offset: float) -> tuple[Any, ...]:
+    """Return the parameters of `WRITE`. Raise ValueError, TypeError or RecursionError for what no row can hold.
+
+    owner: this client. clock_offset: the seconds by which the database's clock is ahead of the client's.
+    """
+    details = {name: value for name in _DETAILS if (value := getattr(record, name)) not in _EMPTY}
+    encoded = {"state": record.state.value, "details": json.dumps(details, allow_nan=False)}
+    row = [encoded[name] if name in encoded else getattr(record, name) for name in _COLUMNS]
+    for name, value in zip(_COLUMNS, row, strict=True):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name}={value}: must be a finite number")
+        if isinstance(value, str):
+            value.encode()  # raises UnicodeEncodeError, which is a ValueError, for a lone surrogate
+    return (*row, take_over, clock_offset, owner)
+
+
+async def write(connection: "AnyConnection", values: Sequence[Any]) -> bool:
+    """Write a record by the rules of `Journal.append`, and return whether it was written.
+
+    Raise UniqueViolationError if another row of the account has its id. *values* are those of `write_values`.
+    """
+    return await connection.fetchrow(WRITE, *values) is not None
+
+
+async def put_back_claim(connection: "AnyConnection", record: JobRecord, owner: str) -> None:
+    """Make the row of a job WAITING again if it says what this claim wrote: the job was certainly not sent.
+
+    The row may be UNCERTAIN now, because another client took it over. The time of the submit tells this claim from one
+    of another client.
+    """
+    values = record.account, record.ref, record.created_at, record.submitted_at, owner
+    await connection.fetchrow(_PUT_BACK_CLAIM, *values)
+
+
+async def is_submitting(connection: "AnyConnection", record: JobRecord) -> bool:
+    """Return whether the job's row waits for the reply to its submit."""
+    sql = f"SELECT state FROM {SCHEMA}.jobs WHERE account = $1 AND ref = $2 AND created_at = $3"
+    state = await connection.fetchval(sql, record.account, record.ref, record.created_at)
+    return bool(state == JobState.SUBMITTING.value)
+
+
+async def holding(connection: "AnyConnection", account: str, owner: str) -> list[Row]:
+    """Return the jobs of all clients but *owner* that may hold a slot. Their times are the database's."""
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({_listed(HOLDING)}) AND jobs.owner <> $2"
+    return [
+        Row(
+            _record_from(row)._replace(submitted_at=row["submitted_here"], accepted_at=row["accepted_here"]),
+            row["is_alive"],
+        )
+        for row in await connection.fetch(sql, account, owner)
+    ]
+
+
+async def lock(connection: "AnyConnection", account: str) -> tuple[AccountCap, float]:
+    """Lock the account's row until the transaction ends. Return its cap, and the database's time after that."""
+    sql = f"SELECT maximum, cap, retry_at, refused_at FROM {SCHEMA}.accounts WHERE account = $1 FOR UPDATE"
+    row = await connection.fetchrow(sql, account)
+    if row is None:
+        insert = f"INSERT INTO {SCHEMA}.accounts (account) VALUES ($1) ON CONFLICT DO NOTHING"
+        await connection.execute(insert, account)
+        row = await connection.fetchrow(sql, account)
+    now = await connection.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
+    return AccountCap(*(row or ())), now
+
+
+async def has_cap(connection: "AnyConnection", account: str) -> bool:
+    """Return whether a refusal taught a cap, which an acceptance may raise."""
+    sql = f"SELECT cap IS NOT NULL AND retry_at IS NULL FROM {SCHEMA}.accounts WHERE account = $1"
+    return bool(await connection.fetchval(sql, account))
+
+
+async def write_cap(connection: "AnyConnection", account: str, cap: AccountCap) -> None:
+    """Keep what refusals taught about the account."""
+    sql = f"UPDATE {SCHEMA}.accounts SET maximum = $2, cap = $3, retry_at = $4, refused_at = $5 WHERE account = $1"
+    await connection.execute(sql, account, *cap)
+
+
+async def read_asks(connection: "AnyConnection", account: str, owner: str) -> list[ClientAsk]:
+    """Return what *owner* asks for, and what the clients that beat within half a lease ask for.
+
+    A client whose last beat is older does not send a job, so a slot is not left for it.
+    """
+    sql = f"""
+        SELECT asks.owner, slots, since, asked_at FROM {SCHEMA}.asks AS asks
+        LEFT JOIN {SCHEMA}.owners AS owners
+        ON owners.owner = asks.owner AND owners.seen_at + owners.lease / 2 > clock_timestamp()
+        WHERE account = $1 AND (owners.owner IS NOT NULL OR asks.owner = $2)
+    """
+    return [ClientAsk(*row) for row in await connection.fetch(sql, account, owner)]
+
+
+async def write_ask(connection: "AnyConnection", account: str, ask: ClientAsk) -> None:
+    """Keep what a client asked for."""
+    sql = f"""
+        INSERT INTO {SCHEMA}.asks (account, owner, slots, since, asked_at) VALUES ($1, $2, $3, $4, $5)
+        ON CONFLICT (account, owner)
+        DO UPDATE SET slots = excluded.slots, since = excluded.since, asked_at = excluded.asked_at
+    """
+    await connection.execute(sql, account, *ask)
+
+
+async def count_charges(connection: "AnyConnection", account: str, since: float) -> Counter[Decimal]:
+    """Return how many jobs were charged since then, or may have been charged at any time, by price."""
+    counts = Counter[Decimal]()
+    for row in await connection.fetch(_COUNT_CHARGES, account, since):
+        counts[row["price"]] += row["count"]
+    return counts
+
+
+async def beat(connection: "AnyConnection", owner: str, lease: float) -> float:
+    """Write that a client is alive, and return the database's time."""
+    now: float = await connection.fetchval(_BEAT, owner, lease)
+    return now
+
+
+async def leave(connection: "AnyConnection", owner: str) -> None:
+    """Remove a client that closes, and what it asked for. Wake the others."""
+    for table in ("asks", "owners"):
+        await connection.execute(f"DELETE FROM {SCHEMA}.{table} WHERE owner = $1", owner)
+    await notify(connection, owner)
+
+
+async def notify(connection: "AnyConnection", owner: str) -> None:
+    """Wake the other clients when the transaction commits."""
+    await connection.execute("SELECT pg_notify($1, $2)", CHANNEL, owner)
+
+
+async def clean(connection: "AnyConnection") -> None:
+    """Remove what dead clients left: their asks, their names after a day, and pictures that no job needs."""
+    await connection.execute(
+        f"DELETE FROM {SCHEMA}.owners WHERE seen_at + lease < clock_timestamp() - interval '1 day'"
+    )
+    await connection.execute(
+        f"DELETE FROM {SCHEMA}.asks AS asks WHERE NOT EXISTS (SELECT FROM {SCHEMA}.owners AS owners"
+        " WHERE owners.owner = asks.owner AND owners.seen_at + owners.lease > clock_timestamp())"
+    )
+    await connection.execute(_DROP_USES)
+    await connection.execute(_DROP_PICTURES)
+
+
+async def unfinished(connection: "AnyConnection", account: str, ready: bool) -> list[Row]:
+    """As in `Journal`."""
+    states = _listed([state for state in UNFINISHED if ready or state is not JobState.READY])
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({states}) AND saved_path IS NULL ORDER BY created_at"
+    return [_row_from(row) for row in await connection.fetch(sql, account)]
+
+
+async def find(connection: "AnyConnection", account: str, ref: str | None, job_id: str | None) -> Row | None:
+    """As in `Journal`."""
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND (ref = $2 OR job_id = $3) ORDER BY (ref = $2) DESC NULLS LAST LIMIT 1"
+    row = await connection.fetchrow(sql, account, ref, job_id)
+    return _row_from(row) if row else None
+
+
+async def recent(connection: "AnyConnection", account: str, limit: int) -> list[JobRecord]:
+    """As in `Journal`."""
+    sql = f"{_SELECT} WHERE jobs.account = $1 ORDER BY created_at DESC LIMIT $2"
+    return [_record_from(row) for row in await connection.fetch(sql, account, limit)]
+
+
+async def charges(connection: "AnyConnection", account: str) -> list[Charge]:
+    """As in `Journal`."""
+    sql = f"""
+        SELECT ref, created_at, {_AT} AS at, price, accepted_at IS NOT NULL AS is_certain
+        FROM {SCHEMA}.jobs WHERE account = $1 AND charged IS NOT false
+    """
+    return [
+        Charge(key_of(account, row["ref"], row["created_at"]), row["at"], row["price"], row["is_certain"])
+        for row in await connection.fetch(sql, account)
+    ]
+
+
+async def deliver(connection: "AnyConnection", record: JobRecord, job_id: str | None) -> None:
+    """Add a notification. An earlier one for the same job keeps its id if this one has none."""
+    await connection.execute(_DELIVER, record.owner, record.account, record.ref, job_id)
+
+
+async def take_deliveries(connection: "AnyConnection", account: str, owner: str) -> list[tuple[str, str | None]]:
+    """Remove the notifications for *owner* and for dead clients, and return them as (ref, id or None)."""
+    return [(row["ref"], row["job_id"]) for row in await connection.fetch(_TAKE_DELIVERIES, account, owner)]
+
+
+async def keep_picture(connection: "AnyConnection", record: JobRecord, digest: str, picture: bytes) -> None:
+    """Keep a job's picture. Equal pictures are kept once."""
+    pictures = f"""
+        INSERT INTO {SCHEMA}.pictures (digest, picture) VALUES ($1, $2)
+        ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest
+    """
+    await connection.execute(pictures, digest, picture)
+    uses = f"""
+        INSERT INTO {SCHEMA}.picture_uses (account, ref, created_at, digest) VALUES ($1, $2, $3, $4)
+        ON CONFLICT (account, ref, created_at) DO UPDATE SET digest = excluded.digest, kept_at = excluded.kept_at
+    """
+    await connection.execute(uses, record.account, record.ref, record.created_at, digest)
+
+
+async def picture(connection: "AnyConnection", record: JobRecord) -> bytes | None:
+    """Return the picture of a job that was not sent; None if it was not kept."""
+    sql = f"""
+        SELECT picture FROM {SCHEMA}.picture_uses AS uses JOIN {SCHEMA}.pictures AS pictures USING (digest)
+        WHERE uses.account = $1 AND uses.ref = $2 AND uses.created_at = $3 AND {_IS_PICTURE_NEEDED}
+    """
+    found: bytes | None = await connection.fetchval(sql, record.account, record.ref, record.created_at)
+    return found
+
+
+def _row_from(row: "asyncpg.Record") -> Row:
+    return Row(_record_from(row), row["is_alive"])
+
+
+def _record_from(row: "asyncpg.Record") -> JobRecord:
+    values = {name: row[name] for name in _COLUMNS}
+    details = json.loads(values.pop("details"))
+    decoded = {"state": JobState(values["state"]), "links": tuple(details.get("links", ()))}
+    return JobRecord(**{**values, **details, **decoded})

@@ -1,0 +1,330 @@
+"""What one client does in a PostgreSQL database: its writes, claims and reads, and its lease.
+
+All of it runs in one event loop, which is not the application's, see `postgres`.
+"""
+
+import asyncio
+import hashlib
+import logging
+import math
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import asyncpg
+
+from modelslab_async.aio import wait_for_event
+from modelslab_async.errors import JournalError
+from modelslab_async.journal import postgres_rows as rows
+from modelslab_async.journal.base import Row
+from modelslab_async.journal.postgres_address import Address
+from modelslab_async.journal.postgres_database import AwayError, Database, transaction
+from modelslab_async.journal.postgres_queue import RETRY_SECONDS, Change, PutBackClaim, WriteQueue
+from modelslab_async.journal.store import Outcome, PutBack, UnwritableError, Write
+from modelslab_async.protocol.claims import Account, AccountCap, Ask, Claim, Claimed, Follow
+from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.record import Charge, JobRecord, belongs_to
+
+if TYPE_CHECKING:
+    from modelslab_async.journal.postgres_rows import AnyConnection
+
+OPEN_SECONDS = 10.0
+"""How long opening may take, and how long closing waits for the database."""
+MAX_PICTURE_BYTES = 5_000_000
+_log = logging.getLogger("modelslab_async")
+
+_T = TypeVar("_T")
+
+
+class Lease:
+    """Know for how long the other clients take this one for alive.
+
+    Two clocks are used: the monotonic clock of some systems stands still while the machine sleeps, and the other one
+    may be set back.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self._renewed_at: tuple[float, float] | None = None
+
+    @staticmethod
+    def now() -> tuple[float, float]:
+        """Return the time of both clocks."""
+        return time.monotonic(), time.time()
+
+    def renew(self, sent_at: tuple[float, float]) -> None:
+        """Note that the database has a beat that was sent at that time."""
+        self._renewed_at = max(sent_at, self._renewed_at or sent_at)
+
+    @property
+    def age(self) -> float:
+        """Return the seconds since the last beat was sent; infinite before the first."""
+        if self._renewed_at is None:
+            return math.inf
+        return max(now - then for now, then in zip(self.now(), self._renewed_at, strict=True))
+
+
+class PostgresStore:
+    """One client's rows, connections and lease. The methods that are named as in `Journal` do what they do there."""
+
+    def __init__(self, address: Address, lease: float, beat: float) -> None:
+        self.owner = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:16]}"
+        """The client's name. It begins with the name of its host, so that a person sees where a job runs."""
+        self.lease = Lease(lease)
+        self.address = address
+        self._beat_every = beat
+        self._database = Database(address, timeout=max(2.0, lease / 3))
+        self.queue = WriteQueue(address.name, self._commit)
+        self._clock_offset = 0.0
+        """Seconds by which the database's clock is ahead of this host's."""
+        self._is_changed = asyncio.Event()
+        """Set when another client may have changed the rows."""
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- opening, closing, and being alive ---
+
+    async def open(self) -> None:
+        """Connect, and be alive. Raise JournalError within `OPEN_SECONDS`."""
+        failure: JournalError | None = None
+        try:
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self._database.open()
+                self.lease.renew(await self._database.run(self._beat))
+                await self._database.run(rows.clean)
+        except JournalError as error:
+            failure = error
+        except TimeoutError as error:
+            failure = self._database.explain(error)
+        if failure:
+            await self._database.close()
+            raise failure
+        works: list[Callable[[], Awaitable[None]]] = [self.queue.run, self._keep_alive, self._keep_clean]
+        self._tasks = [asyncio.create_task(_endless(work)) for work in works]
+
+    async def close(self) -> None:
+        """Write what is queued, as far as the database can be reached, and be dead for the other clients."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(OPEN_SECONDS):
+                await self.queue.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.queue.end(self.address.error(JournalError, "it is closed", "open it again"))
+        with suppress(JournalError, TimeoutError):
+            async with asyncio.timeout(self._database.timeout):
+                await self._database.run(partial(rows.leave, owner=self.owner), tries=1)
+        await self._database.close()
+
+    async def _beat(self, connection: "AnyConnection") -> tuple[float, float]:
+        """Write that this client is alive, and compare the clocks. Return what `Lease.renew` takes after the commit."""
+        sent_at = self.lease.now()
+        now = await rows.beat(connection, self.owner, self.lease.seconds)
+        self._clock_offset = now - (sent_at[1] + time.time()) / 2
+        return sent_at
+
+    async def _keep_alive(self) -> None:
+        """Renew the lease, and listen for the other clients, until the connection fails."""
+        try:
+            connection = await self._database.connect()
+        except JournalError:
+            await asyncio.sleep(min(self._beat_every, RETRY_SECONDS))
+            return
+        try:
+            await connection.add_listener(rows.CHANNEL, self._on_notification)
+            self._is_changed.set()  # notifications may have been lost while there was no connection
+            while True:
+                async with transaction(connection):
+                    sent_at = await self._beat(connection)
+                self.lease.renew(sent_at)
+                await asyncio.sleep(self._beat_every)
+        except Exception as error:  # noqa: BLE001 - whatever ended the connection
+            _log.info("%s: reconnect to renew the lease: %s", self.address.name, self._database.explain(error))
+            await asyncio.sleep(min(self._beat_every, RETRY_SECONDS))
+        finally:
+            connection.terminate()
+
+    async def _keep_clean(self) -> None:
+        """Remove what dead clients left, once in each lease."""
+        await asyncio.sleep(self.lease.seconds)
+        with suppress(JournalError):
+            await self._database.run(rows.clean, tries=1)
+
+    def _on_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        if payload != self.owner:
+            self._is_changed.set()
+
+    async def wait_for_change(self, seconds: float) -> None:
+        """As in `Journal`."""
+        await wait_for_event(self._is_changed, seconds)
+        self._is_changed.clear()
+
+    # --- writes ---
+
+    async def _commit(self, changes: Sequence[Change]) -> Sequence[Outcome]:
+        """Make changes that follow each other in the queue. Several changes are notes, and share a transaction."""
+        if len(changes) > 1:
+            with suppress(UnwritableError, asyncpg.UniqueViolationError):
+                await self._database.run(partial(self._write_notes, notes=changes))
+                return [True] * len(changes)
+        return [await self._commit_alone(change) for change in changes]
+
+    async def _commit_alone(self, change: Change) -> Outcome:
+        try:
+            return await self._database.run(partial(self._make, change=change))
+        except asyncpg.UniqueViolationError:
+            return False  # the id belongs to another row
+        except UnwritableError as error:
+            return error
+
+    async def _write_notes(self, connection: "AnyConnection", notes: Sequence[Change]) -> None:
+        """Write notes in the order of their refs, so that two clients do not wait for each other."""
+        ordered = sorted((note.record for note in notes), key=lambda record: (record.account, record.ref))
+        await connection.executemany(rows.WRITE, [self._values(record) for record in ordered])
+
+    async def _make(self, connection: "AnyConnection", change: Change) -> Outcome:
+        match change:
+            case Write(record=record, take_over=take_over):
+                return await self._write(connection, record, take_over)
+            case PutBackClaim(record=record):
+                await rows.lock(connection, record.account)  # waits for the end of the claim's own transaction
+                await rows.put_back_claim(connection, record, self.owner)
+                return True
+            case PutBack(record=record):
+                account, now = await self._account(connection, record.account)
+                used = change.ask.held + account.used(now)
+                cap = account.cap.after_refusal(used, now, wait=change.wait, maximum=change.maximum)
+                await rows.write_cap(connection, record.account, cap)
+                return await self._write(connection, record, None)
+
+    async def _write(self, connection: "AnyConnection", record: JobRecord, take_over: str | None) -> bool:
+        """Write a record by the rules of `Journal.append`. An acceptance raises the account's cap."""
+        values = self._values(record, take_over)
+        cap: AccountCap | None = None
+        if record.accepted_at is not None and await rows.has_cap(connection, record.account):
+            cap, _ = await rows.lock(connection, record.account)
+            if not await rows.is_submitting(connection, record):
+                cap = None
+        is_written = await rows.write(connection, values)
+        if is_written and cap:
+            await rows.write_cap(connection, record.account, cap.after_acceptance())
+        return is_written
+
+    def _values(self, record: JobRecord, take_over: str | None = None) -> tuple[object, ...]:
+        try:
+            return rows.write_values(record, take_over, self.owner, self._clock_offset)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            unwritable = self._database.unwritable(str(error), error)
+        raise unwritable
+
+    # --- claims ---
+
+    async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        """As in `Journal`. Wait while the database is away."""
+        is_repeated = False
+        while True:
+            try:
+                await self.queue.flush()
+                work = partial(self._claim, record=record, ask=ask, is_repeated=is_repeated)
+                answer, sent_at = await self._database.run(work, tries=1)
+            except AwayError:
+                is_repeated = True
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            self.lease.renew(sent_at)
+            return answer
+
+    async def _claim(
+        self, connection: "AnyConnection", record: JobRecord, ask: Ask, is_repeated: bool
+    ) -> tuple[Claim, tuple[float, float]]:
+        """Claim a slot and renew the lease. Return the answer, and what `Lease.renew` takes after the commit.
+
+        is_repeated: whether an earlier attempt failed, which may have been committed. Nothing was sent for it.
+        """
+        values = self._values(record)
+        account, now = await self._account(connection, record.account)
+        if is_repeated:
+            await rows.put_back_claim(connection, record, self.owner)
+        there = await rows.find(connection, record.account, record.ref, None)
+        if there is not None and not belongs_to(there.record, record):
+            return Follow(*there), await self._beat(connection)
+        if ask.spending:
+            ask.spending.require(await rows.count_charges(connection, record.account, ask.spending.since))
+        decision = account.decide(self.owner, ask, now)
+        if decision.cap:
+            await rows.write_cap(connection, record.account, decision.cap)
+        if decision.ask:
+            await rows.write_ask(connection, record.account, decision.ask)
+        waiting = record._replace(state=JobState.WAITING, submitted_at=None, charged=False)
+        if isinstance(decision.answer, Claimed):
+            if not await rows.write(connection, values):
+                raise AwayError(f"{self.address.name}: the row changed meanwhile (hint: try again)")
+        elif there is None or there.record != waiting:
+            await rows.write(connection, self._values(waiting))
+        sent_at = await self._beat(connection)
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError  # in case that a wait of asyncpg swallowed it
+        return decision.answer, sent_at
+
+    async def _account(self, connection: "AnyConnection", account: str) -> tuple[Account, float]:
+        """Lock an account's row, and read what is known of the account. Return also the database's time."""
+        cap, now = await rows.lock(connection, account)
+        asks = await rows.read_asks(connection, account, self.owner)
+        return Account(cap, asks, await rows.holding(connection, account, self.owner)), now
+
+    # --- reads, notifications and pictures ---
+
+    async def _read(self, work: Callable[["AnyConnection"], Awaitable[_T]]) -> _T:
+        """Read once everything is written that was queued before, as far as the database takes it."""
+        with suppress(JournalError):
+            await self.queue.flush()
+        return await self._database.run(work)
+
+    async def unfinished(self, account: str, ready: bool) -> list[Row]:
+        """As in `Journal`."""
+        return await self._read(partial(rows.unfinished, account=account, ready=ready))
+
+    async def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
+        """As in `Journal`."""
+        return await self._read(partial(rows.find, account=account, ref=ref, job_id=job_id))
+
+    async def recent(self, account: str, limit: int) -> list[JobRecord]:
+        """As in `Journal`."""
+        return await self._read(partial(rows.recent, account=account, limit=limit))
+
+    async def charges(self, account: str) -> list[Charge]:
+        """As in `Journal`."""
+        return await self._read(partial(rows.charges, account=account))
+
+    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
+        """As in `Journal`."""
+
+        async def work(connection: "AnyConnection") -> None:
+            await rows.deliver(connection, record, job_id)
+            await rows.notify(connection, self.owner)
+
+        await self._database.run(work)
+
+    async def delivered(self, account: str) -> list[tuple[str, str | None]]:
+        """As in `Journal`."""
+        return await self._database.run(partial(rows.take_deliveries, account=account, owner=self.owner))
+
+    async def keep_picture(self, record: JobRecord, picture: bytes) -> None:
+        """As in `Journal`."""
+        if len(picture) > MAX_PICTURE_BYTES:
+            words = f"a picture of {len(picture)} bytes is too large: at most {MAX_PICTURE_BYTES} are kept"
+            raise self.address.error(JournalError, words, "make it smaller, or pass its URL")
+        digest = hashlib.sha256(picture).hexdigest()
+        await self._read(partial(rows.keep_picture, record=record, digest=digest, picture=picture))
+
+    async def picture(self, record: JobRecord) -> bytes | None:
+        """As in `Journal`."""
+        return await self._read(partial(rows.picture, record=record))
+
+
+async def _endless(work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await work()
