@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable
 from contextlib import aclosing
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 import aiohttp
@@ -30,7 +29,7 @@ from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.job import streams
 from modelslab_async.job.future import Job
 from modelslab_async.journal.base import Journal
-from modelslab_async.journal.sqlite import SqliteJournal
+from modelslab_async.journal.choose import journal_of
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.polling.estimator import DurationEstimator
 from modelslab_async.polling.flow import WaitStrategy
@@ -83,7 +82,9 @@ class Client:
     max_polls_per_second: a bound for the polls of all running jobs together; None for no bound. Probes after the
         service reported success are not counted.
     journal: a path such as "jobs.db" keeps every job on disk, so that `recover` can collect what a process that died
-        has paid for. Any `Journal` will do. A client with a journal is used as `async with`. None keeps nothing.
+        has paid for. The clients of several processes share a file, and those of several hosts share a PostgreSQL
+        database, "postgresql://..." (extra `postgres`). All clients of an account together keep to its slots. Any
+        `Journal` will do. A client with a journal is used as `async with`. None keeps nothing.
     budget: what may be spent, see `Budget`; several clients may share one. None for no bound.
     prices: what a call costs, for budget and estimates; None for the documented prices.
     timeouts: see `Timeouts`.
@@ -140,7 +141,7 @@ class Client:
             wait=wait,
             estimator=DurationEstimator(gaps_at(poll_cost)),
             rate_limiter=RateLimiter(max_polls_per_second),
-            journal=SqliteJournal(Path(journal)) if isinstance(journal, str | os.PathLike) else journal,
+            journal=journal_of(journal) if isinstance(journal, str | os.PathLike) else journal,
             prices=prices or PriceList(),
             timeouts=timeouts,
             webhook=webhook,
