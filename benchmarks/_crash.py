@@ -142,7 +142,8 @@ async def _records(emulator: Emulator, path: Path) -> dict[str, JobRecord]:
     journal = SqliteJournal(path)
     await journal.open()
     account = account_fingerprint(ApiKey("any"), emulator.url)
-    found = [await journal.find(account, ref=f"job-{number}") for number in range(JOBS)]
+    rows = [await journal.find(account, ref=f"job-{number}") for number in range(JOBS)]
+    found = [row and row.record for row in rows]
     await journal.close()
     return {record.ref: record for record in found if record}
 

@@ -18,7 +18,7 @@ from modelslab_async.protocol.replay import error_of, events_to
 from modelslab_async.protocol.wire import Asset
 
 SEE_CANDIDATES = "see Client.recover(search=True).candidates"
-_IS_NEW = ("cannot be taken up: a new job with this ref waits for its turn here", "await that job")
+_IS_NEW = ("cannot be taken up: a new job with this ref waits for its turn here", "wait for its end")
 _UNCERTAIN = {JobState.SUBMITTING, JobState.UNCERTAIN}
 _OVER = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
 _RESUMABLE = (JobState.PROCESSING, JobState.READY, JobState.TIMED_OUT)

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
-from helpers.harnesses import BaseHarness
 
+from helpers.harnesses import BaseHarness
 from modelslab_async import Journal
 from modelslab_async.journal.postgres import PostgresJournal
 

@@ -33,6 +33,7 @@ WAYS: dict[JobState, Sequence[Event]] = {
 EVENTS: dict[type[Event], Sequence[Event]] = {
     lifecycle.Started: (lifecycle.Started(),),
     lifecycle.PutBack: (lifecycle.PutBack(),),
+    lifecycle.Deferred: (lifecycle.Deferred(),),
     lifecycle.Postponed: (lifecycle.Postponed(),),
     lifecycle.Cancelled: (lifecycle.Cancelled(),),
     lifecycle.Verified: (lifecycle.Verified(Video(id="7", ref="ref", url="https://a.invalid/v.mp4", links=())),),

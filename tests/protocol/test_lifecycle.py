@@ -15,6 +15,7 @@ ERROR = JobError("why")
 EVENTS: list[Event] = [
     lifecycle.Started(),
     lifecycle.PutBack(),
+    lifecycle.Deferred(),
     lifecycle.Postponed(),
     lifecycle.Cancelled(),
     wire.Accepted(id="1"),
@@ -31,6 +32,7 @@ MOVES = {
     S.WAITING: {"Started": S.SUBMITTING, "Cancelled": S.CANCELLED, "Rejected": S.REFUSED},
     S.SUBMITTING: {
         "PutBack": S.WAITING,
+        "Deferred": S.WAITING,
         "Postponed": S.WAITING,
         "Accepted": S.PROCESSING,
         "Ready": S.READY,

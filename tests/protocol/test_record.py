@@ -26,8 +26,9 @@ def test_a_job_without_news_holds_its_slot_for_two_minutes(
 ) -> None:
     """If its client died, other clients do not wait for the slot for ever."""
     record = FULL._replace(state=state, submitted_at=submitted_at, accepted_at=accepted_at)
-    assert [record.holds_slot(at) for at in (1000.0, 1119.0, 1121.0)] == [True, True, False]
-    assert not record.holds_slot(-86_400.0)  # the clock was a day ahead, and is right again
+    assert [record.holds_slot(at, is_alive=False) for at in (1000.0, 1119.0, 1121.0)] == [True, True, False]
+    assert not record.holds_slot(-86_400.0, is_alive=False)  # the clock was a day ahead, and is right again
+    assert record.holds_slot(1121.0, is_alive=True) is (state is not S.UNCERTAIN)
 
 
 @pytest.mark.parametrize(

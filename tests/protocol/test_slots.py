@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.protocol.slots import DEFAULT_WAIT, Slots
+from modelslab_async.protocol.claims import DEFAULT_WAIT
+from modelslab_async.protocol.slots import Slots
 
 
 def slots_with_queue(limit: int, waiting: int) -> tuple[Slots[int], list[int]]:
@@ -38,9 +40,9 @@ def test_a_refused_item_is_granted_first_once_a_slot_is_free() -> None:
     """The cap falls to the slots that are held. The next free slot goes to the refused item, before later items."""
     slots, _ = slots_with_queue(5, 8)
     for item in (0, 1, 2):
-        slots.accepted(item)
+        slots.accepted(item, 0.0)
     for item in (4, 3):
-        slots.put_back(item, 0.0, wait=30.0, maximum=None)
+        slots.refused(item, 0.0, wait=30.0, maximum=None)
     assert (slots.cap, slots.taken, list(slots.grant(1.0))) == (3, 3, [])
     slots.release(1)
     assert list(slots.grant(2.0)) == [3]
@@ -49,8 +51,8 @@ def test_a_refused_item_is_granted_first_once_a_slot_is_free() -> None:
 def test_one_more_item_is_granted_after_the_wait_that_the_service_named() -> None:
     """This holds although no job of this client ended, because jobs of others may have ended."""
     slots, _ = slots_with_queue(2, 3)
-    slots.accepted(0)
-    slots.put_back(1, 0.0, wait=30.0, maximum=None)
+    slots.accepted(0, 0.0)
+    slots.refused(1, 0.0, wait=30.0, maximum=None)
     assert slots.retry_at == 30.0
     assert list(slots.grant(29.9)) == []
     assert list(slots.grant(30.0)) == [1]
@@ -60,21 +62,21 @@ def test_the_wait_after_a_refusal_without_a_time() -> None:
     """A refusal without a time waits for DEFAULT_WAIT, and a refusal with 0 seconds waits for at least 1 s."""
     for wait, expected in ((None, DEFAULT_WAIT), (0.0, 1.0)):
         slots, _ = slots_with_queue(1, 1)
-        slots.put_back(0, 100.0, wait=wait, maximum=None)
+        slots.refused(0, 100.0, wait=wait, maximum=None)
         assert slots.retry_at == 100.0 + expected
 
 
 def test_the_cap_climbs_by_one_with_each_acceptance() -> None:
     """The cap climbs up to the limit, and does not climb while a refusal is recent."""
     slots, _ = slots_with_queue(4, 9)
-    slots.accepted(0)
+    slots.accepted(0, 0.0)
     for item in (3, 2, 1):
-        slots.put_back(item, 0.0, wait=10.0, maximum=None)
+        slots.refused(item, 0.0, wait=10.0, maximum=None)
     caps = []
     now = 10.0
     for _ in range(4):
         for item in list(slots.grant(now)):
-            slots.accepted(item)
+            slots.accepted(item, now)
         caps.append(slots.cap)
     assert caps == [3, 4, 4, 4]
 
@@ -83,12 +85,12 @@ def test_a_named_maximum_is_the_ceiling_from_then_on() -> None:
     """The client never uses more slots than the maximum that the service named."""
     slots, _ = slots_with_queue(15, 40)
     for item in range(14, 4, -1):
-        slots.put_back(item, 0.0, wait=1.0, maximum=5)
+        slots.refused(item, 0.0, wait=1.0, maximum=5)
     now = 1.0
     for _ in range(50):
         now += 10.0
         for item in slots.grant(now):
-            slots.accepted(item)
+            slots.accepted(item, now)
         assert slots.taken <= 5
     assert slots.cap == 5
 
@@ -119,11 +121,11 @@ def test_the_laws_of_slots(limit: int, steps: list[tuple[str, int]]) -> None:
                 count += 1
             case "accept" | "hold" if asked:
                 item = asked.pop(which % len(asked))
-                (slots.accepted if step == "accept" else slots.hold)(item)
+                {"accept": partial(slots.accepted, now=now), "hold": slots.hold}[step](item)
                 held.append(item)
             case "refuse" if asked:
                 item = asked.pop(which % len(asked))
-                slots.put_back(item, now, wait=float(which), maximum=None)
+                slots.refused(item, now, wait=float(which), maximum=None)
                 waiting.add(item)
             case "end" if held:
                 item = held.pop(which % len(held))
@@ -161,13 +163,9 @@ def test_a_withdrawn_item_is_not_referenced() -> None:
 
 
 def test_a_client_without_slots_does_not_wait_forever() -> None:
-    """If the cap fell at a refusal and others use the slots below it, one more item is granted after DEFAULT_WAIT."""
+    """If the cap fell to 0 at a refusal, one more item is granted after the wait, although no job here can end."""
     slots, _ = slots_with_queue(5, 1)
-    slots.put_back(0, 0.0, wait=30.0, maximum=None)
-    slots.withdraw(0)
-    assert list(slots.grant(30.0)) == []
-    slots.used_elsewhere = 1
-    slots.enqueue(1)
-    assert list(slots.grant(100.0)) == []
-    assert slots.retry_at == 100.0 + DEFAULT_WAIT
-    assert list(slots.grant(100.0 + DEFAULT_WAIT)) == [1]
+    slots.refused(0, 0.0, wait=30.0, maximum=None)
+    assert (slots.cap, list(slots.grant(29.0))) == (0, [])
+    assert slots.retry_at == 30.0
+    assert list(slots.grant(30.0)) == [0]

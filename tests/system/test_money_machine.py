@@ -6,8 +6,8 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -22,7 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from modelslab_async import Budget, BudgetExceededError, Client, JobRecord, JournalError, PriceList
 from modelslab_async.emulator import Fault, InProcess, Rule, Service
 from modelslab_async.errors import ReplyLostError
-from modelslab_async.protocol.record import SENT, Charge, key_of
+from modelslab_async.journal.base import Row
+from modelslab_async.journal.memory import MemoryJournal, MemoryStorage
+from modelslab_async.protocol.claims import Ask, Claim
+from modelslab_async.protocol.record import SENT
 from modelslab_async.protocol.reply import HttpReply
 from modelslab_async.transport.base import Incoming
 
@@ -35,87 +38,71 @@ FAULTS = [
 ]
 
 
-@attrs.define
-class Disk:
-    """What survives a crash: the journal's rows, and the history of writes and charges in their order."""
+class Disk(MemoryStorage):
+    """What survives a crash: the journal's rows, and the history of rows and charges in their order."""
 
-    rows: dict[str, JobRecord] = attrs.field(factory=dict[str, JobRecord])
-    history: list[JobRecord | str] = attrs.field(factory=list[JobRecord | str])
-    alive: set[str] = attrs.field(factory=set[str])
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self.history: list[Mapping[tuple[str, str], JobRecord] | str] = []
 
 
-@attrs.define
-class MemoryJournal:
-    """A `Journal` in memory. A noted record is lost in a crash, unless an awaited call came after it."""
+class CrashableJournal(MemoryJournal):
+    """A journal on the disk. A noted record is lost in a crash, unless an awaited call came after it."""
 
-    disk: Disk
-    owner: str
-    has_crashed: bool = False
-    _notes: list[JobRecord] = attrs.field(factory=list[JobRecord])
-
-    async def open(self) -> None:
-        self.disk.alive.add(self.owner)
+    def __init__(self, disk: Disk) -> None:
+        super().__init__(disk)
+        self.disk, self.has_crashed = disk, False
+        self.notes: list[JobRecord] = []
 
     async def append(self, record: JobRecord, *, take_over: str | None = None) -> bool:
-        self._flush()
-        await asyncio.sleep(0.01)
-        return self._write(record, take_over)
+        with self.writing():
+            await asyncio.sleep(0.01)
+            self.require_life()
+            return await super().append(record, take_over=take_over)
+
+    async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        with self.writing():
+            await asyncio.sleep(0.01)
+            self.require_life()
+            return await super().claim(record, ask)
+
+    async def put_back(self, record: JobRecord, ask: Ask, *, wait: float | None, maximum: int | None) -> None:
+        with self.writing():
+            await super().put_back(record, ask, wait=wait, maximum=maximum)
 
     def note(self, record: JobRecord) -> None:
-        self._notes.append(record)
+        self.notes.append(record)
 
-    async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[JobRecord]:
-        self._flush()
-        rows = [record for record in self.disk.rows.values() if record.account == account]
-        ended = ("refused", "cancelled", "failed", *([] if ready else ["ready"]))
-        return [record for record in rows if record.state.value not in ended and record.saved_path is None]
+    async def unfinished(self, account: str, *, ready: bool = True) -> list[Row]:
+        with self.writing():
+            return await super().unfinished(account, ready=ready)
 
-    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> JobRecord | None:
-        self._flush()
-        rows = (record for record in self.disk.rows.values() if record.account == account)
-        return next((r for r in rows if r.ref == ref or (job_id and r.job_id == job_id)), None)
-
-    async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
-        rows = [record for record in self.disk.rows.values() if record.account == account]
-        return sorted(rows, key=lambda record: -record.created_at)[:limit]
-
-    async def deliver(self, record: JobRecord, job_id: str | None) -> None:
-        raise NotImplementedError
-
-    async def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
-        raise NotImplementedError
-
-    async def charges(self, account: str) -> Sequence[Charge]:
-        rows = [record for record in self.disk.rows.values() if record.account == account]
-        paid = [record for record in rows if record.charged is not False]
-        keys = (key_of(r.account, r.ref, r.created_at) for r in paid)
-        return [
-            Charge(key, r.created_at, r.price, r.accepted_at is not None) for key, r in zip(keys, paid, strict=True)
-        ]
-
-    def is_alive(self, owner: str) -> bool:
-        return owner in self.disk.alive
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
+        with self.writing():
+            return await super().find(account, ref=ref, job_id=job_id)
 
     async def close(self) -> None:
-        if not self.has_crashed:
-            self._flush()
-            self.disk.alive.discard(self.owner)
+        if self.has_crashed:
+            self.notes.clear()
+            self.disk.alive.pop(self.owner, None)
+        else:
+            with self.writing():
+                await super().close()
 
-    def _flush(self) -> None:
-        notes, self._notes = self._notes, []
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write what was noted before, and keep what the disk holds afterwards."""
+        self.require_life()
+        notes, self.notes = self.notes, []
         for record in notes:
-            self._write(record, None)
+            super().note(record)
+        self.disk.history.append(dict(self.disk.rows))
+        yield
+        self.disk.history.append(dict(self.disk.rows))
 
-    def _write(self, record: JobRecord, take_over: str | None) -> bool:
+    def require_life(self) -> None:
         if self.has_crashed:
             raise JournalError("the process has died")
-        row = self.disk.rows.get(record.ref)
-        is_free = row is None or row.state not in SENT or row.owner == take_over
-        if not is_free and (row is None or (row.owner, row.created_at) != (record.owner, record.created_at)):
-            return False
-        self.disk.rows[record.ref] = record
-        self.disk.history.append(record)
-        return True
 
 
 @attrs.define
@@ -153,7 +140,7 @@ class Money(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.loop = looptime.new_event_loop()
-        self.disk = Disk()
+        self.disk = Disk(self.loop.time)
         self.clients = 0
         self.service = Service(faults=FAULTS, eta={"good": 1})
         self.inner = InProcess(self.service)
@@ -165,7 +152,7 @@ class Money(RuleBasedStateMachine):
     async def start(self) -> None:
         self.clients += 1
         self.transport = CrashableTransport(self.inner, self.disk)
-        self.journal = MemoryJournal(self.disk, f"client {self.clients}")
+        self.journal = CrashableJournal(self.disk)
         self.budget = Budget(usd=LIMIT, per="ever")
         self.client = Client(
             KEY, transport=self.transport, journal=self.journal, budget=self.budget, rng=random.Random(self.clients)
@@ -176,13 +163,14 @@ class Money(RuleBasedStateMachine):
     async def crash(self) -> None:
         """Let the process die: it writes and sends nothing more, and its owner is dead."""
         self.journal.has_crashed = self.transport.is_cut = True
-        self.disk.alive.discard(self.journal.owner)
+        self.disk.alive.pop(self.journal.owner, None)
         await self.client.aclose(drain=False)
 
     @rule(ref=st.sampled_from(REFS))
     def submit(self, ref: str) -> None:
         async def submit() -> None:
-            if ref not in engine_of(self.client).dispatcher.jobs:
+            engine = engine_of(self.client)
+            if ref not in {*engine.dispatcher.jobs, *engine.follower.runs}:
                 job = self.client.submit(a_request(track_id=ref))
                 if isinstance(job.error, BudgetExceededError):
                     assert self.counted() + PriceList().usd > LIMIT
@@ -215,14 +203,14 @@ class Money(RuleBasedStateMachine):
     @invariant()
     def nothing_that_was_sent_is_forgotten(self) -> None:
         """After every prefix of the history, each charged job has a row that says it was, or may have been, sent."""
-        rows: dict[str, JobRecord] = {}
+        rows: Mapping[tuple[str, str], JobRecord] = {}
         charged: set[str] = set()
         for event in self.disk.history:
             if isinstance(event, str):
                 charged.add(event)
             else:
-                rows[event.ref] = event
-            assert all(ref in rows and rows[ref].state in SENT for ref in charged)
+                rows = event
+            assert charged <= {record.ref for record in rows.values() if record.state in SENT}
 
     @invariant()
     def the_budget_holds(self) -> None:
