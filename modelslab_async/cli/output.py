@@ -30,7 +30,6 @@ AS_FLAGS = {
     r'Client\(limits="warn"\)': "--limits warn",
     r"Client\(api_key=\.\.\.\)": "MODELSLAB_API_KEY",
     r"Client\.attach\('([^']*)'\)": r"modelslab-async collect \1",
-    r"Client\.recover or attach": "modelslab-async collect",
     r"Client\.recover\(\)\.(uncertain|unsent)": "modelslab-async recover",
     r"recover\(search=True\)\.candidates": "modelslab-async recover --search",
     r"extra=\{['\"]([^'\"]*)['\"]: \.\.\.\}": r"--extra \1=JSON",

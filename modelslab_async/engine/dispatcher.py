@@ -219,7 +219,7 @@ class Dispatcher:
                 return
             await asyncio.wait(ends)
 
-    async def detach(self) -> None:
+    async def close(self) -> None:
         """Submit nothing more, wait for the replies under way within their bound, and detach from the other jobs.
 
         A job that waits for its turn stays WAITING in the journal for the next client; without one it is cancelled.

@@ -15,6 +15,7 @@ from modelslab_async.engine.config import SharedResources, check_key
 from modelslab_async.engine.deliveries import DeliveryHandler
 from modelslab_async.engine.dispatcher import Dispatcher
 from modelslab_async.engine.follower import Follower
+from modelslab_async.engine.pictures import PictureKeeper
 from modelslab_async.engine.poller import Poller
 from modelslab_async.engine.recorder import Recorder, account_fingerprint, request_from_record
 from modelslab_async.engine.recovery import SEE_CANDIDATES, Recoverer, Recovery, new_ref
@@ -85,6 +86,7 @@ class Engine:
         self.dispatcher = Dispatcher(submitter, poller, self.saver, notifier, slots, on_taken=self._take)
         self.recoverer = Recoverer(self.recorder, self.dispatcher, self._follow)
         self.follower = Follower(self.recorder, self.dispatcher, self.recoverer, self._send_followed)
+        self.pictures = PictureKeeper(self.recorder)
         self.deliveries = DeliveryHandler(self.dispatcher, self.recorder, self.recoverer, webhook_health)
         self.children: dict[str, Engine] = {}
         """The engines of other accounts on these resources, by account."""
@@ -177,8 +179,8 @@ class Engine:
                 stack.callback(self.shared.webhook.unregister, self.deliveries)
             if self.parent is None:
                 stack.push_async_callback(self.shared.transport.aclose)
-            for close in (self.recorder.close, self.dispatcher.detach, self.follower.close, self.deliveries.close):
-                stack.push_async_callback(close)
+            for part in (self.recorder, self.pictures, self.dispatcher, self.follower, self.deliveries):
+                stack.push_async_callback(part.close)
             stack.callback(setattr, self, "is_closed", True)
             for child in self.children.values():
                 stack.push_async_callback(child.close, drain=False)
@@ -207,6 +209,7 @@ class Engine:
             run.advance(lifecycle.Rejected(error))
         else:
             self.dispatcher.enqueue(run)
+            self.pictures.keep(run)
 
     async def _send_followed(self, run: JobRun, record: JobRecord) -> None:
         """Queue a job that another client never sent. Raises InvalidRequestError if its picture cannot be had here."""

@@ -103,7 +103,8 @@ class Follower:
             run = JobRun.restored(self, record, request, age=self._recorder.age(record))
         else:
             run = JobRun(self, request, record.ref)
-            run.record = record
+            if row.is_alive:
+                self._mirror(run, record)
         self._start(run)
         return run.job
 
@@ -175,6 +176,7 @@ class Follower:
             run.advance(event)
         if run.state is JobState.PROCESSING and not run.future.done():
             run.seen_running()
+            run.notify_listeners()
 
     async def _send(self, run: JobRun, record: JobRecord) -> None:
         """Send a job that was never sent, and whose client is gone."""

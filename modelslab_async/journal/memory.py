@@ -197,6 +197,8 @@ class MemoryJournal:
             return False
         if there and there.state is JobState.SUBMITTING and there.created_at == record.created_at:
             self._raise_cap(record)
+        if there and there.created_at != record.created_at:
+            self.storage.pictures.pop(_key(there), None)
         if record.state not in (JobState.WAITING, JobState.SUBMITTING):
             self.storage.pictures.pop(_key(record), None)
         rows[key] = record
