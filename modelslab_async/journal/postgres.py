@@ -60,7 +60,9 @@ class PostgresJournal:
     """As in `Journal`."""
 
     def __init__(self, dsn: str, *, lease: float = 30.0, beat: float = 5.0) -> None:
+        self._shown = "postgresql"
         self._address = Address(dsn)
+        self._shown = self._address.name.removeprefix("journal ")
         del dsn  # a traceback may show local variables
         require(
             (is_positive(lease), "lease", lease, "must be a number of seconds above 0", "pass 30, or omit it"),
@@ -72,7 +74,7 @@ class PostgresJournal:
         self._owner = ""
 
     def __repr__(self) -> str:
-        return f"<PostgresJournal {self._address.name.removeprefix('journal ')}>"
+        return f"<PostgresJournal {self._shown}>"
 
     @property
     def owner(self) -> str:
@@ -131,8 +133,9 @@ class PostgresJournal:
 
     def may_send(self) -> bool:
         """As in `Journal`. The last beat is younger than half a lease."""
-        store = self._thread and self._thread.store
-        return store is not None and store.lease.age < self._lease / 2
+        if self._thread is None or self._thread.store is None:
+            return False
+        return self._thread.store.lease.age < self._lease / 2
 
     async def keep_picture(self, record: JobRecord, picture: bytes) -> None:
         """As in `Journal`."""

@@ -4,8 +4,7 @@ import json
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from modelslab_async.errors import JournalError
-from modelslab_async.protocol.problems import refusal
+from modelslab_async.errors import InvalidRequestError, JournalError, Problem
 from modelslab_async.protocol.secret import ApiKey
 
 _Error = TypeVar("_Error", bound=JournalError)
@@ -29,7 +28,7 @@ class Address:
         if parts is None or parts.scheme not in SCHEMES:
             del parts
             hint = "pass postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
-            raise refusal("dsn", None, "must be a URL of PostgreSQL", hint) from None
+            raise InvalidRequestError([Problem("dsn", "", "must be a URL of PostgreSQL", hint)])
         authority, is_there, hosts = parts.netloc.rpartition("@")
         user, _, password = authority.partition(":")
         secrets = [value for name, value in options if name == "password"] + [unquote(password)]

@@ -258,7 +258,7 @@ async def test_equal_pictures_are_kept_once_and_dropped_when_no_job_needs_them(
     assert await journal.append(jobs[1]._replace(state=S.CANCELLED))
 
     async def is_dropped() -> bool:
-        return await query() == []
+        return len(await query()) == 0
 
     await until(is_dropped)
 

@@ -18,8 +18,9 @@ from helpers.journals import S, a_record, opened
 from helpers.sockets import deaf_port
 
 from modelslab_async import JobRecord, JournalError
+from modelslab_async.journal.base import Row
 from modelslab_async.journal.postgres import PostgresJournal
-from modelslab_async.protocol.claims import Ask, Claimed
+from modelslab_async.protocol.claims import Ask, Claimed, Follow
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -133,34 +134,43 @@ async def test_a_claim_waits_for_the_database(proxy: Proxy, journal: PostgresJou
     assert await state_of(other, "r") is S.SUBMITTING
 
 
+@pytest.mark.parametrize("instant", ["away", "unanswered", "committing", "committed"])
 async def test_a_cancelled_claim_leaves_no_intent(
-    proxy: Proxy, journal: PostgresJournal, other: PostgresJournal
+    instant: str, proxy: Proxy, journal: PostgresJournal, other: PostgresJournal, postgres: Server, database: str
 ) -> None:
-    """Whether the claim waits for the database, or was given and the reply did not come: the job waits again."""
-    for ref, break_down in (("away", proxy.stop), ("unanswered", None)):
-        journal.note(a_record(journal, ref))
-        await journal.find("a", ref=ref)
-        if break_down:
-            await break_down()
-        else:
+    """Whether the claim waits for the database, or was given and its caller does not know that: the job waits again."""
+    await wait_in(postgres, database, "DEFERRED")
+    journal.note(a_record(journal, "before"))
+    await journal.find("a", ref="before")
+    match instant:
+        case "away":
+            await proxy.stop()
+        case "unanswered":
             proxy.hold_answers()
-        claim = asyncio.create_task(journal.claim(an_intent(journal, ref), Ask(slots=9)))
+    claim = asyncio.create_task(journal.claim(an_intent(journal, "slow"), Ask(slots=1)))
+    if instant in ("away", "unanswered"):
         await asyncio.sleep(0.3)
-        claim.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await claim
-        proxy.resume()
-        if break_down:
-            await proxy.start()
-        await journal.append(a_record(journal, f"after {ref}"))
-        assert await state_of(other, ref) is S.WAITING
-    assert isinstance(await other.claim(an_intent(other, "r"), Ask(slots=1)), Claimed)
+    else:
+        await until(sleeping(postgres))
+    if instant == "committed":
+        proxy.hold_answers()
+        await until_state(other, "slow", S.SUBMITTING)
+    claim.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await claim
+    proxy.resume()
+    if instant == "away":
+        await proxy.start()
+    await asyncio.sleep(1)  # the queue tries again after RETRY_SECONDS
+    await journal.append(a_record(journal, "after"))
+    assert await state_of(other, "slow") is (S.WAITING if instant == "committed" else None)
+    assert await other.claim(an_intent(other, "r"), Ask(slots=1)) == Claimed(usable=1)
 
 
-async def test_a_claim_whose_caller_is_cancelled_after_the_commit_is_put_back(
+async def test_a_cancelled_claim_does_not_undo_what_comes_after_it(
     journal: PostgresJournal, other: PostgresJournal
 ) -> None:
-    """The caller is cancelled at each of many instants. The row never stays SUBMITTING, and a later note stays."""
+    """The caller is cancelled at each of many instants, and notes that the job was cancelled. That stays."""
     for number in range(25):
         ref = f"r{number}"
         claim = asyncio.create_task(journal.claim(an_intent(journal, ref), Ask(slots=99)))
@@ -174,6 +184,41 @@ async def test_a_claim_whose_caller_is_cancelled_after_the_commit_is_put_back(
     assert S.CANCELLED in states
     await asyncio.sleep(0.2)
     assert [await state_of(other, f"r{number}") for number in range(25)] == states
+
+
+@pytest.mark.parametrize("doubted", [S.SUBMITTING, S.UNCERTAIN], ids=str)
+async def test_a_claim_whose_row_was_taken_over_meanwhile_is_given(
+    doubted: S, proxy: Proxy, journal: PostgresJournal, other: PostgresJournal, postgres: Server, database: str
+) -> None:
+    """The reply to the claim is lost, and another client takes the row for the job of a dead one. Nothing was sent."""
+    await wait_in(postgres, database, "DEFERRED")
+    intent = an_intent(journal, "slow")
+    claim = asyncio.create_task(journal.claim(intent, Ask(slots=1)))
+    await until(sleeping(postgres))
+    proxy.hold_answers()
+    await until_state(other, "slow", S.SUBMITTING)
+    await proxy.stop()
+    taken = intent._replace(owner=other.owner, state=doubted)
+    assert await other.append(taken, take_over=journal.owner)
+    await proxy.start()
+    assert await claim == Claimed(usable=1)
+    assert await other.find("a", ref="slow") == Row(intent, is_alive=True)
+
+
+async def test_a_job_that_another_client_claimed_meanwhile_is_followed(
+    proxy: Proxy, journal: PostgresJournal, other: PostgresJournal
+) -> None:
+    """A claim that waited for the database does not take the slot of a client that claimed the same waiting job."""
+    waiting = a_record(journal, "r")
+    assert await journal.append(waiting)
+    await proxy.stop()
+    claim = asyncio.create_task(journal.claim(an_intent(journal, "r"), Ask(slots=9)))
+    await asyncio.sleep(0.2)
+    theirs = an_intent(other, "r")
+    assert isinstance(await other.claim(theirs, Ask(slots=9)), Claimed)
+    await proxy.start()
+    assert await claim == Follow(theirs, is_alive=True)
+    assert await state_of(other, "r") is S.SUBMITTING
 
 
 async def test_a_claim_whose_reply_is_lost_is_given_once(
@@ -338,6 +383,7 @@ async def test_a_process_that_was_paused_sends_nothing_when_it_wakes_up(postgres
     script = """
 import asyncio, os, signal, sys, time
 from modelslab_async import JobRecord, JobState
+from modelslab_async.journal.base import Row
 from modelslab_async.journal.postgres import PostgresJournal
 from modelslab_async.protocol.claims import Ask
 
