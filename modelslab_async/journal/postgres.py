@@ -60,10 +60,9 @@ class PostgresJournal:
     """As in `Journal`."""
 
     def __init__(self, dsn: str, *, lease: float = 30.0, beat: float = 5.0) -> None:
-        self._shown = "postgresql"
         self._address = Address(dsn)
-        self._shown = self._address.name.removeprefix("journal ")
         del dsn  # a traceback may show local variables
+        self._address.require()
         require(
             (is_positive(lease), "lease", lease, "must be a number of seconds above 0", "pass 30, or omit it"),
             (is_positive(beat), "beat", beat, "must be a number of seconds above 0", "pass 5, or omit it"),
@@ -74,7 +73,7 @@ class PostgresJournal:
         self._owner = ""
 
     def __repr__(self) -> str:
-        return f"<PostgresJournal {self._shown}>"
+        return f"<PostgresJournal {self._address.name.removeprefix('journal ')}>"
 
     @property
     def owner(self) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from helpers.databases import BEAT, LEASE, Proxy, Server, journal_on, proxied, until
+from helpers.databases import LEASE, Proxy, Server, journal_on, proxied, until
 from helpers.journals import S, a_record, opened
 from helpers.sockets import deaf_port
 
@@ -161,8 +161,8 @@ async def test_a_cancelled_claim_leaves_no_intent(
     proxy.resume()
     if instant == "away":
         await proxy.start()
-    await asyncio.sleep(1)  # the queue tries again after RETRY_SECONDS
-    await journal.append(a_record(journal, "after"))
+    journal.note(a_record(journal, "after"))
+    await until_state(other, "after", S.WAITING)
     assert await state_of(other, "slow") is (S.WAITING if instant == "committed" else None)
     assert await other.claim(an_intent(other, "r"), Ask(slots=1)) == Claimed(usable=1)
 
@@ -266,20 +266,24 @@ async def test_nothing_is_lost_while_connections_are_cut(
 
 
 async def test_a_client_sends_only_while_the_others_take_it_for_alive(
-    proxy: Proxy, journal: PostgresJournal, other: PostgresJournal
+    proxy: Proxy, journal: PostgresJournal, other: PostgresJournal, postgres: Server, database: str
 ) -> None:
     """If its beats do not arrive, it stops sending after half a lease, and is dead after a lease, not before."""
     await journal.append(an_intent(journal, "r"))
-    stopped_at = time.monotonic()
+    query = "SELECT extract(epoch FROM clock_timestamp() - seen_at) FROM modelslab_async.owners WHERE owner = $1"
+    age = partial(postgres.fetch, query, journal.owner, database=database)
+    assert journal.may_send()
     proxy.pause()
-    silent_for = math.nan
+    before, silent_at = 0.0, math.nan
     while not await is_dead(other, "r"):
-        if not journal.may_send() and math.isnan(silent_for):
-            silent_for = time.monotonic() - stopped_at
-        await asyncio.sleep(0.05)
-    dead_for = time.monotonic() - stopped_at
-    assert LEASE / 2 - BEAT - 0.2 <= silent_for <= LEASE / 2 + 0.2
-    assert LEASE - BEAT - 0.2 <= dead_for <= LEASE + 1
+        assert before < LEASE
+        ((before,),) = await age()
+        if math.isnan(silent_at) and not journal.may_send():
+            ((silent_at,),) = await age()
+    assert not journal.may_send()
+    ((after,),) = await age()
+    assert after > LEASE
+    assert silent_at > LEASE / 2 - 0.1
     proxy.resume()
 
     async def may_send() -> bool:
@@ -299,7 +303,7 @@ async def test_a_client_that_hangs_blocks_the_account_for_some_seconds(
     proxy.pause()
     began_at = time.monotonic()
     assert await other.claim(an_intent(other, "r"), Ask(slots=1)) == Claimed(usable=1)
-    assert 3 < time.monotonic() - began_at < 12
+    assert time.monotonic() - began_at > 3
     hung.cancel()
     await asyncio.wait([hung])
     proxy.resume()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import pickle
 import time
@@ -11,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from helpers.databases import Proxy, Server, proxied
+from helpers.databases import Proxy, Server, proxied, until
 from helpers.journals import S, a_record, opened
 from helpers.reporters import chain, shown
 from helpers.secret import can_be_read, secret
@@ -131,7 +130,11 @@ async def test_an_outage_logs_no_password(proxy: Proxy, everything_logged: io.St
     async with opened(a_journal(proxy)) as journal:
         await proxy.stop()
         journal.note(a_record(journal))
-        await asyncio.sleep(1)
+
+        async def is_noticed() -> bool:
+            return "is tried again" in everything_logged.getvalue()
+
+        await until(is_noticed)
         await proxy.start()
         intent = a_record(journal, "r", S.SUBMITTING, submitted_at=time.time(), charged=None)
         assert isinstance(await journal.claim(intent, Ask(slots=1)), Claimed)
