@@ -62,6 +62,7 @@ class PostgresJournal:
     def __init__(self, dsn: str, *, lease: float = 30.0, beat: float = 5.0) -> None:
         self._address = Address(dsn)
         del dsn  # a traceback may show local variables
+        self._address.require()
         require(
             (is_positive(lease), "lease", lease, "must be a number of seconds above 0", "pass 30, or omit it"),
             (is_positive(beat), "beat", beat, "must be a number of seconds above 0", "pass 5, or omit it"),
@@ -131,8 +132,9 @@ class PostgresJournal:
 
     def may_send(self) -> bool:
         """As in `Journal`. The last beat is younger than half a lease."""
-        store = self._thread and self._thread.store
-        return store is not None and store.lease.age < self._lease / 2
+        if self._thread is None or self._thread.store is None:
+            return False
+        return self._thread.store.lease.age < self._lease / 2
 
     async def keep_picture(self, record: JobRecord, picture: bytes) -> None:
         """As in `Journal`."""

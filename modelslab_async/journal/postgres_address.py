@@ -1,11 +1,11 @@
 """The address of a PostgreSQL database, whose password no output shows."""
 
 import json
+from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
-from modelslab_async.errors import JournalError
-from modelslab_async.protocol.problems import refusal
+from modelslab_async.errors import InvalidRequestError, JournalError, Problem
 from modelslab_async.protocol.secret import ApiKey
 
 _Error = TypeVar("_Error", bound=JournalError)
@@ -15,31 +15,39 @@ SCHEMES = ("postgresql", "postgres")
 class Address:
     """A `postgresql://` URL (DSN), with the password apart from it.
 
-    The password counts as secret like the API key: it is in no repr, error or traceback.
+    The password counts as secret like the API key: it is in no repr, error or traceback. To make an Address raises
+    nothing, so that no traceback has the URL among its local variables.
     """
 
     def __init__(self, dsn: str) -> None:
         self._password: ApiKey | None = None
-        try:
-            parts = urlsplit(dsn)
-            options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
-        except (ValueError, AttributeError):
-            parts = None
-        del dsn  # a traceback may show local variables
-        if parts is None or parts.scheme not in SCHEMES:
-            del parts
-            hint = "pass postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
-            raise refusal("dsn", None, "must be a URL of PostgreSQL", hint) from None
+        self.is_valid = False
+        """Whether this is a URL of PostgreSQL at all."""
+        self.dsn = ""
+        """The URL without the password, as asyncpg takes it."""
+        self.name = "journal in PostgreSQL"
+        """What error messages call the database."""
+        with suppress(ValueError, AttributeError, TypeError):
+            self._split(dsn)
+
+    def _split(self, dsn: str) -> None:
+        parts = urlsplit(dsn)
+        options = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
         authority, is_there, hosts = parts.netloc.rpartition("@")
         user, _, password = authority.partition(":")
-        secrets = [value for name, value in options if name == "password"] + [unquote(password)]
-        if secrets[0]:
-            self._password = ApiKey(secrets[0])
+        for each in [unquote(password), *(value for name, value in options if name == "password")]:
+            if each and self._password is None:
+                self._password = ApiKey(each)
         others = urlencode([(name, value) for name, value in options if name != "password"])
         self.dsn = urlunsplit(parts._replace(netloc=f"{user}{is_there}{hosts}", query=others))
-        """The URL without the password, as asyncpg takes it."""
         self.name = f"journal {parts.scheme}://{user}{is_there}{hosts}{parts.path}"
-        """What error messages call the database."""
+        self.is_valid = parts.scheme in SCHEMES
+
+    def require(self) -> None:
+        """Raise InvalidRequestError if the URL cannot be right."""
+        if not self.is_valid:
+            hint = "pass postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
+            raise InvalidRequestError([Problem("dsn", "", "must be a URL of PostgreSQL", hint)])
 
     @property
     def has_password(self) -> bool:

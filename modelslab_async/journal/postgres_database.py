@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
@@ -104,7 +104,7 @@ class Database:
                 pool.terminate()
 
     async def run(self, work: Work[_T], *, tries: int = 2) -> _T:
-        """Do *work* in a transaction. If the connection fails, do it again with another one, *tries* times in all.
+        """Do *work* in a transaction. If its connection breaks, do it again with another one, *tries* times in all.
 
         Raise UniqueViolationError as it is, and any other error as JournalError: AwayError if the work may succeed
         later, UnwritableError if it never can. After AwayError the work may be done nonetheless.
@@ -119,12 +119,13 @@ class Database:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever asyncpg, the server or the network raises
                 failure = self.explain(error)
+                is_silent = isinstance(error, TimeoutError)
             else:
                 self._set_away(None)
                 return result
             if not isinstance(failure, AwayError):
                 break
-            if not tries:
+            if is_silent or tries <= 0:
                 self._set_away(failure)
                 break
         raise failure
@@ -175,7 +176,7 @@ class Database:
         if version > latest:
             words = f"a newer modelslab_async wrote it: its schema is {version}, this one knows {latest}"
             raise self.address.error(JournalError, words, "update modelslab_async")
-        if not await connection.fetchval("SELECT to_regnamespace($1) IS NOT NULL", rows.SCHEMA):
+        if not await connection.fetchval("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1", rows.SCHEMA):
             await connection.execute(f"CREATE SCHEMA {rows.SCHEMA}")
         if not version:
             await connection.execute(f"CREATE TABLE {rows.SCHEMA}.version (version integer NOT NULL)")
@@ -187,21 +188,33 @@ class Database:
 
 @asynccontextmanager
 async def transaction(connection: "AnyConnection") -> AsyncIterator[None]:
-    """Commit at the end of the block. If the block raises, the pool rolls back, or the caller closes the connection."""
-    await connection.execute(_BEGIN)
-    yield
-    await connection.execute("COMMIT")
+    """Commit at the end of the block, or roll back if it raises. A connection that does not answer is closed."""
+    try:
+        await connection.execute(_BEGIN)
+        yield
+        await connection.execute("COMMIT")
+    except TimeoutError:
+        connection.terminate()
+        raise
+    except BaseException:
+        with suppress(Exception):
+            await connection.execute("ROLLBACK")
+        raise
 
 
 async def _end_transaction(connection: "AnyConnection") -> None:
-    """Roll back what a connection left undone when it returns to the pool. Nothing else has to be reset."""
+    """Roll back what a cancelled task left undone on a connection. Nothing else has to be reset."""
     if connection.is_in_transaction():
         await connection.execute("ROLLBACK")
 
 
 async def _version(connection: "AnyConnection") -> int:
-    """Return the schema's version, 0 if there is no schema."""
-    if not await connection.fetchval("SELECT to_regclass($1) IS NOT NULL", f"{rows.SCHEMA}.version"):
+    """Return the schema's version, 0 if there is no schema.
+
+    The catalogue is queried, because the server caches what `to_regclass` returns for the length of a transaction.
+    """
+    exists = "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = $1 AND tablename = 'version'"
+    if not await connection.fetchval(exists, rows.SCHEMA):
         return 0
     return int(await connection.fetchval(f"SELECT version FROM {rows.SCHEMA}.version"))
 

@@ -190,8 +190,7 @@ class PostgresStore:
             case Write(record=record, take_over=take_over):
                 return await self._write(connection, record, take_over)
             case PutBackClaim(record=record):
-                await rows.lock(connection, record.account)  # waits for the end of the claim's own transaction
-                await rows.put_back_claim(connection, record, self.owner)
+                await self._put_back_claim(connection, record)
                 return True
             case PutBack(record=record):
                 account, now = await self._account(connection, record.account)
@@ -199,6 +198,11 @@ class PostgresStore:
                 cap = account.cap.after_refusal(used, now, wait=change.wait, maximum=change.maximum)
                 await rows.write_cap(connection, record.account, cap)
                 return await self._write(connection, record, None)
+
+    async def _put_back_claim(self, connection: "AnyConnection", record: JobRecord) -> None:
+        """Undo a claim that may have been committed. Its own transaction has ended when the lock is there."""
+        await rows.lock(connection, record.account)
+        await rows.put_back_claim(connection, record, self.owner)
 
     async def _write(self, connection: "AnyConnection", record: JobRecord, take_over: str | None) -> bool:
         """Write a record by the rules of `Journal.append`. An acceptance raises the account's cap."""
@@ -245,9 +249,9 @@ class PostgresStore:
         is_repeated: whether an earlier attempt failed, which may have been committed. Nothing was sent for it.
         """
         values = self._values(record)
-        account, now = await self._account(connection, record.account)
         if is_repeated:
-            await rows.put_back_claim(connection, record, self.owner)
+            await self._put_back_claim(connection, record)
+        account, now = await self._account(connection, record.account)
         there = await rows.find(connection, record.account, record.ref, None)
         if there is not None and not belongs_to(there.record, record):
             return Follow(*there), await self._beat(connection)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import uuid
 import warnings
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import pytest
 
@@ -33,6 +34,12 @@ class Server:
         self._embedded, self._asyncpg, self.folder = embedded, asyncpg, folder
         self.url: str = self._server.get_uri()
         """The URL of the database `postgres`, for the superuser."""
+        self._server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf()")  # no machine fails in a test
+
+    @classmethod
+    def of_its_own(cls) -> Server:
+        """Start a server that no other test uses."""
+        return cls(Path(tempfile.mkdtemp(prefix="modelslab_async-postgres-")))
 
     def url_of(self, database: str) -> str:
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{database}"))
@@ -73,9 +80,6 @@ class Server:
         """Stop using the server. The last process that does so stops it and deletes its folder."""
         self._server.cleanup()
 
-    async def reload(self) -> None:
-        await self.run("SELECT pg_reload_conf()")
-
     def _pg_ctl(self, *arguments: str) -> None:
         self._embedded.pg_ctl([*arguments], pgdata=self.folder, user=self._server.system_user, timeout=20)
 
@@ -107,28 +111,109 @@ class PostgresHarness(BaseHarness):
         return journal
 
     async def kill(self, journal: Journal) -> None:
-        await self.server.run(
-            _HOLD_BACK,
-            f"INSERT INTO public.paused VALUES ('{journal.owner}')",
-            f"UPDATE modelslab_async.owners SET seen_at = seen_at WHERE owner = '{journal.owner}'",
-            database=self.database,
-        )
+        await self.server.run(_HOLD_BACK, database=self.database)
+        await self._run("INSERT INTO public.paused VALUES ($1)", journal.owner)
+        await self._run("UPDATE modelslab_async.owners SET seen_at = seen_at WHERE owner = $1", journal.owner)
 
     async def let_pass(self, seconds: float) -> None:
-        await self.server.run(
-            f"UPDATE modelslab_async.asks SET since = since - {seconds}, asked_at = asked_at - {seconds}"
-            f" WHERE account = '{self.account}'",
-            f"UPDATE modelslab_async.accounts SET retry_at = retry_at - {seconds},"
-            f" refused_at = refused_at - {seconds} WHERE account = '{self.account}'",
-            database=self.database,
-        )
+        asks = "UPDATE modelslab_async.asks SET since = since - $2, asked_at = asked_at - $2 WHERE account = $1"
+        caps = "UPDATE modelslab_async.accounts SET retry_at = retry_at - $2, refused_at = refused_at - $2"
+        await self._run(asks, self.account, seconds)
+        await self._run(f"{caps} WHERE account = $1", self.account, seconds)
+
+    async def _run(self, query: str, *values: object) -> None:
+        await self.server.fetch(query, *values, database=self.database)
+
+
+async def until(condition: Callable[[], Awaitable[object]]) -> None:
+    """Wait until a condition is true."""
+    async with asyncio.timeout(15):
+        while not await condition():  # noqa: ASYNC110 - a database has no event
+            await asyncio.sleep(0.02)
+
+
+def journal_on(url: str, **options: Any) -> PostgresJournal:
+    return PostgresJournal(url, **{"lease": LEASE, "beat": BEAT, **options})
+
+
+class Proxy:
+    """A TCP proxy in front of a server, which can refuse, cut and hold back connections."""
+
+    def __init__(self, server: Server, database: str) -> None:
+        self._socket = Path(parse_qs(urlsplit(server.url).query)["host"][0]) / ".s.PGSQL.5432"
+        self._database = database
+        self._listener: asyncio.Server | None = None
+        self._port = 0
+        self._pipes = set[asyncio.Task[None]]()
+        self._may_answer, self._may_ask = asyncio.Event(), asyncio.Event()
+        self.resume()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self._port}/{self._database}?sslmode=disable"
+
+    async def start(self) -> None:
+        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._listener.sockets[0].getsockname()[1]
+
+    async def stop(self) -> None:
+        """Refuse new connections, and cut the others."""
+        self.resume()
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+        await self.cut()
+
+    async def cut(self) -> None:
+        """Cut all connections. New ones may come."""
+        pipes = [*self._pipes]
+        for pipe in pipes:
+            pipe.cancel()
+        await asyncio.gather(*pipes, return_exceptions=True)
+
+    def hold_answers(self) -> None:
+        """Forward what the clients send, but not what the server answers."""
+        self._may_answer.clear()
+
+    def pause(self) -> None:
+        """Forward nothing, as if the network between the two were away."""
+        self._may_answer.clear()
+        self._may_ask.clear()
+
+    def resume(self) -> None:
+        self._may_answer.set()
+        self._may_ask.set()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        server_reader, server_writer = await asyncio.open_unix_connection(str(self._socket))
+        pipes = [
+            asyncio.create_task(_forward(reader, server_writer, self._may_ask)),
+            asyncio.create_task(_forward(server_reader, writer, self._may_answer)),
+        ]
+        self._pipes.update(pipes)
+        await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+        await self._may_ask.wait()  # while it is paused, neither side sees the other one's end
+        for pipe in pipes:
+            pipe.cancel()
+            self._pipes.discard(pipe)
+        for each in (writer, server_writer):
+            each.transport.abort()
+
+
+async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may_go_on: asyncio.Event) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            await may_go_on.wait()
+            writer.write(data)
+            await writer.drain()
 
 
 @asynccontextmanager
-async def opened_on(server: Server, database: str, **options: Any) -> AsyncIterator[PostgresJournal]:
-    journal = PostgresJournal(server.url_of(database), **{"lease": LEASE, "beat": BEAT, **options})
-    await journal.open()
+async def proxied(server: Server, database: str) -> AsyncIterator[Proxy]:
+    """Yield a proxy in front of a database."""
+    proxy = Proxy(server, database)
+    await proxy.start()
     try:
-        yield journal
+        yield proxy
     finally:
-        await journal.close()
+        await proxy.stop()
