@@ -53,9 +53,9 @@ class _Emulator(CountingEmulator):
         super().__init__(render=lambda work: video(work.prompt, work.seed), port=0, **options)
         self._is_chunked = cycle((True, False))
 
-    async def _listen(self) -> None:
-        await super()._listen()
-        self.service.origin = self.public_origin or self.service.origin
+    def origin_for(self, request: web.Request) -> str:
+        """Ignore the Host header, which the proxy may damage."""
+        return self.public_origin or super().origin_for(request)
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         return self._framed(await super()._post(request))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from modelslab_async.client import Client
+    from modelslab_async.engine.config import InsecureTransportWarning
     from modelslab_async.engine.engine import BeyondDocumentationWarning
     from modelslab_async.engine.recovery import Recovery
     from modelslab_async.errors import (
@@ -58,6 +59,7 @@ _MODULES = {
     "ConnectError": "modelslab_async.errors",
     "Estimate": "modelslab_async.protocol.pricing",
     "ImageToVideoUltra": "modelslab_async.protocol.request",
+    "InsecureTransportWarning": "modelslab_async.engine.config",
     "InsufficientCreditsError": "modelslab_async.errors",
     "InvalidRequestError": "modelslab_async.errors",
     "InvalidVideoError": "modelslab_async.errors",
@@ -107,6 +109,7 @@ __all__ = [
     "ConnectError",
     "Estimate",
     "ImageToVideoUltra",
+    "InsecureTransportWarning",
     "InsufficientCreditsError",
     "InvalidRequestError",
     "InvalidVideoError",

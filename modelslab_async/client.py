@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, Collection, Iterable
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
@@ -13,6 +14,7 @@ import aiohttp
 
 from modelslab_async.engine.config import (
     AnyRequest,
+    InsecureTransportWarning,
     SharedResources,
     check_arguments,
     check_key,
@@ -73,6 +75,8 @@ class Client:
 
     api_key: None takes it from the environment's MODELSLAB_API_KEY.
     base_url: https, or http on loopback, where an emulator listens.
+    allow_http: True allows a `base_url` with plain http on every host, for an emulator on another one. The key then
+        travels in clear text, and the client warns once, with InsecureTransportWarning.
     enterprise: True uses the paths and limits of a dedicated server.
     max_in_flight: jobs at the service at a time. If the service allows fewer, the client finds and keeps that limit.
     limits: "refuse" raises for a request beyond the documented limits, "warn" warns and sends it, None just sends it.
@@ -111,6 +115,7 @@ class Client:
         api_key: str | ApiKey | None = None,
         *,
         base_url: str = wire.DEFAULT_BASE_URL,
+        allow_http: bool = False,
         enterprise: bool = False,
         max_in_flight: int = DEFAULT_MAX_IN_FLIGHT,
         limits: LimitsMode = "refuse",
@@ -132,6 +137,10 @@ class Client:
         del api_key  # a traceback from here on may be shown with local variables
         require_key(key)
         check_arguments(locals(), key)
+        if wire.is_clear_text(base_url):
+            text = f"base_url={base_url!r}: requests carry the API key in clear text, and the network can read it"
+            hint = "use it only for an emulator, with a made-up key"
+            warnings.warn(f"{text} (hint: {hint})", InsecureTransportWarning, stacklevel=3)  # 2 is in `hides_key`
         proxies = proxies_of(proxy, base_url, is_session_passed_in=session is not None)
         timeouts = timeouts or Timeouts()
         shared = SharedResources(

@@ -33,6 +33,7 @@ AS_FLAGS = {
     r"Client\.recover\(\)\.(uncertain|unsent)": "modelslab-async recover",
     r"recover\(search=True\)\.candidates": "modelslab-async recover --search",
     r"extra=\{['\"]([^'\"]*)['\"]: \.\.\.\}": r"--extra \1=JSON",
+    r"\bpass allow_http=True\b": "pass --allow-http",
     r"\bpass an int\b": "pass a whole number",
     r"\bpass a float\b": "pass a number",
     r"\bpass a str\b": "pass a text",

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import click
 
-from modelslab_async import BeyondDocumentationWarning, Client
+from modelslab_async import BeyondDocumentationWarning, Client, InsecureTransportWarning
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import URL_VARIABLE, Settings, find_key, is_installed
@@ -34,11 +34,13 @@ def run(output: Output, work: Callable[[], Coroutine[Any, Any, Exit]]) -> None:
     """Run a command's coroutine to its end, and exit with its code."""
 
     def print_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-        output.say(f"beyond the documented limits: {message}", "yellow")
+        is_of_limits = isinstance(message, BeyondDocumentationWarning)
+        output.say(f"beyond the documented limits: {message}" if is_of_limits else f"{message}", "yellow")
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("once", BeyondDocumentationWarning)
+            for category in (BeyondDocumentationWarning, InsecureTransportWarning):
+                warnings.simplefilter("once", category)
             warnings.showwarning = print_warning
             code = asyncio.run(work())
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -89,6 +91,7 @@ async def open_client(settings: Settings, *, budget: Budget | None = None) -> As
         client = Client(
             key,
             base_url=url,
+            allow_http=settings.allow_http,
             enterprise=settings.enterprise,
             max_in_flight=settings.max_in_flight,
             limits=limits_mode(settings),

@@ -31,13 +31,13 @@ KEY_FILE_VARIABLE = "MODELSLAB_KEY_FILE"
 CONFIG_VARIABLE = "MODELSLAB_CONFIG"
 
 
-ACCOUNT = ("base_url", "enterprise", "key_file")
+ACCOUNT = ("base_url", "allow_http", "enterprise", "key_file")
 """The options that say which account of which service is used."""
 JOURNAL = (*ACCOUNT, "journal")
 """The options of commands that read the account's jobs in the journal."""
 JOBS = (*JOURNAL, "max_in_flight", "timeout", "poll_cost")
 """The options of commands that wait for jobs."""
-_REPEATED = ("base_url", "enterprise", "key_file", "journal")
+_REPEATED = ("base_url", "allow_http", "enterprise", "key_file", "journal")
 """The options that a printed command repeats: it must reach the same account and journal."""
 
 
@@ -56,6 +56,7 @@ class Settings:
     output: Output
     emulate: bool = False
     base_url: str | None = None
+    allow_http: bool = False
     enterprise: bool = False
     journal: Path | None = None
     key_file: Path | None = None
@@ -206,6 +207,14 @@ _COMMON: Mapping[str, Callable[[Any], Any]] = {
     "emulate": option("--emulate", group=SERVICE, is_flag=True, help="use an emulator: no account, no money"),
     "base_url": option(
         "--base-url", group=SERVICE, metavar="URL", envvar=URL_VARIABLE, show_envvar=True, help="of another server"
+    ),
+    "allow_http": option(
+        "--allow-http",
+        group=SERVICE,
+        is_flag=True,
+        envvar="MODELSLAB_ALLOW_HTTP",
+        show_envvar=True,
+        help="send the key in clear text, to an emulator on another host",
     ),
     "enterprise": option(
         "--enterprise",

@@ -53,6 +53,8 @@ class EmulatedJob:
     params: dict[str, Any]
     """Parameters of the request, without the key and the picture."""
     work: Work
+    origin: str
+    """Scheme and host of the link in the job's webhook deliveries."""
     file_name: str
     accepted_at: float
     starts_at: float

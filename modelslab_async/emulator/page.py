@@ -29,8 +29,11 @@ _REFRESH = """<script>setInterval(() => {
 }, 2000)</script>"""
 
 
-def page(service: Service, now: float) -> str:
-    """Return the HTML page at `/`: a notice that this is not ModelsLab, the queue, recent jobs and the ledger."""
+def page(service: Service, now: float, origin: str) -> str:
+    """Return the HTML page at `/`: a notice that this is not ModelsLab, the queue, recent jobs and the ledger.
+
+    origin: the base URL by which the reader of the page can reach the emulator.
+    """
     jobs = list(service.jobs.values())
     states = [job.state(now) for job in jobs]
     recent = "".join(_article(job, now) for job in jobs[: -_RECENT - 1 : -1])
@@ -44,7 +47,7 @@ def page(service: Service, now: float) -> str:
 <p class="notice">This is <b>not ModelsLab</b>. This server emulates ModelsLab's Image to Video Ultra endpoint on your
 machine, to write and test programs without an account. Each video is the submitted picture with a moving camera.
 The emulator charges no money.</p>
-<p>Connect a client with <code>Client(api_key="any", base_url="{escape(service.origin)}")</code>.</p>
+<p>Connect a client with <code>Client(api_key="any", base_url="{escape(origin)}")</code>.</p>
 <div class="figures">{figures}</div>
 <h2>Recent jobs</h2><div class="jobs">{recent or "<p>No jobs yet.</p>"}</div>
 <h2>Ledger</h2>{_ledger_table(service)}

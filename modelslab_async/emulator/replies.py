@@ -51,7 +51,6 @@ class Delivery:
     at: float
     url: str
     job: EmulatedJob
-    origin: str
     forged: bool = False
     """Whether the payload says that the job failed, whatever happened to it."""
 
@@ -59,7 +58,7 @@ class Delivery:
     def payload(self) -> dict[str, Any]:
         """The JSON to post. Read it when the delivery is due: it reports the job's outcome as of that moment."""
         if not self.forged:
-            return webhook_payload(self.job, self.origin)
+            return webhook_payload(self.job)
         track_id = self.job.params.get("track_id")
         return {"status": "failed", "id": self.job.id, "message": "forged", "track_id": track_id}
 
@@ -157,7 +156,7 @@ def assets_answer(jobs: Sequence[EmulatedJob], origin: str, page: int, per_page:
     return json_answer({"status": "success", "data": rows, "pagination": pagination})
 
 
-def webhook_payload(job: EmulatedJob, origin: str) -> dict[str, Any]:
+def webhook_payload(job: EmulatedJob) -> dict[str, Any]:
     """Return the payload of a webhook that reports the outcome of *job*."""
     track_id = job.params.get("track_id")
     if job.failure:
@@ -165,7 +164,7 @@ def webhook_payload(job: EmulatedJob, origin: str) -> dict[str, Any]:
     return {
         "status": "success",
         "id": job.id,
-        "output": [job.link(origin)],
+        "output": [job.link(job.origin)],
         "generationTime": round(job.done_at - job.starts_at, 2),
         "track_id": track_id,
         "meta": meta(job),
@@ -202,16 +201,16 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
     }
 
 
-def plan_deliveries(job: EmulatedJob, url: str, origin: str, fault: Fault | None, seconds: float) -> list[Delivery]:
+def plan_deliveries(job: EmulatedJob, url: str, fault: Fault | None, seconds: float) -> list[Delivery]:
     """Return the webhook deliveries of *job* under *fault*; `WEBHOOK_LATE` delays the delivery by *seconds*."""
     at = job.done_at + (seconds if fault is Fault.WEBHOOK_LATE else 0.0)
-    delivery = Delivery(at, url, job, origin)
+    delivery = Delivery(at, url, job)
     match fault:
         case Fault.WEBHOOK_MISSING:
             return []
         case Fault.WEBHOOK_TWICE:
             return [delivery, delivery]
         case Fault.WEBHOOK_FORGED:
-            return [Delivery((job.accepted_at + job.done_at) / 2, url, job, origin, forged=True), delivery]
+            return [Delivery((job.accepted_at + job.done_at) / 2, url, job, forged=True), delivery]
         case _:
             return [delivery]

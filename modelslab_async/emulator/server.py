@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from modelslab_async.emulator.render import UnreadablePictureError, render
 from modelslab_async.emulator.replies import Action, Answer, Delivery, failed_answer
 from modelslab_async.emulator.service import Service
 from modelslab_async.media.images import MAX_IMAGE_BYTES
+from modelslab_async.protocol.request import is_http_url
 
 NOTICE = "modelslab_async emulator on this machine; not ModelsLab"
 """Value of the header `X-Emulator`, which every response carries."""
@@ -41,6 +43,8 @@ _BODY_ERRORS = (ConnectionError, web.RequestPayloadError)
 """Raised for a body that breaks off, or is not encoded as its headers say."""
 _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - the user asked for it
 """Which host reaches a server that listens on all interfaces."""
+_HOST = re.compile(r"([a-z\d]([\w.-]*[a-z\d])?|\[[\da-f:.]+\])(:\d+)?", re.ASCII | re.IGNORECASE)
+"""A Host header that may be part of a link: a name or an address, and perhaps a port."""
 _log = logging.getLogger("modelslab_async.emulator")
 
 
@@ -60,7 +64,8 @@ class Emulator:
     faults: what goes wrong, see `Rule`.
     keys: the accepted keys. None: any.
     wallet: USD that each key may spend. None: no limit, and the balance starts at 100.
-    host, port: where to listen; by default on loopback, on a free port.
+    host, port: where to listen; by default on loopback, on a free port. With "0.0.0.0", other hosts can use the
+        emulator, see `Client(allow_http=True)`: links follow the Host header of the request.
     render: called in a thread with a job's work; returns its file. None renders a real mp4, which needs the extra
         `emulator`.
 
@@ -105,7 +110,7 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        """The base URL to pass to a Client."""
+        """The base URL to pass to a Client on this machine."""
         return self.service.origin
 
     @property
@@ -164,7 +169,7 @@ class Emulator:
             return web.Response(status=400, text=f"the body broke off: {type(error).__name__}")
         url = self.service.picture_url(request.path, body)
         picture = await self.fetch_picture(url) if url else None
-        answer = self.service.handle(self.now(), request.path, body, picture)
+        answer = self.service.handle(self.now(), request.path, body, picture, origin=self.origin_for(request))
         rendering = self._start_job(answer.job) if answer.job else None
         return await self._perform(request, answer, rendering)
 
@@ -200,6 +205,16 @@ class Emulator:
                 if response.status == 200 and len(data) <= MAX_IMAGE_BYTES:
                     return data
         return None
+
+    def origin_for(self, request: web.Request) -> str:
+        """Return scheme and host of the links in the reply to *request*: those that its client used.
+
+        A Host header that is not just a host and a port is ignored, and the links begin with `url`. A subclass may
+        override the method, for example to name a proxy.
+        """
+        origin = f"http://{request.headers.get('Host', '')}"
+        is_plain = _HOST.fullmatch(origin.removeprefix("http://")) and is_http_url(origin)
+        return origin if is_plain else self.url
 
     async def stop_listening(self, seconds: float) -> None:
         """Reset all connections, and refuse new connections for *seconds*. Then listen on the same port again."""
@@ -281,8 +296,8 @@ class Emulator:
         await asyncio.sleep(0)  # lets the body be sent before the connection is reset
         return _reset(request)
 
-    async def _show_page(self, _: web.Request) -> web.Response:
-        body = page(self.service, self.now()).encode(errors="replace")
+    async def _show_page(self, request: web.Request) -> web.Response:
+        body = page(self.service, self.now(), self.origin_for(request)).encode(errors="replace")
         return web.Response(body=body, content_type="text/html", charset="utf-8")
 
     async def _show_ledger(self, _: web.Request) -> web.Response:

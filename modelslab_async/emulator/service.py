@@ -62,7 +62,8 @@ class Service:
 
     speed: divides all times.
     wallet: USD that each key may spend, or None for no limit. It may be changed at any time.
-    origin: scheme and host of the links in replies. It may be changed at any time.
+    origin: scheme and host of the links in replies, unless `handle` is called with another. It may be changed at any
+        time.
     first_id: id of the first job.
     """
 
@@ -130,8 +131,14 @@ class Service:
 
     # --- requests ---
 
-    def handle(self, now: float, path: str, body: bytes, picture: bytes | None = None) -> Answer:
-        """Answer a POST at time *now*. *picture* is the content of `picture_url`, or None if fetching it failed."""
+    def handle(
+        self, now: float, path: str, body: bytes, picture: bytes | None = None, *, origin: str | None = None
+    ) -> Answer:
+        """Answer a POST at time *now*.
+
+        picture: the content of `picture_url`, or None if fetching it failed.
+        origin: scheme and host of the links in the answer and in the deliveries of its job; None for `origin`.
+        """
         params = parse_body(body)
         rule = self._faults.draw(_occasion(path))
         fault = rule.fault if rule else None
@@ -147,7 +154,7 @@ class Service:
             case Fault.UNAVAILABLE_503:
                 return self._refuse(Refusal(503, "The service is temporarily unavailable."))
             case _:
-                answer = self._answer(now, path, params, picture, rule)
+                answer = self._answer(now, path, params, picture, rule, origin or self.origin)
                 return replies.apply_fault(answer, fault, self._scaled_seconds(rule))
 
     def picture_url(self, path: str, body: bytes) -> str | None:
@@ -159,25 +166,31 @@ class Service:
         return str(source) if is_needed else None
 
     def _answer(
-        self, now: float, path: str, params: dict[str, Any], picture: bytes | None, rule: Rule | None
+        self,
+        now: float,
+        path: str,
+        params: dict[str, Any],
+        picture: bytes | None,
+        rule: Rule | None,
+        origin: str,
     ) -> Answer:
         try:
             key = self._check_key(params)
             head, _, last = path.rpartition("/")
             match path:
                 case _ if path in SUBMIT_PATHS.values():
-                    return self._submit(now, key, params, picture, rule, enterprise="/enterprise/" in path)
+                    return self._submit(now, key, params, picture, rule, origin, enterprise="/enterprise/" in path)
                 case _ if head in _FETCH_FOLDERS:
-                    return self._fetch(now, key, last, rule)
+                    return self._fetch(now, key, last, rule, origin)
                 case _ if path == QUEUE_DEPTH_PATH:
                     return self._count_unfinished(now, key)
                 case _ if path == BALANCE_PATH:
                     wallet = {"balance": max(self._balance(key), Decimal(0)), "currency": "USD"}
                     return json_answer({"status": "success", "data": wallet})
                 case _ if path == UPLOAD_PATH:
-                    return self._upload(now, params)
+                    return self._upload(now, params, origin)
                 case _ if path == ASSETS_PATH:
-                    return self._list_assets(now, key, params)
+                    return self._list_assets(now, key, params, origin)
                 case _ if head == _ENTERPRISE_FOLDER and last in _SERVER_COMMANDS:
                     return self._run_server_command(now, last)
                 case _:
@@ -201,6 +214,7 @@ class Service:
         params: dict[str, Any],
         picture: bytes | None,
         rule: Rule | None,
+        origin: str,
         *,
         enterprise: bool,
     ) -> Answer:
@@ -211,7 +225,9 @@ class Service:
         account = account_fingerprint(key)
         if not self.queue.has_free_slot(account, now):
             raise self._no_free_slot()
-        job = self._accept(now, account, params, work, processing_seconds(work, steps, rng) / self.speed, rule, rng)
+        job = self._accept(
+            now, account, params, work, processing_seconds(work, steps, rng) / self.speed, rule, rng, origin
+        )
         self._accepted += 1
         self.queue.add(job)
         self._faults.count_effect(rule)
@@ -219,9 +235,9 @@ class Service:
         if job.starts_at == now and job.done_at - now <= _IMMEDIATE_SECONDS / self.speed and not job.failure:
             if rule is None or rule.fault not in (Fault.EARLY_LINK, Fault.LATE_LINK):
                 job.file_at = job.done_at
-            return replies.immediate_success_answer(job, self.origin, now, draw_file_name(rng))
+            return replies.immediate_success_answer(job, origin, now, draw_file_name(rng))
         eta = draw_eta(job.done_at - now, self._eta, rng)
-        return replies.processing_answer(job, self.origin, eta, enterprise=enterprise)
+        return replies.processing_answer(job, origin, eta, enterprise=enterprise)
 
     def _accept(
         self,
@@ -232,6 +248,7 @@ class Service:
         seconds: float,
         rule: Rule | None,
         rng: random.Random,
+        origin: str,
     ) -> EmulatedJob:
         starts_at = self.queue.next_start(account, now)
         fault = rule.fault if rule else None
@@ -245,6 +262,7 @@ class Service:
             account=account,
             params={name: value for name, value in params.items() if name not in ("key", "init_image")},
             work=work,
+            origin=origin,
             file_name=draw_file_name(rng),
             accepted_at=now,
             starts_at=starts_at,
@@ -253,13 +271,13 @@ class Service:
             failure="Something went wrong while generating the video." if fault is Fault.JOB_FAILS else "",
         )
 
-    def _fetch(self, now: float, key: str, job_id: str, rule: Rule | None) -> Answer:
+    def _fetch(self, now: float, key: str, job_id: str, rule: Rule | None, origin: str) -> Answer:
         job = self.jobs.get(int(job_id)) if re.fullmatch(r"[0-9]{1,18}", job_id) else None
         if job is None or job.account != account_fingerprint(key):
             return json_answer({"status": "failed", "id": "", "message": "Request not found", "output": ""})
         if rule and (rule.fault is not Fault.EMPTY_OUTPUT or job.state(now) == "success"):
             self._faults.count_effect(rule)
-        return replies.fetch_answer(job, self.origin, now, rule.fault if rule else None, self._rng)
+        return replies.fetch_answer(job, origin, now, rule.fault if rule else None, self._rng)
 
     def _count_unfinished(self, now: float, key: str) -> Answer:
         calls = self._count_calls[account_fingerprint(key)]
@@ -270,18 +288,18 @@ class Service:
         calls.append(now)
         return json_answer({"status": "success", "processing_count": len(self.unfinished_jobs(key, now))})
 
-    def _upload(self, now: float, params: dict[str, Any]) -> Answer:
+    def _upload(self, now: float, params: dict[str, Any], origin: str) -> Answer:
         picture, extension = read_upload(params)
         name = draw_file_name(self._rng).replace("mp4", extension)
         self._uploads[name] = (now + DAY_SECONDS / self.speed, picture)
-        url = f"{self.origin}/uploads/{name}"
+        url = f"{origin}/uploads/{name}"
         return json_answer({"status": "success", "id": len(self._uploads), "output": [url]})
 
-    def _list_assets(self, now: float, key: str, params: dict[str, Any]) -> Answer:
+    def _list_assets(self, now: float, key: str, params: dict[str, Any], origin: str) -> Answer:
         page, per_page = parse_positive(params.get("page"), 1), min(parse_positive(params.get("per_page"), 10), 30)
         account = account_fingerprint(key)
         done = [job for job in self.jobs.values() if job.account == account and job.state(now) == "success"]
-        return replies.assets_answer(done[::-1], self.origin, page, per_page)
+        return replies.assets_answer(done[::-1], origin, page, per_page)
 
     def _run_server_command(self, now: float, command: str) -> Answer:
         """Answer a command to a dedicated server. Only clear_queue has an effect: every unfinished job fails."""
@@ -318,7 +336,7 @@ class Service:
             return []
         rule = self._faults.draw("webhook")
         fault = rule.fault if rule else None
-        return replies.plan_deliveries(job, str(url), self.origin, fault, self._scaled_seconds(rule))
+        return replies.plan_deliveries(job, str(url), fault, self._scaled_seconds(rule))
 
     # --- helpers ---
 

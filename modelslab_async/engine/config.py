@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 from urllib.parse import urlsplit
 
@@ -39,6 +40,10 @@ def wrapped_key(argument: object) -> ApiKey:
     return ApiKey(key.strip() if isinstance(key, str) else "")
 
 
+class InsecureTransportWarning(UserWarning):
+    """A client sends its API key in clear text, because of `Client(allow_http=True)`."""
+
+
 def require_key(key: ApiKey) -> None:
     """Raise AuthenticationError if the key is missing, or if no HTTP request can carry it, such as two lines."""
     if key.is_empty:
@@ -51,8 +56,12 @@ def require_key(key: ApiKey) -> None:
 
 
 def check_key(key: ApiKey, base_url: str) -> None:
-    """Raise AuthenticationError if the service gives out no such key. An emulator on loopback takes any text."""
-    _refuse(key.problem(is_any_length=is_loopback(urlsplit(base_url).hostname)))
+    """Raise AuthenticationError if the service gives out no such key. An emulator takes any text.
+
+    A server on loopback, or one that is reached by plain http, counts as an emulator.
+    """
+    parts = urlsplit(base_url)
+    _refuse(key.problem(is_any_length=parts.scheme == "http" or is_loopback(parts.hostname)))
 
 
 def _refuse(problem: str | None) -> None:
@@ -119,12 +128,14 @@ def _is_journal(value: object) -> bool:
     return value is None or callable(getattr(value, "append", None))
 
 
-_CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
+_Check = tuple[Callable[[Any], bool], str, str]
+_CHECKS: Mapping[str, _Check] = {
     "base_url": (
         wire.is_safe_base_url,
         "must be an https URL, or http to this machine, because every request carries the key",
-        "omit it for the service itself",
+        "omit it for the service itself, or pass allow_http=True for an emulator on another host",
     ),
+    "allow_http": (lambda it: isinstance(it, bool), "must be True or False", "omit it for False"),
     "max_in_flight": (_is_count, "must be an integer of at least 1", "pass your plan's limit: 5, 10 or 15"),
     "limits": (("refuse", "warn", None).__contains__, 'must be "refuse", "warn" or None', 'omit it for "refuse"'),
     "wait": (get_args(WaitStrategy).__contains__, 'must be "auto", "poll" or "links"', 'omit it for "auto"'),
@@ -144,12 +155,19 @@ _CHECKS: Mapping[str, tuple[Callable[[Any], bool], str, str]] = {
     ),
 }
 """For each argument of `Client`: whether a value is right, the requirement, and the hint."""
+_ALLOWED_HTTP: _Check = (
+    partial(wire.is_safe_base_url, allow_http=True),
+    "must be an http(s) URL without credentials and query",
+    "omit it for the service itself",
+)
+"""The check of `base_url` with `Client(allow_http=True)`."""
 
 
 def check_arguments(given: Mapping[str, object], key: ApiKey) -> None:
     """Check the arguments of `Client` together. Raises InvalidRequestError with all that are wrong or hold the key."""
     key.require_absent(**{name: given[name] for name in (*_CHECKS, "proxy") if name in given})
-    checks = ((name, given[name], *check) for name, check in _CHECKS.items() if name in given)
+    rows = {**_CHECKS, "base_url": _ALLOWED_HTTP} if given.get("allow_http") is True else _CHECKS
+    checks = ((name, given[name], *check) for name, check in rows.items() if name in given)
     require(*((is_right(value), name, value, requirement, hint) for name, value, is_right, requirement, hint in checks))
 
 

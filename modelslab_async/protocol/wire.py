@@ -360,10 +360,19 @@ def decode(reply: HttpReply, key: ApiKey, pick: Callable[[Body], _T]) -> _T | Re
         return Malformed("success without the expected fields", reply.status)
 
 
-def is_safe_base_url(url: str) -> bool:
-    """Return whether a key may be sent to *url*: https, or http to this machine's loopback."""
+def is_clear_text(url: str) -> bool:
+    """Return whether requests to *url* cross a network unencrypted: plain http to another host than loopback."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname)
+
+
+def is_safe_base_url(url: str, *, allow_http: bool = False) -> bool:
+    """Return whether a key may be sent to *url*: https, or http to this machine's loopback.
+
+    allow_http: allow http to every host.
+    """
     if not is_http_url(url):
         return False
     parts = urlsplit(url)
-    is_safe = parts.scheme == "https" or is_loopback(parts.hostname)
+    is_safe = allow_http or not is_clear_text(url)
     return is_safe and not parts.query and not parts.fragment and "@" not in parts.netloc

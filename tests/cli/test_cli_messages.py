@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.command import Shell, emulated_aside
+from helpers.command import Shell, charges, emulated_aside
 from helpers.world import PNG
+
+from modelslab_async.cli.exit_codes import Exit
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="paths in messages")
 
@@ -54,6 +56,18 @@ def test_a_row_is_shown_in_plain_words(tmp_path: Path) -> None:
     assert (lines["charged"], lines["price"], lines["request.fps"]) == ("yes", "$0.20", "12")
     assert lines["target"] == str(tmp_path)
     assert not re.search(r"[{}()'<>]|None|True", shown)
+
+
+def test_plain_http_to_another_host_needs_a_flag(tmp_path: Path) -> None:
+    """Without --allow-http nothing is sent. With it, one line warns, and printed commands repeat the flag."""
+    with emulated_aside(tmp_path) as (shell, emulator):
+        url = emulator.url.replace("127.0.0.1", "0.0.0.0")  # reaches this machine, and is no loopback address
+        words = ["generate", "a.png", "-p", "zoom", "-o", "b.mp4", "--no-wait", "--base-url", url]
+        refused, left = shell.run(*words), shell.run(*words, "--allow-http")
+        collected = shell.run(*shlex.split(left.out)[1:])
+    assert (refused.code, "or pass --allow-http for an emulator" in refused.err) == (Exit.USAGE, True), refused
+    assert (left.code, left.err.count("in clear text")) == (0, 1), left
+    assert (collected.code, collected.out, charges(emulator)) == (0, "b.mp4\n", 1), collected
 
 
 def test_a_printed_command_reaches_the_same_journal(tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_no_request_makes_it_raise(requests: list[tuple[str, bytes, bytes | None
         if answer.job:
             assert all(json.dumps(delivery.payload) for delivery in service.deliveries(answer.job))
             assert skeleton(answer.job.work)
-    assert page(service, 1000.0).encode(errors="replace")
+    assert page(service, 1000.0, service.origin).encode(errors="replace")
     assert json.dumps(ledger_json(service))
 
 
@@ -144,6 +144,11 @@ def test_no_key_is_shown(calls: list[tuple[str, float, int, str | None]], fault:
     """No answer, ledger, page, webhook or repr shows a key, whatever goes wrong."""
     answers, service = play(calls, 0, profile=profile, faults=[Rule(fault, rate=0.5)] if fault else ())
     shown = [answer.body.decode() for answer in answers]
-    shown += [repr(answers), repr(service.ledger), json.dumps(ledger_json(service)), page(service, 40.0)]
+    shown += [
+        repr(answers),
+        repr(service.ledger),
+        json.dumps(ledger_json(service)),
+        page(service, 40.0, service.origin),
+    ]
     shown += [str(delivery.payload) for job in service.jobs.values() for delivery in service.deliveries(job)]
     assert not any(KEY in text for text in shown)

@@ -93,6 +93,7 @@ def test_public_names() -> None:
         "Client",
         "Estimate",
         "ImageToVideoUltra",
+        "InsecureTransportWarning",
         "Job",
         "JobState",
         "Journal",
