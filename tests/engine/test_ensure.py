@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.left_behind import job_left_running, row_of
@@ -14,7 +15,9 @@ from modelslab_async import (
     InvalidRequestError,
     JobFailedError,
     JobState,
+    JobTimeoutError,
     SubmitUncertainError,
+    Timeouts,
 )
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.journal.memory import MemoryJournal, MemoryStorage
@@ -97,8 +100,6 @@ async def test_a_job_in_doubt_or_failed_is_never_sent_again(
 
 async def test_a_job_that_timed_out_is_polled_again(make_world: MakeWorld, tmp_path: Path) -> None:
     """The service still makes the video."""
-    from modelslab_async import JobTimeoutError, Timeouts  # noqa: PLC0415
-
     world = make_world()
     async with world.client(journal=tmp_path / "jobs.db", timeouts=Timeouts(job=5.0)) as client:
         with pytest.raises(JobTimeoutError):
@@ -132,9 +133,10 @@ async def test_wrong_calls(make_world: MakeWorld, tmp_path: Path) -> None:
         with pytest.raises(ClientStateError, match="journal"):
             await client.ensure(a_request(), ref="mine")
     async with world.client(journal=tmp_path / "jobs.db") as client:
-        for wrong in ({"track_id": "other"}, {"lora": "x"}, {"fps": 0}):
-            with pytest.raises(InvalidRequestError, match=next(iter(wrong))):
-                await client.ensure({"prompt": "zoom", "init_image": PNG, **wrong}, ref="mine")  # type: ignore[arg-type]
+        for name, value in (("track_id", "other"), ("lora", "x"), ("fps", 0)):
+            wrong: Any = {"prompt": "zoom", "init_image": PNG, name: value}
+            with pytest.raises(InvalidRequestError, match=name):
+                await client.ensure(wrong, ref="mine")
     assert world.service.ledger.charges == []
 
 

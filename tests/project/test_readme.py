@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from procrastinate.testing import InMemoryConnector
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -19,7 +21,8 @@ from modelslab_async.emulator import Emulator
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-PROGRAMS = [block for block in BLOCKS if "asyncio.run(" in block]
+TASKS = [block for block in BLOCKS if "@celery.task" in block]
+PROGRAMS = [block for block in BLOCKS if "asyncio.run(" in block and block not in TASKS]
 TESTS = [block for block in BLOCKS if "async def test_" in block]
 APPLICATIONS = [block for block in BLOCKS if "app = Starlette(" in block]
 
@@ -40,8 +43,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_block_is_run() -> None:
-    """Each Python block is a program, a test or an application, so that all of them run here."""
-    assert len(PROGRAMS) + len(TESTS) + len(APPLICATIONS) == len(BLOCKS) > 0
+    """Each Python block is a program, a test, an application or tasks of a queue, so that all of them run here."""
+    assert len(PROGRAMS) + len(TESTS) + len(APPLICATIONS) + len(TASKS) == len(BLOCKS) > 0
 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=range(len(PROGRAMS)))
@@ -86,6 +89,26 @@ async def test_applications_work(block: str, folder: Path, monkeypatch: pytest.M
                 assert isinstance(stream, StreamingResponse)
                 assert b"event: end" in b"".join([bytes(part) async for part in stream.body_iterator])  # type: ignore[arg-type]
             assert (await answer("follow", ref="unknown")).status_code == 404
+
+
+@pytest.mark.parametrize("block", TASKS, ids=range(len(TASKS)))
+async def test_tasks_pay_once(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same order in two task queues, each of which runs it twice, is paid for once."""
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    async with Emulator(speed=100, eta={"good": 1}) as emulator:
+        options = f"api_key='any', base_url={emulator.url!r}, poll_cost=0.01, journal='jobs.db'"
+        exec(re.sub(r"Client\(journal=[^)]*", f"Client({options}", block), names)  # noqa: S102 - the README's own code
+        order = {"order": "1001", "prompt": "zoom in", "picture": "examples/rocket.jpg"}
+        results = [await asyncio.to_thread(names["make_with_celery"].apply, kwargs=order) for _ in range(2)]
+        with names["queue"].replace_connector(InMemoryConnector()) as queue:
+            for _ in range(2):
+                await names["make_with_procrastinate"].defer_async(**order)
+            await queue.run_worker_async(wait=False)
+            jobs = list(await queue.job_manager.list_jobs_async())
+        assert len({result.get() for result in results}) == 1
+        assert [job.status for job in jobs] == ["succeeded"] * 2
+        assert len(emulator.ledger.charges) == 1
 
 
 def test_the_quickstart_saves_a_video(folder: Path) -> None:

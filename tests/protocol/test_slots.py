@@ -121,7 +121,8 @@ def test_the_laws_of_slots(limit: int, steps: list[tuple[str, int]]) -> None:
                 count += 1
             case "accept" | "hold" if asked:
                 item = asked.pop(which % len(asked))
-                {"accept": partial(slots.accepted, now=now), "hold": slots.hold}[step](item)
+                answer = partial(slots.accepted, now=now) if step == "accept" else slots.hold
+                answer(item)
                 held.append(item)
             case "refuse" if asked:
                 item = asked.pop(which % len(asked))
