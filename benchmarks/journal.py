@@ -23,6 +23,7 @@ import attrs
 from benchmarks._common import Target, log, parse_options, print_results, table
 from modelslab_async import Client, JobState, RequestParams
 from modelslab_async.emulator import InProcess, Service
+from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.sqlite import SqliteJournal, SqliteStore
 from modelslab_async.journal.store import Write
 from modelslab_async.protocol.record import JobRecord
@@ -73,7 +74,7 @@ async def grouped(path: Path) -> float:
 
 async def single(path: Path) -> float:
     """Return the transitions per second with one transaction for each."""
-    store = SqliteStore(path)
+    store = SqliteStore(path, LivenessLock(path))
     store.open()
     begun = time.perf_counter()
     for number in range(SINGLE):
