@@ -42,7 +42,8 @@ class Journal(Protocol):
 
         Return True if it was written. Return False, and write nothing, in two cases:
 
-        - A job with this ref was, or may have been, submitted, and its row has another owner or `created_at`.
+        - A job with this ref was, or may have been, submitted, and its row has another owner or `created_at`. The same
+          holds for a job that waits, if *record* says that another job was withdrawn or refused.
           *take_over* names an owner whose row may be taken. It is taken unless that job ended meanwhile, or the row
           would lose its id.
           The outcome of a submit is written regardless of the owner, and the writer then owns the row. That needs the
