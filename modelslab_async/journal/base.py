@@ -68,6 +68,7 @@ class Journal(Protocol):
 
         - Return Follow, and change nothing, if the ref belongs to another job, as `append` defines it.
         - Count the slots that the account's other clients hold, see `JobRecord.holds_slot`, and call `claims.decide`.
+          Jobs that are UNCERTAIN are counted from their rows, whoever owns them: *ask* does not include them.
           The account's cap is kept for all clients. Clients count as asking from their first claim in vain until they
           get a slot or close, but only while they ask again within `claims.ASK_HOLDS`.
         - Raise BudgetExceededError if `ask.spending` does not allow the job, with the charges that the rows record.

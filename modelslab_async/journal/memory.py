@@ -221,7 +221,7 @@ class MemoryJournal:
         holding = [
             (record, self._is_alive(record))
             for record in self.storage.of_account(account)
-            if record.state in HOLDING and record.owner != self.owner
+            if record.state in HOLDING and (record.owner != self.owner or record.state is JobState.UNCERTAIN)
         ]
         return Account(self.storage.caps.get(account, AccountCap()), asks, holding)
 

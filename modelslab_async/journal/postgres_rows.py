@@ -216,8 +216,12 @@ async def is_submitting(connection: "AnyConnection", record: JobRecord) -> bool:
 
 
 async def holding(connection: "AnyConnection", account: str, owner: str) -> list[Row]:
-    """Return the jobs of all clients but *owner* that may hold a slot. Their times are the database's."""
-    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({_listed(HOLDING)}) AND jobs.owner <> $2"
+    """Return the jobs that may hold a slot: those of all clients but *owner*, and all that are UNCERTAIN.
+
+    Their times are the database's.
+    """
+    whose = f"(jobs.owner <> $2 OR jobs.state = {JobState.UNCERTAIN.value!r})"
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({_listed(HOLDING)}) AND {whose}"
     return [
         Row(
             _record_from(row)._replace(submitted_at=row["submitted_here"], accepted_at=row["accepted_here"]),

@@ -108,10 +108,11 @@ def _is_submitting(connection: sqlite3.Connection, record: JobRecord) -> bool:
 
 
 def holding(connection: sqlite3.Connection, account: str, owner: str) -> list[JobRecord]:
-    """Return the jobs of all clients but *owner* that may hold a slot."""
+    """Return the jobs that may hold a slot: those of all clients but *owner*, and all that are UNCERTAIN."""
     states = [state.value for state in HOLDING]
-    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND owner != ?"
-    return [_record_from(row) for row in connection.execute(sql, (account, *states, owner))]
+    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND (owner != ? OR state = ?)"
+    values = account, *states, owner, JobState.UNCERTAIN.value
+    return [_record_from(row) for row in connection.execute(sql, values)]
 
 
 def read_cap(connection: sqlite3.Connection, account: str) -> AccountCap:
