@@ -86,10 +86,16 @@ class Claimer:
             if not run.future.done():
                 run.advance(lifecycle.Rejected(error))
             return None
+        except asyncio.CancelledError:
+            self.recorder.give_back(run)  # the claim may have been given
+            raise
         finally:
             self._claiming = None
-        if run is not self.slots.head or run.future.done():
-            return None  # it was cancelled meanwhile, and the journal has that after the claim
+        if run is not self.slots.head or run.future.done() or self._is_stopped:
+            if isinstance(answer, Claimed):
+                self.recorder.give_back(run)
+            if not isinstance(answer, Follow) or run is not self.slots.head:
+                return None
         match answer:
             case Claimed():
                 self.slots.note(answer)

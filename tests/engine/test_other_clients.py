@@ -1,0 +1,115 @@
+"""Jobs that another client runs: followed, taken over when that client dies, and never paid twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from helpers.left_behind import row_of
+from helpers.world import MakeWorld, World, a_request
+
+from modelslab_async import (
+    Client,
+    Job,
+    JobDetachedError,
+    JobRecord,
+    JobState,
+    JournalError,
+    SubmitUncertainError,
+    Timeouts,
+)
+from modelslab_async.emulator import Fault, Rule
+from modelslab_async.journal.memory import MemoryJournal, MemoryStorage
+from modelslab_async.protocol.claims import Ask, Claim
+
+pytestmark = pytest.mark.looptime
+S = JobState
+
+
+class Paused(MemoryJournal):
+    """Hold up claims after they were decided, as a database far away does. Notes are not held up."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        super().__init__(storage)
+        self.is_claiming, self.may_go_on = asyncio.Event(), asyncio.Event()
+
+    async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        self.is_claiming.set()
+        await self.may_go_on.wait()
+        return await super().claim(record, ask)
+
+
+class Away(MemoryJournal):
+    """Fail while `is_away`."""
+
+    is_away = False
+
+    async def wait_for_change(self, seconds: float) -> None:
+        if self.is_away:
+            raise JournalError("the disk is away")
+        await super().wait_for_change(seconds)
+
+
+def on(world: World, storage: MemoryStorage, **options: object) -> Client:
+    return world.client(**{"journal": MemoryJournal(storage), **options})
+
+
+def kill(client: Client) -> None:
+    """Let the other clients see *client* as dead."""
+    assert isinstance(client.journal, MemoryJournal)
+    del client.journal.storage.alive[client.journal.owner]
+
+
+async def waiting_elsewhere(owner: Client, other: Client) -> Job:
+    """Return a job that *other* follows, while it waits for a slot of *owner*."""
+    blocker, waiting = owner.submit(a_request()), owner.submit(a_request(track_id="mine"))
+    await blocker.submitted()
+    job = await other.follow(waiting.ref)
+    assert job.state is S.WAITING
+    return job
+
+
+async def test_a_claim_that_is_given_while_the_client_closes_is_not_used(make_world: MakeWorld) -> None:
+    """Whichever way the client closes, the job was not sent and stays WAITING for the next client."""
+    for options in ({"drain": False}, {"timeout": 20.0}):
+        world, storage = make_world(), MemoryStorage()
+        journal = Paused(storage)
+        async with on(world, storage, journal=journal) as client:
+            job = client.submit(a_request(track_id="mine"))
+            await journal.is_claiming.wait()
+            closing = asyncio.create_task(client.aclose(**options))  # type: ignore[arg-type]
+            await asyncio.sleep(1)
+            journal.may_go_on.set()
+            await closing
+        assert not world.service.ledger.charges
+        assert isinstance(job.error, JobDetachedError)
+        (row,) = storage.rows.values()
+        assert (row.state, row.charged) == (S.WAITING, False)
+
+
+async def test_a_claim_that_is_still_under_way_when_the_client_gives_up_is_not_used(make_world: MakeWorld) -> None:
+    """The row does not say SUBMITTING: that job was certainly not sent."""
+    world, storage = make_world(), MemoryStorage()
+    journal = Paused(storage)
+    async with on(world, storage, journal=journal, timeouts=Timeouts(submit=5.0)) as client:
+        client.submit(a_request(track_id="mine"))
+        await journal.is_claiming.wait()
+        await client.aclose(drain=False)
+    (row,) = storage.rows.values()
+    assert (row.state, row.charged) == (S.WAITING, False)
+
+
+async def test_a_job_that_is_cancelled_during_its_claim_gives_the_slot_back(make_world: MakeWorld) -> None:
+    """The row says CANCELLED in the end, although the claim was given after the job was cancelled."""
+    world, storage = make_world(), MemoryStorage()
+    journal = Paused(storage)
+    async with on(world, storage, journal=journal, max_in_flight=1) as client:
+        job = client.submit(a_request(track_id="mine"))
+        await journal.is_claiming.wait()
+        assert job.cancel()
+        journal.may_go_on.set()
+        await asyncio.sleep(1)
+        assert (await row_of(client, "mine")).state is S.CANCELLED
+        async with on(world, storage, max_in_flight=1) as other:
+            await other.submit(a_request())
+    assert len(world.service.ledger.charges) == 1
