@@ -113,3 +113,38 @@ async def test_a_job_that_is_cancelled_during_its_claim_gives_the_slot_back(make
         async with on(world, storage, max_in_flight=1) as other:
             await other.submit(a_request())
     assert len(world.service.ledger.charges) == 1
+
+
+async def test_a_job_that_timed_out_elsewhere_is_polled_again(make_world: MakeWorld) -> None:
+    """Its owner lives, but polls it no longer. `ensure` takes it over."""
+    world, storage = make_world(), MemoryStorage()
+    async with on(world, storage, timeouts=Timeouts(job=5.0)) as owner, on(world, storage) as other:
+        await owner.submit(a_request(track_id="mine")).wait()
+        assert (await row_of(owner, "mine")).state is S.TIMED_OUT
+        assert (await (await other.ensure(a_request(), ref="mine"))).ref == "mine"
+    assert len(world.service.ledger.charges) == 1
+
+
+async def test_ensure_raises_the_error_of_an_uncertain_job_of_a_living_client(make_world: MakeWorld) -> None:
+    """As for any other uncertain job: it is not submitted again."""
+    world, storage = make_world(faults=[Rule(Fault.RESET_AFTER, times=1)]), MemoryStorage()
+    async with on(world, storage) as owner, on(world, storage) as other:
+        await owner.submit(a_request(track_id="mine")).wait()
+        with pytest.raises(SubmitUncertainError):
+            await other.ensure(a_request(), ref="mine")
+    assert len(world.service.ledger.charges) == 1
+
+
+async def test_an_uncertain_job_that_was_taken_over_holds_its_slot(make_world: MakeWorld) -> None:
+    """The service may run the job of a client that died during its submit, so the next job waits for that slot."""
+    world, storage = make_world(queue_limit=1, faults=[Rule(Fault.SLOW, seconds=30.0, times=1)]), MemoryStorage()
+    async with on(world, storage, max_in_flight=1) as owner, on(world, storage, max_in_flight=1) as other:
+        owner.submit(a_request(track_id="lost"))
+        await asyncio.sleep(5)
+        kill(owner)
+        found = await other.recover()
+        assert [record.ref for record in found.uncertain] == ["lost"]
+        job = other.submit(a_request())
+        await job
+        assert world.count("img2video_ultra") == 2
+        await owner.aclose(drain=False)
