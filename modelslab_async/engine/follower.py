@@ -40,6 +40,9 @@ class Follower:
 
     submit: queues a job that was never sent, and whose client is gone.
     """
+    sends_jobs = False
+    """As in `JobRuntime`."""
+
 
     def __init__(
         self,

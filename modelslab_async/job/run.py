@@ -39,6 +39,11 @@ class JobRuntime(Protocol):
         """The price of one job, USD."""
         ...
 
+    @property
+    def sends_jobs(self) -> bool:
+        """Whether this client sends the job, and so can withdraw it. If not, another client does."""
+        ...
+
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end. *eta* is the service's estimate in seconds, or None."""
         ...
@@ -296,8 +301,8 @@ class JobRun:
             self._announce()
 
     def cancel(self) -> bool:
-        """Withdraw the job if it is WAITING. Return whether it was."""
-        if self.state is not JobState.WAITING or self.future.done():
+        """Withdraw the job if it is WAITING and this client sends it. Return whether it was."""
+        if self.state is not JobState.WAITING or self.future.done() or not self.runtime.sends_jobs:
             return False
         self.advance(lifecycle.Cancelled())
         return True

@@ -69,6 +69,15 @@ async def waiting_elsewhere(owner: Client, other: Client) -> Job:
     return job
 
 
+async def test_cancelling_a_followed_job_does_nothing(make_world: MakeWorld) -> None:
+    """Only the client that will send a job can withdraw it: `cancel` returns False, and the job goes on."""
+    world, storage = make_world(), MemoryStorage()
+    async with on(world, storage, max_in_flight=1) as owner, on(world, storage) as other:
+        job = await waiting_elsewhere(owner, other)
+        assert not job.cancel()
+        assert (await job).ref == "mine"
+
+
 async def test_a_claim_that_is_given_while_the_client_closes_is_not_used(make_world: MakeWorld) -> None:
     """Whichever way the client closes, the job was not sent and stays WAITING for the next client."""
     for options in ({"drain": False}, {"timeout": 20.0}):
