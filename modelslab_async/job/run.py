@@ -296,9 +296,19 @@ class JobRun:
             )
             charged = None if self.is_unknown else not is_unsent
             when = "before this job was sent" if is_unsent else "while this job was running"
-            self.fail(JobDetachedError(f"the client was closed {when} (hint: {hint})"), charged=charged)
-            self.log_event(None)
-            self._announce()
+            self._end_detached(f"the client was closed {when} (hint: {hint})", charged=charged)
+
+    def stop_following(self) -> None:
+        """End the job because its client closes while another client runs the job, or is about to send it."""
+        words = (
+            f"the client was closed while another one ran this job (hint: Client.follow({self.ref!r}) goes on with it)"
+        )
+        self._end_detached(words, charged=True if self.state in (JobState.PROCESSING, JobState.READY) else None)
+
+    def _end_detached(self, words: str, *, charged: bool | None) -> None:
+        self.fail(JobDetachedError(words), charged=charged)
+        self.log_event(None)
+        self._announce()
 
     def cancel(self) -> bool:
         """Withdraw the job if it is WAITING and this client sends it. Return whether it was."""

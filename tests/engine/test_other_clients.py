@@ -78,6 +78,56 @@ async def test_cancelling_a_followed_job_does_nothing(make_world: MakeWorld) -> 
         assert (await job).ref == "mine"
 
 
+async def test_a_client_that_closes_does_not_know_whether_a_followed_job_was_charged(make_world: MakeWorld) -> None:
+    """The job of another client may be sent at any time. The error says how to follow it again."""
+    world, storage = make_world(), MemoryStorage()
+    async with on(world, storage, max_in_flight=1) as owner:
+        async with on(world, storage) as other:
+            waiting = await waiting_elsewhere(owner, other)
+            running = await other.follow(next(iter(storage.rows))[1])
+            await other.aclose(drain=False)
+        assert (running.state, waiting.state) == (S.PROCESSING, S.WAITING)
+        for job, charged in ((waiting, None), (running, True)):
+            assert isinstance(job.error, JobDetachedError)
+            assert job.error.charged is charged
+            assert "Client.follow" in str(job.error)
+    assert len(world.service.ledger.charges) == 2
+
+
+async def test_a_followed_job_that_is_being_submitted_is_not_reported_as_unsent(make_world: MakeWorld) -> None:
+    """While the paid request of another client is under way, a client that closes says that nothing is known."""
+    world, storage = make_world(faults=[Rule(Fault.SLOW, seconds=30.0)]), MemoryStorage()
+    async with on(world, storage) as owner:
+        sending = owner.submit(a_request(track_id="mine"))
+        await asyncio.sleep(5)
+        async with on(world, storage) as other:
+            job = await other.follow("mine")
+            await asyncio.sleep(3)
+            assert (sending.state, job.state) == (S.SUBMITTING, S.SUBMITTING)
+            await other.aclose(drain=False)
+        assert isinstance(job.error, JobDetachedError)
+        assert job.error.charged is None
+        assert (await row_of(owner, "mine")).state is S.SUBMITTING
+
+
+async def test_a_ref_that_turns_out_to_be_anothers_while_the_client_closes(make_world: MakeWorld) -> None:
+    """The job ends with JobDetachedError: its awaiter is not left waiting."""
+    world, storage = make_world(), MemoryStorage()
+    async with on(world, storage) as owner:
+        await owner.submit(a_request(track_id="mine")).submitted()
+        journal = Paused(storage)
+        async with on(world, storage, journal=journal) as other:
+            job = other.submit(a_request(track_id="mine"))
+            await journal.is_claiming.wait()
+            closing = asyncio.create_task(other.aclose(drain=False))
+            await asyncio.sleep(1)
+            journal.may_go_on.set()
+            await closing
+        assert await job.wait(10)
+        assert isinstance(job.error, JobDetachedError)
+    assert len(world.service.ledger.charges) == 1
+
+
 async def test_a_claim_that_is_given_while_the_client_closes_is_not_used(make_world: MakeWorld) -> None:
     """Whichever way the client closes, the job was not sent and stays WAITING for the next client."""
     for options in ({"drain": False}, {"timeout": 20.0}):
@@ -122,6 +172,52 @@ async def test_a_job_that_is_cancelled_during_its_claim_gives_the_slot_back(make
         async with on(world, storage, max_in_flight=1) as other:
             await other.submit(a_request())
     assert len(world.service.ledger.charges) == 1
+
+
+async def test_a_journal_that_fails_for_a_moment_does_not_end_a_followed_job(make_world: MakeWorld) -> None:
+    """The job is followed again when the journal is back."""
+    world, storage = make_world(), MemoryStorage()
+    journal = Away(storage)
+    async with on(world, storage) as owner, on(world, storage, journal=journal) as other:
+        await owner.submit(a_request(track_id="mine")).submitted()
+        job = await other.follow("mine")
+        await asyncio.sleep(3)
+        journal.is_away = True
+        await asyncio.sleep(10)
+        assert not job.done()
+        journal.is_away = False
+        assert (await job).ref == "mine"
+
+
+async def test_two_calls_at_once_take_up_a_job_that_was_never_sent_as_one(make_world: MakeWorld) -> None:
+    """`ensure` returns the job that is followed, also while its picture is fetched to send it."""
+    world, storage = make_world(), MemoryStorage()
+    async with on(world, storage, max_in_flight=1) as owner, on(world, storage) as other:
+        job = await waiting_elsewhere(owner, other)
+        kill(owner)
+        found = {job}
+        while job.state is S.WAITING:
+            found.add(await other.ensure(a_request(), ref="mine"))
+            await asyncio.sleep(0)
+        assert found == {job}
+        await job
+        await owner.aclose(drain=False)
+
+
+async def test_a_client_waits_for_followed_jobs_that_it_may_not_send_itself(make_world: MakeWorld) -> None:
+    """Two clients follow the jobs of a dead one. Each sends some, follows the others, and waits for all of them."""
+    world, storage = make_world(), MemoryStorage()
+    refs = [f"r{number}" for number in range(12)]
+    async with on(world, storage, max_in_flight=1) as owner:
+        for ref in refs:
+            owner.submit(a_request(track_id=ref))
+        await asyncio.sleep(1)
+        async with on(world, storage, max_in_flight=2) as one, on(world, storage, max_in_flight=2) as two:
+            jobs = [await client.follow(ref) for client in (one, two) for ref in refs]
+            kill(owner)
+            await owner.aclose(drain=False)
+    assert {job.error for job in jobs} == {None}
+    assert sorted(map(str, world.service.ledger.track_ids())) == sorted(refs)
 
 
 async def test_a_job_that_timed_out_elsewhere_is_polled_again(make_world: MakeWorld) -> None:
