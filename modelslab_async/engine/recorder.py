@@ -129,7 +129,7 @@ class Recorder:
         return await self.journal.claim(submitting, ask._replace(spending=spending))
 
     def give_back(self, run: JobRun) -> None:
-        """Write that a job for which a slot was claimed was not sent: its row is as it was before the claim, or later."""
+        """Write the job's row again, because a slot was claimed for it and the job is not sent."""
         if self.journal and run.record:
             self.journal.note(run.record)
 

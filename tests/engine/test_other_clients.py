@@ -27,16 +27,21 @@ S = JobState
 
 
 class Paused(MemoryJournal):
-    """Hold up claims after they were decided, as a database far away does. Notes are not held up."""
+    """Hold up claims, as a database far away does: before they are decided, or before the answer arrives.
 
-    def __init__(self, storage: MemoryStorage) -> None:
+    Notes are not held up.
+    """
+
+    def __init__(self, storage: MemoryStorage, *, is_decided: bool = False) -> None:
         super().__init__(storage)
+        self._is_decided = is_decided
         self.is_claiming, self.may_go_on = asyncio.Event(), asyncio.Event()
 
     async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        answer = await super().claim(record, ask) if self._is_decided else None
         self.is_claiming.set()
         await self.may_go_on.wait()
-        return await super().claim(record, ask)
+        return answer or await super().claim(record, ask)
 
 
 class Away(MemoryJournal):
@@ -130,26 +135,30 @@ async def test_a_ref_that_turns_out_to_be_anothers_while_the_client_closes(make_
 
 async def test_a_claim_that_is_given_while_the_client_closes_is_not_used(make_world: MakeWorld) -> None:
     """Whichever way the client closes, the job was not sent and stays WAITING for the next client."""
-    for options in ({"drain": False}, {"timeout": 20.0}):
+    for options in ({"drain": False}, {"timeout": 60.0}):
         world, storage = make_world(), MemoryStorage()
         journal = Paused(storage)
         async with on(world, storage, journal=journal) as client:
+            journal.may_go_on.set()
+            await client.submit(a_request()).submitted()
+            journal.may_go_on.clear()
+            journal.is_claiming.clear()
             job = client.submit(a_request(track_id="mine"))
             await journal.is_claiming.wait()
             closing = asyncio.create_task(client.aclose(**options))  # type: ignore[arg-type]
             await asyncio.sleep(1)
             journal.may_go_on.set()
             await closing
-        assert not world.service.ledger.charges
+        assert len(world.service.ledger.charges) == 1
         assert isinstance(job.error, JobDetachedError)
-        (row,) = storage.rows.values()
+        row = storage.rows[client.account_id, "mine"]
         assert (row.state, row.charged) == (S.WAITING, False)
 
 
 async def test_a_claim_that_is_still_under_way_when_the_client_gives_up_is_not_used(make_world: MakeWorld) -> None:
     """The row does not say SUBMITTING: that job was certainly not sent."""
     world, storage = make_world(), MemoryStorage()
-    journal = Paused(storage)
+    journal = Paused(storage, is_decided=True)
     async with on(world, storage, journal=journal, timeouts=Timeouts(submit=5.0)) as client:
         client.submit(a_request(track_id="mine"))
         await journal.is_claiming.wait()
