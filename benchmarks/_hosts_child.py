@@ -31,6 +31,8 @@ from modelslab_async.transport.aiohttp import AiohttpTransport
 KEY = "any"
 PICTURE = "https://picture.invalid/a.png"
 PICTURE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(24)
+INSTANTS = ("claimed", "before the POST", "before the acceptance", "acceptance written", "taken over")
+"""Instants at which a host can send itself a signal: between claim and POST, between POST and acceptance, and so on."""
 
 
 def say(event: str, **values: Any) -> None:
@@ -55,20 +57,21 @@ class Reporter(Telemetry):
 
 
 class Host:
-    """A client in this process, and the instant at which the process kills itself."""
+    """A client in this process, and the instant at which the process sends itself a signal."""
 
     def __init__(self) -> None:
         self.client: Client | None = None
         self.folder = Path()
         self._tasks = set[asyncio.Task[None]]()
-        self._die_at, self._die_after = "", 0
+        self._signal, self._signal_at, self._signal_after = signal.SIGKILL, "", 0
 
     def reached(self, instant: str) -> None:
-        """Kill this process if it was told to die at this instant."""
-        if instant == self._die_at:
-            self._die_after -= 1
-            if self._die_after <= 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        """Send the signal that was asked for at this instant to this process."""
+        if instant == self._signal_at:
+            self._signal_after -= 1
+            if self._signal_after == 0:
+                say("signalled", instant=instant)
+                os.kill(os.getpid(), self._signal)
 
     # --- commands ---
 
@@ -158,9 +161,10 @@ class Host:
         await self.client.aclose(drain=drain, timeout=timeout)
         say("closed")
 
-    async def die(self, instant: str, after: int = 1) -> None:
-        """Kill this process when it reaches an instant the *after*-th time."""
-        self._die_at, self._die_after = instant, after
+    async def signal(self, number: int, at: str, after: int = 1) -> None:
+        """Send a signal to this process when it reaches an instant the *after*-th time, see `INSTANTS`."""
+        self._signal, self._signal_at, self._signal_after = signal.Signals(number), at, after
+        say("armed")
 
     # --- jobs ---
 
@@ -207,7 +211,7 @@ COMMANDS: dict[str, Callable[..., Awaitable[None]]] = {
     "ensure": Host.ensure,
     "follow": Host.follow,
     "close": Host.close,
-    "die": Host.die,
+    "signal": Host.signal,
 }
 
 
