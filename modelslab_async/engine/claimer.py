@@ -79,17 +79,13 @@ class Claimer:
         """Claim a slot for a job, and act on the answer. Return None if the job is not to be sent."""
         if run is not self.slots.head or run.future.done():
             return None
-        self._claiming = asyncio.ensure_future(self.recorder.claim(run, self.slots.ask()))
-        try:
-            answer = await uninterrupted(self._claiming)
-        except (BudgetExceededError, JournalError) as error:
-            if not run.future.done():
-                run.advance(lifecycle.Rejected(error))
+        answer = await self._answer_for(run)
+        is_wanted = run is self.slots.head and not run.future.done()
+        if isinstance(answer, Claimed) and (self._is_stopped or not is_wanted):
+            self.recorder.give_back(run)  # the client closes, or the job was cancelled
             return None
-        finally:
-            self._claiming = None
-        if run is not self.slots.head or run.future.done():
-            return None  # it was cancelled meanwhile, and the journal has that after the claim
+        if not is_wanted:
+            return None
         match answer:
             case Claimed():
                 self.slots.note(answer)
@@ -99,7 +95,23 @@ class Claimer:
             case Follow():
                 self.slots.withdraw(run)
                 self._on_taken(run, answer)
+            case BudgetExceededError() | JournalError():
+                run.advance(lifecycle.Rejected(answer))
+                return None
         return answer
+
+    async def _answer_for(self, run: JobRun) -> Claim | BudgetExceededError | JournalError:
+        """Claim a slot for a job. Return the answer, or the error that the claim raised."""
+        self._claiming = asyncio.ensure_future(self.recorder.claim(run, self.slots.ask()))
+        try:
+            return await uninterrupted(self._claiming)
+        except (BudgetExceededError, JournalError) as error:
+            return error
+        except asyncio.CancelledError:
+            self.recorder.give_back(run)  # the claim may have been given
+            raise
+        finally:
+            self._claiming = None
 
     async def _wait(self, seconds: float) -> None:
         """Wait until another client changed the journal, a slot of this client is free, or *seconds* have passed."""

@@ -45,6 +45,9 @@ _TURNS = 5
 class Dispatcher:
     """Give queued jobs their slots, and run one task for each job that has one. A queued job costs no task."""
 
+    sends_jobs = True
+    """As in `JobRuntime`."""
+
     def __init__(
         self,
         submitter: Submitter,

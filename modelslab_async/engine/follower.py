@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from decimal import Decimal
 
 from modelslab_async.engine.dispatcher import Dispatcher
@@ -41,6 +40,9 @@ class Follower:
     submit: queues a job that was never sent, and whose client is gone.
     """
 
+    sends_jobs = False
+    """As in `JobRuntime`."""
+
     def __init__(
         self,
         recorder: Recorder,
@@ -52,6 +54,7 @@ class Follower:
         """The followed jobs that have not ended, by ref."""
         self._recorder, self._dispatcher, self._recoverer, self._submit = recorder, dispatcher, recoverer, submit
         self._tasks: dict[JobRun, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     @property
     def api_key(self) -> ApiKey:
@@ -113,7 +116,10 @@ class Follower:
         self._recorder.postpone(run)
         self._dispatcher.jobs.pop(run.ref, None)
         run.runtime = self
-        self._start(run, follow.record)
+        if self._is_closed:
+            run.stop_following()
+        else:
+            self._start(run, follow.record)
 
     def _start(self, run: JobRun, claimed: JobRecord | None = None) -> None:
         self.runs[run.ref] = run
@@ -128,11 +134,12 @@ class Follower:
 
     async def close(self) -> None:
         """Stop following. The owners go on with their jobs."""
+        self._is_closed = True
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
         for run in list(self.runs.values()):
-            run.detach(is_kept=True, is_sent=False)
+            run.stop_following()
 
     async def _drive(self, run: JobRun, claimed: JobRecord | None) -> None:
         """Follow a job to its end, or until this client owns it."""
@@ -143,10 +150,12 @@ class Follower:
                     return
                 run.record = claimed
             while not run.future.done() and run.runtime is self:
-                with suppress(JournalError):  # the journal is away: the last known state stays
+                try:
                     await self._step(run)
-                if not run.future.done() and run.runtime is self:
-                    await self._recoverer.journal.wait_for_change(_CHECK_EVERY)
+                    if not run.future.done() and run.runtime is self:
+                        await self._recoverer.journal.wait_for_change(_CHECK_EVERY)
+                except JournalError:  # the journal is away: the last known state stays
+                    await asyncio.sleep(_CHECK_EVERY)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug must not leave the job without an end
@@ -180,9 +189,9 @@ class Follower:
 
     async def _send(self, run: JobRun, record: JobRecord) -> None:
         """Send a job that was never sent, and whose client is gone."""
-        self._forget(run)
         try:
             await self._submit(run, record)
         except ModelsLabError as error:
-            self.runs[run.ref] = run
             run.advance(lifecycle.Rejected(error))
+        else:
+            self._forget(run)

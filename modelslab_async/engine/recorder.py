@@ -128,6 +128,11 @@ class Recorder:
         submitting = after(run.record, lifecycle.Started(), self.clock())
         return await self.journal.claim(submitting, ask._replace(spending=spending))
 
+    def give_back(self, run: JobRun) -> None:
+        """Write the job's row again, because a slot was claimed for it and the job is not sent."""
+        if self.journal and run.record:
+            self.journal.note(run.record)
+
     async def record_refusal(self, run: JobRun, event: lifecycle.PutBack, ask: Ask) -> None:
         """Write that the service has no free slot for a job. *ask* says what the other jobs of this client hold."""
         if self.journal and run.record:

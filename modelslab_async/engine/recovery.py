@@ -139,7 +139,9 @@ class Recoverer:
         is_elsewhere = record.owner != self.journal.owner and row.is_alive
         if record.state in _OVER or (record.state is JobState.WAITING and not is_elsewhere):
             return self.ended_job(record)
-        if is_elsewhere:
+        if is_elsewhere and record.state is JobState.UNCERTAIN:
+            return self.ended_job(record)
+        if is_elsewhere and record.state is not JobState.TIMED_OUT:  # a job that timed out is polled by no client
             return self.follow(row)
         if record.job_id is None and (uncertain := await self.as_uncertain(record)):
             return self.ended_job(uncertain)

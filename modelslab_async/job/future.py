@@ -161,7 +161,8 @@ class Job:
     def cancel(self) -> bool:
         """Withdraw the job. Return True only if it was still waiting for its turn: then nothing is charged.
 
-        A job that was sent goes on, because the service cannot cancel it.
+        A job that was sent goes on, because the service cannot cancel it. So does a job that another client runs, see
+        `Client.follow`.
         """
         return self._run.cancel()
 

@@ -39,6 +39,11 @@ class JobRuntime(Protocol):
         """The price of one job, USD."""
         ...
 
+    @property
+    def sends_jobs(self) -> bool:
+        """Whether this client sends the job, and so can withdraw it. If not, another client does."""
+        ...
+
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end. *eta* is the service's estimate in seconds, or None."""
         ...
@@ -291,13 +296,23 @@ class JobRun:
             )
             charged = None if self.is_unknown else not is_unsent
             when = "before this job was sent" if is_unsent else "while this job was running"
-            self.fail(JobDetachedError(f"the client was closed {when} (hint: {hint})"), charged=charged)
-            self.log_event(None)
-            self._announce()
+            self._end_detached(f"the client was closed {when} (hint: {hint})", charged=charged)
+
+    def stop_following(self) -> None:
+        """End the job because its client closes while another client runs the job, or is about to send it."""
+        words = (
+            f"the client was closed while another one ran this job (hint: Client.follow({self.ref!r}) goes on with it)"
+        )
+        self._end_detached(words, charged=True if self.state in (JobState.PROCESSING, JobState.READY) else None)
+
+    def _end_detached(self, words: str, *, charged: bool | None) -> None:
+        self.fail(JobDetachedError(words), charged=charged)
+        self.log_event(None)
+        self._announce()
 
     def cancel(self) -> bool:
-        """Withdraw the job if it is WAITING. Return whether it was."""
-        if self.state is not JobState.WAITING or self.future.done():
+        """Withdraw the job if it is WAITING and this client sends it. Return whether it was."""
+        if self.state is not JobState.WAITING or self.future.done() or not self.runtime.sends_jobs:
             return False
         self.advance(lifecycle.Cancelled())
         return True

@@ -42,7 +42,8 @@ class Journal(Protocol):
 
         Return True if it was written. Return False, and write nothing, in two cases:
 
-        - A job with this ref was, or may have been, submitted, and its row has another owner or `created_at`.
+        - A job with this ref was, or may have been, submitted, and its row has another owner or `created_at`. The same
+          holds for a job that waits, if *record* says that another job was withdrawn or refused.
           *take_over* names an owner whose row may be taken. It is taken unless that job ended meanwhile, or the row
           would lose its id.
           The outcome of a submit is written regardless of the owner, and the writer then owns the row. That needs the
@@ -67,6 +68,7 @@ class Journal(Protocol):
 
         - Return Follow, and change nothing, if the ref belongs to another job, as `append` defines it.
         - Count the slots that the account's other clients hold, see `JobRecord.holds_slot`, and call `claims.decide`.
+          Jobs that are UNCERTAIN are counted from their rows, whoever owns them: *ask* does not include them.
           The account's cap is kept for all clients. Clients count as asking from their first claim in vain until they
           get a slot or close, but only while they ask again within `claims.ASK_HOLDS`.
         - Raise BudgetExceededError if `ask.spending` does not allow the job, with the charges that the rows record.

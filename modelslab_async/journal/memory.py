@@ -12,7 +12,7 @@ from modelslab_async.errors import JournalError
 from modelslab_async.journal.base import Row
 from modelslab_async.protocol.claims import Account, AccountCap, Ask, Claim, Claimed, ClientAsk, Follow
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import HOLDING, UNFINISHED, Charge, JobRecord, belongs_to, key_of
+from modelslab_async.protocol.record import HOLDING, UNFINISHED, UNSENT, Charge, JobRecord, belongs_to, key_of
 
 _IN_DOUBT = (JobState.SUBMITTING, JobState.UNCERTAIN)
 _NOT_SENT = (JobState.WAITING, JobState.REFUSED)
@@ -223,7 +223,7 @@ class MemoryJournal:
         holding = [
             (record, self._is_alive(record))
             for record in self.storage.of_account(account)
-            if record.state in HOLDING and record.owner != self.owner
+            if record.state in HOLDING and (record.owner != self.owner or record.state is JobState.UNCERTAIN)
         ]
         return Account(self.storage.caps.get(account, AccountCap()), asks, holding)
 
@@ -239,7 +239,8 @@ class MemoryJournal:
 def _may_replace(row: JobRecord, record: JobRecord, take_over: str | None) -> bool:
     """Return whether *record* may replace the *row* of the same ref, by the rules of `Journal.append`."""
     if belongs_to(row, record):
-        return True
+        is_same = (row.owner, row.created_at) == (record.owner, record.created_at)
+        return is_same or row.state is not JobState.WAITING or record.state not in UNSENT
     if row.owner == take_over and row.ended_at in (None, record.ended_at) and row.job_id in (None, record.job_id):
         return True
     is_accepted = record.job_id is not None or record.accepted_at is not None

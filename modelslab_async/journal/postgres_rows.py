@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modelslab_async.journal.base import Row
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, Charge, JobRecord, key_of
+from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, UNSENT, Charge, JobRecord, key_of
 
 if TYPE_CHECKING:
     import asyncpg
@@ -92,8 +92,9 @@ WRITE = f"""
                 THEN jobs.accepted_here ELSE excluded.accepted_here END
         WHERE -- the row is this job's, and this client's own
               (jobs.owner = excluded.owner AND {_IS_SAME_JOB})
-              -- the ref is free: the row's job was certainly not sent
-           OR jobs.state NOT IN ({_listed(tuple(SENT))})
+              -- the ref is free: the row's job was certainly not sent; but the end of a job ends no other that waits
+           OR (jobs.state NOT IN ({_listed(tuple(SENT))})
+               AND NOT (jobs.state = {JobState.WAITING.value!r} AND excluded.state IN ({_listed(tuple(UNSENT))})))
               -- a take-over from this owner, unless the job ended meanwhile or the row would lose its id
            OR (jobs.owner = $14 AND (jobs.ended_at IS NULL OR jobs.ended_at = excluded.ended_at)
                AND (jobs.job_id IS NULL OR jobs.job_id = excluded.job_id))
@@ -215,8 +216,12 @@ async def is_submitting(connection: "AnyConnection", record: JobRecord) -> bool:
 
 
 async def holding(connection: "AnyConnection", account: str, owner: str) -> list[Row]:
-    """Return the jobs of all clients but *owner* that may hold a slot. Their times are the database's."""
-    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({_listed(HOLDING)}) AND jobs.owner <> $2"
+    """Return the jobs that may hold a slot: those of all clients but *owner*, and all that are UNCERTAIN.
+
+    Their times are the database's.
+    """
+    whose = f"(jobs.owner <> $2 OR jobs.state = {JobState.UNCERTAIN.value!r})"
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({_listed(HOLDING)}) AND {whose}"
     return [
         Row(
             _record_from(row)._replace(submitted_at=row["submitted_here"], accepted_at=row["accepted_here"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, Charge, JobRecord, key_of
+from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, UNSENT, Charge, JobRecord, key_of
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -59,6 +59,8 @@ def _placeholders(values: Sequence[str]) -> str:
 
 # S608 is about SQL made from strings: all names in these are ours.
 _MAY_BE_SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
+_WAITING = repr(JobState.WAITING.value)
+_ENDED_UNSENT = ", ".join(repr(state.value) for state in sorted(UNSENT, key=str))
 _IN_DOUBT = f"{JobState.SUBMITTING.value!r}, {JobState.UNCERTAIN.value!r}"
 _NOT_SENT = f"{JobState.WAITING.value!r}, {JobState.REFUSED.value!r}"
 _WRITE = f"""
@@ -66,8 +68,8 @@ _WRITE = f"""
     ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
     WHERE -- the row is this job's, and this client's own
           (owner = excluded.owner AND created_at = excluded.created_at)
-          -- the ref is free: the row's job was certainly not sent
-       OR state NOT IN ({_MAY_BE_SENT})
+          -- the ref is free: the row's job was certainly not sent; but the end of a job ends no other that waits
+       OR (state NOT IN ({_MAY_BE_SENT}) AND NOT (state = {_WAITING} AND excluded.state IN ({_ENDED_UNSENT})))
           -- a take-over from this owner, unless the job ended meanwhile or the row would lose its id
        OR (owner = ? AND ifnull(ended_at, 0) IN (0, excluded.ended_at)
            AND (job_id IS NULL OR job_id IS excluded.job_id))
@@ -106,10 +108,11 @@ def _is_submitting(connection: sqlite3.Connection, record: JobRecord) -> bool:
 
 
 def holding(connection: sqlite3.Connection, account: str, owner: str) -> list[JobRecord]:
-    """Return the jobs of all clients but *owner* that may hold a slot."""
+    """Return the jobs that may hold a slot: those of all clients but *owner*, and all that are UNCERTAIN."""
     states = [state.value for state in HOLDING]
-    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND owner != ?"
-    return [_record_from(row) for row in connection.execute(sql, (account, *states, owner))]
+    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND (owner != ? OR state = ?)"
+    values = account, *states, owner, JobState.UNCERTAIN.value
+    return [_record_from(row) for row in connection.execute(sql, values)]
 
 
 def read_cap(connection: sqlite3.Connection, account: str) -> AccountCap:

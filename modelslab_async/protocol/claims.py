@@ -75,7 +75,7 @@ class Ask(NamedTuple):
     """What a client asks for when it claims a slot for a job.
 
     slots: the account's limit, as this client was configured.
-    held: how many slots the jobs of this client hold.
+    held: how many slots the jobs of this client hold, without those that are UNCERTAIN.
     submitting: how many of these jobs wait for the reply to their submit.
     spending: what may be spent over all clients; None for no limit.
     """
@@ -90,7 +90,8 @@ class Others(NamedTuple):
     """What the account's other clients do.
 
     slots: the largest limit that one of those that are alive was configured with.
-    held, submitting: as in `Ask`, for all of them together.
+    held, submitting: as in `Ask`, for all of them together. A client that is gone waits for no reply. *held* includes
+        the jobs of all clients that are UNCERTAIN.
     earlier: how many of them have been asking for a slot for longer than this client.
     """
 
@@ -149,8 +150,8 @@ class ClientAsk(NamedTuple):
 class Account(NamedTuple):
     """What a journal knows of an account when one of its clients claims a slot.
 
-    cap: as it is kept. asks: of all clients that are alive. holding: the rows that may hold a slot, of all clients but
-    the one that claims, each with whether its owner is alive.
+    cap: as it is kept. asks: of all clients that are alive. holding: the rows that may hold a slot, each with whether
+    its owner is alive. They are those of all clients but the one that claims, and all that are UNCERTAIN.
     """
 
     cap: AccountCap
@@ -162,13 +163,13 @@ class Account(NamedTuple):
         mine = next((each for each in self.asks if each.owner == owner), None)
         since = now if mine is None or mine.since is None or not _is_fresh(mine, now) else mine.since
         others = [each for each in self.asks if each.owner != owner]
-        held = [record for record, is_alive in self.holding if record.holds_slot(now, is_alive=is_alive)]
+        held = [row for row in self.holding if row[0].holds_slot(now, is_alive=row[1])]
         answer, cap = decide(
             ask,
             Others(
                 slots=max((each.slots for each in others), default=0),
                 held=len(held),
-                submitting=sum(record.state is JobState.SUBMITTING for record in held),
+                submitting=sum(record.state is JobState.SUBMITTING and is_alive for record, is_alive in held),
                 earlier=sum(each.since is not None and each.since < since and _is_fresh(each, now) for each in others),
             ),
             self.cap,
@@ -179,7 +180,7 @@ class Account(NamedTuple):
         return Decision(answer, cap if cap != self.cap else None, kept if is_due else None)
 
     def used(self, now: float) -> int:
-        """Return how many slots the other clients hold."""
+        """Return how many slots the jobs of `holding` hold."""
         return sum(record.holds_slot(now, is_alive=is_alive) for record, is_alive in self.holding)
 
 

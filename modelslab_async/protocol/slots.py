@@ -29,6 +29,8 @@ class Slots(Generic[T]):
         self._account = AccountCap()
         """What refusals taught; the journal keeps it for a client that has one."""
         self._held: set[T] = set()
+        self._uncertain: set[T] = set()
+        """Items that hold a slot because the service may have accepted the job."""
         self._unanswered: dict[T, int] = {}
         """Items that hold a slot and wait for the reply to their submit, each with its number in the queue."""
         self._queue: OrderedDict[T, int] = OrderedDict()
@@ -81,16 +83,17 @@ class Slots(Generic[T]):
     def occupy(self, item: T) -> None:
         """Give *item* a slot although none may be free, because the service already has the job."""
         self._held.add(item)
+        self._uncertain.discard(item)
 
     def ask(self, spending: SpendingLimit | None = None) -> Ask:
         """Return what this client asks for when it claims a slot for the head of its queue."""
-        return Ask(self._limit, len(self._held), len(self._unanswered), spending)
+        return Ask(self._limit, len(self._held - self._uncertain), len(self._unanswered), spending)
 
     def grant(self, now: float) -> Iterator[T]:
         """Yield the items that may be submitted now, if the client has no journal. Each yielded item holds a slot."""
         self._account = self._account.at(now, len(self._held))
         while self.waiting and not self.is_full:
-            answer, self._account = decide(self.ask(), Others(), self._account, now)
+            answer, self._account = decide(self.ask(), Others(held=len(self._uncertain)), self._account, now)
             self.cap = answer.usable
             if isinstance(answer, NoSlot):
                 return
@@ -120,6 +123,7 @@ class Slots(Generic[T]):
     def hold(self, item: T) -> None:
         """Hold the slot of *item* until `release`, because the service may have accepted the job."""
         self._unanswered.pop(item, None)
+        self._uncertain.add(item)
 
     def refused(self, item: T, now: float, *, wait: float | None, maximum: int | None) -> None:
         """Return *item* to its position in the queue, because the service has no free slot for it.
@@ -140,6 +144,7 @@ class Slots(Generic[T]):
         """Free the slot of *item*, or remove it from the queue."""
         if item in self._held:
             self._held.discard(item)
+            self._uncertain.discard(item)
             self._unanswered.pop(item, None)
         else:
             self.withdraw(item)

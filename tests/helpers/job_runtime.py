@@ -19,6 +19,7 @@ class FakeRuntime:
 
     price = Decimal("0.2")
     api_key = ApiKey("any")
+    sends_jobs = True
 
     def __init__(self) -> None:
         self.ends = 0

@@ -15,6 +15,7 @@ import attrs
 from helpers.inside import engine_of
 from modelslab_async import Client, ImageToVideoUltra
 from modelslab_async.emulator import InProcess, Service
+from modelslab_async.journal.memory import MemoryJournal
 from modelslab_async.journal.sqlite import SqliteJournal
 
 KEY = "secret-key-that-nobody-may-see"
@@ -36,6 +37,8 @@ def share_the_loops_time(client: Client) -> None:
     engine_of(client).recorder.clock = unix_time
     if isinstance(client.journal, SqliteJournal):
         client.journal.store.clock = unix_time
+    elif isinstance(client.journal, MemoryJournal):
+        client.journal.storage.clock = unix_time
 
 
 def a_request(**changes: Any) -> ImageToVideoUltra:

@@ -135,6 +135,31 @@ async def an_uncertain_job_holds_its_slot_for_a_time(harness: Harness) -> None:
     expect(await is_claimed(harness, journal, "r", Ask(slots=1)), expected=True)
 
 
+async def an_uncertain_job_that_a_client_took_over_holds_its_slot(harness: Harness) -> None:
+    """The client that took the job over does not count it in `ask`, and gets no slot for it either."""
+    journal, dead = await harness.open(), await harness.open()
+    sent = an_intent(harness, dead, "lost")
+    await dead.append(sent)
+    await harness.kill(dead)
+    doubted = sent._replace(owner=journal.owner, state=S.UNCERTAIN)
+    expect(await journal.append(doubted, take_over=dead.owner), expected=True)
+    expect(await is_claimed(harness, journal, "r", Ask(slots=1)), expected=False)
+    expect(await is_claimed(harness, journal, "r", Ask(slots=2)), expected=True)
+
+
+async def a_dead_clients_submit_delays_no_other(harness: Harness) -> None:
+    """While refusals keep the cap low, one submit goes out at a time. A dead client's is not waited for."""
+    journal, dead = await harness.open(), await harness.open()
+    refused, sent = (an_intent(harness, dead, ref) for ref in ("refused", "sent"))
+    await dead.append(refused)
+    await dead.put_back(refused._replace(state=S.WAITING), Ask(slots=3, held=2), wait=1.0, maximum=None)
+    await harness.let_pass(2.0)
+    await dead.append(sent)
+    expect(await is_claimed(harness, journal, "r", Ask(slots=3)), expected=False)
+    await harness.kill(dead)
+    expect(await is_claimed(harness, journal, "r", Ask(slots=3)), expected=True)
+
+
 async def a_ref_that_was_sent_is_followed(harness: Harness) -> None:
     """A claim for a ref whose job was, or may have been, sent returns that job's row and changes nothing."""
     journal, other = await harness.open(), await harness.open()
@@ -234,6 +259,8 @@ CHECKS: tuple[Check, ...] = (
     a_slot_is_free_again_when_its_job_ends,
     a_dead_clients_jobs_hold_their_slots_for_a_time,
     an_uncertain_job_holds_its_slot_for_a_time,
+    an_uncertain_job_that_a_client_took_over_holds_its_slot,
+    a_dead_clients_submit_delays_no_other,
     a_ref_that_was_sent_is_followed,
     a_waiting_job_of_another_client_can_be_claimed,
     a_budget_is_kept_over_all_clients,

@@ -112,6 +112,19 @@ async def only_an_outcome_of_the_same_submit_is_written_over_another_clients_row
         expect(await record_of(harness, journal, name), row, of=name)
 
 
+async def the_end_of_an_unsent_job_does_not_replace_another_that_waits(harness: Harness) -> None:
+    """Two clients submit a job under one ref. If one withdraws its job, the row of the other one still says WAITING."""
+    journal, other = await harness.open(), await harness.open()
+    for end in (S.CANCELLED, S.REFUSED):
+        mine = a_record(harness, journal, end)
+        theirs = a_record(harness, other, end, created_at=2.0)
+        expect(await journal.append(mine), expected=True, of=end)
+        expect(await other.append(theirs), expected=True, of=end)
+        expect(await journal.append(mine._replace(state=end, ended_at=9.0)), expected=False, of=end)
+        expect(await record_of(harness, journal, end), theirs, of=end)
+        expect(await other.append(theirs._replace(state=end, ended_at=9.0)), expected=True, of=end)
+
+
 CHECKS: tuple[Check, ...] = (
     a_row_is_taken_over_once,
     a_job_that_ended_meanwhile_is_not_taken_over,
@@ -119,4 +132,5 @@ CHECKS: tuple[Check, ...] = (
     an_outcome_is_noted_after_the_sender_was_taken_for_dead,
     an_acceptance_is_not_lost_to_a_later_take_over,
     only_an_outcome_of_the_same_submit_is_written_over_another_clients_row,
+    the_end_of_an_unsent_job_does_not_replace_another_that_waits,
 )
