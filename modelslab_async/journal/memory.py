@@ -195,7 +195,7 @@ class MemoryJournal:
         there = rows.get(key)
         if self._is_id_taken(record) or (there is not None and not _may_replace(there, record, take_over)):
             return False
-        if there and there.state is JobState.SUBMITTING and there.created_at == record.created_at:
+        if there and there.state is JobState.SUBMITTING:
             self._raise_cap(record)
         if there and there.created_at != record.created_at:
             self.storage.pictures.pop(_key(there), None)

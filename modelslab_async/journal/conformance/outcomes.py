@@ -101,6 +101,7 @@ async def only_an_outcome_of_the_same_submit_is_written_over_another_clients_row
     cases: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "another job": ({"created_at": 7.0}, {}),
         "the row has an id": ({}, {"state": S.PROCESSING, "job_id": "the row has an id!"}),
+        "the doubted row has an id": ({}, {"job_id": "the doubted row has an id!"}),
         "the row ended": ({}, {"state": S.TIMED_OUT}),
         "no outcome": ({"job_id": None, "accepted_at": None}, {}),
     }
