@@ -8,7 +8,7 @@ from typing import Any
 
 import attrs
 import pytest
-from helpers.browser import Browsed
+from helpers.browser import SHARES_BROWSER, Browsed
 from helpers.reports import MARKUP, a_result, at, many_results, url_of, written
 from PIL import Image
 from playwright.async_api import Page
@@ -22,7 +22,7 @@ PHONE = {"width": 380, "height": 800}
 LONG = "a very long prompt that goes on and on, " * 20
 MANY = 3000
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")  # the browser is shared
+pytestmark = SHARES_BROWSER
 
 
 @pytest.fixture(scope="module")

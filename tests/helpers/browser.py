@@ -12,6 +12,8 @@ from playwright.async_api import Page, async_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
+SHARES_BROWSER = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
+"""Marks of a module whose tests use `browsed`: they run in its loop, one after the other, in one worker."""
 
 
 class Browsed(Protocol):
@@ -21,7 +23,7 @@ class Browsed(Protocol):
 
 
 async def browser_for_session() -> AsyncIterator[Browsed]:
-    """Run one Chromium for all tests of this process. Its tests run in the loop of the session, as it does."""
+    """Run one Chromium for all tests of this process."""
     if CHROMIUM is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     async with async_playwright() as playwright:
