@@ -39,7 +39,7 @@ from benchmarks._simulator import (
     score_of_gaps,
     times,
 )
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
 from modelslab_async.polling.schedule import gaps_at
 
 POLL_COSTS = (0.5, 1.0, 2.0, 5.0)
@@ -47,7 +47,6 @@ SEEDS = 20
 WARM = (30, 200)
 RUNS = 2
 """Simulated runs for each state of knowledge. They differ by their jitter."""
-SHAPE = (81, 480)
 PLAN_SECONDS = 0.005
 
 CLIENTS: Mapping[str, str] = {
@@ -86,7 +85,7 @@ class _SimulatedClient:
 
     def forecast(self) -> JobForecast:
         eta = ETAS[self.eta](median(times(self.case[0])), self.rng)
-        return JobForecast(self.estimator, SHAPE, eta, self.rng)
+        return JobForecast(self.estimator, Workload(), eta, self.rng)
 
     def watch(self, jobs: int) -> None:
         for _ in range(jobs):

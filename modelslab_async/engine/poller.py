@@ -14,7 +14,7 @@ from modelslab_async.errors import InvalidVideoError, JobTimeoutError, NotFoundE
 from modelslab_async.job.run import JobRun
 from modelslab_async.media import mp4
 from modelslab_async.polling import flow
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, shape_of
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast, workload_of
 from modelslab_async.polling.schedule import RateLimiter
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.lifecycle import Video
@@ -49,7 +49,7 @@ class Poller:
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end, and so when to poll it. *eta* is the service's estimate, or None."""
         poll_value = self.webhook_health.poll_value
-        return JobForecast(self.estimator, shape_of(run.request), eta, self.api.rng, poll_value, run.has_webhook)
+        return JobForecast(self.estimator, workload_of(run.request), eta, self.api.rng, poll_value, run.has_webhook)
 
     async def poll_until_done(self, run: JobRun) -> None:
         """Poll a job until the service says that it ended, and advance it by the outcome."""

@@ -138,9 +138,9 @@ def poll_until_done(
     now: the time on the driver's clock, seconds. age: the seconds since the service accepted the job.
     links: the URLs at which the service announced the file.
 
-    A poll that is due waits until the rate limiter allows it. A poll after a webhook is sent at once. If it finds the job
-    still running, up to four more follow soon, see `DELAYS_AFTER_WAKE`. Failed polls are tolerated while the failure may
-    pass, and each waits longer than the one before.
+    A poll that is due waits until the rate limiter allows it. A poll after a webhook is sent at once. If it finds the
+    job still running, up to four more follow soon, see `DELAYS_AFTER_WAKE`. Failed polls are tolerated while the
+    failure may pass, and each waits longer than the one before.
     """
     started, deadline = now - age, math.inf if policy.timeout is None else now + policy.timeout
     polls = _Polls(policy, schedule, links if policy.strategy == "links" else ())

@@ -56,7 +56,7 @@ async def test_faulty_deliveries_do_no_harm(make_world: MakeWorld, fault: Fault)
 
 
 async def test_repeated_deliveries_cost_four_polls_in_three_seconds(make_world: MakeWorld) -> None:
-    """A stranger who saw a URL can repeat its delivery, and the service is polled at most four times in 3 s for that."""
+    """A stranger who saw a URL can repeat its delivery, and the service is polled at most four times in 3 s for it."""
     world = make_world()
     async with client_with_webhook(world) as (client, webhook):
         job = client.submit(a_request())

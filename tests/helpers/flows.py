@@ -11,7 +11,7 @@ import attrs
 from hypothesis import strategies as st
 
 from modelslab_async.polling import flow
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
 from modelslab_async.polling.flow import ActionResult, PollPolicy, Wait
 from modelslab_async.polling.schedule import Gaps, RateLimiter
 from modelslab_async.protocol import retry, wire
@@ -91,7 +91,7 @@ def polling(
     **policy: Any,
 ) -> Generator[flow.Action, ActionResult, Any]:
     """Return the flow of a job that was accepted at 1000 s."""
-    schedule = JobForecast(DurationEstimator(), (), eta, random.Random(seed))
+    schedule = JobForecast(DurationEstimator(), Workload(), eta, random.Random(seed))
     return flow.poll_until_done(
         PollPolicy(**policy), schedule, RateLimiter(per_second), DELAYS, now=1000.0, links=links
     )

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from modelslab_async import errors
 from modelslab_async.polling import flow
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
 from modelslab_async.polling.flow import ActionResult, Fetch, PollPolicy, Wait
 from modelslab_async.polling.schedule import RateLimiter
 from modelslab_async.protocol import wire
@@ -134,7 +134,7 @@ def test_polls_are_aligned_to_ticks(begun: float, gap: float, timeout: float | N
 
 def test_ten_thousand_jobs_keep_the_rate_limit() -> None:
     """10,000 jobs are polled at most 200 times a second, and each job in turn, none of them twice as late."""
-    rate_limiter, schedule = RateLimiter(200.0), JobForecast(DurationEstimator(), (), 40.0, random.Random(1))
+    rate_limiter, schedule = RateLimiter(200.0), JobForecast(DurationEstimator(), Workload(), 40.0, random.Random(1))
     polls: dict[int, list[float]] = {job: [] for job in range(10_000)}
     flows = [flow.poll_until_done(PollPolicy(), schedule, rate_limiter, DELAYS, now=0.0) for _ in polls]
     queue = []
