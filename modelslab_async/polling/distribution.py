@@ -120,12 +120,19 @@ def mixed(first: Cells, second: Cells, share: float) -> Cells:
     return _mixture((1 - share, first), (share, second))
 
 
-def estimate(spans: Iterable[Span], prior_cells: Cells, prior_weight: float = PRIOR_WEIGHT) -> Cells:
-    """Return the most likely distribution, given the observations and a prior that counts as many observations."""
+def estimate(
+    spans: Iterable[Span], prior_cells: Cells, prior_weight: float = PRIOR_WEIGHT, start: Cells | None = None
+) -> Cells:
+    """Return the most likely distribution, given the observations and a prior.
+
+    prior_weight: the number of observations that the prior counts as.
+    start: an estimate from fewer observations, which saves rounds; None starts from the prior.
+    """
     intervals = [_cells_of(span) for span in spans]
     count = sum(weight for _, _, weight in intervals)
-    cells, window = prior_cells, _WINDOW_FACTOR * count**_WINDOW_EXPONENT
-    for _ in range(_ROUNDS if intervals else 0):
+    cells, window = start or prior_cells, _WINDOW_FACTOR * count**_WINDOW_EXPONENT
+    rounds = 1 if start else _ROUNDS
+    for _ in range(rounds if intervals else 0):
         observed = smoothed(_expected_counts(cells, intervals), window)
         share = 1 / (count + prior_weight)
         cells = [(a + prior_weight * b) * share for a, b in zip(observed, prior_cells, strict=True)]

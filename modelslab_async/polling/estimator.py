@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -76,16 +77,17 @@ _ERROR_MEMORY = 32
 """The latest jobs whose errors are compared."""
 _SURPRISE = 3.3
 """Standard deviations of the sum of scores from which on the service has changed."""
-_MAX_SCORE = 3.0
 _MAX_RUN = 16
 """The latest jobs whose scores are tested."""
-_PLAN_ERROR = 1 / 6
-"""The difference between scales that share a plan, as a share of the mean error of a forecast."""
+_PLAN_ERROR = 1 / 4
+"""The difference between scales that share a plan, as a share of the median error of a forecast."""
 _STEPS = (0.002, 0.1)
 """The least and the greatest such difference."""
 _COLD_LOG_SCALES = (0.0, math.log(3600.0))
 """A first eta of less than a second or more than an hour is hardly one in seconds."""
 _ETAS = (1e-3, 1e9)
+_SAME_CENTER = 0.05
+"""A center that moved by less is kept, so that the distribution of the new ratios is like the one before."""
 _LEAST_SECONDS = 1e-3
 _LEAST_SHARE = 1e-3
 _MAX_PARAMETER = 1e6
@@ -140,7 +142,7 @@ class Observation(NamedTuple):
     eta: float | None = None
 
     @property
-    def log_duration(self) -> float:
+    def log_middle(self) -> float:
         """The logarithm of the middle of the interval, or of a later time if it has no end."""
         middle = self.after * _LATER_END if math.isinf(self.by) else (self.after + self.by) / 2
         return math.log(max(middle, _LEAST_SECONDS))
@@ -260,13 +262,22 @@ class _Model:
         log_eta = math.log(eta) if eta is not None and self.eta_exponent else 0.0
         return self.center + self.work_exponent * math.log(work) + self.eta_exponent * log_eta
 
-    def score(self, observation: Observation, scale: float) -> float:
-        """Return the normal score of an observed end: by how much it was surprisingly early or late."""
+    def share(self, observation: Observation, scale: float) -> float:
+        """Return the share of jobs of this scale that end before the middle of the observed interval."""
+        after = self.ended[int(distribution.position(observation.after / scale))]
+        by = 1.0 if math.isinf(observation.by) else self.ended[int(distribution.position(observation.by / scale))]
+        return min(max((after + by) / 2, _LEAST_SHARE), 1 - _LEAST_SHARE)
+
+    def ratio(self, share: float) -> float:
+        """Return the ratio that this share of jobs does not exceed."""
+        return distribution.RATIOS[min(bisect_left(self.ended, share), len(self.ended) - 1)]
+
+    def log_duration(self, observation: Observation, level: float = 0.0) -> float:
+        """Return the logarithm of the likely duration of an observed job."""
         if not self.ended:
-            return 0.0
-        after, by = (self.ended[int(distribution.position(each / scale))] for each in (observation.after, observation.by))
-        share = (after + (1.0 if math.isinf(observation.by) else by)) / 2
-        return _NORMAL.inv_cdf(min(max(share, _LEAST_SHARE), 1 - _LEAST_SHARE))
+            return observation.log_middle
+        log_scale = self.log_scale(observation.work, observation.eta) + level
+        return log_scale + math.log(self.ratio(self.share(observation, math.exp(log_scale))))
 
 
 class _History:
@@ -281,6 +292,8 @@ class _History:
         self._average = _Average()
         self._count = self._edition = 0
         """The number of jobs since the last change, and what it was when the model was made."""
+        self._previous: _Model | None = None
+        """The model before the present one; None if there was none since the last change."""
         self._past: distribution.Cells | None = None
         """The distribution before the last change; None if there was none."""
         self._model: _Model | None = self._first_model()
@@ -311,21 +324,23 @@ class _History:
         self._count += 1
         if model is not None and self._edition:
             log_scale = model.log_scale(observation.work, observation.eta)
-            error = observation.log_duration - log_scale
+            error = model.log_duration(observation, level) - log_scale
             self._errors.append(error - level)
             self._average.follow(error)
-            score = model.score(observation, math.exp(log_scale + level))
-            self._scores.append(min(max(score, -_MAX_SCORE), _MAX_SCORE))
-            if run := _surprising(self._scores):
-                self._forget(run)
+            if model.ended:
+                share = model.share(observation, math.exp(log_scale + level))
+                self._scores.append(_NORMAL.inv_cdf(share))
+                if run := _surprising(self._scores):
+                    self._forget(run)
+                    return
         if self._count >= self._edition + max(1, self._edition // 5) or (
             model and model.is_drifting != self._average.is_better
         ):
-            self._model = None
+            self._previous, self._model = model or self._previous, None
 
     def _forget(self, run: int) -> None:
         """Keep only the latest *run* jobs: the service changed before them."""
-        self._past = self.model.cells
+        self._past, self._previous = self.model.cells, None
         for _ in range(len(self.observations) - run):
             self.observations.popleft()
         self._scores.clear()
@@ -334,7 +349,7 @@ class _History:
     def factor_of(self, observations: Sequence[Observation]) -> float:
         """Return the logarithm of the factor by which these jobs, of other kinds, took longer than forecast here."""
         alike = [each for each in observations if (each.eta is not None) == self.has_eta]
-        errors = [each.log_duration - self.model.log_scale(each.work, each.eta) for each in alike[-_LATEST:]]
+        errors = [each.log_middle - self.model.log_scale(each.work, each.eta) for each in alike[-_LATEST:]]
         return median(errors) if errors else 0.0
 
     def first_cells(self, scale: float, others: Sequence[Observation]) -> distribution.Cells:
@@ -357,10 +372,14 @@ class _History:
         """Return the model that the observations show."""
         self._edition = self._count
         first = self._first_model()
-        points = [(each.log_duration, math.log(each.work), math.log(each.eta or 1.0)) for each in self.observations]
+        previous = self._previous or first
+        points = [(previous.log_duration(each), math.log(each.work), math.log(each.eta or 1.0)) for each in self.observations]
         exponents = _exponents(points, (first.work_exponent, first.eta_exponent))
         rests = [y - exponents[0] * work - exponents[1] * eta for y, work, eta in points]
         center = median(rests)
+        start = None
+        if previous.cells and abs(center - previous.center) < _SAME_CENTER:
+            center, start = previous.center, previous.cells
         average = self._average = _Average()
         errors = list[float]()
         levels = list[float]()
@@ -370,7 +389,7 @@ class _History:
         is_drifting = average.is_better
         errors = [rest - center - (level if is_drifting else 0.0) for rest, level in zip(rests, levels, strict=True)]
         self._errors = deque(errors, maxlen=MAX_OBSERVATIONS)
-        step = min(max(_PLAN_ERROR * fmean(map(abs, errors)), _STEPS[0]), _STEPS[1])
+        step = min(max(_PLAN_ERROR * median(map(abs, errors)), _STEPS[0]), _STEPS[1])
         model = _Model(*exponents, center, is_drifting)
         self._model = model
         if self._count < WARM and self._past is None:
@@ -382,7 +401,7 @@ class _History:
             self._span(each, level if is_drifting else 0.0)
             for each, level in zip(self.observations, levels, strict=True)
         ]
-        cells = distribution.estimate(spans, prior, weight)
+        cells = distribution.estimate(spans, prior, weight, start)
         return attrs.evolve(model, step=step, cells=cells, ended=(0.0, *accumulate(cells)))
 
     def _spans(self) -> list[Span]:

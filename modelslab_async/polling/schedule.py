@@ -32,6 +32,7 @@ DEFAULT_POLL_COST = 1.0
 """The cost of a poll, as seconds of delay in seeing the end of a job."""
 _JITTER = 0.03
 _MAX_JITTER = 1.0
+_JITTER_BY_NEXT = 0.25
 _NEAR_END = 0.1
 """The end of a job is near once this share of such jobs has ended."""
 _CERTAIN = 1e-9
@@ -107,9 +108,14 @@ class PollPlan(NamedTuple):
         return self._bounded(here + part * (there - here) - elapsed)
 
     def jittered(self, elapsed: float, rng: random.Random) -> float:
-        """Return the gap, changed by up to 3 % or 1 s, so that the polls of jobs submitted together drift apart."""
+        """Return the gap, changed a little, so that the polls of jobs submitted together drift apart.
+
+        The change is at most 3 % of the gap, 1 s, and a quarter of the gap after it, which is short if much depends on
+        the moment of the poll.
+        """
         gap = self.gap(elapsed)
-        return self._bounded(gap + (2 * rng.random() - 1) * min(_JITTER * gap, _MAX_JITTER))
+        most = min(_JITTER * gap, _MAX_JITTER, _JITTER_BY_NEXT * self.gap(elapsed + gap))
+        return self._bounded(gap + (2 * rng.random() - 1) * most)
 
     def is_near_end(self, elapsed: float) -> bool:
         """Return whether one in ten of such jobs has ended by now."""
