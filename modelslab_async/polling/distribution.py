@@ -85,7 +85,7 @@ def prior(eta: float | None, scale: float, typical: float = TYPICAL_SECONDS) -> 
     off, a wrong eta is more likely than a job of that length. If nothing is known, any duration is possible, and cheap
     early polls find out.
     """
-    unknown = _mixture((0.5, around(typical / scale)), (0.5, _log_logistic(typical / scale, 1.0)))
+    unknown = _mixture((0.5, around(typical / scale)), (0.5, anything(typical / scale)))
     if eta is None:
         return unknown
     distance = (eta / typical) ** 2.5
@@ -107,6 +107,11 @@ def _mixture(*parts: tuple[float, Cells]) -> Cells:
 def around(center: float) -> Cells:
     """Return a wide distribution with the median *center*."""
     return _mixture((0.5, _log_logistic(center, 4.0)), (0.5, _log_logistic(center, 2.0)))
+
+
+def anything(center: float) -> Cells:
+    """Return the widest distribution with the median *center*. Nothing is known of its order of magnitude."""
+    return _log_logistic(center, 1.0)
 
 
 @lru_cache(maxsize=64)

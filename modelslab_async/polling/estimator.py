@@ -50,6 +50,8 @@ _MAX_WEIGHT_OF_OTHERS = 2.0
 _MAX_WEIGHT_OF_OTHER = 0.25
 _WEIGHT_OF_PAST = 8.0
 """Observations that the distribution from before a change counts as."""
+_CHANGED_SHARE = 0.3
+"""The share of another distribution after a change."""
 _LATEST = 15
 """The latest observations, from which the expected duration is taken."""
 _OVERTIME = 0.25
@@ -75,8 +77,12 @@ _DRIFT_RATIO = 0.85
 """Durations drift if the errors of the average are less than this share of the errors of a constant."""
 _ERROR_MEMORY = 32
 """The latest jobs whose errors are compared."""
-_SURPRISE = 3.3
+_CHANGE = 3.6
 """Standard deviations of the sum of scores from which on the service has changed."""
+_DOUBT = 0.05
+"""The probability of a run of ends before the first poll below which an early poll finds out why."""
+_DOUBTFUL_SHARE = 0.3
+"""The share that any duration has in a doubtful distribution."""
 _MAX_RUN = 16
 """The latest jobs whose scores are tested."""
 _PLAN_ERROR = 1 / 4
@@ -177,7 +183,7 @@ class DurationEstimator:
         self.histories = dict[tuple[Kind, bool], _History]()
         self._recent = deque[tuple[Kind, Observation]](maxlen=_MAX_OTHERS)
         """The latest jobs of all kinds."""
-        self.plans = dict[tuple[_Model, int, float], schedule.PollPlan]()
+        self.plans = dict[_PlanKey, schedule.PollPlan]()
 
     def learn(self, kind: Kind, observation: Observation) -> None:
         """Add the observation of a job of this kind."""
@@ -196,12 +202,11 @@ class DurationEstimator:
         model, log_scale = history.model, self._log_scale(history, workload, eta)
         if not history.observations:
             log_scale = min(max(log_scale, _COLD_LOG_SCALES[0]), _COLD_LOG_SCALES[1])
-        key = model, round(log_scale / model.step), poll_value
-        return self.plans.get(key) or self._make_plan(history, workload.kind, *key)
+        key = model, round(log_scale / model.step), poll_value, history.is_doubtful
+        return self.plans.get(key) or self._make_plan(history, workload.kind, key)
 
-    def _make_plan(
-        self, history: _History, kind: Kind, model: _Model, step: int, poll_value: float
-    ) -> schedule.PollPlan:
+    def _make_plan(self, history: _History, kind: Kind, key: _PlanKey) -> schedule.PollPlan:
+        model, step, poll_value, is_doubtful = key
         while len(self.plans) >= _MAX_PLANS:
             del self.plans[next(iter(self.plans))]
         scale, ceiling, cells = math.exp(step * model.step), self.gaps.ceiling, model.cells
@@ -210,8 +215,10 @@ class DurationEstimator:
             cells = history.first_cells(scale, others)
         else:
             ceiling = max(ceiling, _CEILING * scale)
+        if is_doubtful:
+            cells = distribution.mixed(cells, distribution.anything(1.0), _DOUBTFUL_SHARE)
         gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / poll_value, ceiling=ceiling)  # the floor stays
-        plan = self.plans[model, step, poll_value] = schedule.plan(cells, gaps, scale)
+        plan = self.plans[key] = schedule.plan(cells, gaps, scale)
         return plan
 
     def expected_duration(self, workload: Workload, eta: float | None) -> float:
@@ -280,6 +287,10 @@ class _Model:
         return log_scale + math.log(self.ratio(self.share(observation, math.exp(log_scale))))
 
 
+_PlanKey = tuple[_Model, int, float, bool]
+"""The model, the logarithm of the scale in steps, the value of a poll, and whether the model is doubtful."""
+
+
 class _History:
     """The latest jobs of one kind, all with an eta or all without."""
 
@@ -290,6 +301,8 @@ class _History:
         """The error of each forecast, as a difference of logarithms, in the order of the observations."""
         self._scores = deque[float](maxlen=_MAX_RUN)
         self._average = _Average()
+        self._doubt = 1.0
+        """The probability that so many of the latest jobs ended before their first poll."""
         self._count = self._edition = 0
         """The number of jobs since the last change, and what it was when the model was made."""
         self._previous: _Model | None = None
@@ -317,6 +330,11 @@ class _History:
         latest = list(self._errors)[-_LATEST:]
         return median(latest) if self.model and latest else 0.0
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the latest jobs may have ended long before they were polled."""
+        return self._doubt < _DOUBT
+
     def learn(self, observation: Observation) -> None:
         """Add the observation of a job that ended."""
         model, level = self._model, self.level if self._model else 0.0
@@ -330,6 +348,7 @@ class _History:
             if model.ended:
                 share = model.share(observation, math.exp(log_scale + level))
                 self._scores.append(_NORMAL.inv_cdf(share))
+                self._doubt = self._doubt * 2 * share if observation.after == 0 else 1.0
                 if run := _surprising(self._scores):
                     self._forget(run)
                     return
@@ -344,6 +363,7 @@ class _History:
         for _ in range(len(self.observations) - run):
             self.observations.popleft()
         self._scores.clear()
+        self._doubt = 1.0
         self._count, self._edition, self._model = run, 0, None
 
     def factor_of(self, observations: Sequence[Observation]) -> float:
@@ -396,7 +416,7 @@ class _History:
             return model
         prior, weight = distribution.around(1.0), distribution.PRIOR_WEIGHT
         if self._past:
-            prior, weight = self._past, _WEIGHT_OF_PAST
+            prior, weight = distribution.mixed(self._past, prior, _CHANGED_SHARE), _WEIGHT_OF_PAST
         spans = [
             self._span(each, level if is_drifting else 0.0)
             for each, level in zip(self.observations, levels, strict=True)
@@ -443,11 +463,12 @@ class _Average:
 
 
 def _surprising(scores: Sequence[float]) -> int:
-    """Return how many of the latest scores are together too surprising for chance; 0 if none are."""
-    sums = list(accumulate(reversed(scores)))
-    tests = [abs(total) / math.sqrt(count) for count, total in enumerate(sums, 1)]
-    most = max(range(1, len(tests)), key=tests.__getitem__, default=0)
-    return most + 1 if most and tests[most] > _SURPRISE else 0
+    """Return the least number of the latest scores, two or more, that are too surprising together; 0 if none are.
+
+    A sum of k scores has a standard deviation of the root of k.
+    """
+    sums = enumerate(accumulate(reversed(scores)), 1)
+    return next((run for run, total in sums if run > 1 and abs(total) > _CHANGE * math.sqrt(run)), 0)
 
 
 def _exponents(points: Sequence[tuple[float, float, float]], prior: tuple[float, float]) -> tuple[float, float]:
