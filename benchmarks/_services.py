@@ -11,15 +11,16 @@ import math
 import random
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import accumulate
 from statistics import fmean
 
 import attrs
 
 from benchmarks._simulator import DISTRIBUTIONS, PEERS, optimum_of, poll_times
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.schedule import gaps_at
+from modelslab_async.polling.workload import Workload
 
 _QUANTILES = 400
 """The times for which a job is scored."""
@@ -127,13 +128,13 @@ def _cost(at: Sequence[float], jobs: Sequence[float], scale: float, poll_cost: f
     return late + poll_cost * (fmean(polls) + 1)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _least_cost(distribution: str, scale: float, poll_cost: float) -> float:
     """Return the optimum's cost. A job that takes twice as long is a job whose polls cost half as much, twice."""
     return scale * optimum_of(_quantiles(distribution), poll_cost / scale, _MOMENTS).cost(poll_cost / scale)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _peer_cost(peer: str, distribution: str, scale: float, poll_cost: float) -> float:
     jobs = _quantiles(distribution)
     at: list[float] = []
@@ -183,9 +184,9 @@ def run(name: str, poll_cost: float, eta: str, seed: int) -> Run:
 class StreamRow:
     """The figures of one service, poll cost and kind of eta, from the mean costs of all clients.
 
-    mean: the cost of the scored jobs as a multiple of the optimum's. worst_ten: the highest such multiple of ten jobs in
-    a row. settled: the multiple of the jobs after the first twenty. of_best_peer: the cost as a multiple of that of the
-    best peer for this row.
+    mean: the cost of the scored jobs as a multiple of the optimum's. worst_ten: the highest such multiple of ten jobs
+    in a row. settled: the multiple of the jobs after the first twenty. of_best_peer: the cost as a multiple of the best
+    peer's for this row.
     """
 
     service: str

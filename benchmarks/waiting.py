@@ -39,8 +39,9 @@ from benchmarks._simulator import (
     score_of_gaps,
     times,
 )
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.schedule import gaps_at
+from modelslab_async.polling.workload import Workload
 
 POLL_COSTS = (0.5, 1.0, 2.0, 5.0)
 SEEDS = 20

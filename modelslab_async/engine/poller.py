@@ -14,8 +14,9 @@ from modelslab_async.errors import InvalidVideoError, JobTimeoutError, NotFoundE
 from modelslab_async.job.run import JobRun
 from modelslab_async.media import mp4
 from modelslab_async.polling import flow
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, workload_of
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.schedule import RateLimiter
+from modelslab_async.polling.workload import workload_of
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.record import seed_of

@@ -1,7 +1,7 @@
 """Estimate the distribution of the durations of jobs, as the probability of each cell of a grid of ratios.
 
-A ratio is a duration divided by the scale of its job, see `estimator`. So jobs of all sizes share one distribution. The
-cells are 0.4 % wide around the ratio 1, where the estimate can be narrow, and grow to 10 % a hundred times away from it.
+A ratio is a duration divided by the scale of its job, see `history`. So jobs of all sizes share one distribution. The
+cells are 0.4 % wide around the ratio 1, where the estimate can be narrow. A hundred times away they are 7 % wide.
 
 Polls show only that a job ended between two of them. So an observation is an interval, without an end if the job was
 never seen to end. The most likely distribution is found by expectation and maximisation (EM): spread each observation

@@ -11,9 +11,10 @@ import attrs
 from hypothesis import strategies as st
 
 from modelslab_async.polling import flow
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.flow import ActionResult, PollPolicy, Wait
 from modelslab_async.polling.schedule import Gaps, RateLimiter
+from modelslab_async.polling.workload import Workload
 from modelslab_async.protocol import retry, wire
 
 READY = wire.Ready(id="1", links=("https://files.invalid/a.mp4",))

@@ -9,7 +9,8 @@ from decimal import Decimal
 from modelslab_async import SavedVideo
 from modelslab_async.job.run import JobRun
 from modelslab_async.media.saved import Progress
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
+from modelslab_async.polling.workload import Workload
 from modelslab_async.protocol.lifecycle import Event
 from modelslab_async.protocol.secret import ApiKey
 

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from modelslab_async import errors
 from modelslab_async.polling import flow
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, Workload
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.flow import ActionResult, Fetch, PollPolicy, Wait
 from modelslab_async.polling.schedule import RateLimiter
+from modelslab_async.polling.workload import Workload
 from modelslab_async.protocol import wire
 
 
