@@ -27,6 +27,8 @@ _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024
 _LONGEST_PROBE_GAP = 8.0
 """Seconds between two rounds of probes of links that cannot be read yet, at most."""
+_DELIVERED_WITHIN = 2.0
+"""Seconds from a job's end to the delivery that reports it, for an estimate of how long the job took."""
 _Outcome = TypeVar("_Outcome")
 _Found = wire.FetchReply | TransportError | flow.Readable | flow.Unreadable
 
@@ -85,10 +87,11 @@ class Poller:
             run.advance(outcome)
 
     def _learn_from(self, run: JobRun, outcome: flow.PollOutcome) -> None:
-        """Teach the estimator how long the job took."""
+        """Teach the estimator how long the job took. A delivery that led to the last poll shows it best."""
         last_running, now = run.last_seen_running_at, run.loop.time()
         if not isinstance(outcome, lifecycle.Abandoned):
-            run.forecast.learn(last_running - run.accepted_at, now - run.accepted_at)
+            after = max(last_running, run.woken_at - _DELIVERED_WITHIN)
+            run.forecast.learn(after - run.accepted_at, now - run.accepted_at)
             self.api.counters.detected(run.polls, now - last_running)
         elif isinstance(outcome.error, JobTimeoutError):
             run.forecast.learn(last_running - run.accepted_at, math.inf)

@@ -72,7 +72,7 @@ _DRIFT_RATIO = 0.85
 _ERROR_MEMORY = 32
 """The latest jobs whose errors are compared."""
 
-_CHANGE = 3.6
+_CHANGE = 3.8
 """Standard deviations of a sum of scores from which on the service has changed."""
 _MAX_RUN = 16
 """The latest jobs whose scores are summed."""

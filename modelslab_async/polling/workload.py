@@ -36,5 +36,5 @@ def workload_of(request: ImageToVideoUltra | None) -> Workload:
 
 
 def _relative(value: object, typical: int) -> float:
-    """Return *value* as a multiple of the typical value. Return 1 if it is no positive number of a sensible size."""
-    return value / typical if isinstance(value, int | float) and 0 < value < _MAX_PARAMETER else 1.0
+    """Return *value* as a multiple of the typical value. Return 1 if it is no number of a sensible size."""
+    return value / typical if isinstance(value, int | float) and 1 <= value < _MAX_PARAMETER else 1.0
