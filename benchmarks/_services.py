@@ -17,7 +17,7 @@ from statistics import fmean
 
 import attrs
 
-from benchmarks._simulator import DISTRIBUTIONS, PEERS, optimum_of, poll_times
+from benchmarks._simulator import DISTRIBUTIONS, ETAS, PEERS, optimum_of, poll_times
 from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.schedule import gaps_at
 from modelslab_async.polling.workload import Workload
@@ -49,13 +49,15 @@ class Service:
     """A kind of service.
 
     stream: its jobs. known: the jobs that the client watched before the first that is scored. scored: the jobs that are
-    scored. distribution: of their times, by its name in DISTRIBUTIONS.
+    scored. distribution: of their times, by its name in DISTRIBUTIONS. changes: whether the service changes while jobs
+    are scored.
     """
 
     stream: Stream
     known: int = 200
     scored: int = 100
     distribution: str = "lognormal 0.25"
+    changes: bool = False
 
 
 def _sizes(time_of: Callable[[int], float]) -> Stream:
@@ -93,26 +95,14 @@ SERVICES: Mapping[str, Service] = {
     "the same, narrow": Service(_sizes(lambda frames: frames / _NORMAL_FRAMES), distribution="narrow"),
     "frames and 15 s more": Service(_sizes(lambda frames: (15 + 30 * frames / _NORMAL_FRAMES) / 45)),
     "frames do not matter": Service(_sizes(lambda _: 1.0)),
-    "4 times slower after 300": Service(_step(4.0), known=300),
-    "4 times slower after 1,000": Service(_step(4.0), known=1000),
-    "4 times slower after 10,000": Service(_step(4.0), known=10_000),
-    "1.5 times slower after 300": Service(_step(1.5), known=300),
-    "4 times faster after 300": Service(_step(0.25), known=300),
-    "4 times slower, two peaks": Service(_step(4.0), known=300, distribution="two peaks"),
-    "drift from 40 to 160 s": Service(_changing(_drift), scored=150),
-    "day and night": Service(_changing(_day_and_night)),
+    "4 times slower after 1,000": Service(_step(4.0), known=1000, changes=True),
+    "4 times slower after 10,000": Service(_step(4.0), known=10_000, changes=True),
+    "1.5 times slower after 300": Service(_step(1.5), known=300, changes=True),
+    "4 times faster after 300": Service(_step(0.25), known=300, changes=True),
+    "4 times slower, two peaks": Service(_step(4.0), known=300, distribution="two peaks", changes=True),
+    "drift from 40 to 160 s": Service(_changing(_drift), scored=150, changes=True),
+    "day and night": Service(_changing(_day_and_night), changes=True),
 }
-
-StreamEta = Callable[[float, random.Random], float | None]
-STREAM_ETAS: Mapping[str, StreamEta] = {
-    "exact": lambda median, _: median,
-    "absent": lambda _median, _: None,
-    "constant": lambda _median, _: 60.0,
-    "a tenth": lambda median, _: median / 10,
-    "in ms": lambda median, _: median * 1000,
-    "noisy": lambda median, rng: median * math.exp(rng.gauss(0, 0.25)),
-}
-"""The eta that the service reports for a job whose time has this median."""
 
 
 @lru_cache
@@ -146,7 +136,7 @@ def _peer_cost(peer: str, distribution: str, scale: float, poll_cost: float) -> 
 
 
 @attrs.frozen
-class Run:
+class Costs:
     """The costs of the scored jobs of one client: ours, the optimum's, and each peer's."""
 
     ours: Sequence[float]
@@ -154,15 +144,15 @@ class Run:
     peers: Mapping[str, Sequence[float]]
 
 
-def run(name: str, poll_cost: float, eta: str, seed: int) -> Run:
+def run(name: str, poll_cost: float, eta: str, seed: int) -> Costs:
     """Watch a service with one client."""
     service, rng = SERVICES[name], random.Random(seed)
-    jobs, quantile, eta_of = _quantiles(service.distribution), DISTRIBUTIONS[service.distribution], STREAM_ETAS[eta]
+    jobs, quantile, eta_of = _quantiles(service.distribution), DISTRIBUTIONS[service.distribution], ETAS[eta]
     estimator = DurationEstimator(gaps_at(poll_cost))
     ours, best, peers = list[float](), list[float](), {peer: list[float]() for peer in PEERS}
     for number in range(-service.known, service.scored):
         job = service.stream(number, rng)
-        workload = Workload(("model",), float(job.frames))
+        workload = Workload(("model",), job.frames / _NORMAL_FRAMES)
         forecast = JobForecast(estimator, workload, eta_of(job.scale * quantile(0.5), rng), rng)
         seconds = job.scale * quantile(rng.random())
         if number < -300:  # a short way to a long history
@@ -177,11 +167,11 @@ def run(name: str, poll_cost: float, eta: str, seed: int) -> Run:
                 costs.append(_peer_cost(peer, service.distribution, job.scale, poll_cost))
         seen = bisect_left(at, seconds)
         forecast.learn(at[seen - 1] if seen else 0.0, at[seen])
-    return Run(ours, best, peers)
+    return Costs(ours, best, peers)
 
 
 @attrs.frozen
-class StreamRow:
+class ServiceRow:
     """The figures of one service, poll cost and kind of eta, from the mean costs of all clients.
 
     mean: the cost of the scored jobs as a multiple of the optimum's. worst_ten: the highest such multiple of ten jobs
@@ -199,7 +189,7 @@ class StreamRow:
     of_best_peer: float
 
     @classmethod
-    def of(cls, service: str, poll_cost: float, eta: str, runs: Sequence[Run]) -> StreamRow:
+    def of(cls, service: str, poll_cost: float, eta: str, runs: Sequence[Costs]) -> ServiceRow:
         """Return the row of these clients."""
         ours, best = _means(run.ours for run in runs), _means(run.best for run in runs)
         peers = {peer: fmean(_means(run.peers[peer] for run in runs)) for peer in PEERS}

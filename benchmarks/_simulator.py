@@ -77,16 +77,20 @@ DISTRIBUTIONS: Mapping[str, Quantile] = {
     "3 s": _lognormal(0.25, 3),
 }
 """The first five have medians of 45, 45, 47, 57 and 48 s; Weibull's is 32 s."""
+PLOTTED = tuple(DISTRIBUTIONS)[:5]
+"""The distributions that are drawn, and over which means are taken."""
 
 Eta = Callable[[float, random.Random], float | None]
 ETAS: Mapping[str, Eta] = {
     "exact": lambda median, _: median,
     "absent": lambda _median, _: None,
+    "noisy": lambda median, rng: median * math.exp(rng.gauss(0, 0.25)),
+    "constant": lambda _median, _: 60.0,
     "a tenth": lambda median, _: median / 10,
     "tenfold": lambda median, _: median * 10,
-    "noisy": lambda median, rng: median * math.exp(rng.gauss(0, 0.25)),
+    "in ms": lambda median, _: median * 1000,
 }
-"""The eta that the service reports if the jobs take `median` seconds in the median. "noisy" has a sigma of 0.25."""
+"""The eta that the service reports if a job takes `median` seconds in the median. "noisy" has a sigma of 0.25."""
 
 
 @lru_cache
@@ -175,6 +179,26 @@ def poll_times(seconds: float, schedule: Schedule, rng: random.Random) -> Sequen
             at.append(now)
             action = steps.send(flow.ActionResult(now, wire.NotReady()))
     return at
+
+
+def lateness_after_delivery(early: float, forecast: Schedule, rng: random.Random) -> tuple[float, int]:
+    """Return how late the end of a job is seen if a delivery comes *early* seconds before it, and after how many polls.
+
+    The job takes 45 s.
+    """
+    end = 45.0
+    steps = flow.poll_until_done(flow.PollPolicy(), forecast, RateLimiter(), lambda: retry.delays(rng), now=0.0)
+    now, polls, delivered_at = 0.0, 0, end - early
+    action = next(steps)
+    while now < end or isinstance(action, flow.Wait):
+        if isinstance(action, flow.Wait):
+            woken = now < delivered_at < now + action.seconds
+            now = delivered_at if woken else now + action.seconds
+            action = steps.send(flow.ActionResult(now, woken=woken))
+        else:
+            polls += 1
+            action = steps.send(flow.ActionResult(now, wire.NotReady()))
+    return now - end, polls + 1
 
 
 def score_of_gaps(distribution: str, gaps: Iterator[float]) -> Score:

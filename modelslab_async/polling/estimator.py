@@ -23,7 +23,7 @@ _WEBHOOK_POLL_VALUE = 1 / 64
 """The value of a poll if webhooks are reliable, so that the first poll comes when nearly all such jobs have ended."""
 _DOUBTFUL_SHARE = 0.3
 """The share that any duration has in a doubtful distribution."""
-_CEILING_SHARE = 0.5
+_CEILING_SHARE = 1.0
 """The greatest gap between two polls, as a share of the expected duration, if that is more than the usual ceiling."""
 _MIN_ETA, _MAX_ETA = 1e-3, 1e9
 _MIN_FIRST_SCALE, _MAX_FIRST_SCALE = 1.0, 3600.0
