@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib import pyplot as plt  # pyright: ignore[reportMissingImports]
 from matplotlib.ticker import FixedLocator, NullLocator  # pyright: ignore[reportMissingImports]
 
-from benchmarks._simulator import DISTRIBUTIONS, PEERS, Row, optimum
+from benchmarks._simulator import PEERS, PLOTTED, Row, optimum
 
 _OPTIMUM_COSTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0)
 _LABELS = {
@@ -28,7 +28,7 @@ def draw(rows: Sequence[Row], path: str) -> None:
     """Draw ours as a curve over c, the peers as points and the optimum as a line. Lower and further left is better."""
     plt.rcParams.update({"font.size": 9, "svg.hashsalt": "modelslab_async", "svg.fonttype": "none"})
     figure, axes = plt.subplots(2, 3, figsize=(12, 7.2), layout="constrained")
-    for distribution, axis in zip(DISTRIBUTIONS, axes.flat, strict=False):
+    for distribution, axis in zip(PLOTTED, axes.flat, strict=False):
         _panel(axis, distribution, [row for row in rows if row.case[0] == distribution])
     legend = axes.flat[-1]
     legend.axis("off")
@@ -43,7 +43,7 @@ def _panel(axis: Any, distribution: str, rows: Sequence[Row]) -> None:
     axis.plot(
         [s.polls for s in best], [s.latency for s in best], color=_BEST, label="optimum, which knows the distribution"
     )
-    for known, style in (("after 200", "o-"), ("cold, exact", "s:")):
+    for known, style in (("after 200, exact", "o-"), ("cold, exact", "s:")):
         ours = [row.ours[known] for row in rows]
         label = f"modelslab_async, {known} (c = 0.5 to 5 s)"
         axis.plot([s.polls for s in ours], [s.latency for s in ours], style, color=_OURS, markersize=5, label=label)

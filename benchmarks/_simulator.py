@@ -43,9 +43,9 @@ def _inverse(ended: Callable[[float], float], longest: float) -> Quantile:
     return quantile
 
 
-def _lognormal(sigma: float) -> Quantile:
+def _lognormal(sigma: float, median: float = 45.0) -> Quantile:
     normal = NormalDist()
-    return lambda share: 45 * math.exp(sigma * normal.inv_cdf(share))
+    return lambda share: median * math.exp(sigma * normal.inv_cdf(share))
 
 
 def _gamma_ended(seconds: float) -> float:
@@ -58,24 +58,39 @@ def _two_peaks_ended(seconds: float) -> float:
     return 0.8 * NormalDist(55, 5).cdf(seconds) + 0.2 * NormalDist(180, 30).cdf(seconds)
 
 
+def _narrow_with_tail_ended(seconds: float) -> float:
+    return 0.85 * NormalDist(41, 0.5).cdf(seconds) + 0.15 * (1 - math.exp(-max(seconds - 41, 0) / 40))
+
+
 DISTRIBUTIONS: Mapping[str, Quantile] = {
     "lognormal 0.25": _lognormal(0.25),
     "lognormal 0.6": _lognormal(0.6),
     "shifted gamma": _inverse(_gamma_ended, 400),
     "two peaks": _inverse(_two_peaks_ended, 400),
     "heavy tail": lambda share: 30 / (1 - share) ** (1 / 1.5),
+    "narrow": lambda share: NormalDist(41, 0.5).inv_cdf(share),
+    "narrow with a tail": _inverse(_narrow_with_tail_ended, 1000),
+    "Weibull 0.8": lambda share: 50 * (-math.log1p(-share)) ** (1 / 0.8),
+    "900 s": _lognormal(0.3, 900),
+    "300 s": _lognormal(0.25, 300),
+    "15 s": _lognormal(0.25, 15),
+    "3 s": _lognormal(0.25, 3),
 }
-"""Medians of 45, 45, 47, 57 and 48 s."""
+"""The first five have medians of 45, 45, 47, 57 and 48 s; Weibull's is 32 s."""
+PLOTTED = tuple(DISTRIBUTIONS)[:5]
+"""The distributions that are drawn, and over which means are taken."""
 
 Eta = Callable[[float, random.Random], float | None]
 ETAS: Mapping[str, Eta] = {
     "exact": lambda median, _: median,
     "absent": lambda _median, _: None,
+    "noisy": lambda median, rng: median * math.exp(rng.gauss(0, 0.25)),
+    "constant": lambda _median, _: 60.0,
     "a tenth": lambda median, _: median / 10,
     "tenfold": lambda median, _: median * 10,
-    "noisy": lambda median, rng: median * math.exp(rng.gauss(0, 0.25)),
+    "in ms": lambda median, _: median * 1000,
 }
-"""The eta that the service reports if the jobs take `median` seconds in the median. "noisy" has a sigma of 0.25."""
+"""The eta that the service reports if a job takes `median` seconds in the median. "noisy" has a sigma of 0.25."""
 
 
 @lru_cache
@@ -166,6 +181,26 @@ def poll_times(seconds: float, schedule: Schedule, rng: random.Random) -> Sequen
     return at
 
 
+def lateness_after_delivery(early: float, forecast: Schedule, rng: random.Random) -> tuple[float, int]:
+    """Return how late the end of a job is seen if a delivery comes *early* seconds before it, and after how many polls.
+
+    The job takes 45 s.
+    """
+    end = 45.0
+    steps = flow.poll_until_done(flow.PollPolicy(), forecast, RateLimiter(), lambda: retry.delays(rng), now=0.0)
+    now, polls, delivered_at = 0.0, 0, end - early
+    action = next(steps)
+    while now < end or isinstance(action, flow.Wait):
+        if isinstance(action, flow.Wait):
+            woken = now < delivered_at < now + action.seconds
+            now = delivered_at if woken else now + action.seconds
+            action = steps.send(flow.ActionResult(now, woken=woken))
+        else:
+            polls += 1
+            action = steps.send(flow.ActionResult(now, wire.NotReady()))
+    return now - end, polls + 1
+
+
 def score_of_gaps(distribution: str, gaps: Iterator[float]) -> Score:
     """Return the score of a client that polls after these gaps, whatever the answers are."""
     jobs = times(distribution)
@@ -206,26 +241,30 @@ _MOMENTS = 2000
 
 @lru_cache
 def optimum(distribution: str, poll_cost: float) -> Score:
-    """Return the score of the optimal polls among 2,000 moments, by dynamic programming over the known distribution.
+    """Return the score of the optimal polls for this distribution."""
+    return optimum_of(times(distribution), poll_cost)
+
+
+def optimum_of(jobs: Sequence[float], poll_cost: float, moments: int = _MOMENTS) -> Score:
+    """Return the score of the optimal polls at some of *moments* times, by dynamic programming over the known times.
 
     `remaining[i]` is the cost still to come of all jobs that run at moment i. The later a job was seen running, the
     later is its best next poll. So for each moment only polls up to the best one of the next moment are tried.
     """
-    jobs = times(distribution)
     first, last = jobs[0], jobs[-1]
-    moments = [0.0, *(first * (last / first) ** (step / (_MOMENTS - 1)) for step in range(_MOMENTS - 1)), last]
-    ended = [bisect_right(jobs, moment) for moment in moments]
+    at = [0.0, *(first * (last / first) ** (step / (moments - 1)) for step in range(moments - 1)), last]
+    ended = [bisect_right(jobs, moment) for moment in at]
     spent = [0.0, *accumulate(jobs)]
-    remaining, then = [0.0] * len(moments), [len(moments) - 1] * len(moments)
-    for now in reversed(range(len(moments) - 1)):
-        running, before = JOBS - ended[now], spent[ended[now]]
+    remaining, then = [0.0] * len(at), [len(at) - 1] * len(at)
+    for now in reversed(range(len(at) - 1)):
+        running, before = len(jobs) - ended[now], spent[ended[now]]
         remaining[now], then[now] = min(
-            (moments[poll] * (ended[poll] - ended[now]) - (spent[ended[poll]] - before) + remaining[poll], poll)
+            (at[poll] * (ended[poll] - ended[now]) - (spent[ended[poll]] - before) + remaining[poll], poll)
             for poll in range(now + 1, then[now + 1] + 1)
         )
         remaining[now] += poll_cost * running
-    now, at = 0, []
-    while now < len(moments) - 1:
+    now, polls = 0, list[float]()
+    while now < len(at) - 1:
         now = then[now]
-        at.append(moments[now])
-    return Score.of(at, jobs)
+        polls.append(at[now])
+    return Score.of(polls, jobs)

@@ -14,8 +14,9 @@ from modelslab_async.errors import InvalidVideoError, JobTimeoutError, NotFoundE
 from modelslab_async.job.run import JobRun
 from modelslab_async.media import mp4
 from modelslab_async.polling import flow
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, shape_of
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.schedule import RateLimiter
+from modelslab_async.polling.workload import workload_of
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.lifecycle import Video
 from modelslab_async.protocol.record import seed_of
@@ -26,6 +27,8 @@ _log = logging.getLogger("modelslab_async")
 _PROBE_BYTES = 1024
 _LONGEST_PROBE_GAP = 8.0
 """Seconds between two rounds of probes of links that cannot be read yet, at most."""
+_DELIVERED_WITHIN = 2.0
+"""Seconds from a job's end to the delivery that reports it, for an estimate of how long the job took."""
 _Outcome = TypeVar("_Outcome")
 _Found = wire.FetchReply | TransportError | flow.Readable | flow.Unreadable
 
@@ -49,7 +52,7 @@ class Poller:
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end, and so when to poll it. *eta* is the service's estimate, or None."""
         poll_value = self.webhook_health.poll_value
-        return JobForecast(self.estimator, shape_of(run.request), eta, self.api.rng, poll_value, run.has_webhook)
+        return JobForecast(self.estimator, workload_of(run.request), eta, self.api.rng, poll_value, run.has_webhook)
 
     async def poll_until_done(self, run: JobRun) -> None:
         """Poll a job until the service says that it ended, and advance it by the outcome."""
@@ -84,10 +87,11 @@ class Poller:
             run.advance(outcome)
 
     def _learn_from(self, run: JobRun, outcome: flow.PollOutcome) -> None:
-        """Teach the estimator how long the job took."""
+        """Teach the estimator how long the job took. A delivery that led to the last poll shows it best."""
         last_running, now = run.last_seen_running_at, run.loop.time()
         if not isinstance(outcome, lifecycle.Abandoned):
-            run.forecast.learn(last_running - run.accepted_at, now - run.accepted_at)
+            after = max(last_running, run.woken_at - _DELIVERED_WITHIN)
+            run.forecast.learn(after - run.accepted_at, now - run.accepted_at)
             self.api.counters.detected(run.polls, now - last_running)
         elif isinstance(outcome.error, JobTimeoutError):
             run.forecast.learn(last_running - run.accepted_at, math.inf)

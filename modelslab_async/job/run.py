@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from decimal import Decimal
 from typing import Protocol
@@ -124,6 +125,8 @@ class JobRun:
         self._sleeper: asyncio.Future[None] | None = None
         """The poller's wait for its next poll, which `wake` ends."""
         self._is_woken = False
+        self.woken_at = -math.inf
+        """When a delivery last led to a poll."""
         if job_id is None:
             self.log_event(None)
         else:
@@ -257,6 +260,8 @@ class JobRun:
                 timer.cancel()
                 self._sleeper = None
         woken, self._is_woken = self._is_woken, False
+        if woken:
+            self.woken_at = self.loop.time()
         return woken
 
     def abandon(self, error: JobError) -> None:

@@ -5,46 +5,32 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
-from statistics import median
+from collections.abc import Callable
 
 import attrs
 
 from modelslab_async.polling import distribution, schedule
-from modelslab_async.polling.distribution import Observation
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.polling.history import History, Model, Observation
+from modelslab_async.polling.workload import Kind, Workload
 
-MAX_OBSERVATIONS = 256
-"""Observations that are kept for each shape. Older observations may no longer hold."""
-WARM = 8
-"""Observations from which on a shape is forecast from its own jobs alone."""
 _MAX_OTHERS = 32
-_MAX_WEIGHT_OF_OTHERS = 2.0
-"""Observations that all jobs of other shapes together count as at most, until the shape is warm."""
-_MAX_WEIGHT_OF_OTHER = 0.25
-_ETA_SPREAD_RATIO = 0.7
-"""The eta is followed if the ratios of duration to eta vary by less than this share of what the durations vary."""
-_LATEST = 15
-"""The latest observations, from which the expected duration is taken."""
+"""The latest jobs of all kinds, from which the first jobs of a new kind are forecast."""
 _OVERTIME = 0.25
 """The share of its age that a job which outlives its estimate is expected to take more."""
-_ETA_STEP = math.log(1.1)
 _MAX_PLANS = 64
-_MAX_SHAPES = 256
+_MAX_HISTORIES = 64
 _WEBHOOK_POLL_VALUE = 1 / 64
 """The value of a poll if webhooks are reliable, so that the first poll comes when nearly all such jobs have ended."""
+_DOUBTFUL_SHARE = 0.3
+"""The share that any duration has in a doubtful distribution."""
+_CEILING_SHARE = 1.0
+"""The greatest gap between two polls, as a share of the expected duration, if that is more than the usual ceiling."""
+_MIN_ETA, _MAX_ETA = 1e-3, 1e9
+_MIN_FIRST_SCALE, _MAX_FIRST_SCALE = 1.0, 3600.0
+"""Seconds. The first eta of a service that is not between them is hardly one in seconds."""
 
-Shape = tuple[object, ...]
-"""The parameters of a request on which the duration of its job depends."""
-_Basis = tuple[Shape, bool, int, int | None]
-"""All that a forecast depends on: the shape, whether it is warm, the edition of its history, and the eta in steps."""
-
-
-def shape_of(request: ImageToVideoUltra | None) -> Shape:
-    """Return the shape of *request*. None, for a job whose request is unknown, gives an empty shape."""
-    if request is None:
-        return ()
-    return request.num_frames, request.resolution, request.num_inference_steps, request.model_id
+_PlanKey = tuple[Model, int, float, bool]
+"""The model, the logarithm of the scale in steps, the value of a poll, and whether the model is doubtful."""
 
 
 class PollValue:
@@ -66,170 +52,92 @@ class PollValue:
 class DurationEstimator:
     """Learn from each job that ends, and plan the polls of new jobs.
 
-    A plan is made again each time the number of observed jobs has grown by a fifth.
-
     gaps: the bounds of the gaps between polls.
-    histories: the observed jobs of each shape.
-    plans: the plans that were made, by the basis of the forecast and the value of a poll.
+    histories: the observed jobs of each kind, those with an eta and those without apart.
+    plans: the plans that were made last.
     """
 
     def __init__(self, gaps: schedule.Gaps | None = None) -> None:
         self.gaps = gaps or schedule.Gaps()
-        self.histories = dict[Shape, _History]()
-        self._recent = _History(max_observations=_MAX_OTHERS)
-        """The latest jobs of all shapes."""
-        self._cells = dict[_Basis, distribution.Cells]()
-        self.plans = dict[tuple[_Basis, float], schedule.PollPlan]()
+        self.histories = dict[tuple[Kind, bool], History]()
+        self.plans = dict[_PlanKey, schedule.PollPlan]()
+        self._recent = deque[tuple[Kind, Observation]](maxlen=_MAX_OTHERS)
+        """The latest jobs of all kinds."""
 
-    def learn(self, shape: Shape, observation: Observation) -> None:
-        """Add the observation of a job of this shape."""
-        if shape not in self.histories:
-            if len(self.histories) >= _MAX_SHAPES:
-                del self.histories[next(iter(self.histories))]
-            self.histories[shape] = _History()
-        self.histories[shape].learn(shape, observation)
-        self._recent.learn(shape, observation)
+    def learn(self, kind: Kind, observation: Observation) -> None:
+        """Add the observation of a job of this kind."""
+        self._history(kind, observation.eta).learn(observation)
+        self._recent.append((kind, observation))
 
-    def plan(self, shape: Shape, eta: float | None, poll_value: float = 1.0) -> schedule.PollPlan:
-        """Return the polls of a job of this shape.
+    def plan(self, workload: Workload, eta: float | None, poll_value: float = 1.0) -> schedule.PollPlan:
+        """Return the polls of a job with this workload.
 
         eta: the service's estimate, seconds above 0; None if it gave none.
         poll_value: what a poll is worth, as a multiple of the usual value.
 
         The call takes constant time, except if the plan has to be made, which takes some milliseconds.
         """
-        history = self.histories.get(shape, _NO_HISTORY)
-        is_warm = history.is_warm
-        if is_warm and not history.follows_eta:
-            eta = None
-        step = None if eta is None else round(math.log(eta) / _ETA_STEP)
-        key = (shape, is_warm, (history if is_warm else self._recent).edition, step), poll_value
-        return self.plans.get(key) or self._make_plan(history, *key)
+        history = self._history(workload.kind, eta)
+        log_scale = self._log_scale(history, workload, eta)
+        if not history.observations:
+            log_scale = min(max(log_scale, math.log(_MIN_FIRST_SCALE)), math.log(_MAX_FIRST_SCALE))
+        key = history.model, round(log_scale / history.model.step), poll_value, history.is_doubtful
+        return self.plans.get(key) or self._make_plan(history, workload.kind, key)
 
-    def _make_plan(self, history: _History, basis: _Basis, poll_value: float) -> schedule.PollPlan:
-        if len(self.plans) >= _MAX_PLANS:
-            self.forget_plans()
-        if basis not in self._cells:
-            shape, _, _, step = basis
-            self._cells[basis] = self._forecast(history, shape, step)
-        gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / poll_value)  # the floor stays as it is
-        plan = self.plans[basis, poll_value] = schedule.plan(self._cells[basis], gaps)
+    def expected_duration(self, workload: Workload, eta: float | None) -> float:
+        """Return the seconds that a job with this workload is expected to take, as likely too many as too few.
+
+        eta: the service's estimate, seconds above 0; None if it gave none.
+        """
+        history = self._history(workload.kind, eta)
+        return math.exp(self._log_scale(history, workload, eta) + history.latest_error)
+
+    def _make_plan(self, history: History, kind: Kind, key: _PlanKey) -> schedule.PollPlan:
+        model, step, poll_value, is_doubtful = key
+        while len(self.plans) >= _MAX_PLANS:
+            del self.plans[next(iter(self.plans))]
+        scale, ceiling = math.exp(step * model.step), self.gaps.ceiling
+        if model.cells is None:
+            cells = history.first_cells(scale, self._others(history, kind))
+        else:
+            cells, ceiling = model.cells, max(ceiling, _CEILING_SHARE * scale)
+        if is_doubtful:
+            cells = distribution.mixed(cells, distribution.anything(1.0), _DOUBTFUL_SHARE)
+        gaps = self.gaps._replace(poll_cost=self.gaps.poll_cost / poll_value, ceiling=ceiling)  # the floor stays
+        plan = self.plans[key] = schedule.plan(cells, gaps, scale)
         return plan
 
-    def expected_duration(self, shape: Shape, eta: float | None) -> float:
-        """Return the seconds that a job of this shape is expected to take, as likely too many as too few.
+    def _log_scale(self, history: History, workload: Workload, eta: float | None) -> float:
+        """Return the logarithm of the job's scale. The first job of a kind inherits the factor of other kinds."""
+        log_scale = history.log_scale(workload.work, eta)
+        if history.observations or not self._recent:
+            return log_scale
+        return log_scale + history.factor_of(self._others(history, workload.kind))
 
-        eta: the service's estimate, seconds above 0; None if it gave none. It is believed, corrected by how far the
-        latest etas were off. If etas do not help, or there is none, the latest durations of this shape count.
-        """
-        history = self.histories.get(shape, _NO_HISTORY)
-        own, recent = history.latest(), self._recent.latest()
-        ratios = [each.midpoint / each.eta for each in own or recent if each.eta]
-        if eta is not None and ratios and (history.follows_eta or not history.is_warm):
-            return eta * median(ratios)
-        if own or eta is None:
-            return median([each.midpoint for each in own or recent] or [distribution.TYPICAL_SECONDS])
-        return eta
+    def _others(self, history: History, kind: Kind) -> list[Observation]:
+        """Return the latest jobs of other kinds, which have an eta if those of the history have one."""
+        return [each for other, each in self._recent if other != kind and (each.eta is not None) == history.has_eta]
 
-    def forget_plans(self) -> None:
-        """Drop all plans. They are made again when they are needed."""
-        self._cells.clear()
-        self.plans.clear()
-
-    def _forecast(self, history: _History, shape: Shape, step: int | None) -> distribution.Cells:
-        """Return the distribution of the durations of jobs of this shape and this eta."""
-        eta = None if step is None else math.exp(step * _ETA_STEP)
-        own = [observation for _, observation in history.jobs]
-        if history.is_warm:
-            return history.estimate() if eta is None else _estimate([_scaled(each, eta) for each in own if each.eta])
-        others = [observation for other, observation in self._recent.jobs if other != shape]
-        weight = min(_MAX_WEIGHT_OF_OTHER, _MAX_WEIGHT_OF_OTHERS / max(len(others), 1))
-        scaled = [_scaled(observation, eta, weight) for observation in others]
-        return distribution.estimate([*own, *scaled], distribution.prior(eta))
+    def _history(self, kind: Kind, eta: float | None) -> History:
+        key = kind, eta is not None
+        if key not in self.histories:
+            if len(self.histories) >= _MAX_HISTORIES:
+                del self.histories[next(iter(self.histories))]
+            self.histories[key] = History(has_eta=eta is not None)
+        return self.histories[key]
 
 
-class _History:
-    """The latest observed jobs, each with its shape."""
-
-    def __init__(self, max_observations: int = MAX_OBSERVATIONS) -> None:
-        self.jobs: deque[tuple[Shape, Observation]] = deque(maxlen=max_observations)
-        self.edition = 0
-        """The number of jobs that were observed when it had last grown by a fifth."""
-        self._count = 0
-        self._follows_eta: bool | None = None
-        """None if it has to be computed."""
-        self._cells: distribution.Cells | None = None
-        """The latest estimate; None before the first."""
-
-    def latest(self) -> list[Observation]:
-        """Return the latest observations, which show best how long jobs take now."""
-        return [observation for _, observation in self.jobs][-_LATEST:]
-
-    @property
-    def is_warm(self) -> bool:
-        """Whether there are enough observations to ignore jobs of other shapes."""
-        return self._count >= WARM
-
-    @property
-    def follows_eta(self) -> bool:
-        """Whether the etas distinguish long jobs from short ones."""
-        if self._follows_eta is None:
-            self._follows_eta = _is_eta_useful([observation for _, observation in self.jobs])
-        return self._follows_eta
-
-    def estimate(self) -> distribution.Cells:
-        """Return the distribution of the durations of these jobs, starting from the latest estimate."""
-        self._cells = _estimate([observation for _, observation in self.jobs], self._cells)
-        return self._cells
-
-    def learn(self, shape: Shape, observation: Observation) -> None:
-        self.jobs.append((shape, observation))
-        self._count += 1
-        if self._count >= self.edition + max(1, self.edition // 5):
-            self.edition = self._count
-            self._follows_eta = None
-
-
-_NO_HISTORY = _History()
-
-
-def _estimate(observations: list[Observation], start: distribution.Cells | None = None) -> distribution.Cells:
-    """Return the distribution that these observations alone show."""
-    return distribution.estimate(observations, distribution.around(distribution.typical(observations)), start)
-
-
-def _scaled(observation: Observation, eta: float | None, weight: float = 1.0) -> Observation:
-    """Return the observation as if the job had had this eta, assuming that its duration is proportional to its eta."""
-    factor = eta / observation.eta if eta and observation.eta else 1.0
-    return Observation(observation.after * factor, observation.by * factor, weight=weight)
-
-
-def _is_eta_useful(observations: Iterable[Observation]) -> bool:
-    """Return whether the durations vary clearly less in relation to their etas than in seconds."""
-    with_eta = [observation for observation in observations if observation.eta and observation.midpoint]
-    if len(with_eta) < WARM:
-        return False
-    in_seconds = _spread([math.log(each.midpoint) for each in with_eta])
-    return _spread([math.log(each.midpoint / (each.eta or 1.0)) for each in with_eta]) < _ETA_SPREAD_RATIO * in_seconds
-
-
-def _spread(values: list[float]) -> float:
-    """Return the mean distance of *values* from their median."""
-    median = sorted(values)[len(values) // 2]
-    return sum(abs(value - median) for value in values) / len(values)
-
-
-def _on_grid(eta: float | None) -> float | None:
-    """Return the eta within the bounds of the grid, seconds. Return None if it is None, not above 0, or NaN."""
-    return None if eta is None or not eta > 0 else min(max(eta, distribution.EDGES[0]), distribution.EDGES[-1])
+def _usable(eta: float | None) -> float | None:
+    """Return the eta within sensible bounds, seconds. Return None if it is None, not above 0, or NaN."""
+    return None if eta is None or not eta > 0 else min(max(eta, _MIN_ETA), _MAX_ETA)
 
 
 @attrs.define(eq=False, repr=False, weakref_slot=False)
 class JobForecast:
-    """Forecast of one job, which always uses the newest plan for its shape.
+    """Forecast of one job, which always uses the newest plan for its workload.
 
     estimator: what the forecast is made from.
-    shape: the shape of the job's request.
+    workload: of the job's request.
     eta: the service's estimate, seconds; None if it gave none or an unusable one.
     rng: the source of the jitter.
     poll_value: what a poll is worth now.
@@ -237,8 +145,8 @@ class JobForecast:
     """
 
     estimator: DurationEstimator
-    shape: Shape
-    eta: float | None = attrs.field(converter=_on_grid)
+    workload: Workload
+    eta: float | None = attrs.field(converter=_usable)
     rng: random.Random
     poll_value: PollValue = attrs.field(factory=PollValue)
     has_webhook: bool = False
@@ -253,7 +161,7 @@ class JobForecast:
         A job that takes longer than expected is expected to take a quarter of its present age more: the remaining time
         of jobs with a heavy tail grows in proportion to their age.
         """
-        return max(self.estimator.expected_duration(self.shape, self.eta) - elapsed, elapsed * _OVERTIME)
+        return max(self.estimator.expected_duration(self.workload, self.eta) - elapsed, elapsed * _OVERTIME)
 
     def is_near_end(self, elapsed: float) -> bool:
         """Return whether the job has a fair chance of having ended."""
@@ -265,9 +173,9 @@ class JobForecast:
         after: when the job was last seen running. by: when it was seen to have ended, infinite if never. Both are
         seconds since its acceptance.
         """
-        self.estimator.learn(self.shape, Observation(after, by, self.eta))
+        self.estimator.learn(self.workload.kind, Observation(after, by, self.workload.work, self.eta))
 
     @property
     def plan(self) -> schedule.PollPlan:
-        """The newest plan for the job's shape and the present value of a poll."""
-        return self.estimator.plan(self.shape, self.eta, self.poll_value.of(has_webhook=self.has_webhook))
+        """The newest plan for the job's workload and the present value of a poll."""
+        return self.estimator.plan(self.workload, self.eta, self.poll_value.of(has_webhook=self.has_webhook))

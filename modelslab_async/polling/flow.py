@@ -6,6 +6,7 @@ the simulator in `benchmarks/` on a clock of its own, and tests by hand.
 """
 
 import math
+from collections import deque
 from collections.abc import Generator, Iterator
 from typing import Literal, NamedTuple
 
@@ -43,6 +44,10 @@ _FIRST_PROBE_GAP = 4.0
 _MAX_DOUBLINGS = 4
 _MAX_LINK_CHARACTERS = 200
 """Characters of a link in an error. A signed link may have thousands."""
+DELAYS_AFTER_WAKE = (0.5, 1.0, 2.0, 4.0)
+"""Seconds between the polls after a webhook woke the job, while the service still reports it as running. A delivery may
+come before the service answers a fetch with success.
+"""
 TICK = 0.05
 """Seconds. Polls are aligned to multiples of this time, so that the process wakes once for many polls."""
 _MIN_ALIGNED_WAIT = 1.0
@@ -133,17 +138,20 @@ def poll_until_done(
     now: the time on the driver's clock, seconds. age: the seconds since the service accepted the job.
     links: the URLs at which the service announced the file.
 
-    A poll that is due waits until the rate limiter allows it. A poll after a webhook is sent at once. Failed polls are
-    tolerated while the failure may pass, and each waits longer than the one before.
+    A poll that is due waits until the rate limiter allows it. A poll after a webhook is sent at once. If it finds the
+    job still running, up to four more follow soon, see `DELAYS_AFTER_WAKE`. Failed polls are tolerated while the
+    failure may pass, and each waits longer than the one before.
     """
     started, deadline = now - age, math.inf if policy.timeout is None else now + policy.timeout
     polls = _Polls(policy, schedule, links if policy.strategy == "links" else ())
     replies = _Replies(math.inf if policy.link_grace is None else policy.link_grace, policy.unknown_id_grace)
     failure_delays: Iterator[float] | None = None
     failure_delay = 0.0
+    delays_after_wake = deque[float]()
     while True:
         gap = 0.0 if policy.at_once and not polls.count else schedule.gap(now - started)
-        gap = max(min(gap, replies.grace_left(now)), failure_delay)
+        delay_after_wake = delays_after_wake.popleft() if delays_after_wake else math.inf
+        gap = max(min(gap, replies.grace_left(now), delay_after_wake), failure_delay)
         result = yield Wait(_until_poll(gap, deadline - now, now))
         allowed_at = rate_limiter.reserve(result.at)
         if allowed_at > result.at and not result.woken:
@@ -152,7 +160,10 @@ def poll_until_done(
         if now >= deadline:
             words = f"not ready after {now - started:.0f} s; the service may still finish the job{replies.failure}"
             return replies.without_link or lifecycle.Abandoned(JobTimeoutError(words))
-        result = yield polls.next(now, now - started, deadline - now, woken=result.woken)
+        if result.woken and not delays_after_wake:  # so repeated deliveries cost hardly more than one poll each
+            delays_after_wake.extend(DELAYS_AFTER_WAKE)
+        may_probe = not result.woken and math.isinf(delay_after_wake)
+        result = yield polls.next(now, now - started, deadline - now, may_probe=may_probe)
         now = result.at
         if isinstance(result.value, Readable):
             return wire.Ready(links=(result.value.url,))
@@ -196,12 +207,12 @@ class _Polls:
         self.count = self._misses = 0
         self._probe_at = -math.inf
 
-    def next(self, now: float, elapsed: float, left: float, *, woken: bool) -> Action:
+    def next(self, now: float, elapsed: float, left: float, *, may_probe: bool) -> Action:
         """Return the next poll, of a job that was accepted *elapsed* seconds ago, within *left* seconds."""
         self.count += 1
         timeout = min(left, math.inf if self.policy.fetch_timeout is None else self.policy.fetch_timeout)
-        may_probe = self.links and not woken and self.count % _POLLS_PER_FETCH and now >= self._probe_at
-        if may_probe and self.schedule.is_near_end(elapsed):
+        may_probe = may_probe and bool(self.count % _POLLS_PER_FETCH) and now >= self._probe_at
+        if self.links and may_probe and self.schedule.is_near_end(elapsed):
             return Probe(self.links[self._misses % len(self.links)], timeout)
         return Fetch(timeout)
 

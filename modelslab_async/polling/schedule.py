@@ -26,12 +26,13 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple, Protocol
 
-from modelslab_async.polling.distribution import EDGES, Cells, position
+from modelslab_async.polling.distribution import RATIOS, Cells, position
 
 DEFAULT_POLL_COST = 1.0
 """The cost of a poll, as seconds of delay in seeing the end of a job."""
 _JITTER = 0.03
 _MAX_JITTER = 1.0
+_JITTER_BY_NEXT = 0.25
 _NEAR_END = 0.1
 """The end of a job is near once this share of such jobs has ended."""
 _CERTAIN = 1e-9
@@ -85,59 +86,64 @@ class Schedule(Protocol):
 
 
 class PollPlan(NamedTuple):
-    """A schedule for all jobs of one shape. Every method takes constant time.
+    """A schedule for all jobs of one scale. Every method takes constant time.
 
     gaps: the bounds of the gap between two polls.
-    ended: for each edge of the grid, the probability that a job has ended by then.
-    polls: for each edge of the grid, the time of the next poll of a job that was seen running at that edge, seconds.
+    scale: the scale of the jobs, seconds. The edges of the plan are the grid's ratios times the scale.
+    ended: for each edge, the probability that a job has ended by then.
+    polls: for each edge, the time of the next poll of a job that was seen running at that edge, seconds.
     """
 
     gaps: Gaps
+    scale: float
     ended: Sequence[float]
     polls: Sequence[float]
 
     def gap(self, elapsed: float) -> float:
         """Return the seconds to the next poll, interpolated between two edges, within floor and ceiling."""
-        edge, part = divmod(position(elapsed), 1)
-        if edge + 1 >= len(EDGES):
+        edge, part = divmod(position(elapsed / self.scale), 1)
+        if edge + 1 >= len(RATIOS):
             return self.gaps.ceiling
         here, there = self.polls[int(edge)], self.polls[int(edge) + 1]
         return self._bounded(here + part * (there - here) - elapsed)
 
     def jittered(self, elapsed: float, rng: random.Random) -> float:
-        """Return the gap, changed by up to 3 % or 1 s, so that the polls of jobs submitted together drift apart."""
+        """Return the gap, changed a little, so that the polls of jobs submitted together drift apart.
+
+        The change is at most 3 % of the gap, 1 s, and a quarter of the gap after it, which is short if much depends on
+        the moment of the poll.
+        """
         gap = self.gap(elapsed)
-        return self._bounded(gap + (2 * rng.random() - 1) * min(_JITTER * gap, _MAX_JITTER))
+        most = min(_JITTER * gap, _MAX_JITTER, _JITTER_BY_NEXT * self.gap(elapsed + gap))
+        return self._bounded(gap + (2 * rng.random() - 1) * most)
 
     def is_near_end(self, elapsed: float) -> bool:
         """Return whether one in ten of such jobs has ended by now."""
-        return self._ended_by(elapsed) >= _NEAR_END
-
-    def _ended_by(self, elapsed: float) -> float:
-        return self.ended[min(int(position(elapsed)), len(EDGES) - 1)]
+        return self.ended[int(position(elapsed / self.scale))] >= _NEAR_END
 
     def _bounded(self, gap: float) -> float:
         return min(max(gap, self.gaps.floor), self.gaps.ceiling)
 
 
-def plan(cells: Cells, gaps: Gaps) -> PollPlan:
-    """Return the best polls of jobs whose durations have the distribution *cells*."""
+def plan(cells: Cells, gaps: Gaps, scale: float) -> PollPlan:
+    """Return the best polls of jobs of this scale, seconds, if their ratios have the distribution *cells*."""
     ended = array("d", (0.0, *accumulate(cells)))
-    return PollPlan(gaps, ended, array("d", _best_polls(cells, ended, gaps)))
+    return PollPlan(gaps, scale, ended, array("d", _best_polls(cells, ended, gaps, scale)))
 
 
-def _best_polls(cells: Cells, ended: Sequence[float], gaps: Gaps) -> list[float]:
+def _best_polls(cells: Cells, ended: Sequence[float], gaps: Gaps, scale: float) -> list[float]:
     """Return the next poll for each edge, by the recursion of the module's docstring, from the last edge down."""
-    middles = ((a + b) / 2 for a, b in pairwise(EDGES))
+    edges = [scale * ratio for ratio in RATIOS]
+    middles = ((a + b) / 2 for a, b in pairwise(edges))
     moment = (0.0, *accumulate(cell * middle for cell, middle in zip(cells, middles, strict=True)))
-    remaining_cost = [0.0] * len(EDGES)
-    polls = [0.0] * len(EDGES)
+    remaining_cost = [0.0] * len(edges)
+    polls = [0.0] * len(edges)
     lines = _LowerEnvelope()
-    candidate = len(EDGES) - 1
-    for edge in reversed(range(len(EDGES))):
-        at, by_now = EDGES[edge], ended[edge]
-        while EDGES[candidate] >= at + gaps.floor:
-            then = EDGES[candidate]
+    candidate = len(edges) - 1
+    for edge in reversed(range(len(edges))):
+        at, by_now = edges[edge], ended[edge]
+        while edges[candidate] >= at + gaps.floor:
+            then = edges[candidate]
             lines.push(then, then * ended[candidate] - moment[candidate] + remaining_cost[candidate])
             candidate -= 1
         line = lines.lowest_at(by_now) if by_now < 1 - _CERTAIN else None

@@ -55,8 +55,8 @@ async def test_faulty_deliveries_do_no_harm(make_world: MakeWorld, fault: Fault)
     assert world.count("/fetch/") <= 12 * len(jobs)
 
 
-async def test_repeated_deliveries_cost_one_poll_a_second(make_world: MakeWorld) -> None:
-    """A stranger who saw a URL can repeat its delivery, and the service is polled at most once a second for that."""
+async def test_repeated_deliveries_cost_four_polls_in_three_seconds(make_world: MakeWorld) -> None:
+    """A stranger who saw a URL can repeat its delivery, and the service is polled at most four times in 3 s for it."""
     world = make_world()
     async with client_with_webhook(world) as (client, webhook):
         job = client.submit(a_request())
@@ -66,7 +66,7 @@ async def test_repeated_deliveries_cost_one_poll_a_second(make_world: MakeWorld)
             await webhook.handle(webhook_url_of(job), a_delivery(status="success"))
             await asyncio.sleep(0.01)
         passed = asyncio.get_running_loop().time() - started_at
-        assert 5 <= world.count("/fetch/") - polls <= passed + 2
+        assert 5 <= world.count("/fetch/") - polls <= passed * 4 / 3 + 2
         await job
 
 
@@ -85,7 +85,7 @@ async def test_an_early_delivery_is_kept(make_world: MakeWorld) -> None:
 
 
 async def test_the_poller_relies_on_deliveries_that_arrive(make_world: MakeWorld) -> None:
-    """After some ends in a row were delivered, each job takes one poll. If deliveries stop, the polls come back."""
+    """After some ends in a row were delivered, most jobs take one poll. If deliveries stop, the polls come back."""
     world = make_world()
     async with client_with_webhook(world, max_in_flight=1) as (client, _):
         for seed in range(5):
@@ -93,7 +93,7 @@ async def test_the_poller_relies_on_deliveries_that_arrive(make_world: MakeWorld
         before = world.count("/fetch/")
         for seed in range(5):
             await client.generate(a_request(seed=10 + seed))
-        assert world.count("/fetch/") - before == 5
+        assert 5 <= world.count("/fetch/") - before <= 7
         world.transport.deliver = None
         lateness = []
         for seed in range(3):
@@ -104,6 +104,19 @@ async def test_the_poller_relies_on_deliveries_that_arrive(make_world: MakeWorld
             await asyncio.sleep(15)
         assert lateness[0] <= 61
         assert max(lateness[1:]) <= 15
+
+
+async def test_a_delivery_shows_how_long_a_job_took(make_world: MakeWorld) -> None:
+    """What is learned from a delivered job is an interval of at most 3 s around its duration, after a single poll."""
+    world = make_world()
+    async with client_with_webhook(world, max_in_flight=1) as (client, _):
+        for seed in range(8):
+            await client.generate(a_request(seed=seed))
+        [history] = engine_of(client).shared.estimator.histories.values()
+    for observation, emulated in zip(list(history.observations)[4:], list(world.service.jobs.values())[4:], strict=True):
+        duration = emulated.done_at - emulated.accepted_at
+        assert observation.after <= duration <= observation.by + 1e-6
+        assert observation.by - observation.after <= 3
 
 
 async def test_a_delivery_while_the_links_are_probed_proves_the_webhook(make_world: MakeWorld) -> None:

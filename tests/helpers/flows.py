@@ -14,6 +14,7 @@ from modelslab_async.polling import flow
 from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.flow import ActionResult, PollPolicy, Wait
 from modelslab_async.polling.schedule import Gaps, RateLimiter
+from modelslab_async.polling.workload import Workload
 from modelslab_async.protocol import retry, wire
 
 READY = wire.Ready(id="1", links=("https://files.invalid/a.mp4",))
@@ -91,7 +92,7 @@ def polling(
     **policy: Any,
 ) -> Generator[flow.Action, ActionResult, Any]:
     """Return the flow of a job that was accepted at 1000 s."""
-    schedule = JobForecast(DurationEstimator(), (), eta, random.Random(seed))
+    schedule = JobForecast(DurationEstimator(), Workload(), eta, random.Random(seed))
     return flow.poll_until_done(
         PollPolicy(**policy), schedule, RateLimiter(per_second), DELAYS, now=1000.0, links=links
     )

@@ -10,6 +10,7 @@ from modelslab_async import SavedVideo
 from modelslab_async.job.run import JobRun
 from modelslab_async.media.saved import Progress
 from modelslab_async.polling.estimator import DurationEstimator, JobForecast
+from modelslab_async.polling.workload import Workload
 from modelslab_async.protocol.lifecycle import Event
 from modelslab_async.protocol.secret import ApiKey
 
@@ -25,7 +26,7 @@ class FakeRuntime:
         self.ends = 0
 
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
-        return JobForecast(DurationEstimator(), (), eta, random.Random(1))
+        return JobForecast(DurationEstimator(), Workload(), eta, random.Random(1))
 
     def on_event(self, run: JobRun, event: Event) -> None:
         """Do nothing."""

@@ -17,6 +17,7 @@ from modelslab_async.polling import flow
 from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.flow import ActionResult, Fetch, PollPolicy, Wait
 from modelslab_async.polling.schedule import RateLimiter
+from modelslab_async.polling.workload import Workload
 from modelslab_async.protocol import wire
 
 
@@ -43,33 +44,52 @@ def test_an_end_is_detected_within_the_ceiling_and_the_rate_limit(
 def test_no_poll_before_the_floor_unless_woken(
     eta: float | None, seconds: float, wakes: list[float], rate: float | None, seed: int
 ) -> None:
-    """Polls are at least a floor apart, and a poll after a wake-up comes at once, whatever the rate limit."""
+    """Polls are at least a floor apart, except after a wake-up: the first comes at once, whatever the rate limit."""
     driver = Driver(ends_after(seconds), wakes=wakes)
     driver.run(polling(eta, per_second=rate, seed=seed))
     polls = [1000.0, *driver.times(Fetch)]
-    early = [poll for last, poll in itertools.pairwise(polls) if poll - last < FLOOR - 1e-6]
-    assert set(early) <= set(wakes)
+    early = {poll for last, poll in itertools.pairwise(polls) if poll - last < FLOOR - 1e-6}
+    least = flow.DELAYS_AFTER_WAKE[0]
+    assert all(poll in wakes or any(wake <= poll - least + 1e-6 for wake in wakes) for poll in early)
     assert {wake for wake in wakes if wake < driver.now} <= set(polls)
 
 
 @given(seconds=st.floats(0, 500), gap=st.floats(0.5, 0.9), wakes=TIMES)
-def test_a_wake_up_costs_at_most_one_request(seconds: float, gap: float, wakes: list[float]) -> None:
-    """Each wake-up costs at most one request, and a wake-up after the end detects the end at once."""
+def test_a_wake_up_costs_at_most_five_requests(seconds: float, gap: float, wakes: list[float]) -> None:
+    """Each wake-up costs at most one request and four more, and one after the end detects the end at once."""
     plain, woken = Driver(ends_after(seconds)), Driver(ends_after(seconds), wakes=list(wakes))
     for driver in (plain, woken):
         driver.run(flow.poll_until_done(PollPolicy(), Every(gap), RateLimiter(None), DELAYS, now=1000.0))
-    assert len(woken.times(Fetch)) <= len(plain.times(Fetch)) + len(wakes)
+    most = 1 + len(flow.DELAYS_AFTER_WAKE)
+    assert len(woken.times(Fetch)) <= len(plain.times(Fetch)) + most * len(wakes)
     assert all(woken.now <= wake for wake in wakes if wake >= 1000 + seconds)
+
+
+def test_a_delivery_before_the_fetch_reports_success_is_followed_up() -> None:
+    """After a wake-up that finds the job running, polls follow after 0.5, 1, 2 and 4 s, then as planned."""
+    driver = Driver(ends_after(1000), wakes=[1010.0])
+    driver.run(flow.poll_until_done(PollPolicy(), Every(50.0), RateLimiter(None), DELAYS, now=1000.0))
+    offsets = [poll - 1010 for poll in driver.times(Fetch)[:6]]
+    assert offsets == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 57.5], abs=4 * flow.TICK)
+
+
+@given(early=st.floats(0.0, 7.4), eta=ETAS, seed=st.integers())
+def test_an_early_delivery_costs_little_time(early: float, eta: float | None, seed: int) -> None:
+    """However early a delivery comes, the end is seen late by at most that time and half a second."""
+    driver = Driver(ends_after(100.0), wakes=[1100.0 - early])
+    assert driver.run(polling(eta, seed=seed)) == READY
+    assert driver.now - 1100 <= early + 0.5 + 4 * flow.TICK
 
 
 @given(eta=ETAS, timeout=st.floats(0.5, 5000), wakes=TIMES, seed=st.integers())
 def test_a_deadline_bounds_the_number_of_polls(
     eta: float | None, timeout: float, wakes: list[float], seed: int
 ) -> None:
-    """With a deadline there is at most one poll for each floor and each wake-up."""
+    """With a deadline there is at most one poll for each floor, and five for each wake-up."""
     driver = Driver(lambda *_: wire.NotReady(), wakes=wakes)
     driver.run(polling(eta, timeout=timeout, seed=seed))
-    assert len(driver.times(Fetch)) <= timeout / FLOOR + len(wakes) + 1
+    most = 1 + len(flow.DELAYS_AFTER_WAKE)
+    assert len(driver.times(Fetch)) <= timeout / FLOOR + most * len(wakes) + 1
 
 
 @given(eta=ETAS, seconds=st.floats(0, 2000), wakes=TIMES, rate=st.none() | st.floats(0.1, 50), seed=st.integers())
@@ -115,7 +135,7 @@ def test_polls_are_aligned_to_ticks(begun: float, gap: float, timeout: float | N
 
 def test_ten_thousand_jobs_keep_the_rate_limit() -> None:
     """10,000 jobs are polled at most 200 times a second, and each job in turn, none of them twice as late."""
-    rate_limiter, schedule = RateLimiter(200.0), JobForecast(DurationEstimator(), (), 40.0, random.Random(1))
+    rate_limiter, schedule = RateLimiter(200.0), JobForecast(DurationEstimator(), Workload(), 40.0, random.Random(1))
     polls: dict[int, list[float]] = {job: [] for job in range(10_000)}
     flows = [flow.poll_until_done(PollPolicy(), schedule, rate_limiter, DELAYS, now=0.0) for _ in polls]
     queue = []

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelslab_async.polling.distribution import EDGES, Cells, prior
+from modelslab_async.polling.distribution import RATIOS, Cells, prior
 from modelslab_async.polling.schedule import Gaps, PollPlan, gaps_at, plan, urgency
 
+SCALE = 50.0
+EDGES = [SCALE * ratio for ratio in RATIOS]
 MIDDLES = [(a + b) / 2 for a, b in pairwise(EDGES)]
 
 
@@ -69,7 +71,7 @@ def followed(schedule: PollPlan, until: float) -> list[float]:
 def test_no_other_polls_cost_less(ended: Callable[[float], float], poll_cost: float) -> None:
     """From the start of a job, the plan's polls cost the least of all possible polls, within the grid's 1.5 %."""
     cells = cells_of(ended)
-    schedule = plan(cells, Gaps(poll_cost=poll_cost, floor=1e-3, ceiling=1e6))
+    schedule = plan(cells, Gaps(poll_cost=poll_cost, floor=1e-3, ceiling=1e6), SCALE)
     edges = [min(range(len(EDGES)), key=lambda edge: abs(EDGES[edge] - poll)) for poll in followed(schedule, 1000.0)]
     assert cost([*edges, len(EDGES) - 1], cells, poll_cost) <= 1.015 * least_cost(cells, poll_cost)
 
@@ -77,7 +79,7 @@ def test_no_other_polls_cost_less(ended: Callable[[float], float], poll_cost: fl
 def test_a_constant_hazard_means_constant_gaps() -> None:
     """For exponential durations of mean m, the best gap g solves exp(g/m) - 1 - g/m = c/m at any elapsed time."""
     mean, poll_cost = 100.0, 2.0
-    schedule = plan(cells_of(lambda seconds: 1 - math.exp(-seconds / mean)), gaps_at(poll_cost))
+    schedule = plan(cells_of(lambda seconds: 1 - math.exp(-seconds / mean)), gaps_at(poll_cost), SCALE)
     low, high = 0.0, mean
     while high - low > 1e-9:
         middle = (low + high) / 2
@@ -88,7 +90,7 @@ def test_a_constant_hazard_means_constant_gaps() -> None:
 
 def test_polls_are_dense_where_the_hazard_is_high() -> None:
     """Around the peak the gaps are close to sqrt(2c/h) (Keller, Management Science 21, 1974), elsewhere far longer."""
-    schedule = plan(cells_of(two_peaks), Gaps())
+    schedule = plan(cells_of(two_peaks), Gaps(), SCALE)
     hazard = (two_peaks(57.5) - two_peaks(56.5)) / (1 - two_peaks(57))
     assert schedule.gap(57.0) == pytest.approx(math.sqrt(2 / hazard), rel=0.4)
     assert schedule.gap(0.0) > 10 * schedule.gap(57.0)
@@ -98,20 +100,23 @@ def test_polls_are_dense_where_the_hazard_is_high() -> None:
 def test_expensive_polls_are_rare() -> None:
     """With ten times the cost of a poll, there are fewer polls by about the root of ten."""
     few, many = (
-        len(followed(plan(cells_of(lognormal), gaps_at(cost)._replace(floor=0.1)), 100.0)) for cost in (5.0, 0.5)
+        len(followed(plan(cells_of(lognormal), gaps_at(cost)._replace(floor=0.1), SCALE), 100.0)) for cost in (5.0, 0.5)
     )
     assert math.sqrt(10) / 1.5 < many / few < math.sqrt(10) * 1.5
 
 
 @given(
-    eta=st.none() | st.floats(EDGES[0], EDGES[-1]),
+    eta=st.none() | st.floats(1e-3, 1e9),
+    scale=st.floats(1e-3, 1e9),
     poll_cost=st.floats(1e-3, 1e3),
     elapsed=st.lists(st.floats(0, 1e9), min_size=1, max_size=20),
     seed=st.integers(),
 )
-def test_no_gap_leaves_its_bounds(eta: float | None, poll_cost: float, elapsed: list[float], seed: int) -> None:
+def test_no_gap_leaves_its_bounds(
+    eta: float | None, scale: float, poll_cost: float, elapsed: list[float], seed: int
+) -> None:
     """With any numbers, a gap is from the floor to the ceiling."""
-    schedule = plan(prior(eta), gaps_at(poll_cost))
+    schedule = plan(prior(eta, scale), gaps_at(poll_cost), scale)
     rng = random.Random(seed)
     for moment in elapsed:
         assert schedule.gaps.floor <= schedule.jittered(moment, rng) <= schedule.gaps.ceiling
@@ -120,18 +125,36 @@ def test_no_gap_leaves_its_bounds(eta: float | None, poll_cost: float, elapsed: 
 def test_a_job_that_outlives_the_distribution_is_polled_at_the_ceiling() -> None:
     """After the time by which all such jobs ended, the gap is the ceiling."""
     certain = [0.0] * len(MIDDLES)
-    certain[400] = 1.0
-    schedule = plan(certain, Gaps())
-    for elapsed in (EDGES[402], 3600.0, EDGES[-1], 1e9):
+    certain[300] = 1.0
+    schedule = plan(certain, Gaps(), SCALE)
+    for elapsed in (EDGES[302], 3600.0, EDGES[-1], 1e9):
         assert schedule.gap(elapsed) == schedule.gaps.ceiling
 
 
 def test_the_end_is_near_once_one_in_ten_has_ended() -> None:
     """`is_near_end` turns True at the tenth percentile of the durations."""
-    schedule = plan(cells_of(lognormal), Gaps())
+    schedule = plan(cells_of(lognormal), Gaps(), SCALE)
     tenth = 60 * math.exp(-0.3 * 1.2816)
     assert not schedule.is_near_end(tenth * 0.97)
     assert schedule.is_near_end(tenth * 1.03)
+
+
+@given(st.floats(0.1, 1000.0))
+def test_a_plan_scales_with_the_durations(factor: float) -> None:
+    """If jobs take a factor longer and a poll costs as much more, every poll comes later by the factor."""
+    cells, free = cells_of(lognormal), Gaps(poll_cost=1.0, floor=1e-3, ceiling=1e6)
+    longer = Gaps(*(factor * each for each in free))
+    short, long = plan(cells, free, SCALE), plan(cells, longer, SCALE * factor)
+    assert list(long.polls) == pytest.approx([factor * poll for poll in short.polls], rel=0.01)
+
+
+@given(st.floats(0, 300), st.integers())
+def test_the_jitter_is_small_where_the_moment_matters(elapsed: float, seed: int) -> None:
+    """The jitter is at most 3 % of the gap, 1 s, and a quarter of the gap after it."""
+    schedule = plan(cells_of(two_peaks), Gaps(floor=0.1), SCALE)
+    gap = schedule.gap(elapsed)
+    most = min(0.03 * gap, 1.0, schedule.gap(elapsed + gap) / 4)
+    assert abs(schedule.jittered(elapsed, random.Random(seed)) - gap) <= most + 1e-9
 
 
 @given(st.integers(0, 10**6), st.integers(0, 200))
