@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -50,6 +50,8 @@ _HINTS: Sequence[tuple[tuple[type[BaseException], ...], str]] = (
 )
 """What to do, by the class of the cause."""
 _SHOWN_CHARACTERS = 300
+_SILENT: Mapping[type[BaseException], str] = {TimeoutError: "it does not answer"}
+"""What happened, by the class of an error without a text."""
 _log = logging.getLogger("modelslab_async")
 
 _T = TypeVar("_T")
@@ -132,7 +134,7 @@ class Database:
 
     def explain(self, error: BaseException) -> JournalError:
         """Return a JournalError that says what happened and what to do about it."""
-        words = str(error)[:_SHOWN_CHARACTERS] or type(error).__name__
+        words = str(error)[:_SHOWN_CHARACTERS] or _SILENT.get(type(error), type(error).__name__)
         if _is_unwritable(error):
             return self.unwritable(words, error)
         hint = next((hint for classes, hint in _HINTS if isinstance(error, classes)), "see the cause")

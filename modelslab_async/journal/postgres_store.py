@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 import asyncpg
 
 from modelslab_async.aio import wait_for_event
-from modelslab_async.errors import JournalError
+from modelslab_async.errors import JournalError, ModelsLabError
 from modelslab_async.journal import postgres_rows as rows
 from modelslab_async.journal.base import Row
 from modelslab_async.journal.postgres_address import Address
 from modelslab_async.journal.postgres_database import AwayError, Database, transaction
-from modelslab_async.journal.postgres_queue import RETRY_SECONDS, Change, PutBackClaim, WriteQueue
+from modelslab_async.journal.postgres_queue import RETRY_SECONDS, Change, PutBackClaim, Queued, WriteQueue
 from modelslab_async.journal.store import Outcome, PutBack, UnwritableError, Write
 from modelslab_async.protocol.claims import Account, AccountCap, Ask, Claim, Claimed, Follow
 from modelslab_async.protocol.lifecycle import JobState
@@ -238,6 +238,10 @@ class PostgresStore:
                 is_repeated = True
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            except ModelsLabError:
+                if is_repeated:  # what an earlier attempt may have committed is still there
+                    self.queue.put(Queued(PutBackClaim(record)))
+                raise
             self.lease.renew(sent_at)
             return answer
 
