@@ -234,11 +234,15 @@ async def test_a_video_that_is_not_saved_is_saved_when_its_visitor_returns(
         await request_video(page, "zoom in")
         await page.locator("li a.button").wait_for(timeout=TIMEOUT)
         ref = await page.locator("li").get_attribute("id")
-        assert await page.evaluate(f"fetch('jobs/{ref}/video').then(answer => answer.ok)")  # it waits for the save
+        whole = f"fetch('jobs/{ref}/video').then(answer => answer.ok && answer.blob()).then(blob => blob.size > 0)"
+        assert await page.evaluate(whole)  # it waits for the save
+        # The server opens a file after it has sent the head of its reply. No request may be at that point now.
+        begun = "[document.querySelector('li video')].every(video => video.readyState || video.error)"
+        await page.wait_for_function(begun)
         (tmp_path / "videos" / f"{ref}.mp4").unlink()
         await page.reload()
         await page.locator("li a.button").wait_for(timeout=TIMEOUT)
-        assert await page.evaluate(f"fetch('jobs/{ref}/video').then(answer => answer.ok)")
+        assert await page.evaluate(whole)
         assert len(emulator.ledger.charges) == 1
 
 
