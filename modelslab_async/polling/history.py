@@ -20,7 +20,8 @@ A service changes. Three things follow it:
   Biometrika 41, 1954; Willsky and Jones, "A generalized likelihood ratio approach", IEEE Trans. Automatic Control 21,
   1976). The old distribution of the ratios stays as a prior, because a service that becomes slower mostly does so by a
   factor. So a false alarm costs little.
-- If a run of jobs ended before their first poll, nothing shows how long before. Then the next job is polled early.
+- If a run of jobs ended before their first poll, nothing shows how long before. Then the next job is polled early:
+  after a short run if that is surprising, and else after a dozen jobs.
 """
 
 from __future__ import annotations
@@ -55,11 +56,13 @@ _LEAST_SECONDS = 1e-3
 _EXPONENT_DEVIATION = 0.5
 """The standard deviation of an exponent from its value before there are observations."""
 _MAX_EXPONENT = 2.0
-_FIT_ROUNDS = 4
+_FIT_ROUNDS = 3
 _LEAST_DEVIATION = 0.02
 """Differences of logarithms below this count alike in a fit, and are no drift."""
 _SAME_CENTER = 0.05
 """A center that moved by less is kept, so that the distribution of the ratios can be improved instead of made anew."""
+_UNSETTLED = 64
+"""The number of jobs up to which the durations within the observed intervals are estimated anew with each model."""
 _STEP_RATIO, _MIN_STEP, _MAX_STEP = 0.25, 0.002, 0.1
 """Scales share a plan if their logarithms differ by less than this share of the median error, within bounds."""
 
@@ -80,6 +83,10 @@ _LEAST_SHARE = 1e-3
 """No end is more surprising than one in a thousand."""
 _DOUBT = 0.05
 """The probability of a run of ends before the first poll below which an early poll finds out why."""
+_IMPOSSIBLE = 1e-4
+"""The probability of such a run below which the service has changed."""
+_MAX_EARLY = 12
+"""The number of such ends after which an early poll finds out why in any case."""
 _WEIGHT_OF_PAST, _SHARE_OF_NEW = 8.0, 0.3
 """Observations that the distribution before a change counts as, and its share that is replaced by a wide one."""
 _NORMAL = NormalDist()
@@ -160,8 +167,7 @@ class History:
         """The error of the forecast of each job, as a difference of logarithms."""
         self._scores = deque[float](maxlen=_MAX_RUN)
         self._average = _Average()
-        self._run_probability = 1.0
-        """The probability that so many of the latest jobs ended before their first poll."""
+        self._early_run = _EarlyRun()
         self._past: Cells | None = None
         """The distribution before the last change; None if there was none."""
         self._model, self._is_stale = self._first_model(), False
@@ -190,7 +196,7 @@ class History:
     @property
     def is_doubtful(self) -> bool:
         """Whether the latest jobs may have ended long before their first poll."""
-        return self._run_probability < _DOUBT
+        return self._early_run.is_doubtful
 
     def learn(self, observation: Observation) -> None:
         """Add the observation of a job that ended."""
@@ -204,9 +210,9 @@ class History:
         self._count += 1
         if model.ended:
             share = model.share(observation, math.exp(log_scale + level))
-            self._run_probability = 1.0 if observation.after else self._run_probability * 2 * share
             self._scores.append(_NORMAL.inv_cdf(share))
-            if run := _surprising(self._scores):
+            self._early_run.follow(0.0 if observation.after else 2 * share)
+            if run := _surprising(self._scores) or self._early_run.surprising:
                 self._forget_all_but(run)
         if self._count >= self._edition + max(1, self._edition // 5) or model.is_drifting != self._average.is_better:
             self._is_stale = True
@@ -220,7 +226,7 @@ class History:
         self._log_durations.clear()
         self._log_durations.extend(each.log_middle for each in latest)
         self._scores.clear()
-        self._run_probability = 1.0
+        self._early_run = _EarlyRun()
         self._model, self._count, self._edition = self._first_model(), run, 0
 
     def factor_of(self, others: Sequence[Observation]) -> float:
@@ -248,7 +254,7 @@ class History:
     def _fit(self) -> Model:
         """Return the model that the observations show."""
         previous, first = self._model, self._first_model()
-        if previous.ended and not previous.is_drifting:
+        if previous.ended and not previous.is_drifting and self._count <= _UNSETTLED:
             self._log_durations = deque(map(previous.log_duration, self.observations), maxlen=MAX_OBSERVATIONS)
         works = [math.log(each.work) for each in self.observations]
         etas = [math.log(each.eta or 1.0) for each in self.observations]
@@ -288,6 +294,30 @@ class History:
     def _first_model(self) -> Model:
         """Return the model without observations: a job takes its eta; without an eta, it takes as long as its work."""
         return Model(0.0, 1.0, 0.0) if self.has_eta else Model(1.0, 0.0, math.log(distribution.TYPICAL_SECONDS))
+
+
+class _EarlyRun:
+    """The latest jobs, as far as each ended before its first poll, and how probable that is."""
+
+    def __init__(self) -> None:
+        self._jobs, self._probability = 0, 1.0
+
+    def follow(self, probability: float) -> None:
+        """Add the probability that the next job ends before its first poll; 0 if it did not."""
+        if probability:
+            self._jobs, self._probability = self._jobs + 1, self._probability * probability
+        else:
+            self._jobs, self._probability = 0, 1.0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether they are so many that they may have ended long before."""
+        return self._probability < _DOUBT or self._jobs >= _MAX_EARLY
+
+    @property
+    def surprising(self) -> int:
+        """The number of these jobs if they are too many for chance; 0 if not."""
+        return self._jobs if self._probability < _IMPOSSIBLE else 0
 
 
 class _Average:
