@@ -20,7 +20,8 @@ A service changes. Three things follow it:
   Biometrika 41, 1954; Willsky and Jones, "A generalized likelihood ratio approach", IEEE Trans. Automatic Control 21,
   1976). The old distribution of the ratios stays as a prior, because a service that becomes slower mostly does so by a
   factor. So a false alarm costs little.
-- If a run of jobs ended before their first poll, nothing shows how long before. Then the next job is polled early.
+- If a run of jobs ended before their first poll, nothing shows how long before. Then the next job is polled early:
+  after a short run if that is surprising, and else after a dozen jobs.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, islice
-from operator import mul
+from operator import mul, sub
 from statistics import NormalDist, fmean, median
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ import attrs
 from modelslab_async.polling import distribution
 from modelslab_async.polling.distribution import Cells, Span
 
-MAX_OBSERVATIONS = 256
+MAX_OBSERVATIONS = 128
 """Observations that are kept. Older observations may no longer hold."""
 WARM = 8
 """Observations from which on jobs of other kinds and the service's eta do not add to the distribution."""
@@ -55,11 +56,13 @@ _LEAST_SECONDS = 1e-3
 _EXPONENT_DEVIATION = 0.5
 """The standard deviation of an exponent from its value before there are observations."""
 _MAX_EXPONENT = 2.0
-_FIT_ROUNDS = 4
+_FIT_ROUNDS = 2
 _LEAST_DEVIATION = 0.02
 """Differences of logarithms below this count alike in a fit, and are no drift."""
 _SAME_CENTER = 0.05
 """A center that moved by less is kept, so that the distribution of the ratios can be improved instead of made anew."""
+_UNSETTLED = 64
+"""The number of jobs up to which the durations within the observed intervals are estimated anew with each model."""
 _STEP_RATIO, _MIN_STEP, _MAX_STEP = 0.25, 0.002, 0.1
 """Scales share a plan if their logarithms differ by less than this share of the median error, within bounds."""
 
@@ -80,6 +83,10 @@ _LEAST_SHARE = 1e-3
 """No end is more surprising than one in a thousand."""
 _DOUBT = 0.05
 """The probability of a run of ends before the first poll below which an early poll finds out why."""
+_IMPOSSIBLE = 1e-4
+"""The probability of such a run below which the service has changed."""
+_MAX_EARLY = 12
+"""The number of such ends after which an early poll finds out why in any case."""
 _WEIGHT_OF_PAST, _SHARE_OF_NEW = 8.0, 0.3
 """Observations that the distribution before a change counts as, and its share that is replaced by a wide one."""
 _NORMAL = NormalDist()
@@ -160,8 +167,7 @@ class History:
         """The error of the forecast of each job, as a difference of logarithms."""
         self._scores = deque[float](maxlen=_MAX_RUN)
         self._average = _Average()
-        self._run_probability = 1.0
-        """The probability that so many of the latest jobs ended before their first poll."""
+        self._early_run = _EarlyRun()
         self._past: Cells | None = None
         """The distribution before the last change; None if there was none."""
         self._model, self._is_stale = self._first_model(), False
@@ -190,7 +196,7 @@ class History:
     @property
     def is_doubtful(self) -> bool:
         """Whether the latest jobs may have ended long before their first poll."""
-        return self._run_probability < _DOUBT
+        return self._early_run.is_doubtful
 
     def learn(self, observation: Observation) -> None:
         """Add the observation of a job that ended."""
@@ -204,11 +210,12 @@ class History:
         self._count += 1
         if model.ended:
             share = model.share(observation, math.exp(log_scale + level))
-            self._run_probability = 1.0 if observation.after else self._run_probability * 2 * share
             self._scores.append(_NORMAL.inv_cdf(share))
-            if run := _surprising(self._scores):
+            self._early_run.follow(0.0 if observation.after else 2 * share)
+            if run := _surprising(self._scores) or self._early_run.surprising:
                 self._forget_all_but(run)
-        if self._count >= self._edition + max(1, self._edition // 5) or model.is_drifting != self._average.is_better:
+        grown = self._count - self._edition
+        if grown >= max(1, self._edition // 5) or (grown >= WARM and model.is_drifting != self._average.is_better):
             self._is_stale = True
 
     def _forget_all_but(self, run: int) -> None:
@@ -220,7 +227,7 @@ class History:
         self._log_durations.clear()
         self._log_durations.extend(each.log_middle for each in latest)
         self._scores.clear()
-        self._run_probability = 1.0
+        self._early_run = _EarlyRun()
         self._model, self._count, self._edition = self._first_model(), run, 0
 
     def factor_of(self, others: Sequence[Observation]) -> float:
@@ -247,32 +254,32 @@ class History:
 
     def _fit(self) -> Model:
         """Return the model that the observations show."""
-        previous, first = self._model, self._first_model()
-        if previous.ended and not previous.is_drifting:
+        previous = self._model
+        if previous.ended and not previous.is_drifting and self._count <= _UNSETTLED:
             self._log_durations = deque(map(previous.log_duration, self.observations), maxlen=MAX_OBSERVATIONS)
+        durations = self._log_durations
         works = [math.log(each.work) for each in self.observations]
         etas = [math.log(each.eta or 1.0) for each in self.observations]
-        a, b = _exponents(self._log_durations, works, etas, (first.work_exponent, first.eta_exponent))
-        factors = [y - a * work - b * eta for y, work, eta in zip(self._log_durations, works, etas, strict=True)]
+        a, b = _exponents(durations, works, etas, previous, self._first_model())
+        factors = [y - a * work - b * eta for y, work, eta in zip(durations, works, etas, strict=True)]
         center, start = median(factors), None
         if previous.cells and abs(center - previous.center) < _SAME_CENTER:
             center, start = previous.center, previous.cells
         errors = [factor - center for factor in factors]
         levels = self._follow(errors)
-        is_drifting = self._average.is_better
-        if is_drifting:
-            errors = [error - level for error, level in zip(errors, levels, strict=True)]
+        if self._average.is_better:
+            errors = list(map(sub, errors, levels))
         self._errors = deque(errors, maxlen=MAX_OBSERVATIONS)
-        model = Model(a, b, center, is_drifting)
+        model = Model(a, b, center, self._average.is_better)
         if self._count < WARM and not self._past:
             return model
-        spans = [
-            _span(model, each, level if is_drifting else 0.0)
-            for each, level in zip(self.observations, levels, strict=True)
-        ]
         prior, weight = distribution.around(1.0), distribution.PRIOR_WEIGHT
         if self._past:
             prior, weight = distribution.mixed(self._past, prior, _SHARE_OF_NEW), _WEIGHT_OF_PAST
+        scales = map(math.exp, map(sub, durations, errors))
+        spans = [
+            Span(each.after / scale, each.by / scale) for each, scale in zip(self.observations, scales, strict=True)
+        ]
         cells = array("d", distribution.estimate(spans, prior, weight, start))
         step = min(max(_STEP_RATIO * median(map(abs, errors)), _MIN_STEP), _MAX_STEP)
         return attrs.evolve(model, step=step, cells=cells, ended=array("d", (0.0, *accumulate(cells))))
@@ -288,6 +295,30 @@ class History:
     def _first_model(self) -> Model:
         """Return the model without observations: a job takes its eta; without an eta, it takes as long as its work."""
         return Model(0.0, 1.0, 0.0) if self.has_eta else Model(1.0, 0.0, math.log(distribution.TYPICAL_SECONDS))
+
+
+class _EarlyRun:
+    """The latest jobs, as far as each ended before its first poll, and how probable that is."""
+
+    def __init__(self) -> None:
+        self._jobs, self._probability = 0, 1.0
+
+    def follow(self, probability: float) -> None:
+        """Add the probability that the next job ends before its first poll; 0 if it did not."""
+        if probability:
+            self._jobs, self._probability = self._jobs + 1, self._probability * probability
+        else:
+            self._jobs, self._probability = 0, 1.0
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether they are so many that they may have ended long before."""
+        return self._probability < _DOUBT or self._jobs >= _MAX_EARLY
+
+    @property
+    def surprising(self) -> int:
+        """The number of these jobs if they are too many for chance; 0 if not."""
+        return self._jobs if self._probability < _IMPOSSIBLE else 0
 
 
 class _Average:
@@ -330,30 +361,31 @@ def _surprising(scores: Sequence[float]) -> int:
 
 
 def _exponents(
-    log_durations: Iterable[float], works: Sequence[float], etas: Sequence[float], prior: tuple[float, float]
+    log_durations: Iterable[float], works: Sequence[float], etas: Sequence[float], previous: Model, prior: Model
 ) -> tuple[float, float]:
     """Return the exponents of work and eta that fit best. *works* and *etas* are logarithms.
+
+    previous: a model whose exponents are near the best ones. prior: the model without observations.
 
     The sum of the absolute errors is made least by least squares whose weights come from the errors of the round
     before. A penalty keeps an exponent near its prior value as long as the data say little.
     """
+    a, b = prior.work_exponent, prior.eta_exponent
     if all(work == works[0] for work in works) and all(eta == etas[0] for eta in etas):
-        return prior
-    a, b = prior
+        return a, b
     rests = [y - a * work - b * eta for y, work, eta in zip(log_durations, works, etas, strict=True)]
-    weights, deviation = [1.0] * len(rests), fmean(map(abs, _centered(rests, [1.0] * len(rests))))
-    change_a = change_b = 0.0
+    change_a, change_b = previous.work_exponent - a, previous.eta_exponent - b
+    weights = [1.0] * len(rests)
     for _ in range(_FIT_ROUNDS):
         ys, ws, es = (_centered(values, weights) for values in (rests, works, etas))
-        penalty = fmean(weights) * max(deviation / _EXPONENT_DEVIATION, _LEAST_DEVIATION) ** 2
+        errors = [abs(y - change_a * w - change_b * e) for y, w, e in zip(ys, ws, es, strict=True)]
+        weights = [1 / max(error, _LEAST_DEVIATION) for error in errors]
+        penalty = fmean(weights) * max(fmean(errors) / _EXPONENT_DEVIATION, _LEAST_DEVIATION) ** 2
         weighted_ws, weighted_es = list(map(mul, weights, ws)), list(map(mul, weights, es))
         ww, ee = _dot(weighted_ws, ws) + penalty, _dot(weighted_es, es) + penalty
         we, wy, ey = _dot(weighted_ws, es), _dot(weighted_ws, ys), _dot(weighted_es, ys)
         determinant = ww * ee - we * we
         change_a, change_b = (wy * ee - ey * we) / determinant, (ey * ww - wy * we) / determinant
-        errors = [abs(y - change_a * w - change_b * e) for y, w, e in zip(ys, ws, es, strict=True)]
-        deviation = fmean(errors)
-        weights = [1 / max(error, _LEAST_DEVIATION) for error in errors]
     return _clamped(a + change_a), _clamped(b + change_b)
 
 
