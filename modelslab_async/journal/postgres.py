@@ -79,6 +79,11 @@ class PostgresJournal:
         """As in `Journal`."""
         return self._owner
 
+    @property
+    def place(self) -> str:
+        """The database's URL without user, password and options."""
+        return self._address.place
+
     def reset_after_fork(self) -> None:
         """Become closed in a forked child. The parent's thread goes on there, and writes what was queued."""
         if self._thread:

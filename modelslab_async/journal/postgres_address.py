@@ -40,6 +40,9 @@ class Address:
         """The URL without the password, as asyncpg takes it."""
         self.name = f"journal {parts.scheme}://{user}{is_there}{hosts}{parts.path}"
         """What error messages call the database."""
+        where = [(name, value) for name, value in options if name in ("host", "port")]
+        self.place = urlunsplit(("postgresql", hosts, parts.path, urlencode(where), ""))
+        """The database without user, password and other options."""
 
     @property
     def has_password(self) -> bool:
