@@ -49,6 +49,11 @@ class Address:
         """Whether the URL has a password. If not, asyncpg finds it in the environment or in the password file."""
         return self._password is not None
 
+    @property
+    def wrapped_password(self) -> ApiKey:
+        """The password, hidden; empty if the URL has none."""
+        return self._password or ApiKey("")
+
     def password(self) -> str:
         """Return the password for the connection."""
         return str(json.loads(self._password.as_json())) if self._password else ""
