@@ -7,25 +7,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
-import attrs
-
-from modelslab_async.batch.decider import Decider, Options
-from modelslab_async.batch.folder import Owner, opened
+from modelslab_async.batch.decider import Options
 from modelslab_async.batch.manifest import Entry, Source, read_manifest, value_of
-from modelslab_async.batch.naming import DEFAULT_NAME, pattern_problem
+from modelslab_async.batch.naming import DEFAULT_NAME
+from modelslab_async.batch.opening import DEFAULT_LOOKAHEAD, Batch, open_decider
 from modelslab_async.batch.plan import BatchPlan
-from modelslab_async.batch.planner import plan_run
 from modelslab_async.batch.results import Result, read_results
-from modelslab_async.batch.run import BatchEvent, Run, Step
+from modelslab_async.batch.run import BatchEvent, Step
 from modelslab_async.client import Client
-from modelslab_async.errors import ClientStateError, InvalidRequestError, ModelsLabError
-from modelslab_async.protocol.problems import wrong
-from modelslab_async.protocol.secret import ApiKey, without_key
 
 __all__ = [
     "Batch",
@@ -40,40 +33,6 @@ __all__ = [
     "run_batch",
     "value_of",
 ]
-DEFAULT_LOOKAHEAD = 64
-
-
-@attrs.frozen
-class Batch:
-    """A batch whose folder is open. `open_batch` makes it."""
-
-    _decider: Decider
-
-    @property
-    def _api_key(self) -> ApiKey:
-        return self._decider.client.api_key
-
-    @without_key
-    async def plan(self, manifest: Source, *, check_wallet: bool = False) -> BatchPlan:
-        """Return what `run` would do with the manifest, and every problem in it. Nothing is sent or charged.
-
-        With *check_wallet*, the service is asked for the account's balance, which must cover the cost.
-
-        Raises InvalidRequestError if the manifest cannot be read; JournalError; with *check_wallet*, APIError or
-        TransportError.
-        """
-        return await plan_run(self._decider, manifest, check_wallet=check_wallet)
-
-    async def run(self, manifest: Source, *, stop: asyncio.Event | None = None) -> AsyncGenerator[BatchEvent]:
-        """Make the videos of a manifest and yield the events. See `run_batch`."""
-        run = Run(self._decider, stop or asyncio.Event())
-        async with aclosing(run.events(manifest)) as events:
-            try:
-                async for event in events:
-                    yield event
-            except ModelsLabError as error:
-                self._api_key.hide_in(error)
-                raise
 
 
 @asynccontextmanager
@@ -87,21 +46,7 @@ async def open_batch(
     resubmit_uncertain: bool = False,
     emulator: bool = False,
 ) -> AsyncIterator[Batch]:
-    """Open a batch in *folder*, and lock the folder against other runs. `run_batch` explains arguments and errors."""
-    client.api_key.require_absent(folder=folder, name=name)
-    problem = pattern_problem(name)
-    if lookahead < 1:
-        problem = wrong("lookahead", lookahead, "must be at least 1", "pass a larger number")
-    if problem:
-        raise InvalidRequestError([problem])
-    journal = client.journal
-    if journal is None:
-        raise ClientStateError(
-            "a batch needs a journal, to continue after a crash (hint: async with Client(journal=...) as client)"
-        )
-    await client.history(1)  # raises if the client is not open, before the folder is made
-    journal_name = getattr(journal, "path", type(journal).__qualname__)
-    owner = Owner(account=client.account_id, journal=os.path.abspath(journal_name), emulator=emulator)  # noqa: PTH100, ASYNC240 - no I/O
+    """Open a batch in *folder*, and lock the folder. `run_batch` explains arguments and errors."""
     options = Options(
         name=name,
         lookahead=lookahead,
@@ -109,17 +54,8 @@ async def open_batch(
         resubmit_uncertain=resubmit_uncertain,
         emulator=emulator,
     )
-    loop = asyncio.get_running_loop()
-    manager = opened(Path(folder), owner)
-    async with AsyncExitStack() as stack:
-        opening = loop.run_in_executor(None, manager.__enter__)
-        try:
-            opened_folder = await asyncio.shield(opening)
-        finally:
-            await asyncio.wait([opening])  # a caller that is cancelled here unlocks the folder too
-            if opening.exception() is None:
-                stack.push(manager.__exit__)
-        yield Batch(Decider(client, opened_folder, options))
+    async with open_decider(client, folder, options) as decider:
+        yield Batch(decider)
 
 
 async def run_batch(
@@ -139,6 +75,10 @@ async def run_batch(
     The client must have a journal. Run again with the same manifest, folder and journal, the batch continues. Finished
     videos are kept; their files are compared by digest. Paid jobs are collected. Uncertain and failed items are left.
     All other items are submitted. No item is paid for twice, and a failed item never stops the others.
+
+    The folder is locked against other runs, unless the journal is in PostgreSQL. Then runs on several hosts, with the
+    same manifest, journal and folder, share the work: each item is made by one of them, and each run ends with all
+    results. `modelslab_async.cluster` runs a batch on the workers of a Dask cluster.
 
     manifest: entries of `read_manifest`, requests or mappings, from an iterable or an async iterable. Items are read
         only when there is room for them, so millions are fine.

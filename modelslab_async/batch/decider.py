@@ -13,11 +13,12 @@ from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
 from modelslab_async.errors import ClientStateError
-from modelslab_async.journal.base import Journal
+from modelslab_async.journal.base import Journal, Row
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import SENT, JobRecord
 
 _FAILED = (JobState.FAILED, JobState.REFUSED)
+_NOT_COLLECTED = (JobState.FAILED, JobState.UNCERTAIN)
 
 
 @attrs.frozen(kw_only=True)
@@ -70,33 +71,48 @@ class Decider:
 
     async def decide(self, entry: Entry) -> Decision:
         """Return what to do with the item. Raises JournalError."""
+        await self._read_new_results()
         result = self.folder.last(entry.item)
         if result and result.file and await self._has_file(result):
             return Decision(action=Action.KEEP, ref=result.ref, result=result)
-        attempt, record = await self._last_attempt(entry, has_result=result is not None)
+        attempt, row = await self._last_attempt(entry, has_result=result is not None)
+        record = row and row.record
         options = self.options
         known = None if options.emulator and record is None else result  # the job ended with its emulator
         action = steps.decide(
             known, record, retry_failed=options.retry_failed, resubmit_uncertain=options.resubmit_uncertain
         )
+        if row and self._is_made_elsewhere(row):
+            is_known = result is not None and (result.ref, result.state) == (row.record.ref, row.record.state)
+            action = Action.LEAVE if is_known and row.record.state in _NOT_COLLECTED else Action.COLLECT
         ref = steps.ref_of(self.folder.batch, entry, attempt + (action is Action.SUBMIT_ANEW))
         return Decision(action=action, ref=ref, result=result, record=record)
+
+    def _is_made_elsewhere(self, row: Row) -> bool:
+        """Return whether another live client makes the item now, or made it in another run of the batch."""
+        is_elsewhere = row.is_alive and row.record.owner != self.journal.owner and row.record.state in SENT
+        return is_elsewhere and (self.folder.is_shared or row.record.state is JobState.SUBMITTING)
+
+    async def _read_new_results(self) -> None:
+        """Read what other runs of the batch wrote."""
+        if self.folder.is_shared:
+            for result in await asyncio.get_running_loop().run_in_executor(None, self.folder.read_new):
+                self.folder.remember(result)
 
     async def _has_file(self, result: Result) -> bool:
         return await asyncio.get_running_loop().run_in_executor(None, self.folder.holds, result)
 
-    async def _last_attempt(self, entry: Entry, *, has_result: bool) -> tuple[int, JobRecord | None]:
+    async def _last_attempt(self, entry: Entry, *, has_result: bool) -> tuple[int, Row | None]:
         """Return the number of the item's last attempt, from 1, and its journal row.
 
         An item with a result is looked up under the second ref too: the journal may be newer than the first attempt.
         """
-        attempt, record = 1, await self._find(entry, 1)
-        while (record or has_result) and (later := await self._find(entry, attempt + 1)):
-            attempt, record = attempt + 1, later
-        return attempt, record
+        attempt, row = 1, await self._find(entry, 1)
+        while (row or has_result) and (later := await self._find(entry, attempt + 1)):
+            attempt, row = attempt + 1, later
+        return attempt, row
 
-    async def _find(self, entry: Entry, attempt: int) -> JobRecord | None:
+    async def _find(self, entry: Entry, attempt: int) -> Row | None:
         """Return the row by its ref only: `Client.find` also matches the service's ids, which a track_id may equal."""
         ref = steps.ref_of(self.folder.batch, entry, attempt)
-        row = await self.journal.find(self.client.account_id, ref=ref)
-        return row and row.record
+        return await self.journal.find(self.client.account_id, ref=ref)

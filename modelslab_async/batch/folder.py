@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
 import sqlite3
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,17 +17,23 @@ from typing import IO
 import attrs
 
 from modelslab_async.batch.files import examine
-from modelslab_async.batch.results import RESULTS_FILE, Result, from_json, read_results, to_json
+from modelslab_async.batch.results import RESULTS_FILE, Result, from_json, to_json
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.journal import liveness
 from modelslab_async.media.disk import flush_folder
 
 BATCH_FILE = "batch.json"
+_LOCK_PATIENCE = 30.0
+"""Seconds for which a run waits while another run writes a line."""
+_LOCK_PAUSE = 0.02
 
 
 @attrs.frozen(kw_only=True)
 class Owner:
-    """The owner of a folder's jobs: the account's fingerprint, the journal's path, and whether it is an emulator's."""
+    """The owner of a folder's jobs.
+
+    account: the account's fingerprint. journal: the journal's path or database. emulator: whether the service is one.
+    """
 
     account: str
     journal: str
@@ -33,28 +42,73 @@ class Owner:
 
 @attrs.define
 class Folder:
-    """A batch's folder while it is open. No other process writes to it.
+    """A batch's folder while it is open. Unless it is shared, no other process writes to it.
 
     batch: the batch's name, with which its refs begin.
+    is_shared: whether runs of other processes and hosts use the folder at the same time.
     """
 
     path: Path
     batch: str
+    is_shared: bool
     _lock: IO[bytes]
     _results: IO[bytes]
     _index: sqlite3.Connection
     """The last result of each item, and the item of each file. It is on disk: memory does not grow with the batch."""
+    _position: int
+    """How much of `results.jsonl` was read, in bytes."""
+    _one_thread: threading.Lock = attrs.field(factory=threading.Lock)
 
     def last(self, item: str) -> Result | None:
         """Return the item's last result, or None."""
         row = self._index.execute("SELECT line FROM items WHERE item = ?", [item]).fetchone()
         return None if row is None else from_json(row[0])
 
-    def write(self, result: Result) -> None:
-        """Append a line to `results.jsonl` and flush it to the disk: call it in a thread. Raises OSError."""
-        self._results.write(to_json(result) + b"\n")
+    def write(self, result: Result, known: Result | None) -> list[Result]:
+        """Append a line to `results.jsonl` and flush it to the disk: call it in a thread. Raises OSError.
+
+        known: the item's last result, or None. Return the results to remember. In a shared folder, the lines of other
+        runs are among them, and nothing is written if another run wrote the same result.
+        """
+        if not self.is_shared:
+            self._append(result)
+            return [result]
+        with self._one_thread, _locked(self._results):
+            found = self._read_new()
+            known = next((each for each in reversed(found) if each.item == result.item), known)
+            if known and (known.ref, known.state, known.file) == (result.ref, result.state, result.file):
+                if known.host or not result.host:
+                    return found
+            self._position += self._append(result)
+            return [*found, result]
+
+    def _append(self, result: Result) -> int:
+        size = self._results.write(to_json(result) + b"\n")
         self._results.flush()
         os.fsync(self._results.fileno())
+        return size
+
+    def stored(self) -> Iterator[Result]:
+        """Yield the results that the file has now."""
+        with (self.path / RESULTS_FILE).open("rb") as file:
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._position += len(line)
+                    if result := from_json(line):
+                        yield result
+
+    def read_new(self) -> list[Result]:
+        """Return the results that other runs wrote since the last call: call it in a thread. Raises OSError."""
+        with self._one_thread:
+            return self._read_new()
+
+    def _read_new(self) -> list[Result]:
+        with (self.path / RESULTS_FILE).open("rb") as file:
+            file.seek(self._position)
+            new = file.read()
+        whole = new[: new.rfind(b"\n") + 1]
+        self._position += len(whole)
+        return [result for line in whole.splitlines() if (result := from_json(line))]
 
     def remember(self, result: Result) -> None:
         """Put a result into the index. Call it in the event loop's thread: SQLite allows one thread at a time."""
@@ -77,8 +131,8 @@ class Folder:
 
 
 @contextmanager
-def opened(path: Path, owner: Owner) -> Iterator[Folder]:
-    """Open and lock the folder. It is made if it does not exist.
+def opened(path: Path, owner: Owner, *, shared: bool = False) -> Iterator[Folder]:
+    """Open and lock a batch's folder, which is created if it does not exist. A *shared* folder may have several runs.
 
     Raises InvalidRequestError if another run uses the folder or if it belongs to another owner; OSError of the disk.
     """
@@ -87,16 +141,31 @@ def opened(path: Path, owner: Owner) -> Iterator[Folder]:
     except (FileExistsError, NotADirectoryError):
         raise _refusal(path, "cannot be made: a file is in its way", "choose another folder") from None
     with (path / BATCH_FILE).open("a+b") as lock:
-        if not liveness.try_lock(lock):
+        if not liveness.try_lock(lock, shared=shared):
             hint = "wait for its end, or choose another folder"
             raise _refusal(path, "cannot be used: another run is at work in it", hint)
-        batch = _identify(path, lock, owner)
         with (path / RESULTS_FILE).open("ab+") as results, _open_index() as index:
-            _end_last_line(results)
-            folder = Folder(path, batch, lock, results, index)
-            for result in read_results(path):
+            with _locked(results):
+                batch = _identify(path, lock, owner)
+                _end_last_line(results)
+            folder = Folder(path, batch, shared, lock, results, index, 0)
+            for result in folder.stored():
                 folder.remember(result)
             yield folder
+
+
+@contextmanager
+def _locked(file: IO[bytes]) -> Iterator[None]:
+    """Lock a file for a moment, during which it is read or written. Raises TimeoutError."""
+    give_up_at = time.monotonic() + _LOCK_PATIENCE
+    while not liveness.try_lock(file):
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(errno.ETIMEDOUT, "another process keeps the file locked", file.name)
+        time.sleep(_LOCK_PAUSE)
+    try:
+        yield
+    finally:
+        liveness.unlock(file)
 
 
 def _identify(path: Path, file: IO[bytes], owner: Owner) -> str:

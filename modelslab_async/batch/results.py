@@ -28,6 +28,7 @@ class Result:
     state: how the job ended. "ready" without a *file* means that the video could not be saved yet; see *error*.
     request: the parameters; init_image is where the picture came from.
     service: the base URL of the service.
+    host: the host that made the video, or the worker of a cluster; None if this is unknown.
     price: the price of the call in USD.
     charged: whether the job was charged; None if that cannot be known here.
     job_id: the service's id, or None if the service named none.
@@ -49,6 +50,7 @@ class Result:
     state: JobState
     request: Mapping[str, Any]
     service: str
+    host: str | None = None
     price: Decimal = Decimal(0)
     charged: bool | None
     job_id: str | None = None

@@ -1,38 +1,21 @@
-"""Run a batch: keep, collect or submit each item, save its video, and write its result."""
+"""Run a batch: decide about each item, have it made, write its result, and yield the events."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import AsyncGenerator
 from enum import Enum
-from functools import partial
-from typing import Any, TypeVar
 
 import attrs
 
-from modelslab_async.batch import steps
 from modelslab_async.batch.decider import Decider
-from modelslab_async.batch.files import examine, save_as, values_of
 from modelslab_async.batch.folder import Folder
+from modelslab_async.batch.maker import Maker, in_thread
 from modelslab_async.batch.manifest import Entry, Source, entries
-from modelslab_async.batch.naming import names
 from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
-from modelslab_async.errors import InvalidRequestError, InvalidVideoError, JobDetachedError
 from modelslab_async.job.future import Job
-from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import SENT, JobRecord
-from modelslab_async.protocol.request import ImageToVideoUltra
-
-OUTAGE_PATIENCE = 600.0
-"""Seconds for which submits are repeated during an outage, before the batch stops."""
-_OUTAGE_PAUSE = 20.0
-"""Seconds between two submits of an item during an outage."""
-
-_T = TypeVar("_T")
 
 
 class Step(Enum):
@@ -72,14 +55,15 @@ class Run:
     """
 
     decider: Decider
+    maker: Maker
     stop: asyncio.Event
     error: Exception | None = None
     _events: asyncio.Queue[BatchEvent | None] = attrs.field(factory=asyncio.Queue[BatchEvent | None])
     """Events to yield. None makes the reader check whether the run has ended."""
-    _jobs: set[Job] = attrs.field(factory=set[Job])
+    _jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
+    """The jobs that have begun and not ended, by item."""
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
     _write_lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
-    _outage_began_at: float | None = None
 
     @property
     def client(self) -> Client:
@@ -132,7 +116,7 @@ class Run:
         """Once `stop` is set, read no more items, and cancel the jobs that were not submitted yet."""
         await self.stop.wait()
         reader.cancel()
-        for job in self._jobs:
+        for job in list(self._jobs.values()):
             job.cancel()
 
     async def _process(self, entry: Entry) -> None:
@@ -147,131 +131,39 @@ class Run:
     async def _event_of(self, entry: Entry) -> BatchEvent:
         """Do what the decider decides, and return the item's last event."""
         decision = await self.decider.decide(entry)
-        record = decision.record
-        match decision.action:
-            case Action.KEEP:
-                return BatchEvent(entry=entry, step=Step.KEPT, result=decision.result)
-            case Action.LEAVE:
-                return await self._leave(entry, decision.result, record)
-            case Action.COLLECT if record:
-                return await self._collect(entry, decision.result, record)
-            case _:
-                return await self._submit(entry, decision.ref)
-
-    # --- one method for each action ---
-
-    async def _leave(self, entry: Entry, known: Result | None, record: JobRecord | None) -> BatchEvent:
-        """Leave the item, and write its result if the journal knows a newer state of an attempt that was sent."""
-        if (
-            record
-            and record.state in SENT
-            and (known is None or (known.ref, known.state) != (record.ref, record.state))
-        ):
-            current: JobRecord | None = record
-            if record.state is JobState.SUBMITTING:  # it becomes UNCERTAIN if its client died
-                current = next(iter((await self.client.recover([record.ref])).uncertain), None)
-            known = await self._write(self._result(entry, current)) if current else None
-        return BatchEvent(entry=entry, step=Step.LEFT, result=known)
-
-    async def _collect(self, entry: Entry, known: Result | None, record: JobRecord) -> BatchEvent:
-        """Resume a job that is paid for, and save its video unless an earlier run has saved it."""
-        name = steps.inside(self.folder.path, record.saved_path)
-        is_compared = known is not None and known.file == name  # the decider found that its digest differs
-        if name and not is_compared and (found := await _in_thread(examine, self.folder.path / name)):
-            return await self._end(entry, self._result(entry, record, saved=(name, found)))
-        if job := await self.client.resume(record):
-            return await self._wait(entry, job)
-        return BatchEvent(entry=entry, step=Step.LEFT)  # another client has the job
-
-    async def _submit(self, entry: Entry, ref: str) -> BatchEvent:
-        """Submit the item. During an outage, submit it again until it is accepted."""
-        while not self.stop.is_set():
-            try:
-                job = self.client.submit(_request_of(entry), track_id=ref)
-                job.target = self.folder.path
-            except InvalidRequestError as error:
-                key = self.client.api_key
-                key.hide_in(error)
-                refused = steps.refused(entry, error, service=self.client.base_url, ref=ref, key=key)
-                return await self._end(entry, refused)
-            event = await self._wait(entry, job)
-            if event.step is Step.ENDED or not isinstance(_error_of(job), steps.TRANSIENT):
-                return event
-            await self._wait_out(entry, job)
-        return BatchEvent(entry=entry, step=Step.LEFT)
-
-    async def _wait(self, entry: Entry, job: Job) -> BatchEvent:
-        """Wait for the job's end, and save its video. Raises an error that would stop the next items too."""
-        self._events.put_nowait(BatchEvent(entry=entry, step=Step.BEGUN, job=job))
-        self._jobs.add(job)
+        if decision.action is Action.KEEP:
+            return BatchEvent(entry=entry, step=Step.KEPT, result=decision.result)
+        job: Job | None = None
         try:
-            await job.wait()
+            result, job = await self.maker.make(entry, decision, self)
         finally:
-            self._jobs.discard(job)
-        error = _error_of(job)
-        if isinstance(error, steps.ENDS_THE_BATCH):
-            raise error
-        if job.cancelled() or isinstance(error, (JobDetachedError, *steps.TRANSIENT)):
-            return BatchEvent(entry=entry, step=Step.LEFT, job=job)
-        self._outage_began_at = None
-        if job.state is not JobState.READY:
-            return await self._end(entry, self._result(entry, _record_of(job), error=error), job)
-        try:
-            wanted = names(self.decider.options.name, {**values_of(job, entry.line), "item": entry.item})
-            saved = await save_as(job, self.folder.path, wanted, partial(self.folder.claim, entry.item))
-            result = self._result(entry, _record_of(job), saved=saved)
-        except InvalidVideoError as unreadable:
-            result = self._result(entry, _record_of(job), error=unreadable)
-        return await self._end(entry, result, job)
+            self._jobs.pop(entry.item, None)
+        if result:
+            result = await self._write(result)
+        if decision.action is Action.LEAVE:
+            return BatchEvent(entry=entry, step=Step.LEFT, result=result or decision.result)
+        return BatchEvent(entry=entry, step=Step.ENDED if result else Step.LEFT, job=job, result=result)
 
-    async def _end(self, entry: Entry, result: Result, job: Job | None = None) -> BatchEvent:
-        return BatchEvent(entry=entry, step=Step.ENDED, job=job, result=await self._write(result))
+    def begun(self, entry: Entry, job: Job) -> None:
+        """As in `Observer`."""
+        self._events.put_nowait(BatchEvent(entry=entry, step=Step.BEGUN, job=job))
+        self._jobs[entry.item] = job
 
-    async def _wait_out(self, entry: Entry, job: Job) -> None:
-        """Wait before the next submit. Raises the job's error once the outage has lasted too long."""
-        now = asyncio.get_running_loop().time()
-        if self._outage_began_at is None:
-            self._outage_began_at = now
-            self._events.put_nowait(BatchEvent(entry=entry, step=Step.DELAYED, job=job))
-        elif now - self._outage_began_at > OUTAGE_PATIENCE:
-            job.result()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self.stop.wait(), _OUTAGE_PAUSE)
-
-    def _result(self, entry: Entry, record: JobRecord, **known: Any) -> Result:
-        return steps.result_of(entry, record, service=self.client.base_url, now=datetime.now(UTC), **known)
+    def delayed(self, entry: Entry, job: Job) -> None:
+        """As in `Observer`."""
+        self._events.put_nowait(BatchEvent(entry=entry, step=Step.DELAYED, job=job))
 
     async def _write(self, result: Result) -> Result:
         """Write the result without the key, which any value of a manifest may hold by mistake."""
         result = attrs.evolve(result, **self.client.api_key.redact(attrs.asdict(result, recurse=False)))
         async with self._write_lock:
-            await _in_thread(self.folder.write, result)
-            self.folder.remember(result)
+            written = await in_thread(self.folder.write, result, self.folder.last(result.item))
+            for each in written:
+                self.folder.remember(each)
         return result
-
-
-async def _in_thread(work: Callable[..., _T], *arguments: Any) -> _T:
-    return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _request_of(entry: Entry) -> ImageToVideoUltra:
-    if entry.request is None:
-        raise InvalidRequestError(entry.problems)
-    return entry.request
-
-
-def _error_of(job: Job) -> BaseException | None:
-    """Return the error of a job that ended; None if it has a video or was cancelled."""
-    return None if job.cancelled() else job.exception()
-
-
-def _record_of(job: Job) -> JobRecord:
-    """Return the job's journal row. A batch's client has a journal, so there is one."""
-    assert job.record is not None  # noqa: S101 - see above
-    return job.record

@@ -113,6 +113,7 @@ def result_of(
     *,
     service: str,
     now: datetime,
+    host: str | None = None,
     saved: tuple[str, SavedVideo] | None = None,
     error: BaseException | None = None,
 ) -> Result:
@@ -132,6 +133,7 @@ def result_of(
         state=record.state,
         request={**request, "init_image": origin},
         service=service,
+        host=host,
         price=record.price,
         charged=error.charged if isinstance(error, ModelsLabError) else record.charged,
         job_id=record.job_id,

@@ -27,7 +27,7 @@ from modelslab_async.cli.output import Output, message_of, problem_line, problem
 from modelslab_async.cli.parameters import parse_defaults
 from modelslab_async.cli.report import print_report
 from modelslab_async.cli.runner import handle_interrupts, limits_mode, open_client, run
-from modelslab_async.cli.settings import JOBS, Settings, common_options
+from modelslab_async.cli.settings import JOBS, Settings, common_options, typed_words
 from modelslab_async.client import Client
 from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
@@ -268,7 +268,7 @@ def _print_summary(display: BatchDisplay, failure: Exception | None, *, interrup
         hint = "modelslab-async resolve REF, or --resubmit-uncertain, which may pay twice"
         output.say(f"uncertain lines are left as they are (hint: {hint})")
     if made + counts["failed"] + counts["uncertain"] < display.total:
-        output.say(f"to continue: {shlex.join(['modelslab-async', *sys.argv[1:]])}")
+        output.say(f"to continue: {shlex.join(['modelslab-async', *typed_words()])}")
     if failure:
         return code_of(failure)
     if interrupted and made < display.total:

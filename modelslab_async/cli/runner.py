@@ -21,6 +21,7 @@ from modelslab_async.cli.output import Output
 from modelslab_async.cli.settings import URL_VARIABLE, Settings, find_key, is_installed
 from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import ModelsLabError
+from modelslab_async.journal.postgres import PostgresJournal
 from modelslab_async.protocol.pricing import Budget
 from modelslab_async.protocol.request import LimitsMode
 from modelslab_async.protocol.timeouts import Timeouts
@@ -79,7 +80,9 @@ async def open_client(settings: Settings, *, budget: Budget | None = None) -> As
 
             emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED, eta={"good": 1}))
             settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
-            journal: Path | None = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "jobs.db"
+            journal: Path | PostgresJournal | None = (
+                Path(stack.enter_context(tempfile.TemporaryDirectory())) / "jobs.db"
+            )
             key, url, poll_cost = wrapped_key("any"), emulator.url, 1 / EMULATOR_SPEED
         else:
             if os.environ.get(URL_VARIABLE) == "" and settings.base_url is None:
@@ -100,7 +103,7 @@ async def open_client(settings: Settings, *, budget: Budget | None = None) -> As
             timeouts=Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
             poll_cost=poll_cost,
         )
-        if journal:
+        if isinstance(journal, Path):
             journal.parent.mkdir(parents=True, exist_ok=True)
         stack.push_async_callback(client.aclose, drain=False)
         await client.__aenter__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+import sys
 import tomllib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -21,7 +22,9 @@ from click.core import ParameterSource
 from modelslab_async.cli.help import GENERAL, SERVICE, WAITING, Number, WholeNumber, option
 from modelslab_async.cli.output import Output
 from modelslab_async.engine.config import KEY_VARIABLE, wrapped_key
-from modelslab_async.errors import AuthenticationError
+from modelslab_async.errors import AuthenticationError, InvalidRequestError
+from modelslab_async.journal.choose import is_database
+from modelslab_async.journal.postgres import PostgresJournal
 from modelslab_async.polling.schedule import DEFAULT_POLL_COST
 from modelslab_async.protocol.secret import ApiKey
 
@@ -29,6 +32,7 @@ APP = "modelslab_async"
 URL_VARIABLE = "MODELSLAB_BASE_URL"
 KEY_FILE_VARIABLE = "MODELSLAB_KEY_FILE"
 CONFIG_VARIABLE = "MODELSLAB_CONFIG"
+JOURNAL_VARIABLE = "MODELSLAB_JOURNAL"
 
 
 ACCOUNT = ("base_url", "allow_http", "enterprise", "key_file")
@@ -45,6 +49,29 @@ def _default_journal() -> Path:
     return platformdirs.user_data_path(APP) / "jobs.db"
 
 
+class JournalType(click.Path):
+    """The path of a file, or the URL of a PostgreSQL database. The name is for click's messages."""
+
+    name = "journal"
+
+    def convert(
+        self, value: str | os.PathLike[str] | PostgresJournal, param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        """Return a path or a journal. The password of a URL is hidden from all messages."""
+        if isinstance(value, PostgresJournal):
+            return value
+        if not is_database(value):
+            return super().convert(value, param, ctx)
+        try:
+            journal = PostgresJournal(os.fspath(value))
+        except InvalidRequestError as error:
+            problem = error.problems[0]
+            raise click.BadParameter(f"{problem.requirement} (hint: {problem.hint})", ctx, param) from None
+        if ctx and isinstance(ctx.obj, list):
+            ctx.obj.append(journal.password)
+        return journal
+
+
 @attrs.frozen(kw_only=True)
 class Settings:
     """The values of the options that several commands have. A command without an option gets its default.
@@ -58,7 +85,7 @@ class Settings:
     base_url: str | None = None
     allow_http: bool = False
     enterprise: bool = False
-    journal: Path | None = None
+    journal: Path | PostgresJournal | None = None
     key_file: Path | None = None
     max_in_flight: int = 5
     limits: str = "refuse"
@@ -124,8 +151,22 @@ def _repeated(context: click.Context) -> tuple[str, ...]:
     for name in _REPEATED:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag, value = f"--{name.replace('_', '-')}", context.params[name]
-            words += [flag] if value is True else [flag, str(value)]
+            shown = value.dsn if isinstance(value, PostgresJournal) else str(value)
+            words += [flag] if value is True else [flag, shown]
     return tuple(words)
+
+
+def typed_words() -> list[str]:
+    """Return the words of the command line as they may be shown: without the password of a database."""
+    words = list[str]()
+    for word in sys.argv[1:]:
+        name, is_assigned, value = word.partition("=") if word.startswith("--journal=") else ("", "", word)
+        try:
+            shown = PostgresJournal(value).dsn if is_database(value) else value
+        except InvalidRequestError:
+            shown = "DSN"
+        words.append(f"{name}{is_assigned}{shown}")
+    return words
 
 
 def find_key(settings: Settings) -> ApiKey:
@@ -238,12 +279,12 @@ _COMMON: Mapping[str, Callable[[Any], Any]] = {
     "journal": option(
         "--journal",
         group=WAITING,
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE",
-        envvar="MODELSLAB_JOURNAL",
+        type=JournalType(path_type=Path, dir_okay=False),
+        metavar="FILE|URL",
+        envvar=JOURNAL_VARIABLE,
         show_envvar=True,
         default=_default_journal,
-        help="the record of all jobs",
+        help="the record of all jobs: a file, or postgresql://USER@HOST/DATABASE",
     ),
     "max_in_flight": option(
         "--max-in-flight",

@@ -147,6 +147,9 @@ class Recoverer:
             return self.ended_job(uncertain)
         if run := await self.restore(record):
             return run.job
+        now = await self.find(record.ref)
+        if now and now.record.created_at == record.created_at and now.record.owner != self.journal.owner:
+            return self.follow(now)  # another client was quicker
         raise refusal(
             "ref_or_id", record.ref, "cannot be attached to: another client took it up just now", "attach again"
         )

@@ -72,7 +72,8 @@ class Journal(Protocol):
           The account's cap is kept for all clients. Clients count as asking from their first claim in vain until they
           get a slot or close, but only while they ask again within `claims.ASK_HOLDS`.
         - Raise BudgetExceededError if `ask.spending` does not allow the job, with the charges that the rows record.
-        - Return Claimed and write *record*, or return NoSlot and write it as WAITING if it is not there.
+        - Return Claimed and write *record*, or return NoSlot and write it as WAITING, unless the ref has a row that is
+          WAITING, of whichever client. So two clients that ask for the same ref do not wake each other in turns.
 
         A claim comes after every `note` that came before it.
         """

@@ -13,8 +13,10 @@ if sys.platform != "win32":
 _locked = weakref.WeakSet[IO[bytes]]()
 
 
-def try_lock(file: IO[bytes]) -> bool:
+def try_lock(file: IO[bytes], *, shared: bool = False) -> bool:
     """Lock *file* if no other process has locked it, and return whether it is locked now.
+
+    A *shared* lock excludes only locks that are not shared.
 
     The lock ends with this process: a forked child closes its copy of the file. On Windows an open file cannot be
     deleted, which serves as the lock.
@@ -22,10 +24,16 @@ def try_lock(file: IO[bytes]) -> bool:
     _locked.add(file)
     if sys.platform != "win32":
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
     return True
+
+
+def unlock(file: IO[bytes]) -> None:
+    """Release the lock of *file*. On Windows it ends when the file is closed."""
+    if sys.platform != "win32":
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _close_inherited() -> None:

@@ -24,6 +24,7 @@ from modelslab_async.journal.store import Outcome, PutBack, Write
 from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.problems import is_positive, require
 from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.secret import ApiKey
 
 if TYPE_CHECKING:
     from modelslab_async.journal.postgres_store import PostgresStore
@@ -79,6 +80,21 @@ class PostgresJournal:
     def owner(self) -> str:
         """As in `Journal`."""
         return self._owner
+
+    @property
+    def place(self) -> str:
+        """The database's URL without user, password and options."""
+        return self._address.place
+
+    @property
+    def dsn(self) -> str:
+        """The database's URL without the password."""
+        return self._address.dsn
+
+    @property
+    def password(self) -> ApiKey:
+        """The password of the URL, wrapped like an API key; empty if the URL has none."""
+        return self._address.wrapped_password
 
     def reset_after_fork(self) -> None:
         """Become closed in a forked child. The parent's thread goes on there, and writes what was queued."""

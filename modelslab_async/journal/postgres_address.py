@@ -27,6 +27,8 @@ class Address:
         """The URL without the password, as asyncpg takes it."""
         self.name = "journal in PostgreSQL"
         """What error messages call the database."""
+        self.place = ""
+        """The database without user, password and other options."""
         with suppress(ValueError, AttributeError, TypeError):
             self._split(dsn)
 
@@ -41,6 +43,8 @@ class Address:
         others = urlencode([(name, value) for name, value in options if name != "password"])
         self.dsn = urlunsplit(parts._replace(netloc=f"{user}{is_there}{hosts}", query=others))
         self.name = f"journal {parts.scheme}://{user}{is_there}{hosts}{parts.path}"
+        where = [(name, value) for name, value in options if name in ("host", "port")]
+        self.place = urlunsplit(("postgresql", hosts, parts.path, urlencode(where), ""))
         self.is_valid = parts.scheme in SCHEMES
 
     def require(self) -> None:
@@ -53,6 +57,11 @@ class Address:
     def has_password(self) -> bool:
         """Whether the URL has a password. If not, asyncpg finds it in the environment or in the password file."""
         return self._password is not None
+
+    @property
+    def wrapped_password(self) -> ApiKey:
+        """The password, hidden; empty if the URL has none."""
+        return self._password or ApiKey("")
 
     def password(self) -> str:
         """Return the password for the connection."""

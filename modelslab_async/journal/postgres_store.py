@@ -270,7 +270,7 @@ class PostgresStore:
         if isinstance(decision.answer, Claimed):
             if not await rows.write(connection, values):
                 raise AwayError(f"{self.address.name}: the row changed meanwhile (hint: try again)")
-        elif there is None or there.record != waiting:
+        elif there is None or there.record.state is not JobState.WAITING:
             await rows.write(connection, self._values(waiting))
         sent_at = await self._beat(connection)
         if (task := asyncio.current_task()) and task.cancelling():

@@ -241,7 +241,7 @@ class SqliteStore:
             rows.write_ask(connection, record.account, decision.ask)
         if isinstance(decision.answer, Claimed):
             rows.write(connection, record, None)
-        elif there is None or there != waiting:
+        elif there is None or there.state is not JobState.WAITING:
             rows.write(connection, waiting, None)
         return decision.answer
 

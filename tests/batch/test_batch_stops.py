@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers.batches import MakeWorld, S, charges, ends, leave, requests, results, run
 from rich.console import Console
 
-from modelslab_async import ConnectError, ImageToVideoUltra, InsufficientCreditsError, batch
+from modelslab_async import ConnectError, ImageToVideoUltra, InsufficientCreditsError
 from modelslab_async.batch import Step, open_batch
+from modelslab_async.batch import opening as opening_of_batches
 from modelslab_async.batch.folder import Folder, Owner, opened
 from modelslab_async.cli.display import BatchDisplay
 from modelslab_async.cli.output import Output
@@ -53,13 +55,13 @@ async def test_a_run_that_is_left_while_it_opens_its_folder_unlocks_it(
     here, folder, entered, go = world(), tmp_path / "out", threading.Event(), threading.Event()
 
     @contextmanager
-    def open_slowly(path: Path, owner: Owner) -> Iterator[Folder]:
+    def open_slowly(path: Path, owner: Owner, **options: Any) -> Iterator[Folder]:
         entered.set()
         assert go.wait(10)
-        with opened(path, owner) as opened_folder:
+        with opened(path, owner, **options) as opened_folder:
             yield opened_folder
 
-    monkeypatch.setattr(batch, "opened", open_slowly)
+    monkeypatch.setattr(opening_of_batches, "opened", open_slowly)
     async with here.client(journal=tmp_path / "jobs.db") as client:
         opening = asyncio.create_task(open_batch(client, folder).__aenter__())
         await asyncio.get_running_loop().run_in_executor(None, entered.wait, 10)

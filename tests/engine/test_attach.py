@@ -7,6 +7,7 @@ import gc
 from pathlib import Path
 
 import pytest
+from helpers.interfering_journals import InterruptedJournal
 from helpers.left_behind import job_left_running, row_of
 from helpers.world import PNG, MakeWorld, a_request
 
@@ -145,6 +146,19 @@ async def test_a_job_of_a_living_client_is_followed(make_world: MakeWorld, tmp_p
             assert (await other.attach(job.ref)).done()
             assert (await (await other.attach(waiting.ref))).id == waiting.id
     assert len(world.service.ledger.charges) == 2
+
+
+async def test_a_job_that_another_client_takes_first_is_followed(make_world: MakeWorld, tmp_path: Path) -> None:
+    """If two clients take up a dead client's job at once, the slower one follows it, instead of raising."""
+    here, path = make_world(), tmp_path / "jobs.db"
+    left = await job_left_running(here, path)
+    async with here.client(journal=path) as quick, here.client(journal=InterruptedJournal(path)) as slow:
+        assert isinstance(slow.journal, InterruptedJournal)
+        slow.journal.after_find = quick.recover
+        job = await slow.follow(left.ref)
+        await job
+    assert job.state is JobState.READY
+    assert len(here.service.ledger.charges) == 1
 
 
 async def test_an_unknown_name_is_polled_once(make_world: MakeWorld, tmp_path: Path) -> None:

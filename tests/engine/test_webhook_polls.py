@@ -113,7 +113,9 @@ async def test_a_delivery_shows_how_long_a_job_took(make_world: MakeWorld) -> No
         for seed in range(8):
             await client.generate(a_request(seed=seed))
         [history] = engine_of(client).shared.estimator.histories.values()
-    for observation, emulated in zip(list(history.observations)[4:], list(world.service.jobs.values())[4:], strict=True):
+    for observation, emulated in zip(
+        list(history.observations)[4:], list(world.service.jobs.values())[4:], strict=True
+    ):
         duration = emulated.done_at - emulated.accepted_at
         assert observation.after <= duration <= observation.by + 1e-6
         assert observation.by - observation.after <= 3

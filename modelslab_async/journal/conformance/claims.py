@@ -54,6 +54,16 @@ async def a_claim_in_vain_leaves_the_job_waiting(harness: Harness) -> None:
         expect(await record_of(harness, journal, ref), waiting, of=ref)
 
 
+async def a_claim_in_vain_leaves_a_waiting_row_alone(harness: Harness) -> None:
+    """Two clients may ask for the same ref. If each claim in vain wrote the row, they would wake each other forever."""
+    journal, other = await harness.open(), await harness.open()
+    intent = an_intent(harness, other, "r")
+    waiting = intent._replace(state=S.WAITING, submitted_at=None, charged=False)
+    await other.append(waiting)
+    expect(await claim(harness, journal, "r", Ask(slots=2, held=2)), NoSlot(usable=2))
+    expect(await record_of(harness, journal, "r"), waiting)
+
+
 async def a_claim_comes_after_earlier_notes(harness: Harness) -> None:
     """A note that was queued before does not replace the row that the claim wrote."""
     journal = await harness.open()
@@ -253,6 +263,7 @@ async def _expect_budget_exceeded(harness: Harness, journal: Journal, ref: str, 
 CHECKS: tuple[Check, ...] = (
     a_claim_that_is_given_is_durable,
     a_claim_in_vain_leaves_the_job_waiting,
+    a_claim_in_vain_leaves_a_waiting_row_alone,
     a_claim_comes_after_earlier_notes,
     the_cap_is_kept_over_all_clients,
     concurrent_claims_share_one_free_slot,
