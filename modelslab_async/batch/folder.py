@@ -76,9 +76,9 @@ class Folder:
         with self._one_thread, _locked(self._results):
             found = self._read_new()
             known = next((each for each in reversed(found) if each.item == result.item), known)
-            if known and (known.ref, known.state, known.file) == (result.ref, result.state, result.file):
-                if known.host or not result.host:
-                    return found
+            is_same = known and (known.ref, known.state, known.file) == (result.ref, result.state, result.file)
+            if known and is_same and (known.host or not result.host):
+                return found
             self._position += self._append(result)
             return [*found, result]
 

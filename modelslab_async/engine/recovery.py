@@ -242,7 +242,8 @@ class Recoverer:
         async with self._take_over_lock:
             if record.ref in self.dispatcher.jobs:
                 return False
-            mine = await self.recorder.take_over(record, state=_resumed_state(record))
+            state = JobState.READY if run.state is JobState.READY else _resumed_state(record)
+            mine = await self.recorder.take_over(record, state=state)
             if mine is None:
                 return False
             for event in events_to(run.state, mine):
