@@ -131,7 +131,7 @@ def serve(service: str, poll_cost: float, eta: str, seeds: int) -> ServiceRow:
 
 def seconds_per_plan() -> float:
     """Return the median time to learn anew from the jobs of a client, which remembers 128, and to plan the polls."""
-    client, took = _SimulatedClient(("two peaks", 1.0), "noisy", random.Random(1)), []
+    client, took = _SimulatedClient(("two peaks", 1.0), "noisy", random.Random(1)), list[float]()
     client.watch(200)
     [history] = client.estimator.histories.values()
     model = history.model

@@ -395,7 +395,8 @@ def _centered(values: Sequence[float], weights: Sequence[float]) -> list[float]:
 
 
 def _dot(first: Sequence[float], second: Sequence[float]) -> float:
-    return sum(map(mul, first, second))
+    total: float = sum(map(mul, first, second))
+    return total
 
 
 def _clamped(exponent: float) -> float:

@@ -101,14 +101,14 @@ def test_a_kind_is_forecast_from_its_own_jobs() -> None:
 
 
 def test_plans_are_rarely_made() -> None:
-    """A thousand jobs of one size need fewer than 100 plans: one for each fifth more jobs, and some after surprises."""
+    """A thousand jobs of one size need fewer than 130 plans: one for each fifth more jobs, and some after surprises."""
     estimator, plans = DurationEstimator(), list[PollPlan]()
     for seconds in around(60, 1000):
         run_jobs(estimator, [seconds], lambda _: None)
         plan = estimator.plan(JOB, None)
         if not any(plan is made for made in plans):
             plans.append(plan)
-    assert len(plans) < 100
+    assert len(plans) < 130
 
 
 @settings(max_examples=25)

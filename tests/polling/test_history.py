@@ -125,13 +125,11 @@ def test_what_stands_still_is_hardly_ever_taken_for_a_change(draw: Callable[[ran
 def test_a_run_of_early_ends_is_doubtful() -> None:
     """If jobs end before their first poll, one after the other, something may have changed; a job that runs ends it."""
     rng = random.Random(6)
-    history = learned((60 * noise(rng), 1.0, 0.0) for _ in range(50))
-    assert not history.is_doubtful
-    for _ in range(3):
-        history.learn(Observation(0.0, 50.0))
-    assert history.is_doubtful
-    history.learn(Observation(48.0, 50.0))
-    assert not history.is_doubtful
+    history, doubts = learned((60 * noise(rng), 1.0, 0.0) for _ in range(50)), list[bool]()
+    for observation in (Observation(48.0, 50.0), *[Observation(0.0, 50.0)] * 3, Observation(48.0, 50.0)):
+        history.learn(observation)
+        doubts.append(history.is_doubtful)
+    assert (doubts[0], doubts[3], doubts[4]) == (False, True, False)
 
 
 def test_a_narrow_distribution_stays_narrow() -> None:
