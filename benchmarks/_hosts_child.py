@@ -21,7 +21,7 @@ from typing import Any
 from modelslab_async import Budget, Client, Job, Journal, ModelsLabError, Timeouts
 from modelslab_async.journal.choose import journal_of
 from modelslab_async.journal.postgres import PostgresJournal
-from modelslab_async.protocol import record
+from modelslab_async.protocol import record, wire
 from modelslab_async.protocol.claims import Ask, Claim, Claimed
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.reply import HttpReply
@@ -124,6 +124,7 @@ class Host:
         ):
             setattr(target, name, watched)
         self.folder = Path(folder)
+        options: dict[str, Any] = {} if wire.is_safe_base_url(url) else {"allow_http": True}
         self.client = Client(
             KEY,
             base_url=url,
@@ -134,6 +135,7 @@ class Host:
             timeouts=timeouts,
             telemetry=Reporter(),
             transport=transport,
+            **options,
         )
         await self.client.__aenter__()
         say("opened", owner=kept.owner)
