@@ -56,11 +56,15 @@ class Decision:
 
 @attrs.frozen
 class Decider:
-    """Look up items in the folder and in the journal. Changes neither."""
+    """Look up items in the folder and in the journal. Changes neither.
+
+    begun_after: when the newest job was made that the journal had when this run began, unix seconds.
+    """
 
     client: Client
     folder: Folder
     options: Options
+    begun_after: float
 
     @property
     def journal(self) -> Journal:
@@ -89,9 +93,12 @@ class Decider:
         return Decision(action=action, ref=ref, result=result, record=record)
 
     def _is_made_elsewhere(self, row: Row) -> bool:
-        """Return whether another live client makes the item now, or made it in another run of the batch."""
-        is_elsewhere = row.is_alive and row.record.owner != self.journal.owner and row.record.state in SENT
-        return is_elsewhere and (self.folder.is_shared or row.record.state is JobState.SUBMITTING)
+        """Return whether another client makes the item now, or made it in a run that was under way with this one."""
+        if row.record.owner == self.journal.owner or row.record.state not in SENT:
+            return False
+        if not self.folder.is_shared:
+            return row.is_alive and row.record.state is JobState.SUBMITTING
+        return row.is_alive or (row.record.created_at > self.begun_after and row.record.state is JobState.FAILED)
 
     async def _read_new_results(self) -> None:
         """Read what other runs of the batch wrote."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import platform
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -95,7 +96,7 @@ async def open_decider(
         raise ClientStateError(
             "a batch needs a journal, to continue after a crash (hint: async with Client(journal=...) as client)"
         )
-    await client.history(1)  # raises if the client is not open, before the folder is made
+    newest = await client.history(1)  # raises if the client is not open, before the folder is made
     owner = Owner(account=client.account_id, journal=journal_name(journal), emulator=options.emulator)
     loop = asyncio.get_running_loop()
     manager = opened(Path(folder), owner, shared=journal.keeps_pictures if is_shared is None else is_shared)
@@ -107,7 +108,7 @@ async def open_decider(
             await asyncio.wait([opening])  # a caller that is cancelled here unlocks the folder too
             if opening.exception() is None:
                 stack.push(manager.__exit__)
-        yield Decider(client, opened_folder, options)
+        yield Decider(client, opened_folder, options, newest[0].created_at if newest else -math.inf)
 
 
 def journal_name(journal: Journal) -> str:
