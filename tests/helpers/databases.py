@@ -144,7 +144,7 @@ class Proxy:
         self._database = database
         self._listener: asyncio.Server | None = None
         self._port = 0
-        self._pipes = set[asyncio.Task[None]]()
+        self._connections = set[asyncio.Task[None]]()
         self._may_answer, self._may_ask = asyncio.Event(), asyncio.Event()
         self.resume()
 
@@ -153,23 +153,23 @@ class Proxy:
         return f"postgresql://postgres@127.0.0.1:{self._port}/{self._database}?sslmode=disable"
 
     async def start(self) -> None:
-        self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
         self._port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Refuse new connections, and cut the others."""
-        self.resume()
         if self._listener:
             self._listener.close()
             self._listener = None
         await self.cut()
+        self.resume()
 
     async def cut(self) -> None:
         """Cut all connections. New ones may come."""
-        pipes = [*self._pipes]
-        for pipe in pipes:
-            pipe.cancel()
-        await asyncio.gather(*pipes, return_exceptions=True)
+        connections = [*self._connections]
+        for connection in connections:
+            connection.cancel()
+        await asyncio.gather(*connections, return_exceptions=True)
 
     def hold_answers(self) -> None:
         """Forward what the clients send, but not what the server answers."""
@@ -184,20 +184,34 @@ class Proxy:
         self._may_answer.set()
         self._may_ask.set()
 
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._listener is None:
+            writer.transport.abort()
+            return
+        connection = asyncio.create_task(self._serve(reader, writer))
+        self._connections.add(connection)
+        connection.add_done_callback(self._connections.discard)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_unix_connection(str(self._socket))
-        pipes = [
-            asyncio.create_task(_forward(reader, server_writer, self._may_ask)),
-            asyncio.create_task(_forward(server_reader, writer, self._may_answer)),
-        ]
-        self._pipes.update(pipes)
-        await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
-        await self._may_ask.wait()  # while it is paused, neither side sees the other one's end
-        for pipe in pipes:
-            pipe.cancel()
-            self._pipes.discard(pipe)
-        for each in (writer, server_writer):
-            each.transport.abort()
+        with suppress(OSError):
+            try:
+                server_reader, server_writer = await asyncio.open_unix_connection(str(self._socket))
+            except BaseException:
+                writer.transport.abort()
+                raise
+            pipes = [
+                asyncio.create_task(_forward(reader, server_writer, self._may_ask)),
+                asyncio.create_task(_forward(server_reader, writer, self._may_answer)),
+            ]
+            try:
+                await asyncio.wait(pipes, return_when=asyncio.FIRST_COMPLETED)
+                await self._may_ask.wait()  # while it is paused, neither side sees the other one's end
+            finally:
+                for pipe in pipes:
+                    pipe.cancel()
+                for each in (writer, server_writer):
+                    each.transport.abort()
+                await asyncio.gather(*pipes, return_exceptions=True)
 
 
 async def _forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, may_go_on: asyncio.Event) -> None:
@@ -217,3 +231,4 @@ async def proxied(server: Server, database: str) -> AsyncIterator[Proxy]:
         yield proxy
     finally:
         await proxy.stop()
+        await asyncio.sleep(0.02)  # until a connection that was just being accepted is closed
