@@ -22,6 +22,7 @@ from modelslab_async.protocol.record import JobRecord, video_of
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.secret import ApiKey
 
+_NEVER = -math.inf
 _LEAST_LEFT = 1.0
 """Seconds. A job that has not ended is estimated to need at least this long."""
 _log = logging.getLogger("modelslab_async")
@@ -125,7 +126,7 @@ class JobRun:
         self._sleeper: asyncio.Future[None] | None = None
         """The poller's wait for its next poll, which `wake` ends."""
         self._is_woken = False
-        self.woken_at = -math.inf
+        self.woken_at = _NEVER
         """When a delivery last led to a poll."""
         if job_id is None:
             self.log_event(None)
