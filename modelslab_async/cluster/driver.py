@@ -96,8 +96,8 @@ async def open_maker(
 
 
 def _require_this_host(address: str) -> None:
-    host = urlsplit(address).hostname
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    parts = urlsplit(address)
+    if parts.scheme != "inproc" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
         requirement = "needs a journal that all hosts can use"
         raise refusal("cluster", address, requirement, "pass journal=postgresql://USER@HOST/DATABASE")
 
@@ -112,7 +112,7 @@ async def _connected(address: str) -> AsyncIterator[distributed.Client]:
     try:
         yield dask
     finally:
-        await dask.close()
+        await dask.close(timeout=_CLOSE_SECONDS)
 
 
 async def _install(dask: distributed.Client, address: str, setup: Setup) -> Mapping[str, Report]:
@@ -133,10 +133,11 @@ async def _install(dask: distributed.Client, address: str, setup: Setup) -> Mapp
 
 
 async def _uninstall(dask: distributed.Client, plugin: str) -> None:
-    """Close the clients of all workers. If that takes too long, they are closed when the workers end."""
-    with suppress(Exception):
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await dask.unregister_worker_plugin(plugin)
+    """Close the clients of all workers. Without a scheduler, the workers end, and close their clients themselves."""
+    if dask.status == "running":
+        with suppress(Exception):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await dask.unregister_worker_plugin(plugin)
 
 
 def _require_answers(setup: Setup, reports: Mapping[str, Report]) -> None:
@@ -272,9 +273,11 @@ class ClusterMaker:
 
     async def _withdraw(self) -> None:
         """Have all workers submit no more jobs."""
-        if not self._is_withdrawn:
+        if not self._is_withdrawn and self._dask.status == "running":
             self._is_withdrawn = True
-            await self._dask.run(worker.withdraw, self._setup.plugin, on_error="ignore")
+            with suppress(Exception):  # the tasks of a worker that cannot be reached end by themselves
+                async with asyncio.timeout(_CLOSE_SECONDS):
+                    await self._dask.run(worker.withdraw, self._setup.plugin, on_error="ignore")
 
     # --- pictures ---
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 import pickle
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ import distributed
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from helpers.world import KEY, PNG
-from modelslab_async import Client, ImageToVideoUltra
+from modelslab_async import Budget, Client, ImageToVideoUltra
 from modelslab_async.batch import BatchEvent
 from modelslab_async.cluster import run_batch
 from modelslab_async.emulator import Emulator, skeleton
@@ -31,23 +31,27 @@ class Recorder(SchedulerPlugin):
         self.keys = set[str]()
 
     def update_graph(self, scheduler: Any, **kwargs: Any) -> None:
-        self.seen.append(repr(kwargs).encode())
+        self.seen += [repr(kwargs).encode(), *map(bytes, scheduler.worker_plugins.values())]
         for key, task in scheduler.tasks.items():
             self.keys.add(str(key))
             self.seen.append(pickle.dumps(task.run_spec))
 
 
+ENVIRONMENT = {"MODELSLAB_API_KEY": KEY, "MODELSLAB_JOURNAL": ""}
+
+
+def processes(**environment: str) -> distributed.LocalCluster:
+    """Start a cluster of two processes with the key in their environment."""
+    return distributed.LocalCluster(
+        n_workers=2, threads_per_worker=6, dashboard_address=None, env={**ENVIRONMENT, **environment}
+    )
+
+
 @asynccontextmanager
-async def a_cluster(
-    *, workers: int = 2, threads: int = 6, key: str = KEY, environment: dict[str, str] | None = None
-) -> AsyncIterator[distributed.LocalCluster]:
-    """Start a cluster of processes with the key in their environment."""
+async def a_small_cluster(threads: int = 8) -> AsyncIterator[distributed.LocalCluster]:
+    """Start a cluster of one worker in this process, with this process's environment."""
     async with distributed.LocalCluster(
-        n_workers=workers,
-        threads_per_worker=threads,
-        asynchronous=True,
-        dashboard_address=None,
-        env={"MODELSLAB_API_KEY": key, "MODELSLAB_JOURNAL": "", **(environment or {})},
+        n_workers=1, threads_per_worker=threads, processes=False, protocol="tcp", asynchronous=True, dashboard_address=None
     ) as cluster:
         yield cluster
 
@@ -72,19 +76,24 @@ class Studio:
     def charged_twice(self) -> list[str | None]:
         return [ref for ref, count in Counter(self.emulator.ledger.track_ids()).items() if count > 1]
 
+    async def until_charged(self, count: int) -> None:
+        while self.charges < count:  # noqa: ASYNC110 - a ledger has no event
+            await asyncio.sleep(0.02)
+
     def requests(self, count: int) -> list[ImageToVideoUltra]:
         picture = self.folder / "castle.png"
         picture.write_bytes(PNG)
         return [ImageToVideoUltra(prompt="zoom", init_image=picture, seed=seed) for seed in range(count)]
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        async with Client(KEY, base_url=self.emulator.url, journal=self.journal) as client:
+    async def client(self, budget: Budget | None = None) -> AsyncIterator[Client]:
+        """Open the driver's client."""
+        async with Client(KEY, base_url=self.emulator.url, journal=self.journal, budget=budget) as client:
             yield client
 
-    async def run(self, cluster: distributed.LocalCluster, wanted: Any, **options: Any) -> list[BatchEvent]:
+    async def run(self, cluster: distributed.LocalCluster, wanted: Any, *, budget: Budget | None = None, **options: Any) -> list[BatchEvent]:
         """Run the batch on a cluster, with a new client of the driver. Return its events."""
-        async with self.client() as client:
+        async with self.client(budget) as client:
             running = run_batch(
                 client, wanted, self.out, cluster=cluster.scheduler_address, **{"options": OPTIONS, **options}
             )
@@ -98,6 +107,3 @@ async def a_studio(folder: Path, journal: Any = None, **options: Any) -> AsyncIt
     ) as emulator:
         yield Studio(emulator, folder, journal or folder / "jobs.db")
 
-
-def kill(process: int) -> None:
-    os.kill(process, 9)
