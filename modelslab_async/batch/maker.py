@@ -91,7 +91,8 @@ class LocalMaker:
     _outage_began_at: float | None = None
 
     @property
-    def _journal(self) -> Journal:
+    def journal(self) -> Journal:
+        """The client's journal."""
         assert self.client.journal is not None  # noqa: S101 - a batch's client has a journal
         return self.client.journal
 
@@ -106,7 +107,7 @@ class LocalMaker:
             case Action.COLLECT if record:
                 return await self.collect(entry, decision.result, record, observer)
             case _:
-                return await self._submit(entry, decision.ref, observer)
+                return await self.submit(entry, decision.ref, observer)
 
     async def leave(self, entry: Entry, known: Result | None, record: JobRecord | None) -> Made:
         """Leave the item. Return a result if the journal knows a newer state of an attempt that was sent."""
@@ -120,7 +121,7 @@ class LocalMaker:
 
     async def collect(self, entry: Entry, known: Result | None, record: JobRecord, observer: Observer) -> Made:
         """Resume or follow a job that is paid for, and save its video unless an earlier run has saved it."""
-        if found := await self._saved_before(entry, record, known):
+        if found := await self.saved_before(entry, record, known):
             return Made(found)
         try:
             job = await self.client.follow(record.ref)
@@ -128,7 +129,7 @@ class LocalMaker:
             return Made()
         return await self.wait(entry, job, observer)
 
-    async def _saved_before(self, entry: Entry, record: JobRecord, known: Result | None = None) -> Result | None:
+    async def saved_before(self, entry: Entry, record: JobRecord, known: Result | None = None) -> Result | None:
         """Return the result of a video that the journal says is in the folder; None if no whole file is there."""
         name = steps.inside(self.folder, record.saved_path)
         is_compared = known is not None and known.file == name  # the decider found that its digest differs
@@ -136,12 +137,11 @@ class LocalMaker:
             return self._result(entry, record, saved=(name, found))
         return None
 
-    async def _submit(self, entry: Entry, ref: str, observer: Observer) -> Made:
+    async def submit(self, entry: Entry, ref: str, observer: Observer) -> Made:
         """Submit the item. During an outage, submit it again until it is accepted."""
         while not self.stop.is_set():
             try:
-                job = self.client.submit(request_of(entry), track_id=ref)
-                job.target = self.folder
+                job = await self.start(entry, ref)
             except InvalidRequestError as error:
                 return Made(self.refused(entry, ref, error))
             made = await self.wait(entry, job, observer)
@@ -149,6 +149,12 @@ class LocalMaker:
                 return made
             await self.wait_out(entry, job, observer)
         return Made()
+
+    async def start(self, entry: Entry, ref: str) -> Job:
+        """Return the job of an item, which is submitted. Raises InvalidRequestError."""
+        job = self.client.submit(request_of(entry), track_id=ref)
+        job.target = self.folder
+        return job
 
     def refused(self, entry: Entry, ref: str, error: InvalidRequestError) -> Result:
         """Return the result of an item that the client refused."""
@@ -182,14 +188,14 @@ class LocalMaker:
         with suppress(TimeoutError):
             async with asyncio.timeout(SAVING_PATIENCE):
                 while True:
-                    row = await self._journal.find(self.client.account_id, ref=job.ref)
-                    if row is None or row.record.owner == self._journal.owner:
+                    row = await self.journal.find(self.client.account_id, ref=job.ref)
+                    if row is None or row.record.owner == self.journal.owner:
                         return None
-                    if found := await self._saved_before(entry, row.record):
+                    if found := await self.saved_before(entry, row.record):
                         return found
                     if not row.is_alive:
                         return None
-                    await self._journal.wait_for_change(_CHECK_EVERY)
+                    await self.journal.wait_for_change(_CHECK_EVERY)
         return None
 
     async def wait_out(self, entry: Entry, job: Job, observer: Observer) -> None:
@@ -204,7 +210,7 @@ class LocalMaker:
             await asyncio.wait_for(self.stop.wait(), _OUTAGE_PAUSE)
 
     def _result(self, entry: Entry, record: JobRecord, **known: Any) -> Result:
-        is_ours = record.owner == self._journal.owner
+        is_ours = record.owner == self.journal.owner
         return steps.result_of(
             entry,
             record,

@@ -7,7 +7,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from decimal import Decimal, InvalidOperation
 from itertools import islice
 from pathlib import Path
@@ -22,13 +22,15 @@ from modelslab_async.batch.planner import plan_price
 from modelslab_async.batch.results import counted, to_values, usd
 from modelslab_async.cli.display import BatchDisplay, format_duration
 from modelslab_async.cli.exit_codes import Exit, code_of
-from modelslab_async.cli.help import MONEY, REQUEST, SAVING, Command, option
+from modelslab_async.cli.help import MONEY, REQUEST, SAVING, WAITING, Command, option
 from modelslab_async.cli.output import Output, message_of, problem_line, problem_values
 from modelslab_async.cli.parameters import parse_defaults
 from modelslab_async.cli.report import print_report
-from modelslab_async.cli.runner import handle_interrupts, limits_mode, open_client, run
+from modelslab_async.cli.runner import client_options, handle_interrupts, limits_mode, open_client, run
 from modelslab_async.cli.settings import JOBS, Settings, common_options, typed_words
 from modelslab_async.client import Client
+from modelslab_async.cluster import LOCAL
+from modelslab_async.cluster import open_batch as open_on_cluster
 from modelslab_async.engine.config import wrapped_key
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.media.images import sniff
@@ -82,6 +84,12 @@ _SET = option(
 @option("--yes", group=MONEY, is_flag=True, help="do not ask for confirmation")
 @option("--retry-failed", group=MONEY, is_flag=True, help="submit lines again that failed before")
 @option("--resubmit-uncertain", group=MONEY, is_flag=True, help="submit lines again that may be paid for")
+@option(
+    "--cluster",
+    group=WAITING,
+    metavar="ADDRESS",
+    help="a Dask scheduler, tcp://HOST:8786, whose workers make the videos; local starts one here",
+)
 @option("--report", group=SAVING, is_flag=True, help="write FOLDER/report.html at the end")
 @common_options("emulate", *JOBS, "limits")
 def batch(settings: Settings, **options: Any) -> None:
@@ -105,6 +113,7 @@ async def _batch(
     check_wallet: bool,
     yes: bool,
     report: bool,
+    cluster: str | None,
     **options: Any,
 ) -> Exit:
     output, defaults = settings.output, _defaults(manifest, prompt, given)
@@ -115,7 +124,7 @@ async def _batch(
     limit = None if budget is None else Budget(usd=budget)
     async with (
         open_client(settings, budget=limit) as client,
-        open_batch(client, folder, emulator=settings.emulate, **options) as opened,
+        _open(client, settings, folder, cluster, **options) as opened,
     ):
         plan = await opened.plan(lines(), check_wallet=check_wallet)
         _require_lines(plan, manifest)
@@ -130,6 +139,21 @@ async def _batch(
         except InvalidRequestError as error:
             output.say(f"no report: {problem_line(error.problems[0])}")
     return code
+
+
+def _open(
+    client: Client, settings: Settings, folder: Path, cluster: str | None, **options: Any
+) -> AbstractAsyncContextManager[Batch]:
+    """Open the batch in this process, or on a cluster, whose workers make clients with the same settings."""
+    options["emulator"] = settings.emulate
+    if cluster is None:
+        return open_batch(client, folder, **options)
+    if cluster != LOCAL and "://" not in cluster:
+        raise click.UsageError(f"--cluster {cluster}: must be an address (hint: pass tcp://HOST:8786, or {LOCAL})")
+    settings_of_workers = client_options(settings)
+    return open_on_cluster(
+        client, folder, cluster=cluster, options=settings_of_workers, notify=settings.output.say, **options
+    )
 
 
 def _defaults(manifest: Path, prompt: str | None, given: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -29,6 +29,7 @@ AS_FLAGS = {
     r"^(line .*)extra=\{['\"]([^'\"]*)['\"]: \.\.\.\}": r'\1"extra": {"\2": ...}',
     r'Client\(limits="warn"\)': "--limits warn",
     r"Client\(api_key=\.\.\.\)": "MODELSLAB_API_KEY",
+    r"\bpass journal=postgresql:": "pass --journal postgresql:",
     r"Client\.attach\('([^']*)'\)": r"modelslab-async collect \1",
     r"Client\.recover\(\)\.(uncertain|unsent)": "modelslab-async recover",
     r"recover\(search=True\)\.candidates": "modelslab-async recover --search",

@@ -58,6 +58,16 @@ def limits_mode(settings: Settings) -> LimitsMode:
     return cast("LimitsMode", None if settings.limits == "off" else settings.limits)
 
 
+def client_options(settings: Settings) -> dict[str, Any]:
+    """Return the arguments of `Client` that are the same for the workers of a cluster."""
+    return {
+        "max_in_flight": settings.max_in_flight,
+        "limits": limits_mode(settings),
+        "timeouts": Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
+        "poll_cost": 1 / EMULATOR_SPEED if settings.emulate else settings.poll_cost,
+    }
+
+
 def require_emulator() -> None:
     """Raise click.UsageError if a package that the emulator needs is missing."""
     for module, package in (("av", "av"), ("PIL", "pillow")):
@@ -80,28 +90,24 @@ async def open_client(settings: Settings, *, budget: Budget | None = None) -> As
 
             emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED, eta={"good": 1}))
             settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
-            journal: Path | PostgresJournal | None = (
-                Path(stack.enter_context(tempfile.TemporaryDirectory())) / "jobs.db"
-            )
-            key, url, poll_cost = wrapped_key("any"), emulator.url, 1 / EMULATOR_SPEED
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            journal: Path | PostgresJournal | None = Path(folder) / "jobs.db"
+            key, url = wrapped_key("any"), emulator.url
         else:
             if os.environ.get(URL_VARIABLE) == "" and settings.base_url is None:
                 raise click.UsageError(
                     f"{URL_VARIABLE} is empty (hint: unset it to use ModelsLab, or set it to an emulator's URL)"
                 )
             key, url = find_key(settings), settings.base_url or DEFAULT_BASE_URL
-            journal, poll_cost = settings.journal, settings.poll_cost
+            journal = settings.journal
         client = Client(
             key,
             base_url=url,
             allow_http=settings.allow_http,
             enterprise=settings.enterprise,
-            max_in_flight=settings.max_in_flight,
-            limits=limits_mode(settings),
             journal=journal,
             budget=budget,
-            timeouts=Timeouts() if settings.timeout is None else Timeouts(job=settings.timeout),
-            poll_cost=poll_cost,
+            **client_options(settings),
         )
         if isinstance(journal, Path):
             journal.parent.mkdir(parents=True, exist_ok=True)
