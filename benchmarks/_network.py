@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from shutil import which
 
 import attrs
 
@@ -66,7 +67,10 @@ def _remove(name: str, count: int) -> None:
 
 
 def _ip(arguments: str) -> None:
-    subprocess.run(["ip", *arguments.split()], check=True, capture_output=True, text=True)
+    command = which("ip")
+    if command is None:
+        raise FileNotFoundError("there is no command ip")
+    subprocess.run([command, *arguments.split()], check=True, capture_output=True, text=True)
 
 
 class Proxy:
