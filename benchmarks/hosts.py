@@ -44,7 +44,7 @@ LEASE, BEAT = 3.0, 0.5
 CAPS = (5, 15)
 _MAX_SECONDS = 600.0
 """Seconds after which a trial is given up. Jobs that have not ended then count as forgotten."""
-_MAKESPAN_SPEED, _MAKESPAN_JOBS = 20.0, 60
+_MAKESPAN_SPEED, _MAKESPAN_JOBS = 8.0, 60
 _CLAIMS = 200
 
 
