@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -242,5 +243,6 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    logging.basicConfig(level=os.environ.get("HOST_LOG", "ERROR"), format=f"{os.getpid()} %(message)s")
+    logging.basicConfig(level=os.environ.get("HOST_LOG", "CRITICAL"), format=f"{os.getpid()} %(message)s")
+    warnings.simplefilter("ignore")  # plain http to the emulator of another host
     asyncio.run(main())

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
+from shutil import which
 
 import attrs
 
@@ -66,8 +67,10 @@ def _remove(name: str, count: int) -> None:
 
 
 def _ip(arguments: str) -> None:
-    command = ["ip", *arguments.split()]  # of the PATH
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    command = which("ip")
+    if command is None:
+        raise FileNotFoundError("there is no command ip")
+    subprocess.run([command, *arguments.split()], check=True, capture_output=True, text=True)
 
 
 class Proxy:

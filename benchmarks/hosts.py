@@ -44,7 +44,7 @@ LEASE, BEAT = 3.0, 0.5
 CAPS = (5, 15)
 _MAX_SECONDS = 600.0
 """Seconds after which a trial is given up. Jobs that have not ended then count as forgotten."""
-_MAKESPAN_SPEED, _MAKESPAN_JOBS = 20.0, 60
+_MAKESPAN_SPEED, _MAKESPAN_JOBS = 8.0, 60
 _CLAIMS = 200
 
 
@@ -53,7 +53,7 @@ class Outcome:
     """The outcome of a trial.
 
     faults: kills, stops, restarts or cuts. refused: replies with 429. idle: the longest time, in seconds, for which a
-    slot was free while jobs waited.
+    slot was free while jobs waited and the database could be reached. away: seconds for which it could not be reached.
     """
 
     jobs: int
@@ -66,6 +66,7 @@ class Outcome:
     failed: int
     forgotten: int
     idle: float
+    away: float
     seconds: float
 
 
@@ -79,6 +80,8 @@ class Trial:
         self.faults = 0
         self._dsn, self._folder = dsn, folder
         self.hosts: list[Host] = []
+        self.away: list[tuple[float, float]] = []
+        """From when to when the database could not be reached, seconds of the machine's monotonic clock."""
         self.refs: list[str] = []
 
     async def start(self, refs: Sequence[str], *, count: int = HOSTS) -> None:
@@ -100,6 +103,13 @@ class Trial:
         """Start a host that was killed again. It ensures all jobs anew."""
         self.hosts[number] = await self._host(number)
         await self.hosts[number].do("ensure", refs=self.refs, is_saved=True)
+
+    async def without_database(self, outage: Awaitable[None]) -> None:
+        """Wait for the end of an outage of the database, and note when it was."""
+        begun = time.monotonic()
+        await outage
+        self.away.append((begun, time.monotonic()))
+        self.faults += 1
 
     @property
     def is_over(self) -> bool:
@@ -134,8 +144,11 @@ class Trial:
             failed=kinds["failed"],
             forgotten=kinds["forgotten"],
             idle=longest_idle(
-                [(job.accepted_at, job.done_at) for job in self.emulator.jobs], self.emulator.service.queue.limit
+                [(job.accepted_at, job.done_at) for job in self.emulator.jobs],
+                self.emulator.service.queue.limit,
+                [(begin - self.emulator.started, end - self.emulator.started) for begin, end in self.away],
             ),
+            away=sum(end - begin for begin, end in self.away),
             seconds=seconds,
         )
 
@@ -151,16 +164,19 @@ class Trial:
                 return "forgotten"
 
 
-def longest_idle(spans: Sequence[tuple[float, float]], slots: int) -> float:
+def longest_idle(spans: Sequence[tuple[float, float]], slots: int, away: Sequence[tuple[float, float]] = ()) -> float:
     """Return the longest time from the end of a job to the next begin in its slot. *spans* are begins and ends.
 
-    The slot that was free first is taken first, so that the time is not too short.
+    The slot that was free first is taken first, so that the time is not too short. Times during which the database was
+    *away* are not counted, because no job may be sent then.
     """
     free_since: list[float] = []
     longest = 0.0
     for begin, end in sorted(spans):
         if len(free_since) == slots:
-            longest = max(longest, begin - heapq.heappop(free_since))
+            since = heapq.heappop(free_since)
+            lost = sum(max(min(end_of, begin) - max(begin_of, since), 0.0) for begin_of, end_of in away)
+            longest = max(longest, begin - since - lost)
         heapq.heappush(free_since, end)
     return longest
 
@@ -209,8 +225,7 @@ async def restarts(trial: Trial, rng: random.Random, count: int) -> None:
         await asyncio.sleep(rng.uniform(1.0, 3.0))
         if trial.is_over:
             return
-        await trial.database.restart(rng.uniform(0.0, 1.5 * LEASE))
-        trial.faults += 1
+        await trial.without_database(trial.database.restart(rng.uniform(0.0, 1.5 * LEASE)))
 
 
 async def cuts(trial: Trial, rng: random.Random, count: int) -> None:
@@ -219,8 +234,8 @@ async def cuts(trial: Trial, rng: random.Random, count: int) -> None:
         await asyncio.sleep(rng.uniform(0.2, 1.5))
         if trial.is_over:
             return
-        await trial.proxy.cut(rng.uniform(0.5, 1.5 * LEASE) if number % 5 == 4 else 0.0)
-        trial.faults += 1
+        seconds = rng.uniform(0.5, 1.5 * LEASE) if number % 5 == 4 else 0.0
+        await trial.without_database(trial.proxy.cut(seconds))
 
 
 FAULTS: Mapping[str, tuple[Fault, int]] = {

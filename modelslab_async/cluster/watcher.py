@@ -60,7 +60,14 @@ class Watcher:
         self._runs.pop(run.ref, None)
 
     async def save(
-        self, run: JobRun, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool, max_bytes: int
+        self,
+        run: JobRun,
+        /,
+        path: str | os.PathLike[str],
+        progress: Progress | None,
+        *,
+        overwrite: bool,
+        max_bytes: int,
     ) -> SavedVideo:
         """Raise ClientStateError: a worker saves the video."""
         raise ClientStateError(f"{path}: a worker of the cluster saves the video (hint: await the batch's event)")

@@ -19,11 +19,9 @@ from modelslab_async.batch.results import to_json
 from modelslab_async.client import Client
 from modelslab_async.cluster.messages import Outcome, Report, Setup, Task
 from modelslab_async.errors import (
-
     JobDetachedError,
     JobFailedError,
     ModelsLabError,
-
     SubmitUncertainError,
 )
 from modelslab_async.job.future import Job
@@ -112,9 +110,7 @@ class WorkerClient(WorkerPlugin):
         finally:
             self.jobs.pop(task.entry.item, None)
         if made.result:
-            result = attrs.evolve(
-                made.result, **self.client.api_key.redact(attrs.asdict(made.result, recurse=False))
-            )
+            result = attrs.evolve(made.result, **self.client.api_key.redact(attrs.asdict(made.result, recurse=False)))
             return Outcome(result=to_json(result))
         return Outcome(is_detached=made.job is not None and isinstance(job_error(made.job), JobDetachedError))
 

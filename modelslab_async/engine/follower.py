@@ -12,6 +12,7 @@ from modelslab_async.engine.dispatcher import Dispatcher
 from modelslab_async.engine.recorder import Recorder, request_from_record
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.engine.requests import differences
+from modelslab_async.engine.rows import CHECK_EVERY, RowReader
 from modelslab_async.errors import InvalidRequestError, JournalError, ModelsLabError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error
@@ -26,8 +27,6 @@ from modelslab_async.protocol.replay import events_to
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.secret import ApiKey
 
-_CHECK_EVERY = 2.0
-"""Seconds after which a row is read again, if no change of the journal was noticed before."""
 _GOES_ON = (JobState.PROCESSING, JobState.READY)
 _log = logging.getLogger("modelslab_async")
 
@@ -54,6 +53,7 @@ class Follower:
         """The followed jobs that have not ended, by ref."""
         self._recorder, self._dispatcher, self._recoverer, self._submit = recorder, dispatcher, recoverer, submit
         self._tasks: dict[JobRun, asyncio.Task[None]] = {}
+        self._rows = RowReader(recoverer)
         self._is_closed = False
 
     @property
@@ -138,6 +138,7 @@ class Follower:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        await self._rows.close()
         for run in list(self.runs.values()):
             run.stop_following()
 
@@ -149,24 +150,23 @@ class Follower:
                     run.advance(lifecycle.Rejected(InvalidRequestError(problems)))
                     return
                 run.record = claimed
+            is_first = True
             while not run.future.done() and run.runtime is self:
                 try:
-                    await self._step(run)
-                    if not run.future.done() and run.runtime is self:
-                        await self._recoverer.journal.wait_for_change(_CHECK_EVERY)
+                    row = await (self._recoverer.find(run.ref) if is_first else self._rows.next(run.ref))
+                    is_first = False
+                    if row:
+                        await self._step(run, row)
                 except JournalError:  # the journal is away: the last known state stays
-                    await asyncio.sleep(_CHECK_EVERY)
+                    await asyncio.sleep(CHECK_EVERY)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug must not leave the job without an end
             run.fail(internal_error(run, error), charged=None)
             self.on_end(run)
 
-    async def _step(self, run: JobRun) -> None:
+    async def _step(self, run: JobRun, row: Row) -> None:
         """Bring the job to where its row is, or take it over if its owner is gone."""
-        row = await self._recoverer.find(run.ref)
-        if row is None:
-            return
         record = row.record
         if not row.is_alive and record.state is JobState.SUBMITTING:
             record = await self._recoverer.as_uncertain(record) or record

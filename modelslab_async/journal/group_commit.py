@@ -68,6 +68,8 @@ class GroupCommitJournal:
         """Starts the writer for noted records."""
         self._version: int | None = None
         """The store's version when `wait_for_change` last asked."""
+        self._changes = 0
+        """How many changes of the version were seen, by any caller of `wait_for_change`."""
         self.last_transaction_at = -math.inf
         """The loop's time when the last transaction began, seconds."""
 
@@ -127,11 +129,14 @@ class GroupCommitJournal:
 
     async def wait_for_change(self, seconds: float) -> None:
         """As in `Journal`. The store is asked every `CHECK_EVERY` seconds."""
+        changes = self._changes
         for _ in range(math.ceil(seconds / CHECK_EVERY)):
             await asyncio.sleep(min(CHECK_EVERY, seconds))
             version = await self._call(self._store.version)
             if version != self._version:
                 self._version = version
+                self._changes += 1
+            if self._changes != changes:
                 return
 
     def note(self, record: JobRecord) -> None:

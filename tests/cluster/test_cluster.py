@@ -19,7 +19,15 @@ from helpers.clusters import Recorder, a_small_cluster, a_studio, processes
 from helpers.databases import Server
 from helpers.world import KEY, PNG
 
-from modelslab_async import Budget, BudgetExceededError, Client, ConnectError, ImageToVideoUltra, InvalidRequestError, JobState
+from modelslab_async import (
+    Budget,
+    BudgetExceededError,
+    Client,
+    ConnectError,
+    ImageToVideoUltra,
+    InvalidRequestError,
+    JobState,
+)
 from modelslab_async.batch import Step, read_results
 from modelslab_async.cluster import driver, run_batch
 from modelslab_async.cluster.messages import Setup, Task

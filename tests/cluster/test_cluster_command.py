@@ -19,7 +19,9 @@ async def test_one_command_shows_it_all(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     events = [event["event"] for event in done.json]
     assert (events[0], events.count("ended"), events[-1]) == ("plan", 6, "report")
-    assert {event["result"]["host"] for event in done.json if "result" in event} <= {f"{platform.node()}/{n}" for n in (0, 1)}
+    assert {event["result"]["host"] for event in done.json if "result" in event} <= {
+        f"{platform.node()}/{n}" for n in (0, 1)
+    }
     assert charges(emulator) == len(made(tmp_path / "out")) == 6
     assert not list((tmp_path / "out").glob(".*"))
 

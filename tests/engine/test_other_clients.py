@@ -19,6 +19,7 @@ from modelslab_async import (
     Timeouts,
 )
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.journal.base import Row
 from modelslab_async.journal.memory import MemoryJournal, MemoryStorage
 from modelslab_async.protocol.claims import Ask, Claim
 
@@ -53,6 +54,20 @@ class Away(MemoryJournal):
         if self.is_away:
             raise JournalError("the disk is away")
         await super().wait_for_change(seconds)
+
+
+class Counted(MemoryJournal):
+    """Count the reads."""
+
+    reads = 0
+
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
+        self.reads += 1
+        return await super().find(account, ref=ref, job_id=job_id)
+
+    async def unfinished(self, account: str, *, ready: bool = True) -> list[Row]:
+        self.reads += 1
+        return await super().unfinished(account, ready=ready)
 
 
 def on(world: World, storage: MemoryStorage, **options: object) -> Client:
@@ -264,3 +279,16 @@ async def test_an_uncertain_job_that_was_taken_over_holds_its_slot(make_world: M
         await job
         assert world.count("img2video_ultra") == 2
         await owner.aclose(drain=False)
+
+
+async def test_a_change_of_one_job_is_not_read_by_all_followers(make_world: MakeWorld) -> None:
+    """A hundred followed jobs, whose rows change some hundred times, are read together."""
+    world, storage = make_world(), MemoryStorage()
+    journal = Counted(storage)
+    async with on(world, storage) as owner, on(world, storage, journal=journal) as other:
+        jobs = [owner.submit(a_request(track_id=f"r{number}")) for number in range(100)]
+        followed = [await other.follow(job.ref) for job in jobs]
+        await asyncio.sleep(1)
+        before = journal.reads
+        await asyncio.gather(*followed)
+        assert journal.reads - before < 10 * len(jobs)

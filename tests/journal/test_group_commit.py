@@ -211,3 +211,14 @@ async def test_rows_that_are_lost_at_the_close_are_logged(
     journal.note(a_record(journal, "noted", S.PROCESSING, job_id="1"))
     await journal.close()
     assert "closed with 1 row that could not be written" in caplog.text
+
+
+@pytest.mark.looptime
+async def test_all_that_wait_for_a_change_see_it(journal: GroupCommitJournal, store: MemoryStore) -> None:
+    """One caller does not take the change away from another, whichever of them asks the store first."""
+    await journal.wait_for_change(1.0)
+    waits = [asyncio.create_task(journal.wait_for_change(60.0)) for _ in range(3)]
+    await asyncio.sleep(1)
+    store.changes += 1
+    done, _ = await asyncio.wait(waits, timeout=5)
+    assert len(done) == 3

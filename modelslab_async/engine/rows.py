@@ -1,0 +1,67 @@
+"""Read the rows of many jobs that other clients run, with few queries."""
+
+import asyncio
+
+from modelslab_async.engine.recovery import Recoverer
+from modelslab_async.errors import JournalError
+from modelslab_async.journal.base import Row
+
+CHECK_EVERY = 2.0
+"""Seconds after which the rows are read again, if no change of the journal was noticed before."""
+_LEAST_GAP = 0.1
+"""Seconds from one read to the next. Each change of any job is noticed, and most of them concern other jobs."""
+
+
+class RowReader:
+    """Read all rows that are asked for after each change of the journal."""
+
+    def __init__(self, recoverer: Recoverer) -> None:
+        self._recoverer = recoverer
+        self._asked: dict[str, asyncio.Future[Row | None]] = {}
+        """The rows that are waited for, by ref."""
+        self._task: asyncio.Task[None] | None = None
+
+    async def next(self, ref: str) -> Row | None:
+        """Return the job's row after the next change of the journal, or after `CHECK_EVERY` seconds.
+
+        Return None if there is no row. Raises JournalError. One task at a time asks for a row.
+        """
+        row = self._asked[ref] = asyncio.get_running_loop().create_future()
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="modelslab_async rows")
+        return await row
+
+    async def close(self) -> None:
+        """Read no more. No task may wait for a row."""
+        if task := self._task:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        try:
+            while self._asked:
+                asked = self._asked
+                try:
+                    await self._recoverer.journal.wait_for_change(CHECK_EVERY)
+                    self._asked = {}
+                    await self._read(asked)
+                except JournalError as error:
+                    if self._asked is asked:
+                        self._asked = {}
+                    for row in asked.values():
+                        if not row.done():
+                            row.set_exception(error)
+                await asyncio.sleep(_LEAST_GAP)
+        finally:
+            self._task = None
+
+    async def _read(self, asked: dict[str, asyncio.Future[Row | None]]) -> None:
+        """Read the rows of all unfinished jobs at once, and each other row by itself: that job has ended."""
+        recoverer = self._recoverer
+        unfinished = await recoverer.journal.unfinished(recoverer.recorder.account, ready=False)
+        found = {row.record.ref: row for row in unfinished}
+        for ref, row in asked.items():
+            if not row.done():
+                now = found.get(ref) or await recoverer.find(ref)
+                if not row.done():  # the caller may have been cancelled meanwhile
+                    row.set_result(now)
