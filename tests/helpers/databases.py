@@ -160,7 +160,7 @@ class Proxy:
             self._port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Cut all connections, and new ones at once. The port stays open, because asyncio leaks what it accepts then."""
+        """Cut all connections, and new ones at once. A port that closes leaks what asyncio is accepting."""
         self._is_refusing = True
         await self.cut()
         self.resume()
