@@ -144,6 +144,7 @@ class Proxy:
         self._database = database
         self._listener: asyncio.Server | None = None
         self._port = 0
+        self._is_refusing = False
         self._connections = set[asyncio.Task[None]]()
         self._may_answer, self._may_ask = asyncio.Event(), asyncio.Event()
         self.resume()
@@ -153,16 +154,22 @@ class Proxy:
         return f"postgresql://postgres@127.0.0.1:{self._port}/{self._database}?sslmode=disable"
 
     async def start(self) -> None:
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
-        self._port = self._listener.sockets[0].getsockname()[1]
+        self._is_refusing = False
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+            self._port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Refuse new connections, and cut the others."""
-        if self._listener:
-            self._listener.close()
-            self._listener = None
+        """Cut all connections, and new ones at once. A port that closes leaks what asyncio is accepting."""
+        self._is_refusing = True
         await self.cut()
         self.resume()
+
+    async def close(self) -> None:
+        await self.stop()
+        await asyncio.sleep(0.02)  # until a connection that is being accepted is closed
+        if self._listener:
+            self._listener.close()
 
     async def cut(self) -> None:
         """Cut all connections. New ones may come."""
@@ -185,7 +192,7 @@ class Proxy:
         self._may_ask.set()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._listener is None:
+        if self._is_refusing:
             writer.transport.abort()
             return
         connection = asyncio.create_task(self._serve(reader, writer))
@@ -230,5 +237,4 @@ async def proxied(server: Server, database: str) -> AsyncIterator[Proxy]:
     try:
         yield proxy
     finally:
-        await proxy.stop()
-        await asyncio.sleep(0.02)  # until a connection that was just being accepted is closed
+        await proxy.close()
