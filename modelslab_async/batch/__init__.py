@@ -34,6 +34,7 @@ __all__ = [
     "value_of",
 ]
 
+
 @asynccontextmanager
 async def open_batch(
     client: Client,

@@ -14,7 +14,7 @@ from modelslab_async.errors import ClientStateError, JournalError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Journal
-from modelslab_async.media.saved import Progress, SavedVideo
+from modelslab_async.media.saved import SavedVideo
 from modelslab_async.polling.estimator import DurationEstimator, JobForecast, PollValue, shape_of
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.lifecycle import JobState
@@ -59,11 +59,9 @@ class Watcher:
         """Forget a job that has just ended."""
         self._runs.pop(run.ref, None)
 
-    async def save(
-        self, run: JobRun, /, path: str | os.PathLike[str], progress: Progress | None, *, overwrite: bool, max_bytes: int
-    ) -> SavedVideo:
+    async def save(self, run: JobRun, /, path: str | os.PathLike[str], *_: object, **__: object) -> SavedVideo:
         """Raise ClientStateError: a worker saves the video."""
-        raise ClientStateError(f"{path}: a worker of the cluster saves the video (hint: await the batch's event)")
+        raise ClientStateError(f"{path}: a worker of the cluster saves {run.ref} (hint: await the batch's event)")
 
     def watch(self, request: ImageToVideoUltra | None, ref: str, on_row: Callable[[Job], None]) -> Job:
         """Return the job with this ref. *on_row* is called with it once the journal has its row."""

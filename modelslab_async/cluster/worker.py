@@ -19,11 +19,9 @@ from modelslab_async.batch.results import to_json
 from modelslab_async.client import Client
 from modelslab_async.cluster.messages import Outcome, Report, Setup, Task
 from modelslab_async.errors import (
-
     JobDetachedError,
     JobFailedError,
     ModelsLabError,
-
     SubmitUncertainError,
 )
 from modelslab_async.job.future import Job
@@ -63,17 +61,20 @@ class WorkerClient(WorkerPlugin):
             stop=self.stop,
         )
         await self.client.__aenter__()
+        answer = arguments.answer(hashlib.sha256(worker.id.encode()).hexdigest()[:16])
         try:
-            if self.client.account_id != arguments.account:
-                hint = "give each worker the MODELSLAB_API_KEY of the driver"
-                raise refusal("cluster", worker.address, "has another API key, or another base URL", hint)
-            answer = arguments.answer(hashlib.sha256(worker.id.encode()).hexdigest()[:16])
+            self._require_account(worker)
             await in_thread(_answer, arguments, answer)
         except BaseException:
             await self.client.aclose(drain=False)
             raise
         self.report = Report(threads=worker.state.nthreads, answer=answer)
         self.is_open.set()
+
+    def _require_account(self, worker: Worker) -> None:
+        if self.client.account_id != self.arguments.account:
+            hint = "give each worker the MODELSLAB_API_KEY of the driver"
+            raise refusal("cluster", worker.address, "has another API key, or another base URL", hint)
 
     async def teardown(self, worker: Worker) -> None:  # noqa: ARG002 - Dask's
         """Close the client. Its jobs are paid for, and are collected by the tasks that run next."""
@@ -112,9 +113,7 @@ class WorkerClient(WorkerPlugin):
         finally:
             self.jobs.pop(task.entry.item, None)
         if made.result:
-            result = attrs.evolve(
-                made.result, **self.client.api_key.redact(attrs.asdict(made.result, recurse=False))
-            )
+            result = attrs.evolve(made.result, **self.client.api_key.redact(attrs.asdict(made.result, recurse=False)))
             return Outcome(result=to_json(result))
         return Outcome(is_detached=made.job is not None and isinstance(job_error(made.job), JobDetachedError))
 

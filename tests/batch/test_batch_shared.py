@@ -71,9 +71,7 @@ async def test_a_run_takes_over_what_another_run_left(make_world: MakeWorld, tmp
     def is_late() -> bool:
         return asyncio.get_running_loop().time() > begun + 60
 
-    _, events = await asyncio.gather(
-        hosts.run(folder, requests(12), leave=is_late), hosts.run(folder, requests(12))
-    )
+    _, events = await asyncio.gather(hosts.run(folder, requests(12), leave=is_late), hosts.run(folder, requests(12)))
     assert {event.result.file for event in events if event.result} == {f"a-{seed}.mp4" for seed in range(12)}
     assert charges(here) == 12
 
@@ -91,7 +89,7 @@ async def test_an_uncertain_item_of_a_live_run_is_left_by_the_other(make_world: 
     """`resubmit_uncertain` pays again for what earlier runs left, not for what another run has just submitted."""
     here, folder = make_world(faults=[Rule(Fault.RESET_AFTER, times=1)]), tmp_path / "out"
     hosts = Hosts(here)
-    options = {"resubmit_uncertain": True, "lookahead": 1}
+    options: dict[str, Any] = {"resubmit_uncertain": True, "lookahead": 1}
     both = await asyncio.gather(*(hosts.run(folder, requests(3), **options) for _ in range(2)))
     assert charges(here) == 3
     for events in both:

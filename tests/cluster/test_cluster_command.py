@@ -19,7 +19,9 @@ async def test_one_command_shows_it_all(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     events = [event["event"] for event in done.json]
     assert (events[0], events.count("ended"), events[-1]) == ("plan", 6, "report")
-    assert {event["result"]["host"] for event in done.json if "result" in event} <= {f"{platform.node()}/{n}" for n in (0, 1)}
+    assert {event["result"]["host"] for event in done.json if "result" in event} <= {
+        f"{platform.node()}/{n}" for n in (0, 1)
+    }
     assert charges(emulator) == len(made(tmp_path / "out")) == 6
     assert not list((tmp_path / "out").glob(".*"))
 
@@ -38,7 +40,7 @@ def test_a_wrong_address_is_refused(tmp_path: Path, address: str, message: str) 
 
 def test_without_dask_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package distributed is optional."""
-    for name in [name for name in sys.modules if name.split(".")[0] in ("distributed",) or ".cluster.driver" in name]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "distributed" or ".cluster.driver" in name]:
         monkeypatch.delitem(sys.modules, name)
     missing: Any = None
     monkeypatch.setitem(sys.modules, "distributed", missing)

@@ -51,7 +51,12 @@ def processes(**environment: str) -> distributed.LocalCluster:
 async def a_small_cluster(threads: int = 8) -> AsyncIterator[distributed.LocalCluster]:
     """Start a cluster of one worker in this process, with this process's environment."""
     async with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=threads, processes=False, protocol="tcp", asynchronous=True, dashboard_address=None
+        n_workers=1,
+        threads_per_worker=threads,
+        processes=False,
+        protocol="tcp",
+        asynchronous=True,
+        dashboard_address=None,
     ) as cluster:
         yield cluster
 
@@ -91,7 +96,9 @@ class Studio:
         async with Client(KEY, base_url=self.emulator.url, journal=self.journal, budget=budget) as client:
             yield client
 
-    async def run(self, cluster: distributed.LocalCluster, wanted: Any, *, budget: Budget | None = None, **options: Any) -> list[BatchEvent]:
+    async def run(
+        self, cluster: Any, wanted: Any, *, budget: Budget | None = None, **options: Any
+    ) -> list[BatchEvent]:
         """Run the batch on a cluster, with a new client of the driver. Return its events."""
         async with self.client(budget) as client:
             running = run_batch(
@@ -106,4 +113,3 @@ async def a_studio(folder: Path, journal: Any = None, **options: Any) -> AsyncIt
         **{"speed": 100.0, "render": skeleton, "eta": {"good": 1}, "queue_limit": 4, **options}
     ) as emulator:
         yield Studio(emulator, folder, journal or folder / "jobs.db")
-
