@@ -76,8 +76,7 @@ class Folder:
         with self._one_thread, _locked(self._results):
             found = self._read_new()
             known = next((each for each in reversed(found) if each.item == result.item), known)
-            is_same = known and (known.ref, known.state, known.file) == (result.ref, result.state, result.file)
-            if known and is_same and (known.host or not result.host):
+            if known and _is_same(known, result):
                 return found
             self._position += self._append(result)
             return [*found, result]
@@ -128,6 +127,12 @@ class Folder:
             return False
         found = examine(self.path / result.file)
         return found is not None and found.sha256 == result.sha256
+
+
+def _is_same(known: Result, result: Result) -> bool:
+    """Return whether a result that another run wrote says as much as this one."""
+    is_of_same_job = (known.ref, known.state, known.file) == (result.ref, result.state, result.file)
+    return is_of_same_job and (known.host is not None or result.host is None)
 
 
 @contextmanager

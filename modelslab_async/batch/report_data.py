@@ -72,6 +72,7 @@ def details_of(result: Result) -> Mapping[str, str]:
         "Picture": _picture_name(result.request.get("init_image")),
         "File": result.file or "",
         "Line": str(result.line),
+        "Host": result.host or "",
         "Ref": result.ref,
         "Id": result.job_id or "",
     }

@@ -1,12 +1,13 @@
-"""Draw a batch's timeline: a lane for each slot, a bar for each job. Pure: results in, HTML out.
+"""Draw a batch's timeline: a lane for each slot of each host, a bar for each job. Pure: results in, HTML out.
 
 All bars of one state are one SVG path: the picture of 20,000 jobs has as few elements as that of 20.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
+from html import escape
 from itertools import groupby
 from statistics import median
 
@@ -52,9 +53,9 @@ class Bar:
 
 
 def bars(results: Iterable[Result]) -> Sequence[Bar]:
-    """Return the bars of all jobs that were sent, by their begin, each in the first free lane.
+    """Return the bars of all jobs that were sent, by their begin, each in the first free lane of its host.
 
-    There are as many lanes as jobs that ran at once.
+    A host has as many lanes as it had jobs that ran at once. The hosts come in the order of their names.
     """
     sent = [(result.submitted_at, result) for result in results if result.submitted_at]
     if not sent:
@@ -67,15 +68,21 @@ def bars(results: Iterable[Result]) -> Sequence[Bar]:
         spans.append((begin, None if ended_at is None else max((ended_at - first).total_seconds(), begin), result))
     open_seconds = _open_seconds(spans)
     spans.sort(key=lambda span: (span[0], span[0] + open_seconds if span[1] is None else span[1], span[2].ref))
-    busy, free, drawn = list[tuple[float, int]](), list[int](), list[Bar]()
+    drawn = list[Bar]()
+    for _, of_host in groupby(sorted(spans, key=lambda span: span[2].host or ""), key=lambda span: span[2].host):
+        drawn += _bars_of_host(of_host, open_seconds, 1 + max((bar.lane for bar in drawn), default=-1))
+    return sorted(drawn, key=lambda bar: (bar.begin, bar.lane))
+
+
+def _bars_of_host(spans: Iterable[_Span], open_seconds: float, first_lane: int) -> Iterator[Bar]:
+    busy, free = list[tuple[float, int]](), list[int]()
     for begin, known_end, result in spans:
         end = begin + open_seconds if known_end is None else known_end
         while busy and busy[0][0] <= begin:
             heappush(free, heappop(busy)[1])
         lane = heappop(free) if free else len(busy)
         heappush(busy, (end, lane))
-        drawn.append(Bar(result, begin, end, lane, is_open=known_end is None))
-    return drawn
+        yield Bar(result, begin, end, first_lane + lane, is_open=known_end is None)
 
 
 def _open_seconds(spans: Sequence[_Span]) -> float:
@@ -99,15 +106,33 @@ def picture(drawn: Sequence[Bar]) -> str:
     height = f"{lanes * lane_height:.0f}"
     ticks = [(100 * after / seconds, after) for after in _ticks(seconds)]
     grid = "".join(f"M{_WIDTH * percent / 100:.0f} 0v{height}" for percent, _ in ticks)
-    caption = f"{counted(len(drawn), 'job')} in {counted(lanes, 'slot')}"
+    hosts = _hosts(drawn)
+    on_hosts = f" on {counted(len(hosts), 'host')}" if len(hosts) > 1 else ""
+    caption = f"{counted(len(drawn), 'job')} in {counted(lanes, 'slot')}{on_hosts}"
     return (
         f'<div class="lanes" data-seconds="{seconds:.3f}" data-lanes="{lanes}">'
         f'<svg viewBox="0 0 {_WIDTH} {height}" height="{height}" preserveAspectRatio="none" role="img" '
         f'aria-label="{caption}"><path class="lane" d="{_lanes(lanes, lane_height)}"/><path class="grid" d="{grid}"/>'
-        f"{''.join(_paths(drawn, _WIDTH / seconds, lane_height))}</svg></div>"
+        f"{''.join(_paths(drawn, _WIDTH / seconds, lane_height))}</svg>{_host_names(hosts, lanes)}</div>"
         f'<ol class="ticks" aria-hidden="true">{"".join(_tick(*tick) for tick in ticks)}</ol>'
         f'<p class="caption soft">{caption}</p>'
     )
+
+
+def _hosts(drawn: Iterable[Bar]) -> Mapping[str, int]:
+    """Return the first lane of each host, by the host's name. Bars without a host are of an unknown one."""
+    first = dict[str, int]()
+    for bar in sorted(drawn, key=lambda bar: bar.lane):
+        first.setdefault(bar.result.host or "unknown host", bar.lane)
+    return first
+
+
+def _host_names(hosts: Mapping[str, int], lanes: int) -> str:
+    """Return the names of several hosts, each at its first lane. Empty for one host."""
+    if len(hosts) < 2:
+        return ""
+    names = (f'<li style="top:{100 * lane / lanes:.2f}%">{escape(name)}</li>' for name, lane in hosts.items())
+    return f'<ol class="hosts">{"".join(names)}</ol>'
 
 
 def _lanes(lanes: int, lane_height: float) -> str:

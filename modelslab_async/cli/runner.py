@@ -90,8 +90,9 @@ async def open_client(settings: Settings, *, budget: Budget | None = None) -> As
 
             emulator = await stack.enter_async_context(Emulator(speed=EMULATOR_SPEED, eta={"good": 1}))
             settings.output.say("This is the emulator on this machine, not ModelsLab. No money is spent.", "yellow")
-            folder = stack.enter_context(tempfile.TemporaryDirectory())
-            journal: Path | PostgresJournal | None = Path(folder) / "jobs.db"
+            journal: Path | PostgresJournal | None = (
+                Path(stack.enter_context(tempfile.TemporaryDirectory())) / "jobs.db"
+            )
             key, url = wrapped_key("any"), emulator.url
         else:
             if os.environ.get(URL_VARIABLE) == "" and settings.base_url is None:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import platform
 import secrets
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -73,7 +74,7 @@ async def open_maker(
             token=secrets.token_hex(8),
         )
         dask = await stack.enter_async_context(_connected(address))
-        stack.push_async_callback(in_thread, _remove_tests, setup)
+        stack.push_async_callback(in_thread, _remove_helpers, setup)
         await in_thread(setup.question.write_text, setup.token)
         stack.push_async_callback(_uninstall, dask, setup.plugin)
         reports = await _install(dask, address, setup)
@@ -103,7 +104,8 @@ def _require_this_host(address: str) -> None:
 
 
 @asynccontextmanager
-async def _connected(address: str) -> AsyncIterator[distributed.Client]:
+async def _connected(address: str) -> AsyncIterator[Any]:
+    """Connect to a scheduler. Yield Dask's client, whose types do not know that it is asynchronous."""
     hint = "start one with dask scheduler, and pass its address, such as tcp://scheduler:8786"
     try:
         dask = await distributed.Client(address, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
@@ -115,7 +117,7 @@ async def _connected(address: str) -> AsyncIterator[distributed.Client]:
         await dask.close(timeout=_CLOSE_SECONDS)
 
 
-async def _install(dask: distributed.Client, address: str, setup: Setup) -> Mapping[str, Report]:
+async def _install(dask: Any, address: str, setup: Setup) -> Mapping[str, Report]:
     """Open a client on each worker. Return what the workers say of themselves, by their addresses."""
     try:
         await dask.wait_for_workers(1, timeout=_CONNECT_SECONDS)
@@ -132,7 +134,7 @@ async def _install(dask: distributed.Client, address: str, setup: Setup) -> Mapp
     return {each: report for each, report in found.items() if report}
 
 
-async def _uninstall(dask: distributed.Client, plugin: str) -> None:
+async def _uninstall(dask: Any, plugin: str) -> None:
     """Close the clients of all workers. Without a scheduler, the workers end, and close their clients themselves."""
     if dask.status == "running":
         with suppress(Exception):
@@ -151,9 +153,11 @@ def _require_answers(setup: Setup, reports: Mapping[str, Report]) -> None:
             raise refusal("folder", str(setup.folder), requirement, "mount one folder at this path on each host")
 
 
-def _remove_tests(setup: Setup) -> None:
+def _remove_helpers(setup: Setup) -> None:
+    """Remove the files that tested the folder, and the copies of pictures: the next run copies them again."""
     for path in setup.folder.glob(f"{setup.question.name}*"):
         path.unlink(missing_ok=True)
+    shutil.rmtree(setup.copies, ignore_errors=True)
 
 
 class ClusterMaker:
@@ -162,7 +166,7 @@ class ClusterMaker:
     def __init__(
         self,
         decider: Decider,
-        dask: distributed.Client,
+        dask: Any,
         setup: Setup,
         watcher: Watcher,
         local: LocalMaker,
@@ -182,9 +186,9 @@ class ClusterMaker:
         if decision.action in (Action.KEEP, Action.LEAVE) or entry.request is None:
             return await self._local.make(entry, decision, observer)
         is_paid = decision.action is Action.COLLECT
-        if is_paid and decision.record:
-            if found := await self._local.saved_before(entry, decision.record, decision.result):
-                return Made(found)
+        before = decision.record if is_paid else None
+        if before and (found := await self._local.saved_before(entry, before, decision.result)):
+            return Made(found)
         try:
             task = await self._task(entry, decision.ref, is_paid=is_paid)
         except InvalidRequestError as error:
@@ -216,7 +220,7 @@ class ClusterMaker:
         if not result:
             return None
         where = result.request.get("init_image")
-        if entry.request and isinstance(where, str) and self._copies in Path(where).parents:
+        if entry.request and isinstance(where, str) and self._setup.copies in Path(where).parents:
             own = entry.request.init_image
             shown = str(Path(own).absolute()) if isinstance(own, Path) else f"sha256:{Path(where).parent.name}"
             return attrs.evolve(result, request={**result.request, "init_image": shown})
@@ -281,10 +285,6 @@ class ClusterMaker:
 
     # --- pictures ---
 
-    @property
-    def _copies(self) -> Path:
-        return self._setup.folder / ".pictures"
-
     async def _task(self, entry: Entry, ref: str, *, is_paid: bool) -> Task:
         """Return the task of an item. Raises InvalidRequestError if its picture cannot be read."""
         request = entry.request
@@ -304,7 +304,7 @@ class ClusterMaker:
             request = attrs.evolve(request, init_image=image.path.absolute())
         if self._copies_pictures or not isinstance(image, images.ImageFile):
             name = image.path.name if isinstance(image, images.ImageFile) else "picture"
-            copy = self._copies / digest / name
+            copy = self._setup.copies / digest / name
             await in_thread(_copy, data, copy)
             if not isinstance(image, images.ImageFile):  # the picture itself does not pass through Dask
                 request = attrs.evolve(request, init_image=copy, base64=None)

@@ -41,6 +41,11 @@ class Setup:
         """The file that the driver writes and each worker reads."""
         return self.folder / f".cluster-{self.token}"
 
+    @property
+    def copies(self) -> Path:
+        """The folder of the pictures that are copied for the workers."""
+        return self.folder / ".pictures"
+
     def answer(self, worker: str) -> Path:
         """Return the file that a worker writes and the driver reads."""
         return self.folder / f".cluster-{self.token}-{worker}"

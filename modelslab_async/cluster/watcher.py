@@ -14,8 +14,9 @@ from modelslab_async.errors import ClientStateError, JournalError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Journal
-from modelslab_async.media.saved import Progress, SavedVideo
-from modelslab_async.polling.estimator import DurationEstimator, JobForecast, PollValue, shape_of
+from modelslab_async.media.saved import SavedVideo
+from modelslab_async.polling.estimator import DurationEstimator, JobForecast, PollValue
+from modelslab_async.polling.workload import workload_of
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
@@ -50,7 +51,7 @@ class Watcher:
 
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when a job is expected to end."""
-        return JobForecast(self._estimator, shape_of(run.request), eta, self._rng, PollValue(), run.has_webhook)
+        return JobForecast(self._estimator, workload_of(run.request), eta, self._rng, PollValue(), run.has_webhook)
 
     def on_event(self, run: JobRun, event: lifecycle.Event) -> None:
         """Do nothing: the job's own client has recorded the event."""
@@ -59,18 +60,9 @@ class Watcher:
         """Forget a job that has just ended."""
         self._runs.pop(run.ref, None)
 
-    async def save(
-        self,
-        run: JobRun,
-        /,
-        path: str | os.PathLike[str],
-        progress: Progress | None,
-        *,
-        overwrite: bool,
-        max_bytes: int,
-    ) -> SavedVideo:
+    async def save(self, run: JobRun, /, path: str | os.PathLike[str], *_: object, **__: object) -> SavedVideo:
         """Raise ClientStateError: a worker saves the video."""
-        raise ClientStateError(f"{path}: a worker of the cluster saves the video (hint: await the batch's event)")
+        raise ClientStateError(f"{path}: a worker of the cluster saves {run.ref} (hint: await the batch's event)")
 
     def watch(self, request: ImageToVideoUltra | None, ref: str, on_row: Callable[[Job], None]) -> Job:
         """Return the job with this ref. *on_row* is called with it once the journal has its row."""

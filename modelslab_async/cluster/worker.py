@@ -61,17 +61,20 @@ class WorkerClient(WorkerPlugin):
             stop=self.stop,
         )
         await self.client.__aenter__()
+        answer = arguments.answer(hashlib.sha256(worker.id.encode()).hexdigest()[:16])
         try:
-            if self.client.account_id != arguments.account:
-                hint = "give each worker the MODELSLAB_API_KEY of the driver"
-                raise refusal("cluster", worker.address, "has another API key, or another base URL", hint)
-            answer = arguments.answer(hashlib.sha256(worker.id.encode()).hexdigest()[:16])
+            self._require_account(worker)
             await in_thread(_answer, arguments, answer)
         except BaseException:
             await self.client.aclose(drain=False)
             raise
         self.report = Report(threads=worker.state.nthreads, answer=answer)
         self.is_open.set()
+
+    def _require_account(self, worker: Worker) -> None:
+        if self.client.account_id != self.arguments.account:
+            hint = "give each worker the MODELSLAB_API_KEY of the driver"
+            raise refusal("cluster", worker.address, "has another API key, or another base URL", hint)
 
     async def teardown(self, worker: Worker) -> None:  # noqa: ARG002 - Dask's
         """Close the client. Its jobs are paid for, and are collected by the tasks that run next."""

@@ -96,3 +96,20 @@ def test_ticks(seconds: int) -> None:
 def test_a_batch_that_sent_nothing_has_no_picture() -> None:
     """Without bars there is nothing to draw."""
     assert picture(bars([a_result(1, S.REFUSED, submitted_at=None)])) == ""
+
+
+def test_each_host_has_its_lanes() -> None:
+    """Jobs of two hosts are never in one lane, and each host's name is at its first lane, as text."""
+    results = [
+        a_result(line, submitted_at=at(line), ended_at=at(line + 3), host=host)
+        for line, host in enumerate(["b<2>", "a", "b<2>", "a", None, "a"], 1)
+    ]
+    drawn = bars(results)
+    lanes = {host: {bar.lane for bar in drawn if bar.result.host == host} for host in ("a", "b<2>", None)}
+    assert sum(len(each) for each in lanes.values()) == len(set.union(*lanes.values())) == 5
+    html = picture(drawn)
+    names = re.findall(r'<li style="top:([\d.]+)%">(.*?)</li>', html)
+    assert names == [("0.00", "unknown host"), ("20.00", "a"), ("60.00", "b&lt;2&gt;")]
+    assert "on 3 hosts" in html
+    one_host = [result for result in results if result.host == "a"]
+    assert 'class="hosts"' not in picture(bars(one_host))

@@ -47,7 +47,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[distributed.LocalCluster]:
+def cluster() -> Iterator[Any]:
     """Two workers in processes of their own, with the key and the database's password in their environment."""
     with processes(PGPASSWORD=PASSWORD) as running:
         yield running
@@ -68,7 +68,7 @@ def made(events: list[Any]) -> dict[str, Any]:
     return {event.entry.item: event.result for event in events if event.result}
 
 
-async def test_a_batch_on_a_cluster(tmp_path: Path, journal: Any, cluster: distributed.LocalCluster) -> None:
+async def test_a_batch_on_a_cluster(tmp_path: Path, journal: Any, cluster: Any) -> None:
     """Each item is paid for and saved once, by one of the workers. The next run keeps all.
 
     Neither the key nor the database's password is in the plugin, in a task, in the scheduler's state or in a log.
@@ -94,7 +94,7 @@ async def test_a_batch_on_a_cluster(tmp_path: Path, journal: Any, cluster: distr
     assert PASSWORD.encode() not in passed
 
 
-async def test_a_worker_that_is_killed(tmp_path: Path, cluster: distributed.LocalCluster) -> None:
+async def test_a_worker_that_is_killed(tmp_path: Path, cluster: Any) -> None:
     """Its tasks run again on another worker, and collect what was paid for."""
     async with a_studio(tmp_path, speed=30.0) as studio:
         running = asyncio.create_task(studio.run(cluster, studio.requests(10)))
@@ -108,7 +108,7 @@ async def test_a_worker_that_is_killed(tmp_path: Path, cluster: distributed.Loca
     assert len(list(studio.out.glob("*.mp4"))) == states.count(JobState.READY) >= 6
 
 
-async def test_a_driver_that_dies(tmp_path: Path, cluster: distributed.LocalCluster) -> None:
+async def test_a_driver_that_dies(tmp_path: Path, cluster: Any) -> None:
     """The same batch again collects what was paid for, on the same cluster."""
     async with a_studio(tmp_path, speed=30.0) as studio:
         driving = asyncio.create_task(studio.run(cluster, studio.requests(10)))
@@ -121,9 +121,9 @@ async def test_a_driver_that_dies(tmp_path: Path, cluster: distributed.LocalClus
     assert studio.charges == len(list(studio.out.glob("*.mp4"))) == 10
 
 
-async def test_a_scheduler_that_dies(tmp_path: Path, cluster: distributed.LocalCluster) -> None:
+async def test_a_scheduler_that_dies(tmp_path: Path, cluster: Any) -> None:
     """The driver ends with an error that says what to do. On another cluster, the same batch goes on."""
-    doomed = await distributed.LocalCluster(
+    doomed: Any = await distributed.LocalCluster(
         n_workers=1, threads_per_worker=6, processes=False, protocol="tcp", asynchronous=True, dashboard_address=None
     )
     async with a_studio(tmp_path, speed=30.0) as studio:
@@ -142,7 +142,7 @@ async def test_a_scheduler_that_dies(tmp_path: Path, cluster: distributed.LocalC
     assert len(made(events)) == 6
 
 
-async def test_a_stop_lets_the_running_jobs_end(tmp_path: Path, cluster: distributed.LocalCluster) -> None:
+async def test_a_stop_lets_the_running_jobs_end(tmp_path: Path, cluster: Any) -> None:
     """Jobs that wait for a slot are not sent. Running ones are saved."""
     async with a_studio(tmp_path, speed=30.0) as studio:
         stop = asyncio.Event()
@@ -228,6 +228,7 @@ async def test_a_picture_that_a_worker_cannot_read(tmp_path: Path, monkeypatch: 
     async with a_studio(tmp_path) as studio, a_small_cluster() as small:
         [result] = made(await studio.run(small, studio.requests(1))).values()
     assert [task.copy is not None for task in seen] == [False, True]
+    assert not list(studio.out.glob(".*"))
     assert (result.file, result.request["init_image"]) == ("castle-0.mp4", str(tmp_path / "castle.png"))
 
 

@@ -40,7 +40,7 @@ def test_a_wrong_address_is_refused(tmp_path: Path, address: str, message: str) 
 
 def test_without_dask_the_command_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The package distributed is optional."""
-    for name in [name for name in sys.modules if name.split(".")[0] in ("distributed",) or ".cluster.driver" in name]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "distributed" or ".cluster.driver" in name]:
         monkeypatch.delitem(sys.modules, name)
     missing: Any = None
     monkeypatch.setitem(sys.modules, "distributed", missing)

@@ -97,7 +97,7 @@ class Studio:
             yield client
 
     async def run(
-        self, cluster: distributed.LocalCluster, wanted: Any, *, budget: Budget | None = None, **options: Any
+        self, cluster: Any, wanted: Any, *, budget: Budget | None = None, **options: Any
     ) -> list[BatchEvent]:
         """Run the batch on a cluster, with a new client of the driver. Return its events."""
         async with self.client(budget) as client:
