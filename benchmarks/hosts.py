@@ -164,9 +164,7 @@ class Trial:
                 return "forgotten"
 
 
-def longest_idle(
-    spans: Sequence[tuple[float, float]], slots: int, away: Sequence[tuple[float, float]] = ()
-) -> float:
+def longest_idle(spans: Sequence[tuple[float, float]], slots: int, away: Sequence[tuple[float, float]] = ()) -> float:
     """Return the longest time from the end of a job to the next begin in its slot. *spans* are begins and ends.
 
     The slot that was free first is taken first, so that the time is not too short. Times during which the database was
