@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from modelslab_async import Budget, Client, Job, Journal, ModelsLabError, Timeouts
+from modelslab_async import Budget, Client, Job, Journal, JournalError, ModelsLabError, Timeouts
 from modelslab_async.journal.choose import journal_of
 from modelslab_async.journal.postgres import PostgresJournal
 from modelslab_async.protocol import record, wire
@@ -32,6 +32,8 @@ from modelslab_async.transport.aiohttp import AiohttpTransport
 KEY = "any"
 PICTURE = "https://picture.invalid/a.png"
 PICTURE_BYTES = b"\x89PNG\r\n\x1a\n" + bytes(24)
+RETRY_SECONDS = 0.5
+"""Seconds after which a job is ensured again, if the database is away."""
 INSTANTS = ("claimed", "before the POST", "before the acceptance", "acceptance written", "taken over")
 """Instants at which a host can send itself a signal: between claim and POST, between POST and acceptance, and so on."""
 
@@ -173,12 +175,15 @@ class Host:
 
     async def _ensure(self, ref: str, *, is_saved: bool, picture: str | bytes) -> None:
         assert self.client
-        try:
-            job = await self.client.ensure(prompt="zoom in", init_image=picture, ref=ref)
-        except ModelsLabError as error:
-            say("raised", ref=ref, error=type(error).__name__, text=str(error))
-        else:
-            await self._see(job, is_saved=is_saved)
+        while True:
+            try:
+                job = await self.client.ensure(prompt="zoom in", init_image=picture, ref=ref)
+            except JournalError:
+                await asyncio.sleep(RETRY_SECONDS)  # as a task queue runs a task again
+            except ModelsLabError as error:
+                return say("raised", ref=ref, error=type(error).__name__, text=str(error))
+            else:
+                return await self._see(job, is_saved=is_saved)
 
     async def _see(self, job: Job, *, is_shown: bool = False, is_saved: bool = False) -> None:
         """Report the end of a job, and with *is_shown* all of its events."""

@@ -8,7 +8,6 @@ import subprocess
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
-from shutil import which
 
 import attrs
 
@@ -67,10 +66,8 @@ def _remove(name: str, count: int) -> None:
 
 
 def _ip(arguments: str) -> None:
-    command = which("ip")
-    if command is None:
-        raise FileNotFoundError("there is no command ip")
-    subprocess.run([command, *arguments.split()], check=True, capture_output=True, text=True)
+    command = ["ip", *arguments.split()]  # of the PATH
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 class Proxy:
