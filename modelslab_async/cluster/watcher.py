@@ -33,6 +33,9 @@ _LEAST_GAP = 0.5
 class Watcher:
     """The jobs that a driver shows. It is their runtime, as a dispatcher is for the jobs of its client."""
 
+    sends_jobs = False
+    """As in `JobRuntime`."""
+
     def __init__(self, client: Client, journal: Journal) -> None:
         self._client, self._journal = client, journal
         self._runs = dict[str, tuple[JobRun, Callable[[Job], None] | None]]()

@@ -26,7 +26,8 @@ class RowReader:
 
         Return None if there is no row. Raises JournalError. One task at a time asks for a row.
         """
-        row = self._asked[ref] = asyncio.get_running_loop().create_future()
+        row: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        self._asked[ref] = row
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="modelslab_async rows")
         return await row

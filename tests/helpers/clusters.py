@@ -96,9 +96,7 @@ class Studio:
         async with Client(KEY, base_url=self.emulator.url, journal=self.journal, budget=budget) as client:
             yield client
 
-    async def run(
-        self, cluster: Any, wanted: Any, *, budget: Budget | None = None, **options: Any
-    ) -> list[BatchEvent]:
+    async def run(self, cluster: Any, wanted: Any, *, budget: Budget | None = None, **options: Any) -> list[BatchEvent]:
         """Run the batch on a cluster, with a new client of the driver. Return its events."""
         async with self.client(budget) as client:
             running = run_batch(
