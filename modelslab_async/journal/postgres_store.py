@@ -50,6 +50,8 @@ class Lease:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._renewed_at: tuple[float, float] | None = None
+        self._returned_at: tuple[float, float] | None = None
+        """When the first beat after an outage was sent; None before the first outage."""
 
     @staticmethod
     def now() -> tuple[float, float]:
@@ -58,14 +60,28 @@ class Lease:
 
     def renew(self, sent_at: tuple[float, float]) -> None:
         """Note that the database has a beat that was sent at that time."""
+        if self._renewed_at and _longest(self._renewed_at, sent_at) > self.seconds / 2:
+            self._returned_at = sent_at
         self._renewed_at = max(sent_at, self._renewed_at or sent_at)
 
     @property
     def age(self) -> float:
         """Return the seconds since the last beat was sent; infinite before the first."""
-        if self._renewed_at is None:
-            return math.inf
-        return max(now - then for now, then in zip(self.now(), self._renewed_at, strict=True))
+        return math.inf if self._renewed_at is None else _longest(self._renewed_at, self.now())
+
+    @property
+    def shows_deaths(self) -> bool:
+        """Return whether another client whose lease ended is dead.
+
+        After an outage of the database, the leases of all clients have ended. Each client then gets one more lease of
+        time to beat again.
+        """
+        is_back = self._returned_at is None or _longest(self._returned_at, self.now()) >= self.seconds
+        return is_back and self.age < self.seconds / 2
+
+
+def _longest(since: tuple[float, float], until: tuple[float, float]) -> float:
+    return max(end - begin for begin, end in zip(since, until, strict=True))
 
 
 class PostgresStore:
@@ -250,7 +266,7 @@ class PostgresStore:
             await rows.put_back_claim(connection, record, self.owner)
         there = await rows.find(connection, record.account, record.ref, None)
         if there is not None and not belongs_to(there.record, record):
-            return Follow(*there), await self._beat(connection)
+            return Follow(*self._seen(there)), await self._beat(connection)
         if ask.spending:
             ask.spending.require(await rows.count_charges(connection, record.account, ask.spending.since))
         decision = account.decide(self.owner, ask, now)
@@ -273,7 +289,12 @@ class PostgresStore:
         """Lock an account's row, and read what is known of the account. Return also the database's time."""
         cap, now = await rows.lock(connection, account)
         asks = await rows.read_asks(connection, account, self.owner)
-        return Account(cap, asks, await rows.holding(connection, account, self.owner)), now
+        holding = await rows.holding(connection, account, self.owner)
+        return Account(cap, asks, [self._seen(row) for row in holding]), now
+
+    def _seen(self, row: Row) -> Row:
+        """Return the row, with an owner that is alive unless this client can tell that it is dead."""
+        return row if row.is_alive or self.lease.shows_deaths else row._replace(is_alive=True)
 
     # --- reads, notifications and pictures ---
 
@@ -285,11 +306,12 @@ class PostgresStore:
 
     async def unfinished(self, account: str, ready: bool) -> list[Row]:
         """As in `Journal`."""
-        return await self._read(partial(rows.unfinished, account=account, ready=ready))
+        return [self._seen(row) for row in await self._read(partial(rows.unfinished, account=account, ready=ready))]
 
     async def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         """As in `Journal`."""
-        return await self._read(partial(rows.find, account=account, ref=ref, job_id=job_id))
+        row = await self._read(partial(rows.find, account=account, ref=ref, job_id=job_id))
+        return row and self._seen(row)
 
     async def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Journal`."""
