@@ -50,8 +50,8 @@ class Lease:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._renewed_at: tuple[float, float] | None = None
-        self._returned_at: tuple[float, float] | None = None
-        """When the first beat after an outage was sent; None before the first outage."""
+        self._returned_at = -math.inf
+        """When the first beat after an outage was sent, by the monotonic clock: the other one may be corrected."""
 
     @staticmethod
     def now() -> tuple[float, float]:
@@ -60,14 +60,16 @@ class Lease:
 
     def renew(self, sent_at: tuple[float, float]) -> None:
         """Note that the database has a beat that was sent at that time."""
-        if self._renewed_at and _longest(self._renewed_at, sent_at) > self.seconds / 2:
-            self._returned_at = sent_at
+        if self._renewed_at and sent_at[0] - self._renewed_at[0] > self.seconds / 2:
+            self._returned_at = sent_at[0]
         self._renewed_at = max(sent_at, self._renewed_at or sent_at)
 
     @property
     def age(self) -> float:
         """Return the seconds since the last beat was sent; infinite before the first."""
-        return math.inf if self._renewed_at is None else _longest(self._renewed_at, self.now())
+        if self._renewed_at is None:
+            return math.inf
+        return max(now - then for now, then in zip(self.now(), self._renewed_at, strict=True))
 
     @property
     def shows_deaths(self) -> bool:
@@ -76,12 +78,7 @@ class Lease:
         After an outage of the database, the leases of all clients have ended. Each client then gets one more lease of
         time to beat again.
         """
-        is_back = self._returned_at is None or _longest(self._returned_at, self.now()) >= self.seconds
-        return is_back and self.age < self.seconds / 2
-
-
-def _longest(since: tuple[float, float], until: tuple[float, float]) -> float:
-    return max(end - begin for begin, end in zip(since, until, strict=True))
+        return self.now()[0] - self._returned_at >= self.seconds and self.age < self.seconds / 2
 
 
 class PostgresStore:
