@@ -45,6 +45,8 @@ class PostgresJournal:
     beat: seconds between two beats; at most a third of *lease*. A client whose last beat is older than half a lease
         sends no job.
 
+    After an outage of the database no client is taken for dead before one more lease has passed.
+
     While the database is away, claims wait, and reads raise JournalError. An `append` raises JournalError too, but what
     it was to write is written when the database is back, unless that is the intent of a job. `open` raises
     JournalError within 10 s.

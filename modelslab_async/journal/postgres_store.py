@@ -50,6 +50,8 @@ class Lease:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._renewed_at: tuple[float, float] | None = None
+        self._returned_at = -math.inf
+        """When the first beat after an outage was sent, by the monotonic clock: the other one may be corrected."""
 
     @staticmethod
     def now() -> tuple[float, float]:
@@ -58,6 +60,8 @@ class Lease:
 
     def renew(self, sent_at: tuple[float, float]) -> None:
         """Note that the database has a beat that was sent at that time."""
+        if self._renewed_at and sent_at[0] - self._renewed_at[0] > self.seconds / 2:
+            self._returned_at = sent_at[0]
         self._renewed_at = max(sent_at, self._renewed_at or sent_at)
 
     @property
@@ -66,6 +70,15 @@ class Lease:
         if self._renewed_at is None:
             return math.inf
         return max(now - then for now, then in zip(self.now(), self._renewed_at, strict=True))
+
+    @property
+    def shows_deaths(self) -> bool:
+        """Return whether another client whose lease ended is dead.
+
+        After an outage of the database, the leases of all clients have ended. Each client then gets one more lease of
+        time to beat again.
+        """
+        return self.now()[0] - self._returned_at >= self.seconds and self.age < self.seconds / 2
 
 
 class PostgresStore:
@@ -258,7 +271,7 @@ class PostgresStore:
         account, now = await self._account(connection, record.account)
         there = await rows.find(connection, record.account, record.ref, None)
         if there is not None and not belongs_to(there.record, record):
-            return Follow(*there), await self._beat(connection)
+            return Follow(*self._seen(there)), await self._beat(connection)
         if ask.spending:
             ask.spending.require(await rows.count_charges(connection, record.account, ask.spending.since))
         decision = account.decide(self.owner, ask, now)
@@ -281,7 +294,12 @@ class PostgresStore:
         """Lock an account's row, and read what is known of the account. Return also the database's time."""
         cap, now = await rows.lock(connection, account)
         asks = await rows.read_asks(connection, account, self.owner)
-        return Account(cap, asks, await rows.holding(connection, account, self.owner)), now
+        holding = await rows.holding(connection, account, self.owner)
+        return Account(cap, asks, [self._seen(row) for row in holding]), now
+
+    def _seen(self, row: Row) -> Row:
+        """Return the row, with an owner that is alive unless this client can tell that it is dead."""
+        return row if row.is_alive or self.lease.shows_deaths else row._replace(is_alive=True)
 
     # --- reads, notifications and pictures ---
 
@@ -293,11 +311,12 @@ class PostgresStore:
 
     async def unfinished(self, account: str, ready: bool) -> list[Row]:
         """As in `Journal`."""
-        return await self._read(partial(rows.unfinished, account=account, ready=ready))
+        return [self._seen(row) for row in await self._read(partial(rows.unfinished, account=account, ready=ready))]
 
     async def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         """As in `Journal`."""
-        return await self._read(partial(rows.find, account=account, ref=ref, job_id=job_id))
+        row = await self._read(partial(rows.find, account=account, ref=ref, job_id=job_id))
+        return row and self._seen(row)
 
     async def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Journal`."""

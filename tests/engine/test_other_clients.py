@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from helpers.left_behind import row_of
-from helpers.world import MakeWorld, World, a_request
+from helpers.world import PNG, MakeWorld, World, a_request
 
 from modelslab_async import (
     Client,
@@ -68,6 +68,19 @@ class Counted(MemoryJournal):
     async def unfinished(self, account: str, *, ready: bool = True) -> list[Row]:
         self.reads += 1
         return await super().unfinished(account, ready=ready)
+
+
+class SlowPicture(MemoryJournal):
+    """Take a second to fetch a picture."""
+
+    def __init__(self, storage: MemoryStorage) -> None:
+        super().__init__(storage)
+        self.is_asked = asyncio.Event()
+
+    async def picture(self, record: JobRecord) -> bytes | None:
+        self.is_asked.set()
+        await asyncio.sleep(1)
+        return PNG
 
 
 def on(world: World, storage: MemoryStorage, **options: object) -> Client:
@@ -216,18 +229,19 @@ async def test_a_journal_that_fails_for_a_moment_does_not_end_a_followed_job(mak
 
 
 async def test_two_calls_at_once_take_up_a_job_that_was_never_sent_as_one(make_world: MakeWorld) -> None:
-    """`ensure` returns the job that is followed, also while its picture is fetched to send it."""
+    """`ensure` returns the job that is followed, also while its picture is fetched from the journal to send it."""
     world, storage = make_world(), MemoryStorage()
-    async with on(world, storage, max_in_flight=1) as owner, on(world, storage) as other:
-        job = await waiting_elsewhere(owner, other)
+    journal = SlowPicture(storage)
+    async with on(world, storage, max_in_flight=1) as owner, on(world, storage, journal=journal) as other:
+        await owner.submit(a_request()).submitted()
+        owner.submit(a_request(track_id="mine", init_image=PNG))
+        job = await other.follow("mine")
         kill(owner)
-        found = {job}
-        while job.state is S.WAITING:
-            found.add(await other.ensure(a_request(), ref="mine"))
-            await asyncio.sleep(0)
-        assert found == {job}
+        await journal.is_asked.wait()
+        assert await other.ensure(a_request(init_image=PNG), ref="mine") is job
         await job
         await owner.aclose(drain=False)
+    assert len(world.service.ledger.charges) == 2
 
 
 async def test_a_client_waits_for_followed_jobs_that_it_may_not_send_itself(make_world: MakeWorld) -> None:
