@@ -93,8 +93,10 @@ class MemoryJournal:
             self.storage.caps[record.account] = decision.cap
         if decision.ask:
             self.storage.asks[record.account, self.owner] = decision.ask
-        waiting = record._replace(state=JobState.WAITING, submitted_at=None, charged=False)
-        self._write(record if isinstance(decision.answer, Claimed) else waiting)
+        if isinstance(decision.answer, Claimed):
+            self._write(record)
+        elif there is None or there.state is not JobState.WAITING:
+            self._write(record._replace(state=JobState.WAITING, submitted_at=None, charged=False))
         return decision.answer
 
     async def put_back(self, record: JobRecord, ask: Ask, *, wait: float | None, maximum: int | None) -> None:
