@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from modelslab_async.aio import uninterrupted
+from modelslab_async.engine.changes import Changes
 from modelslab_async.engine.submitter import Submitter
 from modelslab_async.errors import BudgetExceededError, JournalError
 from modelslab_async.job.run import JobRun
@@ -65,13 +66,14 @@ class Claimer:
         try:
             while self._may_ask():
                 self._changed.clear()
+                seen = self._changes.count
                 run = self.slots.head
                 assert run is not None  # noqa: S101 - a job waits
                 if run.body is None and not await self.submitter.encode(run):
                     continue
                 answer = await self._claim(run)
                 if isinstance(answer, NoSlot):
-                    await self._wait(ASK_EVERY if answer.retry_in is None else min(answer.retry_in, ASK_EVERY))
+                    await self._wait(seen, ASK_EVERY if answer.retry_in is None else min(answer.retry_in, ASK_EVERY))
         finally:
             self._task = None
 
@@ -113,11 +115,18 @@ class Claimer:
         finally:
             self._claiming = None
 
-    async def _wait(self, seconds: float) -> None:
-        """Wait until another client changed the journal, a slot of this client is free, or *seconds* have passed."""
-        assert self.recorder.journal is not None  # noqa: S101 - its claims were answered
+    @property
+    def _changes(self) -> Changes:
+        assert self.recorder.changes is not None  # noqa: S101 - there is a journal
+        return self.recorder.changes
+
+    async def _wait(self, seen: int, seconds: float) -> None:
+        """Wait until another client changed the journal, a slot of this client is free, or *seconds* have passed.
+
+        *seen* is the count of changes before the claim that was in vain.
+        """
         waits = [
-            asyncio.ensure_future(self.recorder.journal.wait_for_change(max(seconds, _LEAST_WAIT))),
+            asyncio.ensure_future(self._changes.wait(seen, max(seconds, _LEAST_WAIT))),
             asyncio.ensure_future(self._changed.wait()),
         ]
         try:

@@ -77,6 +77,8 @@ class Engine:
         self.recorder = Recorder(
             key, shared.base_url, shared.journal, budget, shared.prices, shares_journal=parent is not None
         )
+        if parent:
+            self.recorder.changes = parent.recorder.changes
         slots = Slots[JobRun](max_in_flight)
         notifier = Notifier(shared.telemetry)
         webhook_health = WebhookHealth(PollValue(lambda: urgency(slots.waiting, slots.cap)))

@@ -8,11 +8,12 @@ import os
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 
+from modelslab_async.engine.changes import CHECK_EVERY
 from modelslab_async.engine.dispatcher import Dispatcher
 from modelslab_async.engine.recorder import Recorder, request_from_record
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.engine.requests import differences
-from modelslab_async.engine.rows import CHECK_EVERY, RowReader
+from modelslab_async.engine.rows import RowReader
 from modelslab_async.errors import InvalidRequestError, JournalError, ModelsLabError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error

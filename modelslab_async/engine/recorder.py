@@ -9,6 +9,7 @@ from typing import Any, assert_never
 
 import attrs
 
+from modelslab_async.engine.changes import Changes
 from modelslab_async.errors import JournalError
 from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Journal
@@ -54,6 +55,8 @@ class Recorder:
         """Gives unix seconds, because other processes read the rows."""
         self.account = account_fingerprint(key, base_url)
         self.is_open = False
+        self.changes = Changes(journal) if journal else None
+        """The changes that other clients make to the journal. A client that shares the journal shares them."""
         self._last_created_at = 0.0
         """Unix seconds. No two jobs of a client have the same time, which distinguishes jobs with the same ref."""
 
@@ -89,6 +92,8 @@ class Recorder:
         if self.journal and self.is_open:
             self.is_open = False
             if not self.shares_journal:
+                if self.changes:
+                    await self.changes.close()
                 await asyncio.shield(self.journal.close())
 
     def begin(self, run: JobRun) -> None:

@@ -2,12 +2,11 @@
 
 import asyncio
 
+from modelslab_async.engine.changes import CHECK_EVERY
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.errors import JournalError
 from modelslab_async.journal.base import Row
 
-CHECK_EVERY = 2.0
-"""Seconds after which the rows are read again, if no change of the journal was noticed before."""
 _LEAST_GAP = 0.1
 """Seconds from one read to the next. Each change of any job is noticed, and most of them concern other jobs."""
 
@@ -39,12 +38,15 @@ class RowReader:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
+        changes = self._recoverer.recorder.changes
+        assert changes is not None  # noqa: S101 - there is a journal
+        seen = changes.count
         try:
             while self._asked:
                 asked = self._asked
                 try:
-                    await self._recoverer.journal.wait_for_change(CHECK_EVERY)
-                    self._asked = {}
+                    await changes.wait(seen, CHECK_EVERY)
+                    seen, self._asked = changes.count, {}
                     await self._read(asked)
                 except JournalError as error:
                     if self._asked is asked:

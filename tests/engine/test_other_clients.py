@@ -305,4 +305,14 @@ async def test_a_change_of_one_job_is_not_read_by_all_followers(make_world: Make
         await asyncio.sleep(1)
         before = journal.reads
         await asyncio.gather(*followed)
-        assert journal.reads - before < 10 * len(jobs)
+        assert journal.reads - before < 30 * len(jobs)
+
+
+async def test_two_clients_that_ask_in_vain_do_not_wake_each_other(make_world: MakeWorld) -> None:
+    """A claim in vain changes nothing, so that the other client does not ask again because of it."""
+    world, storage = make_world(queue_limit=1), MemoryStorage()
+    async with asyncio.timeout(600), on(world, storage, max_in_flight=1) as one:
+        await one.submit(a_request()).submitted()
+        async with on(world, storage, max_in_flight=1) as two, on(world, storage, max_in_flight=1) as three:
+            await asyncio.gather(*(client.submit(a_request()) for client in (two, three)))
+    assert len(world.service.ledger.charges) == 3
