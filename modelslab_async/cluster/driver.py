@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import attrs
 import distributed
+from distributed.client import FutureCancelledError
 
 from modelslab_async.batch.decider import Decider, Decision
 from modelslab_async.batch.maker import LocalMaker, Made, Maker, Observer, in_thread
@@ -108,7 +109,8 @@ async def _connected(address: str) -> AsyncIterator[Any]:
     """Connect to a scheduler. Yield Dask's client, whose types do not know that it is asynchronous."""
     hint = "start one with dask scheduler, and pass its address, such as tcp://scheduler:8786"
     try:
-        dask = await distributed.Client(address, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
+        dask: Any = distributed.Client(address, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
+        await dask
     except (OSError, ValueError, TimeoutError) as error:
         raise refusal("cluster", address, f"has no scheduler that answers: {error}", hint) from None
     try:
@@ -264,7 +266,7 @@ class ClusterMaker:
             outcome = await ending
         except distributed.KilledWorker:
             raise
-        except distributed.client.FutureCancelledError as error:
+        except FutureCancelledError as error:
             words = f"the scheduler of the cluster is lost: {error}"
             hint = "run the same batch again, which collects what is paid for"
             raise ConnectError(f"{words} (hint: {hint})") from None

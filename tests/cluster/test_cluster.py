@@ -124,7 +124,12 @@ async def test_a_driver_that_dies(tmp_path: Path, cluster: Any) -> None:
 async def test_a_scheduler_that_dies(tmp_path: Path, cluster: Any) -> None:
     """The driver ends with an error that says what to do. On another cluster, the same batch goes on."""
     doomed: Any = await distributed.LocalCluster(
-        n_workers=1, threads_per_worker=6, processes=False, protocol="tcp", asynchronous=True, dashboard_address=None
+        n_workers=1,
+        threads_per_worker=6,
+        processes=False,
+        protocol="tcp",
+        asynchronous=True,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
     )
     async with a_studio(tmp_path, speed=30.0) as studio:
         with pytest.MonkeyPatch.context() as environment:

@@ -43,7 +43,10 @@ ENVIRONMENT = {"MODELSLAB_API_KEY": KEY, "MODELSLAB_JOURNAL": ""}
 def processes(**environment: str) -> distributed.LocalCluster:
     """Start a cluster of two processes with the key in their environment."""
     return distributed.LocalCluster(
-        n_workers=2, threads_per_worker=6, dashboard_address=None, env={**ENVIRONMENT, **environment}
+        n_workers=2,
+        threads_per_worker=6,
+        dashboard_address=None,
+        env={**ENVIRONMENT, **environment},  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -56,7 +59,7 @@ async def a_small_cluster(threads: int = 8) -> AsyncIterator[distributed.LocalCl
         processes=False,
         protocol="tcp",
         asynchronous=True,
-        dashboard_address=None,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
     ) as cluster:
         yield cluster
 
@@ -96,9 +99,7 @@ class Studio:
         async with Client(KEY, base_url=self.emulator.url, journal=self.journal, budget=budget) as client:
             yield client
 
-    async def run(
-        self, cluster: Any, wanted: Any, *, budget: Budget | None = None, **options: Any
-    ) -> list[BatchEvent]:
+    async def run(self, cluster: Any, wanted: Any, *, budget: Budget | None = None, **options: Any) -> list[BatchEvent]:
         """Run the batch on a cluster, with a new client of the driver. Return its events."""
         async with self.client(budget) as client:
             running = run_batch(
