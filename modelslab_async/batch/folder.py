@@ -222,7 +222,8 @@ def _open_index() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "": a temporary file of its own
     try:
         connection.executescript(
-            "PRAGMA synchronous=OFF; CREATE TABLE items (item TEXT PRIMARY KEY, line TEXT, is_new INTEGER) WITHOUT ROWID;"
+            "PRAGMA synchronous=OFF;"
+            "CREATE TABLE items (item TEXT PRIMARY KEY, line TEXT, is_new INTEGER) WITHOUT ROWID;"
             "CREATE TABLE files (name TEXT PRIMARY KEY, item TEXT) WITHOUT ROWID;"
         )
         yield connection

@@ -63,6 +63,7 @@ async def open_maker(
             _require_this_host(address)
         setup = Setup(
             account=client.account_id,
+            batch=decider.folder.batch,
             journal=journal.dsn if isinstance(journal, PostgresJournal) else journal_name(journal),
             node=platform.node(),
             options={
@@ -76,6 +77,7 @@ async def open_maker(
         )
         dask = await stack.enter_async_context(_connected(address))
         stack.push_async_callback(in_thread, _remove_helpers, setup)
+        await in_thread(_remove_helpers, setup)
         await in_thread(setup.question.write_text, setup.token)
         stack.push_async_callback(_uninstall, dask, setup.plugin)
         reports = await _install(dask, address, setup)
@@ -156,8 +158,8 @@ def _require_answers(setup: Setup, reports: Mapping[str, Report]) -> None:
 
 
 def _remove_helpers(setup: Setup) -> None:
-    """Remove the files that tested the folder, and the copies of pictures: the next run copies them again."""
-    for path in setup.folder.glob(f"{setup.question.name}*"):
+    """Remove the files that tested the folder, and the copies of pictures, of this run and of a run that died."""
+    for path in setup.folder.glob(".cluster-*"):
         path.unlink(missing_ok=True)
     shutil.rmtree(setup.copies, ignore_errors=True)
 

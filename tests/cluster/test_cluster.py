@@ -119,6 +119,7 @@ async def test_a_driver_that_dies(tmp_path: Path, cluster: Any) -> None:
     assert studio.charged_twice == []
     assert {result.state for result in made(events).values()} == {JobState.READY}
     assert studio.charges == len(list(studio.out.glob("*.mp4"))) == 10
+    assert {result.host for result in made(events).values()} <= {f"{NODE}/0", f"{NODE}/1", None}
 
 
 async def test_a_scheduler_that_dies(tmp_path: Path, cluster: Any) -> None:
@@ -169,6 +170,7 @@ async def test_a_wrong_worker_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         async with Client("another-key", base_url=studio.emulator.url) as client:
             right = Setup(
                 account=client.account_id,
+                batch="b",
                 journal=str(tmp_path / "jobs.db"),
                 node=NODE,
                 options={"base_url": studio.emulator.url},
