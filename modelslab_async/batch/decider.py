@@ -89,6 +89,8 @@ class Decider:
         if row and self._is_made_elsewhere(row):
             is_known = result is not None and (result.ref, result.state) == (row.record.ref, row.record.state)
             action = Action.LEAVE if is_known and row.record.state in _NOT_COLLECTED else Action.COLLECT
+        if action is Action.SUBMIT_ANEW and self.folder.is_shared and self.folder.was_written_meanwhile(entry.item):
+            action = Action.LEAVE  # another run has just made this attempt: one more would be paid for again
         ref = steps.ref_of(self.folder.batch, entry, attempt + (action is Action.SUBMIT_ANEW))
         return Decision(action=action, ref=ref, result=result, record=record)
 

@@ -109,9 +109,17 @@ class Folder:
         self._position += len(whole)
         return [result for line in whole.splitlines() if (result := from_json(line))]
 
-    def remember(self, result: Result) -> None:
-        """Put a result into the index. Call it in the event loop's thread: SQLite allows one thread at a time."""
-        self._index.execute("INSERT OR REPLACE INTO items VALUES (?, ?)", [result.item, to_json(result)])
+    def was_written_meanwhile(self, item: str) -> bool:
+        """Return whether the item's last result was written since the folder was opened, by this run or another one."""
+        row = self._index.execute("SELECT is_new FROM items WHERE item = ?", [item]).fetchone()
+        return row is not None and bool(row[0])
+
+    def remember(self, result: Result, *, is_new: bool = True) -> None:
+        """Put a result into the index. Call it in the event loop's thread: SQLite allows one thread at a time.
+
+        is_new: whether it was written since the folder was opened.
+        """
+        self._index.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", [result.item, to_json(result), is_new])
         if result.file:
             self.claim(result.item, result.file)
 
@@ -155,7 +163,7 @@ def opened(path: Path, owner: Owner, *, shared: bool = False) -> Iterator[Folder
                 _end_last_line(results)
             folder = Folder(path, batch, shared, lock, results, index, 0)
             for result in folder.stored():
-                folder.remember(result)
+                folder.remember(result, is_new=False)
             yield folder
 
 
@@ -214,7 +222,8 @@ def _open_index() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "": a temporary file of its own
     try:
         connection.executescript(
-            "PRAGMA synchronous=OFF; CREATE TABLE items (item TEXT PRIMARY KEY, line TEXT) WITHOUT ROWID;"
+            "PRAGMA synchronous=OFF;"
+            "CREATE TABLE items (item TEXT PRIMARY KEY, line TEXT, is_new INTEGER) WITHOUT ROWID;"
             "CREATE TABLE files (name TEXT PRIMARY KEY, item TEXT) WITHOUT ROWID;"
         )
         yield connection

@@ -179,7 +179,7 @@ class LocalMaker:
         try:
             wanted = names(self.name, {**values_of(job, entry.line), "item": entry.item})
             file = await save_as(job, self.folder, wanted, partial(self.claim, entry.item))
-            return Made(self._result(entry, _record_of(job), saved=file), job)
+            return Made(self._result(entry, _record_of(job), saved=file, host=self.host), job)
         except InvalidVideoError as unreadable:
             return Made(self._result(entry, _record_of(job), error=unreadable), job)
 
@@ -210,15 +210,10 @@ class LocalMaker:
             await asyncio.wait_for(self.stop.wait(), _OUTAGE_PAUSE)
 
     def _result(self, entry: Entry, record: JobRecord, **known: Any) -> Result:
-        is_ours = record.owner == self.journal.owner
-        return steps.result_of(
-            entry,
-            record,
-            service=self.client.base_url,
-            host=self.host if is_ours else None,
-            now=datetime.now(UTC),
-            **known,
-        )
+        """Return the result of an item. Its host is this one, if this client saved the video or owns the row."""
+        host = self.host if record.owner == self.journal.owner else None
+        values = {"service": self.client.base_url, "host": host, "now": datetime.now(UTC), **known}
+        return steps.result_of(entry, record, **values)
 
 
 async def in_thread(work: Callable[..., _T], *arguments: Any) -> _T:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import attrs
 import distributed
+from distributed.client import FutureCancelledError
 
 from modelslab_async.batch.decider import Decider, Decision
 from modelslab_async.batch.maker import LocalMaker, Made, Maker, Observer, in_thread
@@ -62,6 +63,7 @@ async def open_maker(
             _require_this_host(address)
         setup = Setup(
             account=client.account_id,
+            batch=decider.folder.batch,
             journal=journal.dsn if isinstance(journal, PostgresJournal) else journal_name(journal),
             node=platform.node(),
             options={
@@ -75,6 +77,7 @@ async def open_maker(
         )
         dask = await stack.enter_async_context(_connected(address))
         stack.push_async_callback(in_thread, _remove_helpers, setup)
+        await in_thread(_remove_helpers, setup)
         await in_thread(setup.question.write_text, setup.token)
         stack.push_async_callback(_uninstall, dask, setup.plugin)
         reports = await _install(dask, address, setup)
@@ -108,7 +111,8 @@ async def _connected(address: str) -> AsyncIterator[Any]:
     """Connect to a scheduler. Yield Dask's client, whose types do not know that it is asynchronous."""
     hint = "start one with dask scheduler, and pass its address, such as tcp://scheduler:8786"
     try:
-        dask = await distributed.Client(address, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
+        dask: Any = distributed.Client(address, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
+        await dask
     except (OSError, ValueError, TimeoutError) as error:
         raise refusal("cluster", address, f"has no scheduler that answers: {error}", hint) from None
     try:
@@ -154,8 +158,8 @@ def _require_answers(setup: Setup, reports: Mapping[str, Report]) -> None:
 
 
 def _remove_helpers(setup: Setup) -> None:
-    """Remove the files that tested the folder, and the copies of pictures: the next run copies them again."""
-    for path in setup.folder.glob(f"{setup.question.name}*"):
+    """Remove the files that tested the folder, and the copies of pictures, of this run and of a run that died."""
+    for path in setup.folder.glob(".cluster-*"):
         path.unlink(missing_ok=True)
     shutil.rmtree(setup.copies, ignore_errors=True)
 
@@ -264,7 +268,7 @@ class ClusterMaker:
             outcome = await ending
         except distributed.KilledWorker:
             raise
-        except distributed.client.FutureCancelledError as error:
+        except FutureCancelledError as error:
             words = f"the scheduler of the cluster is lost: {error}"
             hint = "run the same batch again, which collects what is paid for"
             raise ConnectError(f"{words} (hint: {hint})") from None

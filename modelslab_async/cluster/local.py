@@ -34,7 +34,7 @@ async def local_cluster(client: Client, journal: Journal, slots: int) -> AsyncIt
         threads_per_worker=slots + _SPARE_THREADS,
         processes=True,
         asynchronous=True,
-        dashboard_address=None,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
         silence_logs=logging.CRITICAL,
         env=environment,
     ) as cluster:

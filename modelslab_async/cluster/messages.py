@@ -20,10 +20,12 @@ class Setup:
     node: the name of the driver's host, on which a journal in a file must be.
     options: arguments of `Client`.
     folder, name: the folder of the videos, and the pattern of their names.
+    batch: the batch's name. A later run of it replaces the clients of a run that died.
     token: the content of the file with which the folder is tested.
     """
 
     account: str
+    batch: str
     journal: str
     node: str
     options: Mapping[str, Any]
@@ -33,8 +35,8 @@ class Setup:
 
     @property
     def plugin(self) -> str:
-        """The name of the worker plugin, which differs for each run."""
-        return f"modelslab_async-{self.token}"
+        """The name of the worker plugin, which differs for each account and batch."""
+        return f"modelslab_async-{self.account}-{self.batch}"
 
     @property
     def question(self) -> Path:

@@ -119,12 +119,18 @@ async def test_a_driver_that_dies(tmp_path: Path, cluster: Any) -> None:
     assert studio.charged_twice == []
     assert {result.state for result in made(events).values()} == {JobState.READY}
     assert studio.charges == len(list(studio.out.glob("*.mp4"))) == 10
+    assert {result.host for result in made(events).values()} <= {f"{NODE}/0", f"{NODE}/1", None}
 
 
 async def test_a_scheduler_that_dies(tmp_path: Path, cluster: Any) -> None:
     """The driver ends with an error that says what to do. On another cluster, the same batch goes on."""
     doomed: Any = await distributed.LocalCluster(
-        n_workers=1, threads_per_worker=6, processes=False, protocol="tcp", asynchronous=True, dashboard_address=None
+        n_workers=1,
+        threads_per_worker=6,
+        processes=False,
+        protocol="tcp",
+        asynchronous=True,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
     )
     async with a_studio(tmp_path, speed=30.0) as studio:
         with pytest.MonkeyPatch.context() as environment:
@@ -165,6 +171,7 @@ async def test_a_wrong_worker_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         async with Client("another-key", base_url=studio.emulator.url) as client:
             right = Setup(
                 account=client.account_id,
+                batch="b",
                 journal=str(tmp_path / "jobs.db"),
                 node=NODE,
                 options={"base_url": studio.emulator.url},

@@ -43,7 +43,10 @@ ENVIRONMENT = {"MODELSLAB_API_KEY": KEY, "MODELSLAB_JOURNAL": ""}
 def processes(**environment: str) -> distributed.LocalCluster:
     """Start a cluster of two processes with the key in their environment."""
     return distributed.LocalCluster(
-        n_workers=2, threads_per_worker=6, dashboard_address=None, env={**ENVIRONMENT, **environment}
+        n_workers=2,
+        threads_per_worker=6,
+        dashboard_address=None,
+        env={**ENVIRONMENT, **environment},  # pyright: ignore[reportArgumentType]
     )
 
 
@@ -56,7 +59,7 @@ async def a_small_cluster(threads: int = 8) -> AsyncIterator[distributed.LocalCl
         processes=False,
         protocol="tcp",
         asynchronous=True,
-        dashboard_address=None,
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
     ) as cluster:
         yield cluster
 
