@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 from helpers.left_behind import row_of
@@ -165,7 +166,8 @@ async def test_a_ref_that_turns_out_to_be_anothers_while_the_client_closes(make_
 
 async def test_a_claim_that_is_given_while_the_client_closes_is_not_used(make_world: MakeWorld) -> None:
     """Whichever way the client closes, the job was not sent and stays WAITING for the next client."""
-    for options in ({"drain": False}, {"timeout": 60.0}):
+    ways: list[dict[str, Any]] = [{"drain": False}, {"timeout": 60.0}]
+    for options in ways:
         world, storage = make_world(), MemoryStorage()
         journal = Paused(storage)
         async with on(world, storage, journal=journal) as client:

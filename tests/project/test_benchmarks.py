@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from benchmarks import __main__ as runner
 from benchmarks._common import Samples, Target
 from benchmarks.growth import line, shares
+from benchmarks.hosts import longest_idle
 
 ROOT = Path(__file__).parents[2]
 amounts = st.floats(min_value=0.01, max_value=100.0)
@@ -37,6 +38,24 @@ def test_linear_growth_has_no_deviation(constant: float, slope: float) -> None:
 def test_a_disturbance_of_both_contenders_cancels(values: list[float], factor: float) -> None:
     """Two contenders that a round slows down by the same factor keep their ratio."""
     assert Samples([factor * value for value in values]).ratio_to(Samples(values)).median == pytest.approx(factor)
+
+
+@given(st.lists(amounts, min_size=2), st.lists(amounts, min_size=2), st.integers(1, 5))
+def test_the_longest_idle_time_is_that_of_one_slot(lengths: list[float], gaps: list[float], slots: int) -> None:
+    """Slots that do the same, job after job, are idle for as long as the longest gap between two jobs of one slot."""
+    spans, now, longest = list[tuple[float, float]](), 0.0, 0.0
+    for number, (length, gap) in enumerate(zip(lengths, gaps, strict=False)):
+        longest = max(longest, gap if number else 0.0)
+        spans += [(now + gap, now + gap + length)] * slots
+        now += gap + length
+    assert longest_idle(spans, slots) == pytest.approx(longest, abs=1e-6)
+
+
+def test_an_outage_of_the_database_is_no_idle_time() -> None:
+    """Only the part of a gap in which the database could be reached counts."""
+    spans = [(0.0, 1.0), (11.0, 12.0)]
+    assert longest_idle(spans, 1) == 10.0
+    assert longest_idle(spans, 1, [(0.5, 3.0), (4.0, 6.0), (9.0, 20.0)]) == 4.0
 
 
 def test_a_missed_target_is_reported() -> None:
