@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from modelslab_async.media.saved import SavedVideo
     from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
     from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
-    from modelslab_async.protocol.record import JobRecord
+    from modelslab_async.protocol.record import Charge, JobRecord
     from modelslab_async.protocol.request import ImageToVideoUltra, RequestParams
     from modelslab_async.protocol.statistics import Statistics
     from modelslab_async.protocol.timeouts import Timeouts
@@ -54,6 +54,7 @@ _MODULES = {
     "BeyondDocumentationWarning": "modelslab_async.engine.engine",
     "Budget": "modelslab_async.protocol.pricing",
     "BudgetExceededError": "modelslab_async.errors",
+    "Charge": "modelslab_async.protocol.record",
     "Client": "modelslab_async.client",
     "ClientStateError": "modelslab_async.errors",
     "ConnectError": "modelslab_async.errors",
@@ -104,6 +105,7 @@ __all__ = [
     "BeyondDocumentationWarning",
     "Budget",
     "BudgetExceededError",
+    "Charge",
     "Client",
     "ClientStateError",
     "ConnectError",
