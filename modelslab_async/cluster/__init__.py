@@ -47,8 +47,8 @@ async def open_batch(
     try:
         from modelslab_async.cluster.driver import open_maker  # noqa: PLC0415 - distributed is optional, and heavy
     except ImportError as error:
-        requirement = f"needs the package distributed: {error}"
-        raise refusal("cluster", cluster, requirement, "pip install 'modelslab_async[dask]'") from error
+        requirement = f"cannot be used without the package distributed: {error}"
+        raise refusal("cluster", cluster, requirement, "run pip install 'modelslab_async[dask]'") from error
     known = Options(
         name=name,
         lookahead=lookahead,

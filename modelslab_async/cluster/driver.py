@@ -102,7 +102,7 @@ async def open_maker(
 def _require_this_host(address: str) -> None:
     parts = urlsplit(address)
     if parts.scheme != "inproc" and parts.hostname not in ("127.0.0.1", "localhost", "::1"):
-        requirement = "needs a journal that all hosts can use"
+        requirement = "must have a journal that all hosts can use"
         raise refusal("cluster", address, requirement, "pass journal=postgresql://USER@HOST/DATABASE")
 
 

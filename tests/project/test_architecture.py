@@ -90,6 +90,7 @@ def test_public_names() -> None:
         "Balance",
         "BeyondDocumentationWarning",
         "Budget",
+        "Charge",
         "Client",
         "Estimate",
         "ImageToVideoUltra",
