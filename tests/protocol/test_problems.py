@@ -24,8 +24,8 @@ REQUIREMENTS = ("must ", "cannot ", "is ", "are ", "has ", "was ", "unknown ")
 """How a requirement begins: with what the field must be, or with what is wrong with it."""
 IMPERATIVES = {
     "add", "allow", "attach", "check", "choose", "collect", "configure", "describe", "fill", "give", "install", "leave",
-    "make", "mount", "name", "omit", "pass", "put", "raise", "run", "save", "see", "start", "stay", "submit", "use", "wait",
-    "write",
+    "make", "mount", "name", "omit", "pass", "put", "raise", "run", "save", "see", "start", "stay", "submit",
+    "use", "wait", "write",
 }  # fmt: skip
 """The verbs with which a hint begins."""
 PACKAGE = Path(modelslab_async.__file__).parent
