@@ -45,8 +45,8 @@ def processes(**environment: str) -> distributed.LocalCluster:
     return distributed.LocalCluster(
         n_workers=2,
         threads_per_worker=6,
-        dashboard_address=None,
-        env={**ENVIRONMENT, **environment},  # pyright: ignore[reportArgumentType]
+        dashboard_address=None,  # pyright: ignore[reportArgumentType]
+        env={**ENVIRONMENT, **environment},
     )
 
 
