@@ -12,8 +12,8 @@ from playwright.async_api import Page, async_playwright
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in _NAMES if (path := shutil.which(name))), None)
-SHARES_BROWSER = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.xdist_group("browser")]
-"""Marks of a module whose tests use `browsed`: they run in its loop, one after the other, in one worker."""
+SHARES_BROWSER = pytest.mark.asyncio(loop_scope="session")
+"""Mark of a module whose tests use `browsed`: they run in its loop."""
 
 
 class Browsed(Protocol):
