@@ -84,19 +84,20 @@ async def is_dead(journal: PostgresJournal, ref: str) -> bool:
 
 
 def wait_in(postgres: Server, database: str, kind: str) -> Awaitable[None]:
-    """Let each transaction that inserts the ref "slow" take 0.3 s more, at the insert or at its commit."""
+    """Let each transaction that inserts the ref "slow" take 1 s more, at the insert or at its commit."""
     return postgres.run(
         "CREATE OR REPLACE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(0.3); RETURN NULL; END $$",
+        " $$ BEGIN PERFORM pg_sleep(1.0); RETURN NULL; END $$",
         "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON modelslab_async.jobs"
         f" DEFERRABLE INITIALLY {kind} FOR EACH ROW WHEN (NEW.ref = 'slow') EXECUTE FUNCTION wait()",
         database=database,
     )
 
 
-def sleeping(postgres: Server) -> Callable[[], Awaitable[object]]:
-    """Return a condition: a transaction waits in the function above."""
-    return partial(postgres.fetch, "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'")
+def sleeping(postgres: Server, database: str) -> Callable[[], Awaitable[object]]:
+    """Return a condition: a transaction of this database waits in the function above."""
+    there = f"wait_event = 'PgSleep' AND datname = '{database}'"
+    return partial(postgres.fetch, f"SELECT 1 FROM pg_stat_activity WHERE {there}")  # noqa: S608 - names of ours
 
 
 async def test_writes_are_made_in_order_once_the_database_is_back(
@@ -153,7 +154,7 @@ async def test_a_cancelled_claim_leaves_no_intent(
     if instant in ("away", "unanswered"):
         await asyncio.sleep(0.3)
     else:
-        await until(sleeping(postgres))
+        await until(sleeping(postgres, database))
     if instant == "committed":
         proxy.hold_answers()
         await until_state(other, "slow", S.SUBMITTING)
@@ -196,7 +197,7 @@ async def test_a_claim_whose_row_was_taken_over_meanwhile_is_given(
     await wait_in(postgres, database, "DEFERRED")
     intent = an_intent(journal, "slow")
     claim = asyncio.create_task(journal.claim(intent, Ask(slots=1)))
-    await until(sleeping(postgres))
+    await until(sleeping(postgres, database))
     proxy.hold_answers()
     await until_state(other, "slow", S.SUBMITTING)
     await proxy.stop()
@@ -214,7 +215,7 @@ async def test_a_claim_that_the_budget_refuses_after_its_reply_was_lost_leaves_n
     await wait_in(postgres, database, "DEFERRED")
     ask = Ask(slots=9, spending=SpendingLimit(None, 1, None, Decimal("0.2"), 0, -math.inf))
     claim = asyncio.create_task(journal.claim(an_intent(journal, "slow"), ask))
-    await until(sleeping(postgres))
+    await until(sleeping(postgres, database))
     proxy.hold_answers()
     await until_state(other, "slow", S.SUBMITTING)
     await proxy.stop()
@@ -248,7 +249,7 @@ async def test_a_claim_whose_reply_is_lost_is_given_once(
     """The database has the claim, and the connection breaks before the client knows. The job keeps its one slot."""
     await wait_in(postgres, database, "DEFERRED")
     claim = asyncio.create_task(journal.claim(an_intent(journal, "slow"), Ask(slots=1)))
-    await until(sleeping(postgres))
+    await until(sleeping(postgres, database))
     proxy.hold_answers()
     await until(partial(postgres.fetch, "SELECT 1 FROM modelslab_async.jobs", database=database))
     await proxy.cut()
@@ -316,7 +317,7 @@ async def test_a_client_that_hangs_blocks_the_account_for_some_seconds(
     """The database ends the transaction of a client that is cut off in the middle of a claim. Others may claim then."""
     await wait_in(postgres, database, "IMMEDIATE")
     hung = asyncio.create_task(journal.claim(an_intent(journal, "slow"), Ask(slots=1)))
-    await until(sleeping(postgres))
+    await until(sleeping(postgres, database))
     proxy.pause()
     began_at = time.monotonic()
     assert await other.claim(an_intent(other, "r"), Ask(slots=1)) == Claimed(usable=1)
