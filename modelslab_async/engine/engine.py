@@ -87,7 +87,8 @@ class Engine:
         submitter = Submitter(self.api, notifier, self.recorder, slots)
         self.dispatcher = Dispatcher(submitter, poller, self.saver, notifier, slots, on_taken=self._take)
         self.recoverer = Recoverer(self.recorder, self.dispatcher, self._follow)
-        self.follower = Follower(self.recorder, self.dispatcher, self.recoverer, self._send_followed)
+        patience = shared.timeouts.whole_job
+        self.follower = Follower(self.recorder, self.dispatcher, self.recoverer, patience, self._send_followed)
         self.pictures = PictureKeeper(self.recorder)
         self.deliveries = DeliveryHandler(self.dispatcher, self.recorder, self.recoverer, webhook_health)
         self.children: dict[str, Engine] = {}

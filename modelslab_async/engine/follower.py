@@ -14,7 +14,7 @@ from modelslab_async.engine.recorder import Recorder, request_from_record
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.engine.requests import differences
 from modelslab_async.engine.rows import RowReader
-from modelslab_async.errors import InvalidRequestError, JournalError, ModelsLabError
+from modelslab_async.errors import InvalidRequestError, JobTimeoutError, JournalError, ModelsLabError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error
 from modelslab_async.journal.base import Row
@@ -37,6 +37,7 @@ class Follower:
 
     It is the runtime of these runs, as the dispatcher is for jobs of this client.
 
+    patience: seconds from the submit of a job after which its client must have reported the end; may be infinite.
     submit: queues a job that was never sent, and whose client is gone.
     """
 
@@ -48,11 +49,13 @@ class Follower:
         recorder: Recorder,
         dispatcher: Dispatcher,
         recoverer: Recoverer,
+        patience: float,
         submit: Callable[[JobRun, JobRecord], Awaitable[None]],
     ) -> None:
         self.runs: dict[str, JobRun] = {}
         """The followed jobs that have not ended, by ref."""
-        self._recorder, self._dispatcher, self._recoverer, self._submit = recorder, dispatcher, recoverer, submit
+        self._recorder, self._dispatcher, self._recoverer = recorder, dispatcher, recoverer
+        self._patience, self._submit = patience, submit
         self._tasks: dict[JobRun, asyncio.Task[None]] = {}
         self._rows = RowReader(recoverer)
         self._is_closed = False
@@ -90,6 +93,7 @@ class Follower:
 
     def on_end(self, run: JobRun) -> None:
         """Forget a job that has just got its result or its error."""
+        run.image = run.body = None
         self._forget(run)
         self._dispatcher.on_end(run)
 
@@ -151,7 +155,7 @@ class Follower:
                     run.advance(lifecycle.Rejected(InvalidRequestError(problems)))
                     return
                 run.record = claimed
-            is_first = True
+            is_first, last_waiting_at = True, run.loop.time()
             while not run.future.done() and run.runtime is self:
                 try:
                     row = await (self._recoverer.find(run.ref) if is_first else self._rows.next(run.ref))
@@ -160,11 +164,20 @@ class Follower:
                         await self._step(run, row)
                 except JournalError:  # the journal is away: the last known state stays
                     await asyncio.sleep(CHECK_EVERY)
+                if run.state is JobState.WAITING:
+                    last_waiting_at = run.loop.time()
+                elif run.loop.time() - last_waiting_at > self._patience:
+                    self._give_up(run)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - a bug must not leave the job without an end
             run.fail(internal_error(run, error), charged=None)
             self.on_end(run)
+
+    def _give_up(self, run: JobRun) -> None:
+        if not run.future.done() and run.runtime is self:
+            words = f"the client that runs this job has not reported its end within {self._patience:.0f} s"
+            run.abandon(JobTimeoutError(f"{words} (hint: Client.follow({run.ref!r}) goes on with it)"))
 
     async def _step(self, run: JobRun, row: Row) -> None:
         """Bring the job to where its row is, or take it over if its owner is gone."""
@@ -172,6 +185,7 @@ class Follower:
         if not row.is_alive and record.state is JobState.SUBMITTING:
             record = await self._recoverer.as_uncertain(record) or record
         elif not row.is_alive and record.state is JobState.WAITING:
+            self._mirror(run, record)  # it may have been SUBMITTING when it was read last
             await self._send(run, record)
             return
         elif not row.is_alive and record.state in _GOES_ON and record.video is None and record.error is None:
@@ -186,7 +200,6 @@ class Follower:
             run.advance(event)
         if run.state is JobState.PROCESSING and not run.future.done():
             run.seen_running()
-            run.notify_listeners()
 
     async def _send(self, run: JobRun, record: JobRecord) -> None:
         """Send a job that was never sent, and whose client is gone."""

@@ -242,7 +242,6 @@ class JobRun:
         if running:
             self.is_unknown = False
             self.seen_running()
-            self.notify_listeners()
 
     def wake(self) -> None:
         """Poll now: a delivery says that the job ended. The service's answer to that poll decides."""
@@ -329,6 +328,7 @@ class JobRun:
         left = self.forecast.left(now - self.accepted_at)
         self.expected_end_at = now + left
         self.log_event(max(left, _LEAST_LEFT))
+        self.notify_listeners()
 
     def _take_from(self, event: lifecycle.Event) -> None:
         """Keep what the event says about the job."""

@@ -1,5 +1,7 @@
 """How long a client waits, in seconds."""
 
+import math
+
 import attrs
 
 from modelslab_async.protocol.problems import is_positive, require
@@ -31,6 +33,11 @@ class Timeouts:
     read: float | None = 30.0
     link: float | None = READY_GRACE
     job: float | None = 1800.0
+
+    @property
+    def whole_job(self) -> float:
+        """Return the seconds from a submit until the end of the job; infinite without a limit."""
+        return sum(math.inf if each is None else each for each in (self.submit, self.job, self.link))
 
     def __attrs_post_init__(self) -> None:
         requirement, hint = "must be seconds above 0, or None", "pass a number of seconds, or None for no limit"
