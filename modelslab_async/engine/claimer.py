@@ -6,8 +6,8 @@ from collections.abc import Callable
 from modelslab_async.aio import uninterrupted
 from modelslab_async.engine.changes import Changes
 from modelslab_async.engine.submitter import Submitter
-from modelslab_async.errors import BudgetExceededError, JournalError
-from modelslab_async.job.run import JobRun
+from modelslab_async.errors import BudgetExceededError, JournalError, ModelsLabError
+from modelslab_async.job.run import JobRun, internal_error
 from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.claims import ASK_EVERY, Claim, Claimed, Follow, NoSlot
 from modelslab_async.protocol.slots import Slots
@@ -97,13 +97,13 @@ class Claimer:
             case Follow():
                 self.slots.withdraw(run)
                 self._on_taken(run, answer)
-            case BudgetExceededError() | JournalError():
+            case ModelsLabError():
                 run.advance(lifecycle.Rejected(answer))
                 return None
         return answer
 
-    async def _answer_for(self, run: JobRun) -> Claim | BudgetExceededError | JournalError:
-        """Claim a slot for a job. Return the answer, or the error that the claim raised."""
+    async def _answer_for(self, run: JobRun) -> Claim | ModelsLabError:
+        """Claim a slot for a job. Return the answer, or the error of a job that must not be sent."""
         self._claiming = asyncio.ensure_future(self.recorder.claim(run, self.slots.ask()))
         try:
             return await uninterrupted(self._claiming)
@@ -112,6 +112,9 @@ class Claimer:
         except asyncio.CancelledError:
             self.recorder.give_back(run)  # the claim may have been given
             raise
+        except Exception as error:  # noqa: BLE001 - a bug of a journal must not leave the job without an end
+            self.recorder.give_back(run)
+            return internal_error(run, error)
         finally:
             self._claiming = None
 

@@ -4,11 +4,12 @@ import asyncio
 
 from modelslab_async.engine.changes import CHECK_EVERY
 from modelslab_async.engine.recovery import Recoverer
-from modelslab_async.errors import JournalError
 from modelslab_async.journal.base import Row
 
 _LEAST_GAP = 0.1
 """Seconds from one read to the next. Each change of any job is noticed, and most of them concern other jobs."""
+_FEW = 20
+"""Rows up to which each is read by itself."""
 
 
 class RowReader:
@@ -48,7 +49,7 @@ class RowReader:
                     await changes.wait(seen, CHECK_EVERY)
                     seen, self._asked = changes.count, {}
                     await self._read(asked)
-                except JournalError as error:
+                except Exception as error:  # noqa: BLE001 - each caller raises it
                     if self._asked is asked:
                         self._asked = {}
                     for row in asked.values():
@@ -59,10 +60,11 @@ class RowReader:
             self._task = None
 
     async def _read(self, asked: dict[str, asyncio.Future[Row | None]]) -> None:
-        """Read the rows of all unfinished jobs at once, and each other row by itself: that job has ended."""
-        recoverer = self._recoverer
-        unfinished = await recoverer.journal.unfinished(recoverer.recorder.account, ready=False)
-        found = {row.record.ref: row for row in unfinished}
+        """Read few rows one by one. Read many with all unfinished jobs: those that are not among them have ended."""
+        recoverer, found = self._recoverer, dict[str, Row]()
+        if len(asked) > _FEW:  # the account may have ten thousand jobs that wait
+            unfinished = await recoverer.journal.unfinished(recoverer.recorder.account, ready=False)
+            found = {row.record.ref: row for row in unfinished}
         for ref, row in asked.items():
             if not row.done():
                 now = found.get(ref) or await recoverer.find(ref)

@@ -111,7 +111,7 @@ class Submitter:
         return obstacle
 
     def _obstacle(self, run: JobRun) -> lifecycle.Event | None:
-        """Return why a job must not be sent now: the client closes, or may be taken for dead. None if it may be."""
+        """Return why a job must not be sent now: the client closes, or may count as dead. None if it may."""
         if self.api.closing.is_set():
             return lifecycle.Postponed() if self.recorder.is_kept(run) else lifecycle.Rejected(closed_before_sending())
         return None if self.recorder.may_send() else lifecycle.Deferred()
