@@ -46,6 +46,19 @@ def postgres() -> Iterator[Server]:
     server.close()
 
 
+@pytest.fixture(scope="module")
+def shared_database(postgres: Server) -> str:
+    """Return a database that the tests of one module use in turn."""
+    return asyncio.run(postgres.make_database())
+
+
+@pytest.fixture
+async def database(postgres: Server, shared_database: str) -> str:
+    """Return a database without the journal's schema. To create one takes longer than to empty it."""
+    await postgres.run("DROP SCHEMA IF EXISTS modelslab_async CASCADE", database=shared_database)
+    return shared_database
+
+
 @pytest.fixture
 def make_world() -> MakeWorld:
     """Return a function that makes an emulated service. Its options are those of `Service`."""

@@ -109,7 +109,7 @@ class Recorder:
             assert run.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
             assert run.image is not None  # noqa: S101 - the picture is kept until it is sent
             request = attrs.evolve(run.request, webhook=None) if run.has_webhook else run.request
-            picture = images.origin(run.image)
+            picture = images.known_facts(run.image)
             where = {"init_image": picture["where"]} if "where" in picture else {}
             run.record = JobRecord(
                 account=self.account,
@@ -148,7 +148,7 @@ class Recorder:
                 _log.error("%r waits for a slot, but that could not be written to the journal: %s", run, error)
 
     def may_send(self) -> bool:
-        """Return whether no other client can take this one for dead now."""
+        """Return whether no other client can regard this one as dead now."""
         return self.journal is None or self.journal.may_send()
 
     async def record_acceptance(self, run: JobRun, event: lifecycle.Event) -> bool:

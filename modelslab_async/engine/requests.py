@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
-from modelslab_async.errors import Problem
+from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.media import images
 from modelslab_async.protocol import wire
-from modelslab_async.protocol.problems import wrong
+from modelslab_async.protocol.problems import shown, wrong
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.secret import ApiKey
@@ -35,14 +36,14 @@ async def differences(
 
 
 def _different(name: str, asked: object, known: object) -> Problem:
-    return wrong(name, asked, f"must be {known!r}, as in the earlier request with this ref", _HINT)
+    return wrong(name, asked, f"must be {shown(known)}, as in the earlier request with this ref", _HINT)
 
 
 async def _is_same_picture(image: images.Image, known: Mapping[str, Any], key: ApiKey) -> bool:
-    """Return whether a picture is the one of a row: by its digest if the row has it, else by where it comes from."""
+    """Return whether a picture is the one of a row: by its digest if both are known, else by where it comes from."""
     digest = known.get("sha256")
-    if isinstance(image, images.ImageUrl) or digest is None:
-        origin = key.redact(images.origin(image))
-        return bool(origin.get("where") == known.get("where"))
-    data = await asyncio.get_running_loop().run_in_executor(None, images.load, image)
-    return bool(images.facts(image, data).get("sha256") == digest)
+    if digest and not isinstance(image, images.ImageUrl):
+        with suppress(InvalidRequestError):  # the file is gone, so that its place decides
+            data = await asyncio.get_running_loop().run_in_executor(None, images.load, image)
+            return bool(images.facts(image, data).get("sha256") == digest)
+    return bool(key.redact(images.origin(image)).get("where") == known.get("where"))

@@ -122,6 +122,11 @@ def origin(image: Image) -> dict[str, str | int]:
             return {"source": "bytes"}
 
 
+def known_facts(image: Image) -> dict[str, str | int]:
+    """Return what is known of a picture before a file is read: its origin, and the facts of bytes in memory."""
+    return facts(image, image.data) if isinstance(image, ImageBytes) else origin(image)
+
+
 def facts(image: Image, loaded: str | bytes) -> dict[str, str | int]:
     """Return what the journal keeps of a picture: its origin, and the length and SHA-256 of its bytes if it has any."""
     if isinstance(loaded, str):

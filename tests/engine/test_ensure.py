@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.left_behind import job_left_running, row_of
+from helpers.left_behind import job_left_running, row_of, until_known
 from helpers.world import PNG, MakeWorld, a_request
 
 from modelslab_async import (
@@ -155,3 +155,30 @@ async def test_a_waiting_job_with_a_picture_in_memory_is_sent_by_another_client(
         assert (await row_of(second, "waiting")).state is S.READY
     assert video.ref == "waiting"
     assert storage.pictures == {}
+
+
+async def test_pictures_in_memory_are_compared_while_the_job_waits(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Another picture with the ref is refused although the first one was not sent yet."""
+    world, path = make_world(queue_limit=5), tmp_path / "jobs.db"
+    async with world.client(journal=path, max_in_flight=1) as owner, world.client(journal=path) as other:
+        await owner.submit(a_request()).submitted()
+        owner.submit(a_request(init_image=PNG, track_id="mine"))
+        await until_known(owner, "mine")
+        with pytest.raises(InvalidRequestError, match="init_image"):
+            await other.ensure(a_request(init_image=PNG + b"!"), ref="mine")
+        job = await other.ensure(a_request(init_image=PNG), ref="mine")
+        assert job.state is S.WAITING
+        assert (await job).ref == "mine"
+    assert len(world.service.ledger.charges) == 2
+
+
+async def test_a_picture_that_is_gone_is_no_other_picture(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The video was paid for, so the same request gives it although the file was removed since."""
+    world, picture = make_world(), tmp_path / "a.png"
+    picture.write_bytes(PNG)
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        video = await (await client.ensure(a_request(init_image=picture), ref="mine"))
+    picture.unlink()
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        assert (await (await client.ensure(a_request(init_image=picture), ref="mine"))).url == video.url
+    assert len(world.service.ledger.charges) == 1

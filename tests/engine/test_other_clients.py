@@ -13,8 +13,10 @@ from modelslab_async import (
     Client,
     Job,
     JobDetachedError,
+    JobError,
     JobRecord,
     JobState,
+    JobTimeoutError,
     JournalError,
     SubmitUncertainError,
     Timeouts,
@@ -318,3 +320,55 @@ async def test_two_clients_that_ask_in_vain_do_not_wake_each_other(make_world: M
         async with on(world, storage, max_in_flight=1) as two, on(world, storage, max_in_flight=1) as three:
             await asyncio.gather(*(client.submit(a_request()) for client in (two, three)))
     assert len(world.service.ledger.charges) == 3
+
+
+async def test_a_job_that_was_put_back_before_its_client_died_is_sent(make_world: MakeWorld) -> None:
+    """The follower read its row last when it was SUBMITTING. The job waits again, here, and is paid for once."""
+    world, storage = make_world(queue_limit=5), MemoryStorage()
+    async with on(world, storage) as other:
+        owner = on(world, storage, max_in_flight=1)
+        async with owner:
+            job = await waiting_elsewhere(owner, other)
+            waiting = await row_of(other, job.ref)
+            storage.rows[waiting.account, job.ref] = waiting._replace(state=S.SUBMITTING)
+            await asyncio.sleep(3)
+            assert job.state is S.SUBMITTING
+            storage.rows[waiting.account, job.ref] = waiting
+            await owner.aclose(drain=False)
+        assert (await job).ref == job.ref
+    assert world.service.ledger.track_ids().count(job.ref) == 1
+
+
+class Broken(MemoryJournal):
+    """Have a bug in `claim`."""
+
+    async def claim(self, record: JobRecord, ask: Ask) -> Claim:
+        raise ZeroDivisionError
+
+
+async def test_a_bug_in_a_journal_leaves_no_job_without_an_end(make_world: MakeWorld) -> None:
+    """The job is refused, not charged, and so is the next one."""
+    world = make_world()
+    async with world.client(journal=Broken()) as client:
+        for _ in range(2):
+            job = client.submit(a_request())
+            with pytest.raises(JobError, match="ZeroDivisionError"):
+                await job
+            assert (job.state, world.count("img2video_ultra")) == (S.REFUSED, 0)
+
+
+async def test_a_client_that_never_reports_the_end_is_not_waited_for_without_bound(make_world: MakeWorld) -> None:
+    """It is alive, and does nothing: its program hangs. The job can be followed again."""
+    world, storage = make_world(), MemoryStorage()
+    async with on(world, storage) as owner, on(world, storage, timeouts=Timeouts(job=100.0)) as other:
+        sent = owner.submit(a_request(track_id="mine"))
+        await sent.submitted()
+        row = await row_of(owner, "mine")
+        await sent
+        for state, error in ((S.PROCESSING, JobTimeoutError), (S.SUBMITTING, JobTimeoutError)):
+            storage.rows[row.account, "mine"] = row._replace(state=state)
+            job = await other.follow("mine")
+            begun = asyncio.get_running_loop().time()
+            with pytest.raises(error, match="has not reported its end"):
+                await job
+            assert 300 < asyncio.get_running_loop().time() - begun < 330

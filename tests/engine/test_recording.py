@@ -56,14 +56,14 @@ async def test_a_waiting_row_holds_the_location_of_its_picture(
 ) -> None:
     """A later process in any folder can send the job: its row has the picture's absolute path, or URL without the key.
 
-    A picture passed as bytes has no location. Once the job is sent, its row has the picture's length and digest too.
+    A picture passed as bytes has no location, but a length and a digest. Those of a file are known once it is sent.
     """
     monkeypatch.chdir(tmp_path)
     Path("a.png").write_bytes(PNG)
     pictures: dict[str, tuple[Any, dict[str, Any]]] = {
         "path": ("a.png", {"source": "path", "where": str(tmp_path / "a.png")}),
         "url": (f"https://x.invalid/{KEY}/a", {"source": "url", "where": "https://x.invalid/***/a"}),
-        "bytes": (PNG, {"source": "bytes"}),
+        "bytes": (PNG, {"source": "bytes", "length_bytes": len(PNG), "sha256": hashlib.sha256(PNG).hexdigest()}),
     }
     picture, kept = pictures[source]
     async with make_world().client(journal=tmp_path / "jobs.db", max_in_flight=1) as client:

@@ -18,6 +18,12 @@ async def row_of(client: Client, ref: str) -> JobRecord:
     return record
 
 
+async def until_known(client: Client, ref: str) -> None:
+    """Wait until the journal has a row of the job."""
+    while await client.find(ref) is None:  # noqa: ASYNC110 - the journal has no event for it
+        await asyncio.sleep(0.01)
+
+
 async def jobs_left_running(
     world: World, journal: Path, count: int = 1, *, webhook: Webhook | None = None
 ) -> list[Job]:

@@ -27,25 +27,13 @@ from modelslab_async.protocol.claims import Ask, Claimed
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def shared_database(postgres: Server) -> str:
-    return asyncio.run(postgres.make_database())
-
-
-@pytest.fixture
-async def database(postgres: Server, shared_database: str) -> str:
-    """Return a database without the journal's schema. To create one takes longer than to empty it."""
-    await postgres.run("DROP SCHEMA IF EXISTS modelslab_async CASCADE", database=shared_database)
-    return shared_database
-
-
 @pytest.fixture
 async def journal(postgres: Server, database: str) -> AsyncIterator[PostgresJournal]:
     async with opened(journal_on(postgres.url_of(database))) as journal:
         yield journal
 
 
-# --- the schema, and who may use it ---
+# --- the schema, and the roles that may use it ---
 
 
 async def test_many_clients_may_create_the_schema_at_once(postgres: Server, database: str) -> None:
@@ -115,7 +103,9 @@ async def test_a_database_with_other_defaults_is_used_alike(postgres: Server) ->
     ):
         await postgres.run(f"ALTER DATABASE {database} SET {setting}")
     async with opened(journal_on(postgres.url_of(database))) as journal:
-        await asyncio.gather(*(journal.append(a_record(journal, str(number))) for number in range(20)))
+        written = [journal.append(a_record(journal, str(number))) for number in range(20)]
+        assert await asyncio.gather(*written) == [True] * 20
+        assert len(await journal.recent("a", 100)) == 20
         await _use(journal)
 
 

@@ -27,18 +27,6 @@ from modelslab_async.protocol.pricing import SpendingLimit
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def shared_database(postgres: Server) -> str:
-    return asyncio.run(postgres.make_database())
-
-
-@pytest.fixture
-async def database(postgres: Server, shared_database: str) -> str:
-    """Return a database without the journal's schema. To create one takes longer than to empty it."""
-    await postgres.run("DROP SCHEMA IF EXISTS modelslab_async CASCADE", database=shared_database)
-    return shared_database
-
-
 @pytest.fixture
 async def proxy(postgres: Server, database: str) -> AsyncIterator[Proxy]:
     async with proxied(postgres, database) as proxy:
@@ -335,9 +323,11 @@ async def test_a_notification_that_is_lost_ends_the_wait_anyway(
     await proxy.stop()
     await other.append(an_intent(other, "r"))
     waiting = asyncio.create_task(journal.wait_for_change(60))
+    done, _ = await asyncio.wait([waiting], timeout=0.2)
+    assert not done
     await proxy.start()
-    async with asyncio.timeout(10):
-        await waiting
+    done, _ = await asyncio.wait([waiting], timeout=10)
+    assert done == {waiting}
 
 
 @pytest.mark.parametrize("port", ["refuses", "deaf"])
