@@ -2,7 +2,7 @@
 
 `poll_until_done` waits until the service reports the end of the job. `poll_until_readable` then waits until the file
 can be read. Each yields `Wait`, `Fetch` or `Probe`, and is sent an `ActionResult`. The engine drives them on asyncio,
-the simulator in `benchmarks/` on a clock of its own, and tests by hand.
+the simulator in `benchmarks/` on its own clock, and tests by hand.
 """
 
 import math

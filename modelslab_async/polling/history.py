@@ -50,7 +50,7 @@ _WEIGHT_OF_OTHER, _WEIGHT_OF_OTHERS = 0.25, 2.0
 _LATEST = 15
 """The latest jobs, from which the expected duration is taken."""
 _LATER_END = 1.25
-"""A job whose end was not seen is taken to last so many times its age, where one number is needed."""
+"""The duration of a job whose end was not seen, as a multiple of its age, if a single number is needed."""
 _LEAST_SECONDS = 1e-3
 
 _EXPONENT_DEVIATION = 0.5
@@ -177,10 +177,13 @@ class History:
     @property
     def model(self) -> Model:
         """The newest model. It is made again if the number of jobs has grown by a fifth, and after a change."""
+        self._update()
+        return self._model
+
+    def _update(self) -> None:
         if self._is_stale:
             self._model = self._fit()
             self._is_stale, self._edition = False, self._count
-        return self._model
 
     def log_scale(self, work: float, eta: float | None) -> float:
         """Return the logarithm of the scale of the next job."""
@@ -189,8 +192,9 @@ class History:
     @property
     def latest_error(self) -> float:
         """The median error of the latest forecasts, as a difference of logarithms; 0 if there are none."""
-        if not self.observations or self.model is None:
+        if not self.observations:
             return 0.0
+        self._update()  # a fit computes the errors anew
         return median(islice(reversed(self._errors), _LATEST))
 
     @property
@@ -312,7 +316,7 @@ class _EarlyRun:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether they are so many that they may have ended long before."""
+        """Whether the run is so long that these jobs may have ended long before their first poll."""
         return self._probability < _DOUBT or self._jobs >= _MAX_EARLY
 
     @property
