@@ -67,7 +67,7 @@ def test_tests_pass(block: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("block", APPLICATIONS, ids=range(len(APPLICATIONS)))
 async def test_applications_work(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A visitor submits, follows the job to its end, and comes back; an unknown ref is not found."""
+    """A visitor submits twice, pays once, follows the job to its end, and comes back; an unknown ref is not found."""
     monkeypatch.chdir(folder)
     names: dict[str, Any] = {}
     async with Emulator(speed=100, eta={"good": 1}) as emulator:
@@ -77,18 +77,21 @@ async def test_applications_work(block: str, folder: Path, monkeypatch: pytest.M
 
             async def answer(name: str, **path_params: str) -> Response:
                 async def receive() -> dict[str, Any]:
-                    return {"type": "http.request", "body": b'{"prompt": "zoom in"}'}
+                    return {"type": "http.request", "body": b'{"prompt": "zoom in", "id": "1001"}'}
 
                 scope = {"type": "http", "method": "POST", "headers": [], "state": state, "path_params": path_params}
                 response: Response = await names[name](Request(scope, receive))
                 return response
 
-            ref = json.loads(bytes((await answer("submit")).body))["ref"]
+            refs = [json.loads(bytes((await answer("submit")).body))["ref"] for _ in range(2)]
+            assert refs == ["1001", "1001"]
+            ref = refs[0]
             for _ in range(2):
                 stream = await answer("follow", ref=ref)
                 assert isinstance(stream, StreamingResponse)
                 assert b"event: end" in b"".join([bytes(part) async for part in stream.body_iterator])  # type: ignore[arg-type]
             assert (await answer("follow", ref="unknown")).status_code == 404
+            assert len(emulator.ledger.charges) == 1
 
 
 @pytest.mark.parametrize("block", TASKS, ids=range(len(TASKS)))
