@@ -279,6 +279,9 @@ class Client:
         The request is an `ImageToVideoUltra`, a mapping with the names of the documentation page, or keywords.
         Keywords override the others.
 
+        If the journal has a job with the same `track_id`, which was or may have been sent, nothing is sent: the new job
+        becomes that one. If that one was another request, the new job ends as REFUSED.
+
         Raises InvalidRequestError with all that is wrong, ClientStateError for a closed client or a foreign event loop.
         Awaiting the job raises all other errors, such as BudgetExceededError if the budget does not allow it.
         """
@@ -315,9 +318,9 @@ class Client:
     async def ensure(self, /, *, ref: str, **params: Unpack[NewRequestParams]) -> Job: ...
 
     async def ensure(self, request: AnyRequest | None = None, /, *, ref: str, **params: Any) -> Job:
-        """Return the job with this ref. It is submitted once, whoever asks for it, wherever, and however often.
+        """Return the job with this ref. It is submitted once, however many clients, processes and hosts ask for it.
 
-        This is what the body of a task in a task queue calls: a task that runs twice pays once.
+        Call it in the body of a task of a task queue: a task that runs twice pays once.
 
         - A job that is unknown to the journal, was refused, or was cancelled is submitted.
         - A job of another client is followed, see `follow`. A job that a client left behind is taken up, and one that

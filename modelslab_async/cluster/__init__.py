@@ -1,7 +1,7 @@
 """Run a batch on the workers of a Dask cluster. It needs the extra `dask` (distributed).
 
-Each item is a task: "make this item's job once, whoever asks for it, and save its video". The journal is the truth, so
-a task that runs twice pays once. Each worker has one client. The worker takes the API key from its own environment,
+Each item is a task, which calls `Client.ensure` and saves the video. The journal decides what was sent, so a task that
+runs twice pays once. Each worker has one client. The worker takes the API key from its own environment,
 MODELSLAB_API_KEY, and the password of the database from MODELSLAB_JOURNAL (the whole URL) or from PGPASSWORD or the
 password file, as asyncpg does. Neither passes through Dask.
 """

@@ -68,7 +68,7 @@ class Journal(Protocol):
 
         - Return Follow, and change nothing, if the ref belongs to another job, as `append` defines it.
         - Count the slots that the account's other clients hold, see `JobRecord.holds_slot`, and call `claims.decide`.
-          Jobs that are UNCERTAIN are counted from their rows, whoever owns them: *ask* does not include them.
+          UNCERTAIN jobs are counted from their rows, those of this client too: *ask* does not include them.
           The account's cap is kept for all clients. Clients count as asking from their first claim in vain until they
           get a slot or close, but only while they ask again within `claims.ASK_HOLDS`.
         - Raise BudgetExceededError if `ask.spending` does not allow the job, with the charges that the rows record.
@@ -104,7 +104,7 @@ class Journal(Protocol):
         ...
 
     def may_send(self) -> bool:
-        """Return whether this client may send a job that it claimed: no other client can take it for dead now."""
+        """Return whether this client may send a job that it claimed: no other client can regard it as dead now."""
         ...
 
     async def wait_for_change(self, seconds: float) -> None:

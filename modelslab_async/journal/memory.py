@@ -118,7 +118,7 @@ class MemoryJournal:
         return self.storage.pictures.get(_key(record))
 
     def may_send(self) -> bool:
-        """As in `Journal`. Only this process could take a client for dead, and it does not before `close`."""
+        """As in `Journal`. Only this process could regard a client as dead, and it does not before `close`."""
         return True
 
     async def wait_for_change(self, seconds: float) -> None:

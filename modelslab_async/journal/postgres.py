@@ -1,7 +1,7 @@
 """The journal in a PostgreSQL database, for clients on several hosts. It needs the extra `postgres` (asyncpg).
 
-A thread of its own runs an event loop with the connections. So the lease is renewed while the application's loop is
-busy, and a forked child has no part in its parent's connections.
+The connections belong to the event loop of a separate thread. So the lease is renewed while the application's loop is
+busy, and a forked child does not use its parent's connections.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ class PostgresJournal:
     dsn: the database's URL, as asyncpg takes it: postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Its options, such as
         sslmode, and the environment variables, such as PGPASSWORD, are asyncpg's. The password is kept as secret as
         the API key. The role needs CREATE on the database, or rights on the schema if it exists. It needs no more.
-    lease: seconds after its last beat for which the other clients take this client for alive. After that they take
-        its jobs over. All leases are measured by the database's clock.
+    lease: seconds after its last beat during which the other clients regard this client as alive. After that, they take
+        over its jobs. All leases are measured by the database's clock.
     beat: seconds between two beats; at most a third of *lease*. A client whose last beat is older than half a lease
         sends no job.
 
-    After an outage of the database no client is taken for dead before one more lease has passed.
+    After an outage of the database, no client is regarded as dead until one more lease has passed.
 
     While the database is away, claims wait, and reads raise JournalError. An `append` raises JournalError too, but what
     it was to write is written when the database is back, unless that is the intent of a job. `open` raises
     JournalError within 10 s.
 
-    The journal works through a pooler such as pgbouncer in transaction mode. What is lost is LISTEN, so that
-    `wait_for_change` returns only when its time is over. A URL past the pooler gives it back.
+    The journal works through a pooler such as pgbouncer in transaction mode, but without LISTEN: `wait_for_change` then
+    returns only when its time is over. Pass the URL of the server itself to have LISTEN.
 
     The pictures of jobs that wait are kept in the database, at most 5 MB each.
 

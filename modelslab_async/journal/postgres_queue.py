@@ -101,7 +101,7 @@ class WriteQueue:
         await asyncio.wrap_future(written)
 
     async def run(self) -> None:
-        """Write what is queued, for ever."""
+        """Write what is queued, until the task is cancelled."""
         while True:
             await self._has_work.wait()
             batch = self._next_batch()

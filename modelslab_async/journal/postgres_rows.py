@@ -77,7 +77,7 @@ def _listed(states: Sequence[JobState]) -> str:
 
 
 _IN_DOUBT = _listed((JobState.SUBMITTING, JobState.UNCERTAIN))
-_UNSENT = _listed((JobState.WAITING, JobState.SUBMITTING))
+_NEEDS_PICTURE = _listed((JobState.WAITING, JobState.SUBMITTING))
 _VALUES = ", ".join(f"${number}::{kind}" for number, kind in enumerate(_TYPES, 1))
 _IS_SAME_JOB = "jobs.created_at = excluded.created_at"
 WRITE = f"""
@@ -158,7 +158,7 @@ _IS_PICTURE_NEEDED = f"""
     EXISTS (
         SELECT FROM {SCHEMA}.jobs AS jobs
         WHERE jobs.account = uses.account AND jobs.ref = uses.ref AND jobs.created_at = uses.created_at
-              AND jobs.state IN ({_UNSENT})
+              AND jobs.state IN ({_NEEDS_PICTURE})
     )
 """
 _DROP_USES = f"""
@@ -201,8 +201,8 @@ async def write(connection: "AnyConnection", values: Sequence[Any]) -> bool:
 async def put_back_claim(connection: "AnyConnection", record: JobRecord, owner: str) -> None:
     """Make the row of a job WAITING again if it says what this claim wrote: the job was certainly not sent.
 
-    The row may be UNCERTAIN now, because another client took it over. The time of the submit tells this claim from one
-    of another client.
+    The row may be UNCERTAIN now, because another client took it over. The time of the submit distinguishes this claim
+    from a claim of another client.
     """
     values = record.account, record.ref, record.created_at, record.submitted_at, owner
     await connection.fetchrow(_PUT_BACK_CLAIM, *values)

@@ -1,6 +1,6 @@
-"""What one client does in a PostgreSQL database: its writes, claims and reads, and its lease.
+"""Write, claim and read for one client in a PostgreSQL database, and keep the client's lease.
 
-All of it runs in one event loop, which is not the application's, see `postgres`.
+Everything runs in one event loop, which is not the application's, see `postgres`.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _T = TypeVar("_T")
 
 
 class Lease:
-    """Know for how long the other clients take this one for alive.
+    """Track for how long the other clients regard this one as alive.
 
     Two clocks are used: the monotonic clock of some systems stands still while the machine sleeps, and the other one
     may be set back.
@@ -86,7 +86,7 @@ class PostgresStore:
 
     def __init__(self, address: Address, lease: float, beat: float) -> None:
         self.owner = f"{socket.gethostname()[:40]}-{uuid.uuid4().hex[:16]}"
-        """The client's name. It begins with the name of its host, so that a person sees where a job runs."""
+        """The client's name. It begins with the name of its host, which reports show."""
         self.lease = Lease(lease)
         self.address = address
         self._beat_every = beat
@@ -298,7 +298,7 @@ class PostgresStore:
         return Account(cap, asks, [self._seen(row) for row in holding]), now
 
     def _seen(self, row: Row) -> Row:
-        """Return the row, with an owner that is alive unless this client can tell that it is dead."""
+        """Return the row. Its owner counts as alive unless this client is certain that it is dead."""
         return row if row.is_alive or self.lease.shows_deaths else row._replace(is_alive=True)
 
     # --- reads, notifications and pictures ---

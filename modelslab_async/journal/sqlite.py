@@ -131,7 +131,7 @@ class SqliteStore:
     def write(self, batch: Sequence[Change]) -> list[Outcome]:
         """As in `Store`, in one transaction.
 
-        If the disk has no room for it, each write gets a transaction of its own, because a small one may fit. The
+        If the disk has no room for it, each write gets a separate transaction, because a small one may fit. The
         write-ahead log is copied into the file first, so that its pages can be used again.
         """
         try:

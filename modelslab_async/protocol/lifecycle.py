@@ -104,7 +104,7 @@ class PutBack(NamedTuple):
 
 
 class Deferred(NamedTuple):
-    """The job was not sent, because other clients may take this one for dead. The job asks for a slot again."""
+    """The job was not sent, because other clients may regard this one as dead. The job asks for a slot again."""
 
 
 class Postponed(NamedTuple):

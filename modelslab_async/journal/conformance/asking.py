@@ -62,7 +62,7 @@ async def a_dead_client_blocks_nobody(harness: Harness) -> None:
 
 
 async def close_ends_the_asking(harness: Harness) -> None:
-    """A client that was closed blocks nobody."""
+    """A client that was closed does not block the others."""
     closed, other = await harness.open(), await harness.open()
     expect(await is_claimed(harness, closed, "closed", Ask(slots=0)), expected=False)
     await harness.let_pass(0.01)

@@ -196,7 +196,7 @@ async def a_waiting_job_of_another_client_can_be_claimed(harness: Harness) -> No
 
 
 async def a_budget_is_kept_over_all_clients(harness: Harness) -> None:
-    """Jobs that were, or may have been, charged count, whoever sent them. A claim beyond the limit writes nothing."""
+    """The jobs of all clients that were, or may have been, charged count. A claim beyond the limit writes nothing."""
     journals = [await harness.open() for _ in range(3)]
     ask = Ask(slots=9, spending=_spending(usd=Decimal("1.00")))
     for number in range(5):

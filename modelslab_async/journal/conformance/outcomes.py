@@ -1,4 +1,4 @@
-"""Who may write over the row of another client: a take-over, and the outcome of a submit."""
+"""Check which writes replace the row of another client: a take-over, and the outcome of a submit."""
 
 from typing import Any
 
@@ -48,7 +48,7 @@ async def a_job_that_ended_meanwhile_is_not_taken_over(harness: Harness) -> None
 async def an_outcome_is_written_after_another_client_took_the_row(harness: Harness) -> None:
     """The reply counts, and the row is its sender's again. Later writes of the other client are refused.
 
-    That client took the sender for dead while the submit was under way.
+    That client regarded the sender as dead while the submit was under way.
     """
     sender, other = await harness.open(), await harness.open()
     for doubted in (S.SUBMITTING, S.UNCERTAIN):
