@@ -99,6 +99,11 @@ class GroupCommitJournal:
         """As in `Journal`."""
         return bool(await self._make(Write(record, take_over)))
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        """As in `Journal`."""
+        writes = [self._make(Write(record, owner)) for record, owner in zip(records, owners, strict=True)]
+        return [bool(outcome) for outcome in await asyncio.gather(*writes)]
+
     async def claim(self, record: JobRecord, ask: Ask) -> Claim:
         """As in `Journal`."""
         outcome = await self._make(ClaimSlot(record, ask))
@@ -148,6 +153,10 @@ class GroupCommitJournal:
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         """As in `Journal`."""
         return await self._read(self._store.unfinished, account, ready)
+
+    async def orphaned(self, account: str) -> Sequence[JobRecord]:
+        """As in `Journal`."""
+        return await self._read(self._store.orphaned, account)
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
         """As in `Journal`."""

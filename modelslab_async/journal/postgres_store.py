@@ -230,6 +230,18 @@ class PostgresStore:
             await rows.write_cap(connection, record.account, cap.after_acceptance())
         return is_written
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> list[bool]:
+        """As in `Journal`. The order of the refs keeps two clients from waiting for each other."""
+        await self.queue.flush()
+        values = [self._values(record, owner) for record, owner in zip(records, owners, strict=True)]
+        values.sort(key=lambda row: row[:2])
+        try:
+            written = await self._database.run(partial(rows.write_all, values=values))
+        except asyncpg.UniqueViolationError:  # one id belongs to another row
+            changes = [Write(record, owner) for record, owner in zip(records, owners, strict=True)]
+            return [await self._commit_alone(change) is True for change in changes]
+        return [record.ref in written for record in records]
+
     def _values(self, record: JobRecord, take_over: str | None = None) -> tuple[object, ...]:
         try:
             return rows.write_values(record, take_over, self.owner, self._clock_offset)
@@ -312,6 +324,11 @@ class PostgresStore:
     async def unfinished(self, account: str, ready: bool) -> list[Row]:
         """As in `Journal`."""
         return [self._seen(row) for row in await self._read(partial(rows.unfinished, account=account, ready=ready))]
+
+    async def orphaned(self, account: str) -> list[JobRecord]:
+        """As in `Journal`. Return none while this client cannot be certain which clients are dead."""
+        found = await self._read(partial(rows.orphaned, account=account))
+        return found if self.lease.shows_deaths else []
 
     async def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         """As in `Journal`."""

@@ -78,6 +78,10 @@ class Store(Protocol):
         """Return the jobs that still need a client."""
         ...
 
+    def orphaned(self, account: str) -> Sequence[JobRecord]:
+        """Return the unfinished jobs whose client is gone."""
+        ...
+
     def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         """Return the job with this ref or id."""
         ...
