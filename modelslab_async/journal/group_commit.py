@@ -101,7 +101,8 @@ class GroupCommitJournal:
 
     async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
         """As in `Journal`."""
-        writes = [self._make(Write(record, owner)) for record, owner in zip(records, owners, strict=True)]
+        pairs = zip(records, owners, strict=True)
+        writes = [self._make(Write(record, owner, is_exclusive=True)) for record, owner in pairs]
         return [bool(outcome) for outcome in await asyncio.gather(*writes)]
 
     async def claim(self, record: JobRecord, ask: Ask) -> Claim:
@@ -305,8 +306,8 @@ class _PendingChange:
 
 
 def _without_overtaken(pending: Sequence[_PendingChange]) -> Sequence[_PendingChange]:
-    """Drop noted records that a later write of the same job replaces anyway."""
-    last = {each.key: each for each in pending}
+    """Drop noted records that a later write of the same job replaces anyway. A take-over may be refused."""
+    last = {each.key: each for each in pending if not getattr(each.change, "take_over", None)}
     return [each for each in pending if each.outcome or last[each.key] is each]
 
 
