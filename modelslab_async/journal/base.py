@@ -54,9 +54,10 @@ class Journal(Protocol):
         ...
 
     async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
-        """Write several records in one transaction, each as `append` does it with the owner that *owners* names for it.
+        """Take over several rows in one transaction, each from the owner that *owners* names for it.
 
-        Return for each record whether it was written. Raise JournalError if the transaction fails.
+        Each is written by the rules of `append`, but only if the row still belongs to that owner. Return for each
+        whether it was written. Raise JournalError if the transaction fails.
         """
         ...
 

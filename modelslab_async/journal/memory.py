@@ -79,7 +79,12 @@ class MemoryJournal:
     async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
         """As in `Journal`."""
         self._require_open()
-        return [self._write(record, owner) for record, owner in zip(records, owners, strict=True)]
+        pairs = zip(records, owners, strict=True)
+        return [self._owner_of(record) == owner and self._write(record, owner) for record, owner in pairs]
+
+    def _owner_of(self, record: JobRecord) -> str | None:
+        there = self.storage.rows.get((record.account, record.ref))
+        return there and there.owner
 
     def note(self, record: JobRecord) -> None:
         """As in `Journal`. The record is written at once."""

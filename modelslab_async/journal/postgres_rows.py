@@ -7,7 +7,7 @@ transaction of the caller.
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,8 @@ _COLUMNS = (
     "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
 )  # fmt: skip
 _TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
+_TAKE_OVER = len(_COLUMNS)
+"""Where the values of `WRITE` name the owner whose row may be taken."""
 _DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
@@ -200,9 +202,15 @@ async def write(connection: "AnyConnection", values: Sequence[Any]) -> bool:
     return await connection.fetchrow(WRITE, *values) is not None
 
 
-async def write_all(connection: "AnyConnection", values: Sequence[Sequence[Any]]) -> set[str]:
-    """Write records of one account as `write` does, and return the refs of those that were written."""
-    return {row["ref"] for row in await connection.fetchmany(WRITE, values)}
+async def take_over(connection: "AnyConnection", account: str, values: Mapping[str, Sequence[Any]]) -> set[str]:
+    """Write records as `write` does, by ref, if their rows still belong to the owners that may be taken over.
+
+    Return the refs of those that were written.
+    """
+    sql = f"SELECT ref, owner FROM {SCHEMA}.jobs WHERE account = $1 AND ref = ANY($2) ORDER BY ref FOR UPDATE"
+    owners = {row["ref"]: row["owner"] for row in await connection.fetch(sql, account, list(values))}
+    usable = [values[ref] for ref, owner in owners.items() if values[ref][_TAKE_OVER] == owner]
+    return {row["ref"] for row in await connection.fetchmany(WRITE, usable)} if usable else set()
 
 
 async def put_back_claim(connection: "AnyConnection", record: JobRecord, owner: str) -> None:

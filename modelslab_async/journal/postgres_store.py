@@ -231,15 +231,20 @@ class PostgresStore:
         return is_written
 
     async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> list[bool]:
-        """As in `Journal`. The order of the refs keeps two clients from waiting for each other."""
+        """As in `Journal`. All records are of one account."""
         await self.queue.flush()
-        values = [self._values(record, owner) for record, owner in zip(records, owners, strict=True)]
-        values.sort(key=lambda row: row[:2])
+        pairs = zip(records, owners, strict=True)
+        values = {record.ref: self._values(record, owner) for record, owner in pairs}
+        if not values:
+            return []
         try:
-            written = await self._database.run(partial(rows.write_all, values=values))
-        except asyncpg.UniqueViolationError:  # one id belongs to another row
-            changes = [Write(record, owner) for record, owner in zip(records, owners, strict=True)]
-            return [await self._commit_alone(change) is True for change in changes]
+            written = await self._database.run(partial(rows.take_over, account=records[0].account, values=values))
+        except asyncpg.UniqueViolationError:
+            if len(records) == 1:
+                return [False]  # the id belongs to another row
+            halves = len(records) // 2
+            first = await self.take_over(records[:halves], owners[:halves])
+            return first + await self.take_over(records[halves:], owners[halves:])
         return [record.ref in written for record in records]
 
     def _values(self, record: JobRecord, take_over: str | None = None) -> tuple[object, ...]:

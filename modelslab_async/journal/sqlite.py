@@ -218,6 +218,8 @@ class SqliteStore:
         try:
             match change:
                 case Write(record=record, take_over=take_over):
+                    if change.is_exclusive and rows.owner_of(connection, record) != take_over:
+                        return False
                     return rows.write(connection, record, take_over)
                 case ClaimSlot(record=record, ask=ask):
                     return self._claim(connection, record, ask)

@@ -103,6 +103,13 @@ def write(connection: sqlite3.Connection, record: JobRecord, take_over: str | No
     return is_written
 
 
+def owner_of(connection: sqlite3.Connection, record: JobRecord) -> str | None:
+    """Return the owner of the record's row; None if there is no row."""
+    found = connection.execute("SELECT owner FROM jobs WHERE account = ? AND ref = ?", (record.account, record.ref))
+    owner: tuple[str] | None = found.fetchone()
+    return owner and owner[0]
+
+
 def _is_submitting(connection: sqlite3.Connection, record: JobRecord) -> bool:
     sql = "SELECT count(*) FROM jobs WHERE account = ? AND ref = ? AND created_at = ? AND state = ?"
     values = record.account, record.ref, record.created_at, JobState.SUBMITTING.value

@@ -30,7 +30,10 @@ async def a_row_is_taken_over_once(harness: Harness) -> None:
 
 
 async def many_rows_are_taken_over_at_once(harness: Harness) -> None:
-    """`take_over` writes each row as `append` does: one that another client took meanwhile stays as it is."""
+    """`take_over` writes the rows that still belong to the dead client: not those that were taken meanwhile.
+
+    Not even this client takes its own row twice.
+    """
     dead, first, second = await harness.open(), await harness.open(), await harness.open()
     for number in range(5):
         await dead.append(a_record(harness, dead, f"r{number}", S.PROCESSING, job_id=f"7{number}"))
@@ -38,6 +41,7 @@ async def many_rows_are_taken_over_at_once(harness: Harness) -> None:
     expect(list(await first.take_over([], [])), [])
     mine = [a_record(harness, first, f"r{number}", S.PROCESSING, job_id=f"7{number}") for number in (3, 1)]
     expect(list(await first.take_over(mine, [dead.owner] * 2)), [True, True])
+    expect(list(await first.take_over(mine, [dead.owner] * 2)), [False, False])
     theirs = [a_record(harness, second, f"r{number}", S.PROCESSING, job_id=f"7{number}") for number in range(5)]
     theirs[4] = theirs[4]._replace(job_id="70")
     expect(list(await second.take_over(theirs, [dead.owner] * 5)), [True, False, True, False, False])
