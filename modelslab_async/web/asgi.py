@@ -39,7 +39,7 @@ async def respond(
                 await send_part("start", status=status, headers=list(headers))
                 async for part in parts:
                     await send({"type": "http.response.body", "body": part, "more_body": True})
-                await send_part("body")
+                await send_part("body", body=b"", more_body=False)
 
     async def wait_until_gone() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -53,7 +53,7 @@ async def respond(
         raise cancelled
     if cancelled and "body" not in sent:
         with suppress(OSError, asyncio.CancelledError):
-            await send_part("body")
+            await send_part("body", body=b"", more_body=False)
 
 
 async def _run_until_first(tasks: Sequence[asyncio.Task[None]]) -> asyncio.CancelledError | None:

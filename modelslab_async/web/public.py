@@ -22,7 +22,22 @@ class PublicError(NamedTuple):
     code: PublicCode
     message: str
 
+    @property
+    def status(self) -> int:
+        """The HTTP status for an answer that has this error, such as 404 or 503."""
+        return _STATUSES[self.code]
 
+
+_STATUSES: Mapping[PublicCode, int] = {
+    "cancelled": 410,
+    "failed": 502,
+    "not_found": 404,
+    "refused": 422,
+    "timed_out": 504,
+    "unavailable": 503,
+    "uncertain": 409,
+    "unreadable": 502,
+}
 _MESSAGES: Mapping[PublicCode, str] = {
     "cancelled": "This video was cancelled.",
     "failed": "The video could not be made. You can try again.",

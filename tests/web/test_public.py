@@ -51,29 +51,31 @@ def test_the_public_reads_nothing_of_the_operators_side(kind: type[BaseException
     assert shown == public_error(kind.__new__(kind))
     assert not any(text in f"{shown.code} {shown.message}" for text in (*OPERATORS, "77001", "http", "$", "credit"))
     assert shown.message.endswith(".")
+    assert 400 <= shown.status < 600
 
 
 @pytest.mark.parametrize(
-    ("kind", "code"),
+    ("kind", "code", "status"),
     [
-        (errors.AuthenticationError, "unavailable"),
-        (errors.InsufficientCreditsError, "unavailable"),
-        (BudgetExceededError, "unavailable"),
-        (errors.ConnectError, "unavailable"),
-        (errors.JournalError, "unavailable"),
-        (errors.InvalidRequestError, "refused"),
-        (errors.BadRequestError, "refused"),
-        (errors.JobFailedError, "failed"),
-        (errors.JobTimeoutError, "timed_out"),
-        (errors.SubmitUncertainError, "uncertain"),
-        (errors.InvalidVideoError, "unreadable"),
-        (errors.NotFoundError, "not_found"),
-        (CancelledError, "cancelled"),
+        (errors.AuthenticationError, "unavailable", 503),
+        (errors.InsufficientCreditsError, "unavailable", 503),
+        (BudgetExceededError, "unavailable", 503),
+        (errors.ConnectError, "unavailable", 503),
+        (errors.JournalError, "unavailable", 503),
+        (errors.InvalidRequestError, "refused", 422),
+        (errors.BadRequestError, "refused", 422),
+        (errors.JobFailedError, "failed", 502),
+        (errors.JobTimeoutError, "timed_out", 504),
+        (errors.SubmitUncertainError, "uncertain", 409),
+        (errors.InvalidVideoError, "unreadable", 502),
+        (errors.NotFoundError, "not_found", 404),
+        (CancelledError, "cancelled", 410),
     ],
 )
-def test_codes_say_what_a_visitor_can_do(kind: type[BaseException], code: str) -> None:
+def test_codes_say_what_a_visitor_can_do(kind: type[BaseException], code: str, status: int) -> None:
     """Only what a visitor can change, or must know, has a code of its own. All else is "unavailable"."""
-    assert public_error(made(kind)).code == code
+    shown = public_error(made(kind))
+    assert (shown.code, shown.status) == (code, status)
 
 
 def test_an_error_of_the_application_has_the_code_of_its_base_class() -> None:
