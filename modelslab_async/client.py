@@ -387,6 +387,23 @@ class Client:
         """
         return await self._engine.recover([refs] if isinstance(refs, str) else refs, search=search)
 
+    async def recovered(self, *, resubmit: bool = True) -> AsyncGenerator[Job]:
+        """Yield each job that this client takes over from a client that is gone, until this client closes.
+
+        The journal is searched now, and again every two seconds. So a job of a process that dies is taken over within
+        seconds, or within a lease if the process ran on another host. Each job goes to one of the clients that search.
+
+        - A job that runs goes on here. One that is READY was neither saved nor acknowledged, see `Job.delivered`.
+        - A job that was never sent is queued. Without *resubmit* it stays in the journal for `recover`.
+        - A job whose reply was lost is yielded as ended with SubmitUncertainError. `resolve` takes the user's decision.
+
+        A job that `ensure`, `follow` or a webhook made this client take over is yielded too. While the journal is away,
+        the search goes on. Raises ClientStateError without a journal.
+        """
+        async with aclosing(self._engine.recovered(resubmit=resubmit)) as jobs:
+            async for job in jobs:
+                yield job
+
     async def resume(self, record: JobRecord) -> Job | None:
         """Take over the job of a journal row and resume it, or return the job if it is open here.
 

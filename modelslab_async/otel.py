@@ -22,8 +22,10 @@ _OPERATION = "generate_content"
 class OpenTelemetry(Telemetry):
     """`Client(telemetry=OpenTelemetry())`, with the application's providers or with those that are passed.
 
-    Spans: "generate_content MODEL", of kind client, from submit to end, with the events "accepted", "poll", "refused"
-    and "retry".
+    Spans: "generate_content MODEL", of kind client, from submit to end, with the events "slot" (with the seconds that
+    the job had waited for it), "accepted", "poll", "refused" and "retry". A job that was taken over from a client that
+    is gone has another span here, with the attribute modelslab_async.recovered. Both spans have the job's ref, as
+    modelslab_async.ref.
     Metrics: gen_ai.client.operation.duration (s), modelslab_async.job.polls, modelslab_async.submit.refusals,
     modelslab_async.submit.retries, modelslab_async.download.size (By) and modelslab_async.download.duration (s).
     They hold no prompt, no picture and no key.
@@ -48,11 +50,29 @@ class OpenTelemetry(Telemetry):
 
     def submitted(self, job: Job) -> None:
         """Start the span."""
+        self._start(job)
+
+    def recovered(self, job: Job) -> None:
+        """Start another span for the job. It ends at once if the job is done."""
+        span = self._start(job)
+        span.set_attribute("modelslab_async.recovered", value=True)
+        if job.id:
+            span.set_attribute("gen_ai.response.id", job.id)
+        if job.done():
+            self._end_span(job)
+
+    def started(self, job: Job, waited: float) -> None:
+        """Add the end of the wait for a slot to the span."""
+        self._add_event(job, "slot", {"modelslab_async.queue.wait": waited})
+
+    def _start(self, job: Job) -> trace.Span:
         attributes = {**_attributes(job), "gen_ai.output.type": "video", "modelslab_async.ref": job.ref}
         name = f"{_OPERATION} {attributes['gen_ai.request.model']}"
         if job.request and job.request.seed is not None:
             attributes["gen_ai.request.seed"] = job.redact(str(job.request.seed))
-        self._spans[job.ref] = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
+        span = self._tracer.start_span(name, kind=trace.SpanKind.CLIENT, attributes=attributes)
+        self._spans[job.ref] = span
+        return span
 
     def accepted(self, job: Job) -> None:
         """Add the service's id to the span."""
@@ -66,17 +86,22 @@ class OpenTelemetry(Telemetry):
 
     def ended(self, job: Job) -> None:
         """End the span, and record its duration and polls."""
-        kind = "cancelled" if job.cancelled() else type(job.error).__name__ if job.error else None
+        kind = self._end_span(job)
         attributes = {**_attributes(job), **({"error.type": kind} if kind else {})}
+        self._duration.record(job.elapsed, attributes)
+        if job.state is not JobState.REFUSED:
+            self._polls.record(job.polls, attributes)
+
+    def _end_span(self, job: Job) -> str | None:
+        """End the job's span. Return the kind of error that ended the job; None if there is none."""
+        kind = "cancelled" if job.cancelled() else type(job.error).__name__ if job.error else None
         if span := self._spans.pop(job.ref, None):
             span.set_attribute("modelslab_async.state", job.state.value)
             if kind:
                 span.set_attribute("error.type", kind)
                 span.set_status(trace.StatusCode.ERROR, kind)
             span.end()
-        self._duration.record(job.elapsed, attributes)
-        if job.state is not JobState.REFUSED:
-            self._polls.record(job.polls, attributes)
+        return kind
 
     def downloaded(self, video: Video, saved: SavedVideo, seconds: float) -> None:  # noqa: ARG002 - a Telemetry's
         """Record the size and the time of a download."""
@@ -95,7 +120,7 @@ class OpenTelemetry(Telemetry):
         counter.add(1, {"error.type": kind})
         self._add_event(job, event, {"error.type": kind})
 
-    def _add_event(self, job: Job, event: str, attributes: Mapping[str, str]) -> None:
+    def _add_event(self, job: Job, event: str, attributes: Mapping[str, str | float]) -> None:
         if span := self._spans.get(job.ref):
             span.add_event(event, attributes)
 

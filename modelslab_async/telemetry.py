@@ -23,6 +23,18 @@ class Telemetry:
     def submitted(self, job: Job) -> None:
         """A job was passed to `Client.submit`, and waits for its turn."""
 
+    def started(self, job: Job, waited: float) -> None:
+        """The job got a slot, *waited* seconds after it was created, and is about to be sent.
+
+        This is repeated if the service has no free slot, so that the job waits again.
+        """
+
+    def recovered(self, job: Job) -> None:
+        """This client took the job over from a client that is gone, so it reported no `submitted`.
+
+        If the job is done by now, because its video was there or its reply was lost, no `ended` follows.
+        """
+
     def accepted(self, job: Job) -> None:
         """The service accepted the job, and charges it."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.inside import engine_of
+from helpers.left_behind import jobs_left_running
 from helpers.world import KEY, MakeWorld, a_request
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -35,6 +36,12 @@ class RecordingTelemetry(Telemetry):
 
     def submitted(self, job: Job) -> None:
         self.notifications.append("submitted")
+
+    def started(self, job: Job, waited: float) -> None:
+        self.notifications.append("started")
+
+    def recovered(self, job: Job) -> None:
+        self.notifications.append(f"recovered {job.state.value}")
 
     def accepted(self, job: Job) -> None:
         self.notifications.append(f"accepted {job.id}")
@@ -64,7 +71,8 @@ async def test_telemetry_is_notified_in_order(make_world: MakeWorld, tmp_path: P
         await job.save(tmp_path / "a.mp4")
     polls = [each for each in telemetry.notifications if each.startswith("polled")]
     assert [each for each in telemetry.notifications if each not in polls] == [
-        "submitted", "retried ServerError", "refused None", f"accepted {job.id}", "ended ready", "downloaded True True",
+        "submitted", "started", "retried ServerError", "refused None", "started",
+        f"accepted {job.id}", "ended ready", "downloaded True True",
     ]  # fmt: skip
     assert polls[-1] == "polled Readable"
     assert Counter(polls)["polled Ready"] == 1
@@ -132,6 +140,37 @@ async def test_open_telemetry_records_spans_and_metrics(make_world: MakeWorld, t
     assert values["modelslab_async.download.size"] == 1
     shown = "".join(span.to_json() for span in (first, second)) + str(reader.get_metrics_data())
     assert not any(hidden in shown for hidden in (KEY, "a secret prompt"))
+
+
+async def test_a_recovered_job_has_a_span_with_its_ref(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A job that was taken over has another span, which names the same ref, and ends with the job."""
+    spans, tracers, world = InMemorySpanExporter(), TracerProvider(), make_world()
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    ready, running = (await jobs_left_running(world, tmp_path / "jobs.db", 2))[:2]
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        await (await client.attach(ready.ref))
+    async with world.client(journal=tmp_path / "jobs.db", telemetry=OpenTelemetry(tracer_provider=tracers)) as client:
+        await client.recover()
+    finished = [dict(span.attributes or {}) for span in spans.get_finished_spans()]
+    assert [span["modelslab_async.ref"] for span in finished] == [ready.ref, running.ref]
+    assert [span["modelslab_async.recovered"] for span in finished] == [True, True]
+    assert [span["modelslab_async.state"] for span in finished] == ["ready", "ready"]
+
+
+async def test_the_wait_for_a_slot_is_an_event_of_the_span(make_world: MakeWorld) -> None:
+    """The second of two jobs with one slot waits until the first has ended."""
+    spans, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(spans))
+    async with make_world().client(max_in_flight=1, telemetry=OpenTelemetry(tracer_provider=tracers)) as client:
+        first, second = client.submit(a_request()), client.submit(a_request())
+        await first
+        waited_at_least = first.elapsed - 5
+        await second
+    events = [event for span in spans.get_finished_spans() for event in span.events if event.name == "slot"]
+    waits = [(event.attributes or {})["modelslab_async.queue.wait"] for event in events]
+    assert waits[0] == pytest.approx(0, abs=0.5)
+    assert isinstance(waits[1], float)
+    assert waited_at_least < waits[1] < first.elapsed + 0.5
 
 
 def _values(reader: InMemoryMetricReader) -> dict[str, int]:

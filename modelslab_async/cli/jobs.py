@@ -162,6 +162,10 @@ def recover(settings: Settings, *, search: bool) -> None:
     async def work() -> Exit:
         async with open_client(settings) as client:
             found = await client.recover(search=search)
+        # a server that runs may own an uncertain job for weeks, but only the user can resolve it
+        doubted = [row for row in found.owned_elsewhere if row.state is JobState.UNCERTAIN]
+        elsewhere = tuple(row for row in found.owned_elsewhere if row not in doubted)
+        found = found._replace(uncertain=(*found.uncertain, *doubted), owned_elsewhere=elsewhere)
         groups = {"uncertain": found.uncertain, "unsent": found.unsent, "owned_elsewhere": found.owned_elsewhere}
         values: dict[str, Any] = {name: [record_values(row) for row in rows] for name, rows in groups.items()}
         values["jobs"] = [{"ref": job.ref, "job_id": job.id, "state": job.state} for job in found.jobs]

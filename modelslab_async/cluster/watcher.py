@@ -48,6 +48,11 @@ class Watcher:
         return self._client.api_key
 
     @property
+    def account(self) -> str:
+        """The account's fingerprint."""
+        return self._client.account_id
+
+    @property
     def price(self) -> Decimal:
         """The price of one job, USD."""
         return self._client.prices.usd
@@ -66,6 +71,9 @@ class Watcher:
     async def save(self, run: JobRun, /, path: str | os.PathLike[str], *_: object, **__: object) -> SavedVideo:
         """Raise ClientStateError: a worker saves the video."""
         raise ClientStateError(f"{path}: a worker of the cluster saves {run.ref} (hint: await the batch's event)")
+
+    async def acknowledge(self, run: JobRun) -> None:
+        """Do nothing: the batch keeps the video."""
 
     def watch(self, request: ImageToVideoUltra | None, ref: str, on_row: Callable[[Job], None]) -> Job:
         """Return the job with this ref. *on_row* is called with it once the journal has its row."""

@@ -85,6 +85,11 @@ class Dispatcher:
         return self._api.key
 
     @property
+    def account(self) -> str:
+        """The account's fingerprint."""
+        return self._recorder.account
+
+    @property
     def price(self) -> Decimal:
         """The price of one job, USD."""
         return self._recorder.prices.usd
@@ -105,6 +110,10 @@ class Dispatcher:
     ) -> SavedVideo:
         """Wait for the job's video and save it at *path*."""
         return await self._saver.save(run.job, path, progress, overwrite=overwrite, max_bytes=max_bytes)
+
+    async def acknowledge(self, run: JobRun) -> None:
+        """As in `JobRuntime`."""
+        await self._recorder.record_delivered(run.ref)
 
     def statistics(self) -> Statistics:
         """Return what the client did so far and what it does now."""
@@ -151,7 +160,7 @@ class Dispatcher:
         """Record an event that has just changed a job's state, log it, and move the queue."""
         self._recorder.on_event(run, event)
         level = logging.WARNING if hasattr(event, "error") else logging.INFO
-        _log.log(level, "%r: %s", run, _described(event, self.price))
+        run.log(level, "%s", _described(event, self.price))
         self._notify(run, event)
         if effects_of(event).slot is not SlotEffect.KEEP:
             now = self._count_idle_time(run.loop.time())
@@ -196,6 +205,8 @@ class Dispatcher:
 
     def _notify(self, run: JobRun, event: lifecycle.Event) -> None:
         match event:
+            case lifecycle.Started():
+                self._notifier.notify(Telemetry.started, run.job, run.job.elapsed)
             case wire.Accepted():
                 self._notifier.notify(Telemetry.accepted, run.job)
             case wire.Ready() if self.slots.is_unanswered(run):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Sequence
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import TypeVar
 
 import attrs
@@ -15,6 +16,7 @@ from modelslab_async.engine.config import SharedResources, check_key
 from modelslab_async.engine.deliveries import DeliveryHandler
 from modelslab_async.engine.dispatcher import Dispatcher
 from modelslab_async.engine.follower import Follower
+from modelslab_async.engine.orphans import Orphans
 from modelslab_async.engine.pictures import PictureKeeper
 from modelslab_async.engine.poller import Poller
 from modelslab_async.engine.recorder import Recorder, account_fingerprint, request_from_record
@@ -27,6 +29,7 @@ from modelslab_async.errors import (
     BudgetExceededError,
     ClientStateError,
     InvalidRequestError,
+    ModelsLabError,
     NotFoundError,
     Problem,
 )
@@ -47,7 +50,7 @@ from modelslab_async.protocol.reply import Body
 from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra, is_http_url
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.slots import Slots
-from modelslab_async.telemetry import Notifier
+from modelslab_async.telemetry import Notifier, Telemetry
 from modelslab_async.transport.api import ServiceApi
 
 _T = TypeVar("_T")
@@ -86,7 +89,9 @@ class Engine:
         self.saver = Saver(self.api, notifier, self.recorder, shared.downloads)
         submitter = Submitter(self.api, notifier, self.recorder, slots)
         self.dispatcher = Dispatcher(submitter, poller, self.saver, notifier, slots, on_taken=self._take)
-        self.recoverer = Recoverer(self.recorder, self.dispatcher, self._follow)
+        self.recoverer = Recoverer(self.recorder, self.dispatcher, self._follow, self._on_taken_over)
+        self.orphans = Orphans(self.recoverer, lambda ref: self._open_run(ref) is not None, self._send_orphan)
+        self._notifier = notifier
         patience = shared.timeouts.whole_job
         self.follower = Follower(self.recorder, self.dispatcher, self.recoverer, patience, self._send_followed)
         self.pictures = PictureKeeper(self.recorder)
@@ -100,6 +105,11 @@ class Engine:
 
     def _follow(self, row: Row) -> Job:
         return self.follower.follow(row)
+
+    def _on_taken_over(self, run: JobRun) -> None:
+        run.log(logging.INFO, "taken over from a client that is gone")
+        self._notifier.notify(Telemetry.recovered, run.job)
+        self.orphans.add(run.job)
 
     def _take(self, run: JobRun, follow: Follow) -> None:
         self.follower.take(run, follow)
@@ -156,6 +166,8 @@ class Engine:
     async def close(self, *, drain: bool, timeout: float | None = None) -> None:
         """Close the engine, see `Client.aclose`."""
         self.is_closing = True
+        for each in (self, *self.children.values()):
+            each.orphans.close()
         try:
             if drain and self._ending is None:
                 await self._drain(timeout)
@@ -221,8 +233,20 @@ class Engine:
             run.request = attrs.evolve(run.request, init_image=await self.picture_of(record, run.request))
             run.image = images.examine(run.request, self.api.deployment)
         run.request = attrs.evolve(run.request, track_id=run.ref)
-        run.runtime, run.record = self.dispatcher, None
+        run.runtime, run.record = self.dispatcher, record
         self._enqueue(run)
+        self._on_taken_over(run)
+
+    async def _send_orphan(self, record: JobRecord) -> Job:
+        """Queue a job that its client never sent. It is refused if its picture cannot be had here."""
+        run = JobRun(self.dispatcher, request_from_record(record), record.ref)
+        run.record = record
+        try:
+            await self._send_followed(run, record)
+        except ModelsLabError as error:
+            run.advance(lifecycle.Rejected(error))
+            self._on_taken_over(run)
+        return run.job
 
     async def picture_of(self, record: JobRecord, request: ImageToVideoUltra | None) -> ImageInput:
         """Return a row's picture: where it came from, or else as the journal kept it. Raises InvalidRequestError."""
@@ -247,7 +271,9 @@ class Engine:
         row = None if run else await self.recoverer.journal.find(self.account, ref=ref)
         run = run or self._open_run(ref)  # another task may have submitted it meanwhile
         if run is None and (row is None or row.record.state in UNSENT):
-            return self.submit(request, problems).job
+            job = self.submit(request, problems).job
+            await self.recoverer.find(ref)  # a read sees each row that was noted before: the job is on disk
+            return job
         if record := run.record if run else row and row.record:
             image = None
             with suppress(InvalidRequestError):  # the picture may be gone, and is not needed any more
@@ -341,6 +367,14 @@ class Engine:
             assets = await self.call(wire.ASSETS_PATH, wire.encode_assets(self.key), wire.assets)
         candidates = await self.recoverer.assets_without_row(assets)
         return (await self.recoverer.recover(refs))._replace(candidates=candidates)
+
+    async def recovered(self, *, resubmit: bool) -> AsyncGenerator[Job]:
+        """Yield each job that this client takes over from a client that is gone, until this client closes."""
+        self.require_usable()
+        assert self.recoverer.journal  # noqa: S101 - raises ClientStateError without a journal
+        async with aclosing(self.orphans.jobs(resubmit=resubmit)) as jobs:
+            async for job in jobs:
+                yield job
 
     async def resume(self, record: JobRecord) -> Job | None:
         """Take over the job of a journal row and resume it."""

@@ -66,6 +66,11 @@ class Follower:
         return self._dispatcher.api_key
 
     @property
+    def account(self) -> str:
+        """The account's fingerprint."""
+        return self._dispatcher.account
+
+    @property
     def price(self) -> Decimal:
         """The price of one job, USD."""
         return self._dispatcher.price
@@ -87,9 +92,13 @@ class Follower:
         """Wait for the job's video and save it at *path*."""
         return await self._dispatcher.save(run, path, progress, overwrite=overwrite, max_bytes=max_bytes)
 
+    async def acknowledge(self, run: JobRun) -> None:
+        """As in `JobRuntime`."""
+        await self._recorder.record_delivered(run.ref)
+
     def on_event(self, run: JobRun, event: lifecycle.Event) -> None:
         """Log an event. The owner of the job has recorded it."""
-        _log.debug("%r: %s, says the journal", run, type(event).__name__)
+        run.log(logging.DEBUG, "%s, says the journal", type(event).__name__)
 
     def on_end(self, run: JobRun) -> None:
         """Forget a job that has just got its result or its error."""
@@ -108,9 +117,10 @@ class Follower:
             return run.job
         request = request or request_from_record(record)
         if record.state in _GOES_ON:
-            run = JobRun.restored(self, record, request, age=self._recorder.age(record))
+            run = JobRun.restored(self, record, request, self._recorder.ages(record))
         else:
             run = JobRun(self, request, record.ref)
+            run.submitted_at -= self._recorder.ages(record).since_creation
             if row.is_alive:
                 self._mirror(run, record)
         self._start(run)

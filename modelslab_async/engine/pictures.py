@@ -54,4 +54,4 @@ class PictureKeeper:
             if run.state is JobState.WAITING and isinstance(picture, bytes):
                 await journal.keep_picture(record, picture)
         except (InvalidRequestError, JournalError) as error:
-            _log.warning("%r: its picture is not kept, so no other client can send it: %s", run, error)
+            run.log(logging.WARNING, "its picture is not kept, so no other client can send it: %s", error)

@@ -142,13 +142,13 @@ class Poller:
         if isinstance(action, flow.Fetch):
             found = await self.api.fetch(run.id or "", action.timeout)
             if isinstance(found, TransportError):
-                _log.info("%r: a poll failed: %s", run, found)
+                run.log(logging.INFO, "a poll failed: %s", found)
         else:
             found = await self._probe(action.url, action.timeout)
         if isinstance(found, wire.NotReady):
             self.api.log_notes(found.notes)
         run.polled(running=isinstance(found, wire.NotReady))
-        _log.debug("%r: polled: %s", run, type(found).__name__)
+        run.log(logging.DEBUG, "polled: %s", type(found).__name__)
         self.notifier.notify(Telemetry.polled, run.job, type(found).__name__)
         return found
 

@@ -11,7 +11,7 @@ import attrs
 
 from modelslab_async.engine.changes import Changes
 from modelslab_async.errors import JournalError
-from modelslab_async.job.run import JobRun
+from modelslab_async.job.run import Ages, JobRun
 from modelslab_async.journal.base import Journal
 from modelslab_async.media import images
 from modelslab_async.protocol import lifecycle, wire
@@ -24,6 +24,8 @@ from modelslab_async.protocol.request import ImageToVideoUltra
 from modelslab_async.protocol.secret import ApiKey
 
 _log = logging.getLogger("modelslab_async")
+_ATTEMPTS = 3
+"""Attempts to write to a row that several clients may take."""
 _WRITTEN_BEFORE = (lifecycle.Started, lifecycle.PutBack, wire.Accepted)
 """Events that are durable before they are reported: by a claim, a put-back or an append."""
 
@@ -100,7 +102,10 @@ class Recorder:
         """Reserve the job's price, and note its row as WAITING. Raises BudgetExceededError."""
         if not (self.budget or self.journal):
             return
-        created_at = self._last_created_at = max(self.clock(), math.nextafter(self._last_created_at, math.inf))
+        if run.record:  # a client that is gone created the job
+            created_at = run.record.created_at
+        else:
+            created_at = self._last_created_at = max(self.clock(), math.nextafter(self._last_created_at, math.inf))
         key = key_of(self.account, run.ref, created_at)
         if self.budget:
             self.budget.reserve(key, self.prices, created_at)
@@ -145,7 +150,7 @@ class Recorder:
             try:
                 await self.journal.put_back(waiting, ask, wait=event.wait, maximum=event.maximum)
             except JournalError as error:
-                _log.error("%r waits for a slot, but that could not be written to the journal: %s", run, error)
+                run.log(logging.ERROR, "waits for a slot, but that could not be written to the journal: %s", error)
 
     def may_send(self) -> bool:
         """Return whether no other client can regard this one as dead now."""
@@ -161,7 +166,7 @@ class Recorder:
                 accepted = after(run.record, event, self.clock())
                 return await self.journal.append(accepted) or await self._is_known(accepted)
             except JournalError as error:
-                _log.error("%r was accepted, but that could not be written to the journal: %s", run, error)
+                run.log(logging.ERROR, "accepted, but that could not be written to the journal: %s", error)
         return True
 
     async def _is_known(self, accepted: JobRecord) -> bool:
@@ -192,13 +197,20 @@ class Recorder:
 
     async def record_saved(self, ref: str, path: str) -> None:
         """Write where a job's video was saved. A journal that cannot be written is logged."""
-        if self.journal:
-            try:
-                row = await self.journal.find(self.account, ref=ref)
-                if row and row.record.state is JobState.READY:
-                    await self.take_over(row.record, saved_path=path)
-            except JournalError as error:
-                _log.error("%s is saved, but that could not be written to the journal: %s", path, error)
+        try:
+            await self._record_handed_over(ref, saved_path=path)
+        except JournalError as error:
+            _log.error("%s is saved, but that could not be written to the journal: %s", path, error)
+
+    async def record_delivered(self, ref: str) -> None:
+        """Write that the application has a job's video. Raises JournalError."""
+        await self._record_handed_over(ref, delivered_at=self.clock())
+
+    async def _record_handed_over(self, ref: str, **changes: Any) -> None:
+        for _ in range(_ATTEMPTS if self.journal else 0):  # another client may take the row at the same time
+            row = await self.journal.find(self.account, ref=ref) if self.journal else None
+            if row is None or row.record.state is not JobState.READY or await self.take_over(row.record, **changes):
+                return
 
     def record_resolved(self, record: JobRecord, *, accepted: bool) -> None:
         """Settle or release the reservation of an uncertain job that was resolved."""
@@ -208,9 +220,11 @@ class Recorder:
         elif self.budget:
             self.budget.release(key)
 
-    def age(self, record: JobRecord) -> float:
-        """Return the seconds since the service accepted the job."""
-        return max(self.clock() - (record.accepted_at or record.submitted_at or record.created_at), 0.0)
+    def ages(self, record: JobRecord) -> Ages:
+        """Return how old a row's job is."""
+        now = self.clock()
+        accepted_at = record.accepted_at or record.submitted_at or record.created_at
+        return Ages(max((record.ended_at or now) - record.created_at, 0.0), max(now - accepted_at, 0.0))
 
     async def take_over(self, record: JobRecord, **changes: Any) -> JobRecord | None:
         """Write the row with *changes* as this client's. Return None if its owner changed meanwhile."""

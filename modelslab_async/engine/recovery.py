@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from modelslab_async.engine.dispatcher import Dispatcher
@@ -44,8 +44,16 @@ class Recovery(NamedTuple):
 class Recoverer:
     """Find jobs by ref or id, and take up those of the journal."""
 
-    def __init__(self, recorder: Recorder, dispatcher: Dispatcher, follow: Callable[[Row], Job]) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        dispatcher: Dispatcher,
+        follow: Callable[[Row], Job],
+        on_taken_over: Callable[[JobRun], None],
+    ) -> None:
         self.recorder, self.dispatcher, self.follow = recorder, dispatcher, follow
+        self.on_taken_over = on_taken_over
+        """Called with each job that this client takes over from another client."""
         self._take_over_lock = asyncio.Lock()
         self._not_handed_out = set[str]()
         """Refs of jobs that were taken up and not yet given to the user."""
@@ -59,24 +67,67 @@ class Recoverer:
 
     async def recover(self, refs: Collection[str] | None) -> Recovery:
         """Take up what is unfinished, or only the jobs with these refs or ids."""
-        jobs, uncertain, unsent, elsewhere = list[Job](), list[JobRecord](), list[JobRecord](), list[JobRecord]()
-        for record, is_alive in await self._rows(refs):
-            if record.owner == self.journal.owner:
-                is_handed_out = record.ref in self.dispatcher.jobs and record.ref not in self._not_handed_out
-                if is_handed_out or record.state in (JobState.WAITING, JobState.SUBMITTING):
-                    continue
-            elif is_alive:
-                elsewhere.append(record)
-                continue
-            if record.state is JobState.WAITING:
-                unsent.append(record)
-            elif record.state in _UNCERTAIN and (mine := await self.as_uncertain(record)):
-                uncertain.append(mine)
+        owner = self.journal.owner
+        rows = {row.record.ref: row for row in await self._rows(refs)}.values()
+        mine = [row.record for row in rows if row.record.owner == owner and not self._is_handed_out(row.record)]
+        orphans = [row.record for row in rows if not row.is_alive]
+        sent = [record for record in orphans if record.state is not JobState.WAITING]
+        async with self._take_over_lock:
+            taken = await self._take_over(sent)
+        uncertain = [job.record for job in taken.values() if job.record and job.state is JobState.UNCERTAIN]
+        jobs = [job for job in taken.values() if job.state is not JobState.UNCERTAIN]
+        for record in (*mine, *(each for each in sent if each.ref not in taken)):
+            if record.state in _UNCERTAIN and (doubted := await self.as_uncertain(record)):
+                uncertain.append(doubted)
+            elif record.owner == owner and record.video:  # nothing is to be written
+                self._not_handed_out.add(record.ref)
+                jobs.append(self._resume(record).job)
             elif record.state not in _OVER and (run := await self.restore(record)):
                 jobs.append(run.job)
         given = tuple(job for job in dict.fromkeys(jobs) if job.ref in self._not_handed_out)
         self._not_handed_out -= {job.ref for job in given}
-        return Recovery(given, tuple(uncertain), tuple(unsent), tuple(elsewhere))
+        return Recovery(
+            given,
+            tuple(uncertain),
+            tuple(record for record in orphans if record.state is JobState.WAITING),
+            tuple(row.record for row in rows if row.is_alive and row.record.owner != owner),
+        )
+
+    def _is_handed_out(self, record: JobRecord) -> bool:
+        """Return whether the user has this job of this client already."""
+        is_known = record.ref in self.dispatcher.jobs and record.ref not in self._not_handed_out
+        return is_known or record.state in (JobState.WAITING, JobState.SUBMITTING)
+
+    async def take_over(self, orphans: Sequence[JobRecord]) -> list[JobRecord]:
+        """Take over jobs of clients that are gone. Return the rows of those that were never sent, and are now to be."""
+        async with self._take_over_lock:
+            sent = [record for record in orphans if record.state is not JobState.WAITING]
+            waiting = [record for record in orphans if record.state is JobState.WAITING]
+            await self._take_over(sent)
+            return await self._write_as_own(waiting, {})
+
+    async def _take_over(self, orphans: Sequence[JobRecord]) -> dict[str, Job]:
+        """Take over jobs that were, or may have been, sent, and resume them. Return those that this client got."""
+        taken = dict[str, Job]()
+        states = {record.ref: _state_when_taken_over(record) for record in orphans}
+        for record in await self._write_as_own(orphans, states):
+            if record.state is JobState.UNCERTAIN:
+                run = self._ended(record)
+            else:
+                self._not_handed_out.add(record.ref)
+                run = self._resume(record)
+            taken[record.ref] = run.job
+            self.on_taken_over(run)
+        return taken
+
+    async def _write_as_own(self, records: Sequence[JobRecord], states: Mapping[str, JobState]) -> list[JobRecord]:
+        """Write the rows as this client's, in one transaction, and with these states. Return those that it got."""
+        records = [each for each in records if each.state not in _OVER and not self._ref_is_reused(each)]
+        mine = [each._replace(owner=self.journal.owner, state=states.get(each.ref, each.state)) for each in records]
+        if not mine:
+            return []
+        written = await self.journal.take_over(mine, [record.owner for record in records])
+        return [each for each, is_mine in zip(mine, written, strict=True) if is_mine and not self._ref_is_reused(each)]
 
     async def _rows(self, refs: Collection[str] | None) -> Sequence[Row]:
         if refs is None:
@@ -133,9 +184,8 @@ class Recoverer:
         """Return the job of a row that is not open here."""
         record = row.record
         if record.video:
-            return JobRun.restored(
-                self.dispatcher, record, request_from_record(record), age=self.recorder.age(record)
-            ).job
+            ages = self.recorder.ages(record)
+            return JobRun.restored(self.dispatcher, record, request_from_record(record), ages).job
         is_elsewhere = record.owner != self.journal.owner and row.is_alive
         if record.state in _OVER or (record.state is JobState.WAITING and not is_elsewhere):
             return self.ended_job(record)
@@ -156,7 +206,11 @@ class Recoverer:
 
     def ended_job(self, record: JobRecord) -> Job:
         """Return the job of a row that ended without a video, or that nothing can be done about here."""
-        return JobRun.ended(self.dispatcher, record, request_from_record(record), error_of(record)).job
+        return self._ended(record).job
+
+    def _ended(self, record: JobRecord) -> JobRun:
+        request, ages = request_from_record(record), self.recorder.ages(record)
+        return JobRun.ended(self.dispatcher, record, request, ages, error_of(record))
 
     async def resume(self, record: JobRecord) -> Job | None:
         """Take over a row's job and give it to the user.
@@ -233,9 +287,15 @@ class Recoverer:
                 if record.ref not in self._not_handed_out or now.state in _OVER:
                     return None
                 record = now
-            if mine := await self.recorder.take_over(record, state=_resumed_state(record)):
+            mine = await self.recorder.take_over(record, state=_resumed_state(record))
+            if mine:
                 self._not_handed_out.add(mine.ref)
-            return self._resume(mine) if mine and not self._ref_is_reused(mine) else None
+            if mine is None or self._ref_is_reused(mine):
+                return None
+            run = self._resume(mine)
+            if record.owner != mine.owner:
+                self.on_taken_over(run)
+            return run
 
     async def take_up(self, run: JobRun, record: JobRecord) -> bool:
         """Take over the record's job, which *run* followed, and drive *run* from now on. Return whether it could."""
@@ -248,9 +308,10 @@ class Recoverer:
                 return False
             for event in events_to(run.state, mine):
                 run.advance(event)
-            run.resume(self.dispatcher, mine, age=self.recorder.age(mine))
+            run.resume(self.dispatcher, mine, self.recorder.ages(mine))
             if not run.future.done():
                 self.dispatcher.adopt(run)
+            self.on_taken_over(run)
             return True
 
     async def as_uncertain(self, record: JobRecord) -> JobRecord | None:
@@ -258,7 +319,10 @@ class Recoverer:
         async with self._take_over_lock:
             now = await self._present(record)
             if now == record and record.state is JobState.SUBMITTING:
-                return await self.recorder.take_over(record, state=JobState.UNCERTAIN)
+                mine = await self.recorder.take_over(record, state=JobState.UNCERTAIN)
+                if mine and mine.owner != record.owner:
+                    self.on_taken_over(self._ended(mine))
+                return mine
             return now if now and now.state is JobState.UNCERTAIN else None
 
     async def _present(self, record: JobRecord) -> JobRecord | None:
@@ -269,7 +333,7 @@ class Recoverer:
     def _resume(self, mine: JobRecord) -> JobRun:
         if run := self.dispatcher.jobs.get(mine.ref):
             return run
-        run = JobRun.restored(self.dispatcher, mine, request_from_record(mine), age=self.recorder.age(mine))
+        run = JobRun.restored(self.dispatcher, mine, request_from_record(mine), self.recorder.ages(mine))
         if not run.future.done():
             self.dispatcher.adopt(run)
         return run
@@ -283,6 +347,10 @@ def new_ref() -> str:
 def _is_final(ended: Job) -> bool:
     """Return whether asking the service again about an ended job cannot change how it ended."""
     return ended.error is None or ended.state in _OVER
+
+
+def _state_when_taken_over(record: JobRecord) -> JobState:
+    return JobState.UNCERTAIN if record.state in _UNCERTAIN else _resumed_state(record)
 
 
 def _resumed_state(record: JobRecord) -> JobState:

@@ -96,7 +96,7 @@ class Submitter:
             match retry.after_submit(error):
                 case retry.Verdict.REPEAT if (wait := next(waits, None)) is not None:
                     self.notifier.notify(Telemetry.retried, run.job, error)
-                    _log.warning("%r: certainly not accepted, so it is submitted again: %s", run, error)
+                    run.log(logging.WARNING, "certainly not accepted, so it is submitted again: %s", error)
                     await wait_for_event(self.api.closing, max(wait, retry_after(error)))
                 case retry.Verdict.PUT_BACK:
                     maximum = reply.maximum if isinstance(reply, Refused) else None

@@ -95,7 +95,7 @@ class Job:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since the job was submitted here, until now or until its end."""
+        """Seconds since the job was created, by whichever client, until now or until its end."""
         run = self._run
         return run.event_log[-1].elapsed if run.future.done() else run.loop.time() - run.submitted_at
 
@@ -210,6 +210,17 @@ class Job:
     ) -> SavedVideo:
         """Wait for the video and save it at *path*, whole or not at all. See `Client.download`."""
         return await self._run.runtime.save(self._run, path, progress, overwrite=overwrite, max_bytes=max_bytes)
+
+    async def delivered(self) -> None:
+        """Wait for the video, and note in the journal that the application has what it needs.
+
+        `Client.recover` and `Client.recovered` then leave the job out. Call it when the URL was handed out, or the file
+        was copied. A job that was saved needs no such call, and without a journal the call does nothing.
+
+        Raises the job's error, JournalError.
+        """
+        await self
+        await self._run.runtime.acknowledge(self._run)
 
     def redact(self, text: str | None) -> str:
         """Return *text* without the API key, for logs and pages that show a part of a request; "" for None."""

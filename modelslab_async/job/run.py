@@ -7,7 +7,7 @@ import logging
 import math
 import os
 from decimal import Decimal
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from modelslab_async.aio import wait_for_event
 from modelslab_async.errors import JobDetachedError, JobError, ModelsLabError, SubmitUncertainError
@@ -28,12 +28,28 @@ _LEAST_LEFT = 1.0
 _log = logging.getLogger("modelslab_async")
 
 
+class Ages(NamedTuple):
+    """How old a journal row's job is, in seconds.
+
+    since_creation: since its client created it, until now or until its end.
+    since_acceptance: since the service accepted it, until now.
+    """
+
+    since_creation: float
+    since_acceptance: float
+
+
 class JobRuntime(Protocol):
     """What a job needs from the engine that runs it."""
 
     @property
     def api_key(self) -> ApiKey:
         """The account's key, which no error may show."""
+        ...
+
+    @property
+    def account(self) -> str:
+        """The fingerprint of the account, see `Client.account_id`."""
         ...
 
     @property
@@ -71,6 +87,10 @@ class JobRuntime(Protocol):
         """Wait for the job's video and save it at *path*."""
         ...
 
+    async def acknowledge(self, run: JobRun) -> None:
+        """Note in the journal that the application has the job's video. Raise JournalError."""
+        ...
+
 
 class JobRun:
     """One job while this client runs it. `job` is its public face, the `Job` that users and telemetry get.
@@ -101,6 +121,8 @@ class JobRun:
         """Whether the service was given a webhook of this client for the job."""
         self.submitted_elsewhere = job_id is not None
         """Whether another client submitted the job, or its acceptance became known from a delivery only."""
+        self.charged: bool | None = False if job_id is None else None
+        """What is known of the charge: False, True, or None if the job may have been charged."""
         self.is_unknown = is_unknown
         """Whether the job was attached to by an id that may be a mistake, until a poll finds it running."""
         self.loop = asyncio.get_running_loop()
@@ -135,14 +157,12 @@ class JobRun:
             self.seen_running()
 
     @classmethod
-    def restored(
-        cls, runtime: JobRuntime, record: JobRecord, request: ImageToVideoUltra | None, *, age: float
-    ) -> JobRun:
-        """Return the run of a journal row that is PROCESSING or READY, and was accepted *age* seconds ago."""
+    def restored(cls, runtime: JobRuntime, record: JobRecord, request: ImageToVideoUltra | None, ages: Ages) -> JobRun:
+        """Return the run of a journal row that is PROCESSING or READY."""
         run = cls(runtime, request, record.ref, job_id=record.job_id or "")
         run.state = record.state
         run.event_log.clear()
-        run.resume(runtime, record, age=age)
+        run.resume(runtime, record, ages)
         if video := video_of(record):
             run.future.set_result(video)
         run.log_event(run.eta)
@@ -150,11 +170,17 @@ class JobRun:
 
     @classmethod
     def ended(
-        cls, runtime: JobRuntime, record: JobRecord, request: ImageToVideoUltra | None, error: JobError | None
+        cls,
+        runtime: JobRuntime,
+        record: JobRecord,
+        request: ImageToVideoUltra | None,
+        ages: Ages,
+        error: JobError | None,
     ) -> JobRun:
         """Return the run of a journal row that ended with *error*, or that was withdrawn if *error* is None."""
         run = cls(runtime, request, record.ref)
-        run.record, run.id, run.state = record, record.job_id, record.state
+        run.submitted_at = run.loop.time() - ages.since_creation
+        run.record, run.id, run.state, run.charged = record, record.job_id, record.state, record.charged
         run.event_log.clear()
         run.log_event(None)
         if error:
@@ -163,14 +189,16 @@ class JobRun:
             run.future.cancel()
         return run
 
-    def resume(self, runtime: JobRuntime, record: JobRecord, *, age: float) -> None:
-        """Go on with the job of a row under *runtime*. The service accepted it *age* seconds ago."""
+    def resume(self, runtime: JobRuntime, record: JobRecord, ages: Ages) -> None:
+        """Go on under *runtime* with the job of a row, which the service accepted."""
+        now, age = self.loop.time(), ages.since_acceptance
         self.runtime, self.record, self.id, self.submitted_elsewhere = runtime, record, record.job_id, True
+        self.charged = record.charged
         meta = {} if record.seed is None else {"seed": record.seed}
         self.accepted = wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
-        self.accepted_at = self.loop.time() - age
+        self.submitted_at, self.accepted_at = now - ages.since_creation, now - age
         self.forecast = runtime.forecast(self, record.eta)
-        self.expected_end_at = self.loop.time() + self.forecast.left(age)
+        self.expected_end_at = now + self.forecast.left(age)
 
     def __repr__(self) -> str:
         return repr(self.job)
@@ -228,6 +256,7 @@ class JobRun:
         if isinstance(error := getattr(event, "error", None), ModelsLabError):
             self.runtime.api_key.hide_in(error)  # before the journal, telemetry or the caller sees it
         self._take_from(event)
+        self.charged = effects_of(event).charged
         self.runtime.on_event(self, event)
         self._set_result(event)
         if self.state is JobState.PROCESSING:
@@ -263,6 +292,15 @@ class JobRun:
         if woken:
             self.woken_at = self.loop.time()
         return woken
+
+    def log(self, level: int, message: str, *arguments: object, error: BaseException | None = None) -> None:
+        """Log what happened to the job. The record's `extra` has its ref, job_id, account, state and charged.
+
+        error: the error whose traceback is logged; None for no traceback.
+        """
+        extra = {"ref": self.ref, "job_id": self.id, "state": self.state.value, "charged": self.charged}
+        extra["account"] = self.runtime.account
+        _log.log(level, f"%r: {message}", self, *arguments, exc_info=error, extra=extra)
 
     def abandon(self, error: JobError) -> None:
         """End the job after an unexpected error, in the way that its state allows."""
@@ -380,7 +418,7 @@ class JobRun:
 
 def internal_error(run: JobRun, error: Exception) -> JobError:
     """Return the error that ends a job after a bug in this package, and log its traceback."""
-    _log.error("%r: a bug in modelslab_async", run, exc_info=error)
+    run.log(logging.ERROR, "a bug in modelslab_async", error=error)
     return JobError(f"a bug in modelslab_async, please report it: {error!r}")
 
 

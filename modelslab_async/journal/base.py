@@ -53,6 +53,14 @@ class Journal(Protocol):
         """
         ...
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        """Take over several rows in one transaction, each from the owner that *owners* names for it.
+
+        Each is written by the rules of `append`, but only if the row still belongs to that owner. Return for each
+        whether it was written. Raise JournalError if the transaction fails.
+        """
+        ...
+
     def note(self, record: JobRecord) -> None:
         """Queue the current record of a job, and return at once. It is written soon, at the latest by `close`.
 
@@ -118,7 +126,14 @@ class Journal(Protocol):
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         """Return the account's jobs that still need a client, see `record.UNFINISHED`, the oldest first.
 
-        With *ready*, finished videos that were not saved are among them.
+        With *ready*, finished videos that were neither saved nor acknowledged are among them.
+        """
+        ...
+
+    async def orphaned(self, account: str) -> Sequence[JobRecord]:
+        """Return the account's jobs that still need a client, and whose own client is gone, the oldest first.
+
+        This costs little if there is none, because clients ask every few seconds.
         """
         ...
 

@@ -99,6 +99,12 @@ class GroupCommitJournal:
         """As in `Journal`."""
         return bool(await self._make(Write(record, take_over)))
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        """As in `Journal`."""
+        pairs = zip(records, owners, strict=True)
+        writes = [self._make(Write(record, owner, is_exclusive=True)) for record, owner in pairs]
+        return [bool(outcome) for outcome in await asyncio.gather(*writes)]
+
     async def claim(self, record: JobRecord, ask: Ask) -> Claim:
         """As in `Journal`."""
         outcome = await self._make(ClaimSlot(record, ask))
@@ -148,6 +154,10 @@ class GroupCommitJournal:
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         """As in `Journal`."""
         return await self._read(self._store.unfinished, account, ready)
+
+    async def orphaned(self, account: str) -> Sequence[JobRecord]:
+        """As in `Journal`."""
+        return await self._read(self._store.orphaned, account)
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
         """As in `Journal`."""
@@ -296,8 +306,8 @@ class _PendingChange:
 
 
 def _without_overtaken(pending: Sequence[_PendingChange]) -> Sequence[_PendingChange]:
-    """Drop noted records that a later write of the same job replaces anyway."""
-    last = {each.key: each for each in pending}
+    """Drop noted records that a later write of the same job replaces anyway. A take-over may be refused."""
+    last = {each.key: each for each in pending if not getattr(each.change, "take_over", None)}
     return [each for each in pending if each.outcome or last[each.key] is each]
 
 

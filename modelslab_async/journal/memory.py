@@ -4,7 +4,7 @@ import asyncio
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 
 from modelslab_async.aio import wait_for_event
@@ -76,6 +76,16 @@ class MemoryJournal:
         self._require_open()
         return self._write(record, take_over)
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        """As in `Journal`."""
+        self._require_open()
+        pairs = zip(records, owners, strict=True)
+        return [self._owner_of(record) == owner and self._write(record, owner) for record, owner in pairs]
+
+    def _owner_of(self, record: JobRecord) -> str | None:
+        there = self.storage.rows.get((record.account, record.ref))
+        return there and there.owner
+
     def note(self, record: JobRecord) -> None:
         """As in `Journal`. The record is written at once."""
         self._write(record)
@@ -131,9 +141,17 @@ class MemoryJournal:
         """As in `Journal`."""
         self._require_open()
         states = [state for state in UNFINISHED if ready or state is not JobState.READY]
-        records = [record for record in self.storage.of_account(account) if record.state in states]
+        return [row for row in self._unfinished(account) if row.record.state in states]
+
+    def _unfinished(self, account: str) -> list[Row]:
+        records = [record for record in self.storage.of_account(account) if record.is_unfinished]
         records.sort(key=lambda record: record.created_at)
-        return [Row(record, self._is_alive(record)) for record in records if record.saved_path is None]
+        return [Row(record, self._is_alive(record)) for record in records]
+
+    async def orphaned(self, account: str) -> list[JobRecord]:
+        """As in `Journal`."""
+        self._require_open()
+        return [row.record for row in self._unfinished(account) if not row.is_alive]
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
         """As in `Journal`."""

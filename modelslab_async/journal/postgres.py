@@ -128,6 +128,10 @@ class PostgresJournal:
         """As in `Journal`."""
         return bool(await self._make(Write(record, take_over)))
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        """As in `Journal`."""
+        return await self._call(self._store.take_over(records, owners))
+
     def note(self, record: JobRecord) -> None:
         """As in `Journal`. A record that is noted after `close` is lost, and is logged."""
         try:
@@ -169,6 +173,10 @@ class PostgresJournal:
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         """As in `Journal`."""
         return await self._call(self._store.unfinished(account, ready))
+
+    async def orphaned(self, account: str) -> Sequence[JobRecord]:
+        """As in `Journal`."""
+        return await self._call(self._store.orphaned(account))
 
     async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
         """As in `Journal`."""

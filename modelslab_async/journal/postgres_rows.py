@@ -7,7 +7,7 @@ transaction of the caller.
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -59,14 +59,17 @@ MIGRATIONS: Sequence[str] = (
     );
     CREATE INDEX picture_uses_by_digest ON {SCHEMA}.picture_uses (digest);
     """,
+    f"ALTER TABLE {SCHEMA}.jobs ADD COLUMN delivered_at double precision",
 )
 """Script n makes a schema of version n one of version n + 1. The table `version` holds the version."""
 
 _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
-    "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
+    "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
 )  # fmt: skip
-_TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 3 + ("text", "json")
+_TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
+_TAKE_OVER = len(_COLUMNS)
+"""Where the values of `WRITE` name the owner whose row may be taken."""
 _DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
@@ -83,7 +86,7 @@ _IS_SAME_JOB = "jobs.created_at = excluded.created_at"
 WRITE = f"""
     WITH written AS (
         INSERT INTO {SCHEMA}.jobs AS jobs ({", ".join(_COLUMNS)}, submitted_here, accepted_here)
-        VALUES ({_VALUES}, $9::float8 + $15::float8, $10::float8 + $15::float8)
+        VALUES ({_VALUES}, $9::float8 + $16::float8, $10::float8 + $16::float8)
         ON CONFLICT (account, ref) DO UPDATE SET
             {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])},
             submitted_here = CASE WHEN {_IS_SAME_JOB} AND jobs.submitted_at = excluded.submitted_at
@@ -96,20 +99,20 @@ WRITE = f"""
            OR (jobs.state NOT IN ({_listed(tuple(SENT))})
                AND NOT (jobs.state = {JobState.WAITING.value!r} AND excluded.state IN ({_listed(tuple(UNSENT))})))
               -- a take-over from this owner, unless the job ended meanwhile or the row would lose its id
-           OR (jobs.owner = $14 AND (jobs.ended_at IS NULL OR jobs.ended_at = excluded.ended_at)
+           OR (jobs.owner = $15 AND (jobs.ended_at IS NULL OR jobs.ended_at = excluded.ended_at)
                AND (jobs.job_id IS NULL OR jobs.job_id = excluded.job_id))
               -- the outcome of the row's submit, whoever owns the row
            OR ({_IS_SAME_JOB} AND jobs.state IN ({_IN_DOUBT}) AND jobs.job_id IS NULL
                AND (coalesce(excluded.job_id, excluded.accepted_at::text) IS NOT NULL
                     OR excluded.state IN ({_listed((JobState.WAITING, JobState.REFUSED))})))
-        RETURNING owner
+        RETURNING ref
     )
-    SELECT pg_notify('{CHANNEL}', $16) FROM written
+    SELECT ref, pg_notify('{CHANNEL}', $17) FROM written
 """
-"""Write a record, and notify the other clients. Return no row if the rules of `Journal.append` forbid it.
+"""Write a record, and notify the other clients. Return the ref, or no row if the rules of `Journal.append` forbid it.
 
-$14 is the owner whose row may be taken. $15 are the seconds by which the database's clock is ahead of the client's.
-$16 is this client.
+$15 is the owner whose row may be taken. $16 are the seconds by which the database's clock is ahead of the client's.
+$17 is this client.
 """
 _PUT_BACK_CLAIM = f"""
     WITH written AS (
@@ -132,6 +135,7 @@ _SELECT = f"""
            {_IS_ALIVE} AS is_alive
     FROM {SCHEMA}.jobs AS jobs {_WITH_OWNERS}
 """
+_NOT_TAKEN = "jobs.saved_path IS NULL AND jobs.delivered_at IS NULL"
 _AT = "coalesce(accepted_at, submitted_at, created_at)"
 _COUNT_CHARGES = f"""
     SELECT price, count(*) AS count FROM {SCHEMA}.jobs
@@ -196,6 +200,17 @@ async def write(connection: "AnyConnection", values: Sequence[Any]) -> bool:
     Raise UniqueViolationError if another row of the account has its id. *values* are those of `write_values`.
     """
     return await connection.fetchrow(WRITE, *values) is not None
+
+
+async def take_over(connection: "AnyConnection", account: str, values: Mapping[str, Sequence[Any]]) -> set[str]:
+    """Write records as `write` does, by ref, if their rows still belong to the owners that may be taken over.
+
+    Return the refs of those that were written.
+    """
+    sql = f"SELECT ref, owner FROM {SCHEMA}.jobs WHERE account = $1 AND ref = ANY($2) ORDER BY ref FOR UPDATE"
+    owners = {row["ref"]: row["owner"] for row in await connection.fetch(sql, account, list(values))}
+    usable = [values[ref] for ref, owner in owners.items() if values[ref][_TAKE_OVER] == owner]
+    return {row["ref"] for row in await connection.fetchmany(WRITE, usable)} if usable else set()
 
 
 async def put_back_claim(connection: "AnyConnection", record: JobRecord, owner: str) -> None:
@@ -321,8 +336,15 @@ async def clean(connection: "AnyConnection") -> None:
 async def unfinished(connection: "AnyConnection", account: str, ready: bool) -> list[Row]:
     """As in `Journal`."""
     states = _listed([state for state in UNFINISHED if ready or state is not JobState.READY])
-    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({states}) AND saved_path IS NULL ORDER BY created_at"
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({states}) AND {_NOT_TAKEN} ORDER BY created_at"
     return [_row_from(row) for row in await connection.fetch(sql, account)]
+
+
+async def orphaned(connection: "AnyConnection", account: str) -> list[JobRecord]:
+    """As in `Journal`."""
+    where = f"jobs.account = $1 AND jobs.state IN ({_listed(UNFINISHED)}) AND {_NOT_TAKEN} AND NOT ({_IS_ALIVE})"
+    sql = f"{_SELECT} WHERE {where} ORDER BY created_at"
+    return [_record_from(row) for row in await connection.fetch(sql, account)]
 
 
 async def find(connection: "AnyConnection", account: str, ref: str | None, job_id: str | None) -> Row | None:

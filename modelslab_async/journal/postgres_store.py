@@ -230,6 +230,23 @@ class PostgresStore:
             await rows.write_cap(connection, record.account, cap.after_acceptance())
         return is_written
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> list[bool]:
+        """As in `Journal`. All records are of one account."""
+        await self.queue.flush()
+        pairs = zip(records, owners, strict=True)
+        values = {record.ref: self._values(record, owner) for record, owner in pairs}
+        if not values:
+            return []
+        try:
+            written = await self._database.run(partial(rows.take_over, account=records[0].account, values=values))
+        except asyncpg.UniqueViolationError:
+            if len(records) == 1:
+                return [False]  # the id belongs to another row
+            halves = len(records) // 2
+            first = await self.take_over(records[:halves], owners[:halves])
+            return first + await self.take_over(records[halves:], owners[halves:])
+        return [record.ref in written for record in records]
+
     def _values(self, record: JobRecord, take_over: str | None = None) -> tuple[object, ...]:
         try:
             return rows.write_values(record, take_over, self.owner, self._clock_offset)
@@ -312,6 +329,11 @@ class PostgresStore:
     async def unfinished(self, account: str, ready: bool) -> list[Row]:
         """As in `Journal`."""
         return [self._seen(row) for row in await self._read(partial(rows.unfinished, account=account, ready=ready))]
+
+    async def orphaned(self, account: str) -> list[JobRecord]:
+        """As in `Journal`. Return none while this client cannot be certain which clients are dead."""
+        found = await self._read(partial(rows.orphaned, account=account))
+        return found if self.lease.shows_deaths else []
 
     async def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         """As in `Journal`."""

@@ -153,6 +153,11 @@ class SqliteStore:
         alive = {owner: self.liveness.is_alive(owner) for owner in {record.owner for record in found}}
         return [Row(record, alive[record.owner]) for record in found]
 
+    def orphaned(self, account: str) -> list[JobRecord]:
+        """As in `Store`."""
+        dead = [owner for owner in rows.owners(self.connection, account) if not self.liveness.is_alive(owner)]
+        return rows.unfinished_of(self.connection, account, dead)
+
     def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:
         """As in `Store`."""
         record = rows.find(self.connection, account, ref, job_id)
@@ -213,6 +218,8 @@ class SqliteStore:
         try:
             match change:
                 case Write(record=record, take_over=take_over):
+                    if change.is_exclusive and rows.owner_of(connection, record) != take_over:
+                        return False
                     return rows.write(connection, record, take_over)
                 case ClaimSlot(record=record, ask=ask):
                     return self._claim(connection, record, ask)

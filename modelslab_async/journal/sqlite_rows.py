@@ -36,6 +36,7 @@ MIGRATIONS: Sequence[str] = (
         PRIMARY KEY (account, owner)
     ) WITHOUT ROWID;
     """,
+    "ALTER TABLE jobs ADD COLUMN delivered_at REAL",
 )
 """Script n makes a file of schema version n one of version n + 1. SQLite's `user_version` holds the version."""
 UNWRITABLE = (
@@ -46,7 +47,7 @@ UNWRITABLE = (
 
 _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
-    "submitted_at", "accepted_at", "ended_at", "saved_path", "details",
+    "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
 )  # fmt: skip
 _DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
@@ -78,6 +79,7 @@ _WRITE = f"""
            AND (coalesce(excluded.job_id, excluded.accepted_at) IS NOT NULL OR excluded.state IN ({_NOT_SENT})))
 """  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
+_NOT_TAKEN = "saved_path IS NULL AND delivered_at IS NULL"
 REFS_WITH_ID = "SELECT ref FROM jobs WHERE account = ? AND job_id = ?"
 _DELIVER = """
     INSERT INTO deliveries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET job_id = ifnull(excluded.job_id, job_id)
@@ -99,6 +101,13 @@ def write(connection: sqlite3.Connection, record: JobRecord, take_over: str | No
     if cap and is_written and is_acceptance:
         write_cap(connection, record.account, cap.after_acceptance())
     return is_written
+
+
+def owner_of(connection: sqlite3.Connection, record: JobRecord) -> str | None:
+    """Return the owner of the record's row; None if there is no row."""
+    found = connection.execute("SELECT owner FROM jobs WHERE account = ? AND ref = ?", (record.account, record.ref))
+    owner: tuple[str] | None = found.fetchone()
+    return owner and owner[0]
 
 
 def _is_submitting(connection: sqlite3.Connection, record: JobRecord) -> bool:
@@ -157,8 +166,23 @@ def count_charges(connection: sqlite3.Connection, account: str, since: float) ->
 def unfinished(connection: sqlite3.Connection, account: str, ready: bool) -> list[JobRecord]:
     """As in `Journal`."""
     states = [state.value for state in UNFINISHED if ready or state is not JobState.READY]
-    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND saved_path IS NULL"
-    return [_record_from(row) for row in connection.execute(f"{sql} ORDER BY created_at", (account, *states))]
+    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND {_NOT_TAKEN} ORDER BY created_at"
+    return [_record_from(row) for row in connection.execute(sql, (account, *states))]
+
+
+def owners(connection: sqlite3.Connection, account: str) -> list[str]:
+    """Return the owners of unfinished jobs."""
+    states = [state.value for state in UNFINISHED]
+    sql = f"SELECT DISTINCT owner FROM jobs WHERE account = ? AND state IN ({_placeholders(states)}) AND {_NOT_TAKEN}"  # noqa: S608
+    return [owner for (owner,) in connection.execute(sql, (account, *states))]
+
+
+def unfinished_of(connection: sqlite3.Connection, account: str, owners: Sequence[str]) -> list[JobRecord]:
+    """Return the unfinished jobs of these owners, the oldest first."""
+    states = [state.value for state in UNFINISHED]
+    is_open = f"state IN ({_placeholders(states)}) AND {_NOT_TAKEN}"
+    sql = f"{_SELECT} WHERE account = ? AND {is_open} AND owner IN ({_placeholders(owners)}) ORDER BY created_at"
+    return [_record_from(row) for row in connection.execute(sql, (account, *states, *owners))] if owners else []
 
 
 def find(connection: sqlite3.Connection, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:

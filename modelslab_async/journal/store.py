@@ -10,10 +10,15 @@ from modelslab_async.protocol.record import Charge, JobRecord
 
 
 class Write(NamedTuple):
-    """A record to write, and the owner whose row it may take (None: only its own). The outcome is a bool."""
+    """A record to write. The outcome is a bool.
+
+    take_over: the owner whose row it may take; None for only its own.
+    is_exclusive: whether nothing is written unless the row still belongs to *take_over*.
+    """
 
     record: JobRecord
     take_over: str | None = None
+    is_exclusive: bool = False
 
 
 class ClaimSlot(NamedTuple):
@@ -76,6 +81,10 @@ class Store(Protocol):
 
     def unfinished(self, account: str, ready: bool) -> Sequence[Row]:
         """Return the jobs that still need a client."""
+        ...
+
+    def orphaned(self, account: str) -> Sequence[JobRecord]:
+        """Return the unfinished jobs whose client is gone."""
         ...
 
     def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:

@@ -78,7 +78,7 @@ class Video:
 class JobEvent(NamedTuple):
     """Report that a job entered a state, or that a poll saw it running.
 
-    elapsed: seconds since the job was submitted to this client.
+    elapsed: seconds since the job was created, by whichever client.
     eta, progress: the values of `Job.eta` and `Job.progress` at that time.
     """
 

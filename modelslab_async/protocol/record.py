@@ -25,7 +25,7 @@ SENT = frozenset(JobState) - {_S.WAITING, _S.REFUSED, _S.CANCELLED}
 UNSENT = frozenset({_S.REFUSED, _S.CANCELLED})
 """States of jobs that ended without being sent. Their ref is free."""
 UNFINISHED = (_S.WAITING, _S.SUBMITTING, _S.PROCESSING, _S.READY, _S.UNCERTAIN, _S.TIMED_OUT)
-"""States of jobs that a client should still handle, unless their video is saved."""
+"""States of jobs that a client should still handle, unless their video is saved or acknowledged."""
 HOLDING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
 """States of jobs that may be queued or processing at the service."""
 
@@ -52,6 +52,7 @@ class JobRecord(NamedTuple):
     created_at, submitted_at, accepted_at: unix seconds; None if the event has not happened.
     ended_at: when the service ended the job, or the job was refused or cancelled, unix seconds; None before that, and
         for a job that timed out or is uncertain.
+    delivered_at: when the application acknowledged the video, see `Job.delivered`, unix seconds; None before that.
     saved_path: the path to which the video was saved; None if it was not saved.
     target: the file or folder that the video is meant for; None if the program did not say, see `Job.target`.
     """
@@ -74,8 +75,14 @@ class JobRecord(NamedTuple):
     submitted_at: float | None = None
     accepted_at: float | None = None
     ended_at: float | None = None
+    delivered_at: float | None = None
     saved_path: str | None = None
     target: str | None = None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether a client should still handle the job: its video may come, or was neither saved nor acknowledged."""
+        return self.state in UNFINISHED and self.saved_path is None and self.delivered_at is None
 
     def holds_slot(self, now: float, *, is_alive: bool) -> bool:
         """Return whether the job is assumed to be queued or processing at the service at *now* (unix seconds).

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers.inside import engine_of
@@ -16,10 +16,19 @@ from helpers.world import MakeWorld, a_request
 
 from modelslab_async import InvalidRequestError, JobRecord, ModelsLabError, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.engine.recorder import Recorder
+from modelslab_async.journal.sqlite import SqliteJournal
 
 pytestmark = pytest.mark.looptime
 LOST_REPLY = Rule(Fault.RESET_AFTER, times=1)
+
+
+class SlowJournal(SqliteJournal):
+    """Answer a take-over only ten seconds after it was written."""
+
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        written = await super().take_over(records, owners)
+        await asyncio.sleep(10.0)
+        return written
 
 
 async def test_a_new_client_collects_the_jobs_of_a_closed_one(make_world: MakeWorld, tmp_path: Path) -> None:
@@ -100,31 +109,23 @@ async def test_a_recovery_after_a_failed_one_returns_its_jobs(
     if search:
         world.service.set_faults([Rule(Fault.RESET_BEFORE, on="call", times=4)])
     async with world.client(journal=journal) as client:
-        journal.failing_reads = int(not search)
+        journal.is_full = not search
         with pytest.raises(ModelsLabError):
             await client.recover(search=search)
+        journal.is_full = False
         assert {job.ref for job in (await client.recover()).jobs} == {job.ref for job in earlier}
 
 
-async def test_a_recovery_after_a_cancelled_one_returns_its_jobs(
-    make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The next recovery returns the jobs that were taken up before the cancellation."""
-    world = make_world()
+async def test_a_recovery_after_a_cancelled_one_returns_its_jobs(make_world: MakeWorld, tmp_path: Path) -> None:
+    """The next recovery returns the jobs that were taken over before the cancellation."""
+    world, journal = make_world(), SlowJournal(tmp_path / "jobs.db")
     async with world.client(journal=tmp_path / "jobs.db") as client:
         await asyncio.gather(*[client.generate(a_request()) for _ in range(3)])
-    async with world.client(journal=tmp_path / "jobs.db") as client:
-        refs, take_over = list[str](), Recorder.take_over
-
-        async def slow(recorder: Recorder, record: JobRecord, **changes: Any) -> JobRecord | None:
-            refs.append(record.ref)
-            await asyncio.sleep(10.0 if len(refs) == 3 else 0.0)
-            return await take_over(recorder, record, **changes)
-
-        with monkeypatch.context() as patch, pytest.raises(TimeoutError):
-            patch.setattr(Recorder, "take_over", slow)
+    async with world.client(journal=journal) as client:
+        with pytest.raises(TimeoutError):
             async with asyncio.timeout(5.0):
                 await client.recover()
+        assert {(await row_of(client, row.ref)).owner for row in await client.history()} == {journal.owner}
         assert len((await client.recover()).jobs) == 3
 
 

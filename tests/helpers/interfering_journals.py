@@ -63,6 +63,11 @@ class FailingJournal(SqliteJournal):
             raise JournalError("the disk is full")
         return await super().append(record, take_over=take_over)
 
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        if self.is_full:
+            raise JournalError("the disk is full")
+        return await super().take_over(records, owners)
+
     async def claim(self, record: JobRecord, ask: Ask) -> Claim:
         if self.is_full:
             raise JournalError("the disk is full")

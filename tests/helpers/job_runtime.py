@@ -18,6 +18,7 @@ from modelslab_async.protocol.secret import ApiKey
 class FakeRuntime:
     """Stand in for the engine as a `JobRuntime`, and count the jobs that ended."""
 
+    account = "a"
     price = Decimal("0.2")
     api_key = ApiKey("any")
     sends_jobs = True
@@ -44,4 +45,7 @@ class FakeRuntime:
         overwrite: bool,
         max_bytes: int,
     ) -> SavedVideo:
+        raise NotImplementedError
+
+    async def acknowledge(self, run: JobRun) -> None:
         raise NotImplementedError

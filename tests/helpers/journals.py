@@ -34,6 +34,7 @@ FULL = JobRecord(
     submitted_at=2.0,
     accepted_at=3.0,
     ended_at=4.0,
+    delivered_at=5.0,
     target="/videos/a.mp4",
 )
 """A record in which every field but `saved_path` has a value."""
@@ -93,6 +94,9 @@ class MemoryStore:
         return self.changes
 
     def unfinished(self, account: str, ready: bool) -> Sequence[Row]:
+        raise NotImplementedError
+
+    def orphaned(self, account: str) -> Sequence[JobRecord]:
         raise NotImplementedError
 
     def find(self, account: str, ref: str | None, job_id: str | None) -> Row | None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async import Job, JobError, JobRecord, JobState, ModelsLabError, Video
-from modelslab_async.job.run import JobRun
+from modelslab_async.job.run import Ages, JobRun
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.lifecycle import Event, ImpossibleMoveError
 
@@ -185,11 +185,12 @@ async def test_a_detached_job_keeps_the_time_of_its_end() -> None:
 
 @pytest.mark.looptime
 async def test_a_restored_job_is_estimated_by_its_age() -> None:
-    """A job that was accepted 30 s ago, of which the service expects 40 s, needs 10 s more."""
+    """A job that was accepted 30 s ago, of which the service expects 40 s, needs 10 s more. Its age is kept."""
     record = JobRecord(account="a", ref="ref", owner="o", created_at=1.0, job_id="1", eta=40.0)
     record = record._replace(state=JobState.PROCESSING)
-    run = JobRun.restored(FakeRuntime(), record, None, age=30.0)
+    run = JobRun.restored(FakeRuntime(), record, None, Ages(since_creation=33.0, since_acceptance=30.0))
     assert run.job.eta == pytest.approx(10.0)
+    assert run.job.elapsed == pytest.approx(33.0)
 
 
 async def test_closing_before_the_submit_is_no_refusal_of_the_service() -> None:

@@ -13,6 +13,7 @@ from helpers.journals import MemoryStore, S, a_record, opened
 from modelslab_async import JournalError
 from modelslab_async.journal.group_commit import TRANSACTION_INTERVAL, GroupCommitJournal
 from modelslab_async.journal.liveness import LivenessLock
+from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.journal.store import Change, Outcome, UnwritableError
 
 
@@ -75,6 +76,17 @@ async def test_a_noted_record_is_not_written_if_a_later_one_replaces_it(
     assert all(await asyncio.gather(*map(journal.append, awaited)))
     assert store.batches == [[("noted", S.SUBMITTING), ("awaited", S.SUBMITTING), ("awaited", S.PROCESSING)]]
     assert {ref: record.state for ref, record in store.rows.items()} == {"noted": S.SUBMITTING, "awaited": S.PROCESSING}
+
+
+async def test_a_take_over_that_is_refused_replaces_no_note(tmp_path: Path) -> None:
+    """A note is written although a take-over of the same job comes right after it."""
+    async with opened(SqliteJournal(tmp_path / "jobs.db")) as journal:
+        assert await journal.append(a_record(journal, "mine", S.PROCESSING))
+        journal.note(a_record(journal, "mine", S.READY))
+        assert await journal.take_over([a_record(journal, "mine", S.PROCESSING)], ["a dead client"]) == [False]
+        row = await journal.find("a", ref="mine")
+        assert row is not None
+        assert row.record.state is S.READY
 
 
 async def test_many_writes_share_a_transaction(journal: GroupCommitJournal, store: MemoryStore) -> None:

@@ -20,6 +20,7 @@ from modelslab_async import InvalidRequestError, JournalError
 from modelslab_async.journal.base import Row
 from modelslab_async.journal.choose import journal_of
 from modelslab_async.journal.postgres import PostgresJournal
+from modelslab_async.journal.postgres_rows import MIGRATIONS
 from modelslab_async.journal.sqlite import SqliteJournal
 from modelslab_async.journal.store import UnwritableError
 from modelslab_async.protocol.claims import Ask, Claimed
@@ -42,7 +43,9 @@ async def test_many_clients_may_create_the_schema_at_once(postgres: Server, data
     await asyncio.gather(*(journal.open() for journal in journals))
     assert all(await asyncio.gather(*(each.append(a_record(each, each.owner)) for each in journals)))
     assert len(await journals[0].unfinished("a")) == 5
-    assert await postgres.fetch("SELECT version FROM modelslab_async.version", database=database) == [(1,)]
+    assert await postgres.fetch("SELECT version FROM modelslab_async.version", database=database) == [
+        (len(MIGRATIONS),)
+    ]
     await asyncio.gather(*(journal.close() for journal in journals))
 
 

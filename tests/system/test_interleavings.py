@@ -146,7 +146,7 @@ async def test_recover_and_attach_share_a_job_that_both_take_up(make_world: Make
         async def attach() -> None:
             attaching.append(asyncio.create_task(client.attach(job.ref)))
 
-        journal.after_find = attach
+        journal.after_unfinished = attach
         (found,) = (await client.recover()).jobs
         assert await attaching[0] is found
         assert (await client.attach(job.ref)).id == job.id

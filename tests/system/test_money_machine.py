@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from decimal import Decimal
 from typing import Any
@@ -59,6 +59,10 @@ class CrashableJournal(MemoryJournal):
             await asyncio.sleep(0.01)
             self.require_life()
             return await super().append(record, take_over=take_over)
+
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        with self.writing():
+            return await super().take_over(records, owners)
 
     async def claim(self, record: JobRecord, ask: Ask) -> Claim:
         with self.writing():

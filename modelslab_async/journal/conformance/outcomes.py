@@ -29,6 +29,26 @@ async def a_row_is_taken_over_once(harness: Harness) -> None:
     expect((await record_of(harness, second, "r")).owner, first.owner)
 
 
+async def many_rows_are_taken_over_at_once(harness: Harness) -> None:
+    """`take_over` writes the rows that still belong to the dead client: not those that were taken meanwhile.
+
+    Not even this client takes its own row twice.
+    """
+    dead, first, second = await harness.open(), await harness.open(), await harness.open()
+    for number in range(5):
+        await dead.append(a_record(harness, dead, f"r{number}", S.PROCESSING, job_id=f"7{number}"))
+    await harness.kill(dead)
+    expect(list(await first.take_over([], [])), [])
+    mine = [a_record(harness, first, f"r{number}", S.PROCESSING, job_id=f"7{number}") for number in (3, 1)]
+    expect(list(await first.take_over(mine, [dead.owner] * 2)), [True, True])
+    expect(list(await first.take_over(mine, [dead.owner] * 2)), [False, False])
+    theirs = [a_record(harness, second, f"r{number}", S.PROCESSING, job_id=f"7{number}") for number in range(5)]
+    theirs[4] = theirs[4]._replace(job_id="70")
+    expect(list(await second.take_over(theirs, [dead.owner] * 5)), [True, False, True, False, False])
+    owners = [(await record_of(harness, second, f"r{number}")).owner for number in range(5)]
+    expect(owners, [second.owner, first.owner, second.owner, first.owner, dead.owner])
+
+
 async def a_job_that_ended_meanwhile_is_not_taken_over(harness: Harness) -> None:
     """Neither a row that ended, nor a row that would lose its id. A client that read the same end may take the row."""
     owner, other = await harness.open(), await harness.open()
@@ -128,6 +148,7 @@ async def the_end_of_an_unsent_job_does_not_replace_another_that_waits(harness: 
 
 CHECKS: tuple[Check, ...] = (
     a_row_is_taken_over_once,
+    many_rows_are_taken_over_at_once,
     a_job_that_ended_meanwhile_is_not_taken_over,
     an_outcome_is_written_after_another_client_took_the_row,
     an_outcome_is_noted_after_the_sender_was_taken_for_dead,

@@ -32,6 +32,7 @@ async def a_row_is_read_as_it_was_written(harness: Harness) -> None:
         submitted_at=1764000000.123456,
         accepted_at=1764000001.5,
         ended_at=1764000002.25,
+        delivered_at=1764000003.5,
         saved_path="/videos/a.mp4",
         target="/videos/",
     )
@@ -118,17 +119,34 @@ async def a_row_that_cannot_be_written_harms_no_other(harness: Harness) -> None:
 
 
 async def unfinished_jobs_are_those_that_need_a_client(harness: Harness) -> None:
-    """Waiting, submitted, running, uncertain and timed-out jobs, and videos not saved; the oldest first."""
+    """Waiting, submitted, running, uncertain and timed-out jobs, and videos neither saved nor acknowledged.
+
+    The oldest comes first.
+    """
     journal = await harness.open()
     for number, state in enumerate(S):
         await journal.append(a_record(harness, journal, state.value, state, created_at=-float(number)))
     await journal.append(a_record(harness, journal, "saved", S.READY, saved_path="/videos/a.mp4"))
+    await journal.append(a_record(harness, journal, "acknowledged", S.READY, delivered_at=5.0))
     found = [row.record.state for row in await journal.unfinished(harness.account)]
     expect(set(found), {S.WAITING, S.SUBMITTING, S.PROCESSING, S.READY, S.UNCERTAIN, S.TIMED_OUT})
     expect(found, [state for state in reversed(S) if state in found])
     without_ready = [row.record.state for row in await journal.unfinished(harness.account, ready=False)]
     expect(without_ready, [state for state in found if state is not S.READY])
     expect(list(await journal.unfinished(f"{harness.account} other")), [])
+
+
+async def jobs_of_dead_clients_are_orphaned(harness: Harness) -> None:
+    """The unfinished jobs of clients that are gone are listed, the oldest first. Those of live clients are not."""
+    journal, other = await harness.open(), await harness.open()
+    await journal.append(a_record(harness, journal, "mine", S.PROCESSING))
+    await other.append(a_record(harness, other, "second", S.PROCESSING, created_at=3.0, job_id="77"))
+    await other.append(a_record(harness, other, "first", created_at=2.0))
+    await other.append(a_record(harness, other, "ended", S.FAILED, created_at=4.0))
+    expect(list(await journal.orphaned(harness.account)), [])
+    await other.close()
+    expect([record.ref for record in await journal.orphaned(harness.account)], ["first", "second"])
+    expect(list(await journal.orphaned(f"{harness.account} other")), [])
 
 
 async def rows_say_whether_their_owner_is_alive(harness: Harness) -> None:
@@ -329,6 +347,7 @@ CHECKS: tuple[Check, ...] = (
     a_closed_journal_raises_and_can_be_opened_again,
     a_row_that_cannot_be_written_harms_no_other,
     unfinished_jobs_are_those_that_need_a_client,
+    jobs_of_dead_clients_are_orphaned,
     rows_say_whether_their_owner_is_alive,
     a_ref_is_sent_once,
     a_ref_is_free_as_soon_as_its_job_was_refused,
