@@ -36,6 +36,8 @@ STREAM_GRACE = 2
 """Seconds after which a server that stops ends the streams that are open."""
 JOB_GRACE = 1.0
 """Seconds for which the client then waits for jobs."""
+KILL_AFTER = 4
+"""Seconds after which granian and gunicorn kill a worker that has not stopped. They end no streams before."""
 _RETRY = 0.2
 """Seconds until a visitor connects again. A browser waits one second."""
 _START_SECONDS = _WAIT_SECONDS = 40.0
@@ -58,14 +60,14 @@ def _hypercorn(module: str, port: int) -> Sequence[str]:
 
 def _granian(module: str, port: int) -> Sequence[str]:
     where = ("--port", str(port), "--workers", str(WORKERS))
-    return ("-m", "granian", f"{module}:app", "--interface", "asgi", *where, "--workers-kill-timeout", "10")
+    return ("-m", "granian", f"{module}:app", "--interface", "asgi", *where, "--workers-kill-timeout", str(KILL_AFTER))
 
 
 def _gunicorn(worker: str) -> Command:
     def command(module: str, port: int) -> Sequence[str]:
         where = ("--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS), "--worker-class", worker)
         target = "make_app()" if "aiohttp" in worker else "app"
-        return ("-m", "gunicorn", f"{module}:{target}", *where, "--graceful-timeout", "10")
+        return ("-m", "gunicorn", f"{module}:{target}", *where, "--graceful-timeout", str(KILL_AFTER))
 
     return command
 
@@ -74,7 +76,7 @@ def _sanic(module: str, port: int) -> Sequence[str]:
     return ("-m", "sanic", f"{module}:app", "--port", str(port), "--workers", str(WORKERS))
 
 
-def _itself(module: str, port: int) -> Sequence[str]:
+def _itself(module: str, _: int) -> Sequence[str]:
     return (f"{module}.py",)
 
 
@@ -95,7 +97,7 @@ class Served:
     @property
     def is_installed(self) -> bool:
         """Whether the framework and the server can be imported."""
-        names = [self.framework, *self.server.replace("-", "_").split()]
+        names = [self.framework, *self.server.removesuffix(" asgi").split()]
         return all(find_spec(name) for name in names)
 
     def __str__(self) -> str:
@@ -107,6 +109,7 @@ _ASGI: Mapping[str, Command] = {
     "hypercorn": _hypercorn,
     "granian": _granian,
     "gunicorn uvicorn_worker": _gunicorn("uvicorn_worker.UvicornWorker"),
+    "gunicorn asgi": _gunicorn("asgi"),
 }
 MATRIX = (
     *(
@@ -129,7 +132,7 @@ class Visit:
     backwards: streams whose progress went back.
     webhooks: deliveries that were answered with 200, of the jobs before the deploy.
     stopped_after: seconds from SIGTERM until the last process had ended.
-    tracebacks: in the server's log.
+    tracebacks: in the server's log; own_tracebacks: those with a frame of the package or the application.
     recovered_after: seconds from the start of the new server until all videos were there.
     lost: jobs without an end that their visitors saw.
     twice: jobs that were paid for more than once.
@@ -142,6 +145,7 @@ class Visit:
     webhooks: str
     stopped_after: float
     tracebacks: int
+    own_tracebacks: int
     recovered_after: float
     lost: int
     twice: int
@@ -149,13 +153,13 @@ class Visit:
     @property
     def is_right(self) -> bool:
         """Whether each visitor saw one end, nothing is lost, and each job is paid for once."""
-        return (self.lost, self.twice, self.backwards, self.tracebacks) == (0, 0, 0, 0)
+        return (self.lost, self.twice, self.backwards, self.own_tracebacks) == (0, 0, 0, 0)
 
 
 class Gallery(Emulator):
     """An emulator for which every URL is a picture."""
 
-    async def fetch_picture(self, url: str) -> bytes:
+    async def fetch_picture(self, _: str) -> bytes:
         """Return a picture, without a download."""
         return _PICTURE
 
@@ -184,11 +188,13 @@ class Deployment:
 
     folder: has the application's files, its journal and its videos.
     service: the URL of the emulator.
+    module: the file that is served, without its ending. None serves the application of docs/web.md.
     """
 
     served: Served
     folder: Path
     service: str
+    module: str | None = None
     port: int = attrs.field(factory=free_port)
     processes: list[asyncio.subprocess.Process] = attrs.field(factory=list[asyncio.subprocess.Process])
 
@@ -210,7 +216,7 @@ class Deployment:
 
     async def start(self) -> None:
         """Start the server, and wait until it answers."""
-        module = f"app_{self.served.framework}"
+        module = self.module or f"app_{self.served.framework}"
         settings = {
             "MODELSLAB_API_KEY": "any",
             "MODELSLAB_BASE_URL": self.service,
@@ -355,7 +361,7 @@ async def visit(served: Served, folder: Path) -> Visit:
             answered = Counter(statuses)[200]
             later = await _visitors(session, deployment.url, "later", RUNNING + QUEUED)
             async with asyncio.timeout(_WAIT_SECONDS):
-                while len(service.ledger.charges) < len(first) + RUNNING:
+                while len(service.ledger.charges) < len(first) + RUNNING:  # noqa: ASYNC110 - it has no event for it
                     await asyncio.sleep(0.05)
             await asyncio.sleep(1.0)
             stopped_after = await deployment.stop()
@@ -364,10 +370,10 @@ async def visit(served: Served, folder: Path) -> Visit:
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.gather(*later.values()), _WAIT_SECONDS)
             recovered_after = time.monotonic() - begun
-            await deployment.stop()
         finally:
             deployment.kill()
         visitors = [*first, *later]
+        tracebacks = re.findall(r"^Traceback.*\n(?:  .*\n)*.*", deployment.log, re.MULTILINE)
         paid = Counter(charge.track_id for charge in service.ledger.charges)
         right = [each for each in visitors if each.refusal == 204 and len(each.ends) == 1 and not each.ends[0]["error"]]
         return Visit(
@@ -377,7 +383,8 @@ async def visit(served: Served, folder: Path) -> Visit:
             backwards=sum(each.bar != sorted(each.bar) for each in visitors),
             webhooks=f"{answered}/{len(first)}",
             stopped_after=stopped_after,
-            tracebacks=deployment.log.count("Traceback"),
+            tracebacks=len(tracebacks),
+            own_tracebacks=sum("modelslab_async" in each or f"app_{served.framework}" in each for each in tracebacks),
             recovered_after=recovered_after,
             lost=len(visitors) - len(right),
             twice=sum(times > 1 for times in paid.values()),
