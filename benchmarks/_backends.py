@@ -252,11 +252,12 @@ class Deployment:
             await asyncio.gather(*(process.wait() for process in self.processes))
         return time.monotonic() - begun
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """Kill all processes of the server that are left."""
         for process in self.processes:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
 
 
 def a_session() -> aiohttp.ClientSession:
@@ -371,7 +372,7 @@ async def visit(served: Served, folder: Path) -> Visit:
                 await asyncio.wait_for(asyncio.gather(*later.values()), _WAIT_SECONDS)
             recovered_after = time.monotonic() - begun
         finally:
-            deployment.kill()
+            await deployment.kill()
         visitors = [*first, *later]
         tracebacks = re.findall(r"^Traceback.*\n(?:  .*\n)*.*", deployment.log, re.MULTILINE)
         paid = Counter(charge.track_id for charge in service.ledger.charges)

@@ -119,7 +119,7 @@ async def test_a_browser_watches_on_when_its_worker_is_killed(browsed: Browsed, 
                 os.kill(int(headers["x-worker"]), signal.SIGKILL)
                 await check_the_ends(page)
         finally:
-            deployment.kill()
+            await deployment.kill()
         paid = [str(charge.track_id) for charge in service.ledger.charges]
     assert sorted(set(paid)) == sorted(paid)
 
@@ -139,7 +139,7 @@ async def test_a_browser_watches_on_through_a_deploy(browsed: Browsed, tmp_path:
                 await deployment.start()
                 await check_the_ends(page)
         finally:
-            deployment.kill()
+            await deployment.kill()
         assert "Traceback" not in deployment.log
         paid = [str(charge.track_id) for charge in service.ledger.charges]
     assert sorted(set(paid)) == sorted(paid)
