@@ -15,7 +15,7 @@ from aiohttp import web
 from modelslab_async.client import Client
 from modelslab_async.errors import ClientStateError, JobDetachedError, ModelsLabError
 from modelslab_async.job.future import Job
-from modelslab_async.web.asgi import Application, Receive, Scope, Send
+from modelslab_async.web.asgi import Application, Receive, Scope, Send, end_if_cancelled
 
 GRACE = 10.0
 """Seconds for which a shutdown waits for jobs that run. They then go on at the service, and a later client of the
@@ -93,7 +93,8 @@ def with_client(
     """Return an ASGI application that is *app* with a client, for a framework without a lifespan, such as Django.
 
     It answers the server's lifespan events itself. `client_of(request)` returns the client, and `scope["state"]` has it
-    as "modelslab". The client recovers jobs and shuts down as with `lifespan`.
+    as "modelslab". The client recovers jobs and shuts down as with `lifespan`. If the server stops, it ends the
+    responses that have begun.
     """
     opened = lifespan(make, grace=grace, on_recovered=on_recovered, resubmit=resubmit)
     state: dict[str, Client] = {}
@@ -115,8 +116,12 @@ def with_client(
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(receive, send)
+            return
+        inner = {**scope, "state": {**scope.get("state", {}), **state}}
+        if scope["type"] == "http":
+            await end_if_cancelled(lambda send: app(inner, receive, send), send)
         else:
-            await app({**scope, "state": {**scope.get("state", {}), **state}}, receive, send)
+            await app(inner, receive, send)
 
     return application
 

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from modelslab_async import Job
-from modelslab_async.web import EventStream, event_stream
+from modelslab_async.web import EventStream, event_stream, with_client
 
 pytestmark = pytest.mark.looptime
 
@@ -242,3 +242,27 @@ async def test_nothing_is_logged_for_a_stream_that_is_cancelled(
             serving.cancel()
             await serving
         assert caplog.records == []
+
+
+async def test_an_application_that_leaves_its_task_behind_is_ended(make_world: MakeWorld) -> None:
+    """With `with_client`, a framework such as Django gets the same end, and writes nothing after it."""
+    async with running_job(make_world) as job:
+        sent: list[Message] = []
+        left = list[asyncio.Task[None]]()
+
+        async def framework(scope: Message, receive: Any, send: Any) -> None:
+            left.append(asyncio.create_task(EventStream(job)(scope, receive, send)))
+            await asyncio.wait(left)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        app = with_client(framework, make_world().client)
+        serving = asyncio.create_task(app({"type": "http"}, receive_of(), send))
+        await asyncio.sleep(3)
+        serving.cancel()
+        await serving
+        count = len(sent)
+        assert events_in(body_of(sent))[-1]["event"] == "progress"
+        await asyncio.wait(left)
+        assert len(sent) == count
