@@ -306,7 +306,7 @@ class Visitor:
                     if answer.status == 200 and answer.content_type == "text/event-stream":
                         self.connections += 1
                         await self._read(answer.content)
-                    elif answer.status != 503:  # a proxy's, or a server's that is about to stop
+                    else:
                         self.refusal = answer.status
             await asyncio.sleep(_RETRY)
 

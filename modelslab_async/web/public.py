@@ -83,5 +83,5 @@ def public_error(error: BaseException) -> PublicError:
     Both depend on the error's class only. So they hold no key, wallet, host, ref or URL, and no text of the service;
     all these belong in the log. The code is "unavailable" for an error that is not of this package, such as an OSError.
     """
-    code = next((CODES[kind] for kind in type(error).__mro__ if kind in CODES), "unavailable")
-    return PublicError(code, _MESSAGES[code])
+    codes: list[PublicCode] = [CODES[kind] for kind in type(error).__mro__ if kind in CODES] or ["unavailable"]
+    return PublicError(codes[0], _MESSAGES[codes[0]])

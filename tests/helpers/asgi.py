@@ -64,7 +64,7 @@ async def started(app: Application) -> AsyncIterator[dict[str, Any]]:
     state: dict[str, Any] = {}
     to_app, from_app = asyncio.Queue[Message](), asyncio.Queue[Message]()
     scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": state}
-    running = asyncio.create_task(app(scope, to_app.get, from_app.put), name="lifespan")
+    running = asyncio.ensure_future(app(scope, to_app.get, from_app.put))
     for kind in ("startup", "shutdown"):
         await to_app.put({"type": f"lifespan.{kind}"})
         message = await from_app.get()

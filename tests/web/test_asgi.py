@@ -258,7 +258,7 @@ async def test_an_application_that_leaves_its_task_behind_is_ended(make_world: M
             sent.append(message)
 
         app = with_client(framework, make_world().client)
-        serving = asyncio.create_task(app({"type": "http"}, receive_of(), send))
+        serving = asyncio.ensure_future(app({"type": "http"}, receive_of(), send))
         await asyncio.sleep(3)
         serving.cancel()
         await serving

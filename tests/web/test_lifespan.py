@@ -176,7 +176,7 @@ async def test_a_callback_that_hangs_cannot_stop_a_shutdown(make_world: MakeWorl
     world, path, loop = make_world(), tmp_path / "jobs.db", asyncio.get_running_loop()
     await leave_jobs(world, path)
 
-    async def hang(_: Job) -> None:
+    async def hang(job: Job) -> None:
         for _ in range(3):
             try:
                 await asyncio.sleep(1000)
