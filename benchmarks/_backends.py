@@ -44,39 +44,39 @@ _START_SECONDS = _WAIT_SECONDS = 40.0
 _PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(24)
 _APPLICATION = re.compile(r"```python\n# (\w+\.py).*?\n(.*?)```", re.DOTALL)
 
-Command = Callable[[str, int], Sequence[str]]
-"""The arguments of Python that serve a module on a port with all workers."""
+Command = Callable[[str, int, int], Sequence[str]]
+"""The arguments of Python that serve a module on a port with a number of workers."""
 
 
-def _uvicorn(module: str, port: int) -> Sequence[str]:
+def _uvicorn(module: str, port: int, workers: int) -> Sequence[str]:
     grace = ("--timeout-graceful-shutdown", str(STREAM_GRACE))
-    return ("-m", "uvicorn", f"{module}:app", "--port", str(port), "--workers", str(WORKERS), *grace)
+    return ("-m", "uvicorn", f"{module}:app", "--port", str(port), "--workers", str(workers), *grace)
 
 
-def _hypercorn(module: str, port: int) -> Sequence[str]:
-    where = ("--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS))
+def _hypercorn(module: str, port: int, workers: int) -> Sequence[str]:
+    where = ("--bind", f"127.0.0.1:{port}", "--workers", str(workers))
     return ("-m", "hypercorn", f"{module}:app", *where, "--graceful-timeout", str(STREAM_GRACE))
 
 
-def _granian(module: str, port: int) -> Sequence[str]:
-    where = ("--port", str(port), "--workers", str(WORKERS))
+def _granian(module: str, port: int, workers: int) -> Sequence[str]:
+    where = ("--port", str(port), "--workers", str(workers))
     return ("-m", "granian", f"{module}:app", "--interface", "asgi", *where, "--workers-kill-timeout", str(KILL_AFTER))
 
 
 def _gunicorn(worker: str) -> Command:
-    def command(module: str, port: int) -> Sequence[str]:
-        where = ("--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS), "--worker-class", worker)
+    def command(module: str, port: int, workers: int) -> Sequence[str]:
+        where = ("--bind", f"127.0.0.1:{port}", "--workers", str(workers), "--worker-class", worker)
         target = "make_app()" if "aiohttp" in worker else "app"
         return ("-m", "gunicorn", f"{module}:{target}", *where, "--graceful-timeout", str(KILL_AFTER))
 
     return command
 
 
-def _sanic(module: str, port: int) -> Sequence[str]:
-    return ("-m", "sanic", f"{module}:app", "--port", str(port), "--workers", str(WORKERS))
+def _sanic(module: str, port: int, workers: int) -> Sequence[str]:
+    return ("-m", "sanic", f"{module}:app", "--port", str(port), "--workers", str(workers))
 
 
-def _itself(module: str, _: int) -> Sequence[str]:
+def _itself(module: str, *_: int) -> Sequence[str]:
     return (f"{module}.py",)
 
 
@@ -86,13 +86,13 @@ class Served:
 
     framework, server: names of their packages.
     command: see `Command`.
-    processes: how often the command is started. Several processes share the port.
+    is_one_worker: whether the command starts one worker, so that it is started for each. They share the port.
     """
 
     framework: str
     server: str
     command: Command
-    processes: int = 1
+    is_one_worker: bool = False
 
     @property
     def is_installed(self) -> bool:
@@ -118,7 +118,7 @@ MATRIX = (
         for server, command in _ASGI.items()
     ),
     Served("sanic", "sanic", _sanic),
-    Served("aiohttp", "aiohttp", _itself, WORKERS),
+    Served("aiohttp", "aiohttp", _itself, is_one_worker=True),
     Served("aiohttp", "gunicorn", _gunicorn("aiohttp.GunicornWebWorker")),
 )
 
@@ -189,12 +189,14 @@ class Deployment:
     folder: has the application's files, its journal and its videos.
     service: the URL of the emulator.
     module: the file that is served, without its ending. None serves the application of docs/web.md.
+    workers: how many workers serve it.
     """
 
     served: Served
     folder: Path
     service: str
     module: str | None = None
+    workers: int = WORKERS
     port: int = attrs.field(factory=free_port)
     processes: list[asyncio.subprocess.Process] = attrs.field(factory=list[asyncio.subprocess.Process])
 
@@ -225,17 +227,18 @@ class Deployment:
             "PORT": str(self.port),
             "PYTHONPATH": os.pathsep.join([str(self.folder), str(ROOT)]),
         }
+        is_one = self.served.is_one_worker
         with (self.folder / "server.log").open("ab") as log:
             self.processes = [
                 await asyncio.create_subprocess_exec(
-                    *(sys.executable, *self.served.command(module, self.port)),
+                    *(sys.executable, *self.served.command(module, self.port, 1 if is_one else self.workers)),
                     cwd=self.folder,
                     env={**os.environ, **settings},
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
                 )
-                for _ in range(self.served.processes)
+                for _ in range(self.workers if is_one else 1)
             ]
         async with asyncio.timeout(_START_SECONDS), a_session() as session:
             while await status_of(session, f"{self.url}/videos/unknown/events") != 404:
