@@ -149,6 +149,40 @@ async def test_in_an_aiohttp_application(unused_tcp_port: int) -> None:
             clients[0].submit(prompt="zoom", init_image=PNG)
 
 
+async def test_an_aiohttp_stream_ends_when_its_visitor_leaves(unused_tcp_port: int) -> None:
+    """The handler ends within a heartbeat. Another visitor sees the end, and one that has seen it is sent away."""
+    async with running_emulator(speed=20) as emulator, aiohttp.ClientSession() as session:
+        handlers = list[asyncio.Task[Any] | None]()
+        async with Client(KEY, base_url=emulator.url, poll_cost=0.1) as client:
+            job = client.submit(prompt="zoom", init_image=PNG)
+
+            async def follow(request: web.Request) -> web.StreamResponse:
+                handlers.append(asyncio.current_task())
+                return await event_stream(job, request, heartbeat=0.1, every=0.1)
+
+            app = web.Application()
+            app.router.add_get("/events", follow)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+            url = f"http://127.0.0.1:{unused_tcp_port}/events"
+            async with aiohttp.ClientSession() as leaving, leaving.get(url) as answer:
+                assert answer.headers["Cache-Control"] == "no-store"
+                await answer.content.readline()
+            (first,) = handlers
+            assert first is not None
+            await asyncio.wait([first], timeout=1)
+            assert first.done()
+            assert not job.done()
+            async with session.get(url) as answer:
+                end = events_in(await answer.read())[-1]
+            assert (end["event"], end["state"]) == ("end", "ready")
+            async with session.get(url, headers={"Last-Event-ID": end["id"]}) as answer:
+                assert (answer.status, await answer.read()) == (204, b"")
+            await session.close()
+            await runner.cleanup()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="worker processes that share a socket")
 async def test_two_workers_share_the_deliveries(tmp_path: Path, unused_tcp_port: int) -> None:
     """A delivery that reaches one worker wakes the other worker's job through the journal, although that worker never
