@@ -3,6 +3,7 @@
 This package imports no web framework but aiohttp. `modelslab_async.web.fastapi` has the dependency for FastAPI.
 """
 
+from modelslab_async.web.asgi import EndResponses
 from modelslab_async.web.lifespan import CLIENT, GRACE, OnRecovered, cleanup_ctx, client_of, lifespan, with_client
 from modelslab_async.web.public import PublicCode, PublicError, public_error
 from modelslab_async.web.streams import EVERY, HEARTBEAT, EventStream, event_stream
@@ -12,6 +13,7 @@ __all__ = [
     "EVERY",
     "GRACE",
     "HEARTBEAT",
+    "EndResponses",
     "EventStream",
     "OnRecovered",
     "PublicCode",

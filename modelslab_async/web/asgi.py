@@ -46,14 +46,33 @@ async def respond(
     await end_if_cancelled(serve, send)
 
 
+class EndResponses:
+    """ASGI middleware that ends the open responses when the server stops, so that uvicorn logs no traceback for each.
+
+    An `event_stream` does this by itself, unless a task of a middleware or of the framework is around it. That is so in
+    Quart, and with a `BaseHTTPMiddleware`, which `@app.middleware("http")` makes. Then add this one last, so that it is
+    the outermost: `app.add_middleware(EndResponses)`.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Call the application."""
+        if scope["type"] == "http":
+            await end_if_cancelled(lambda send: self._app(scope, receive, send), send)
+        else:
+            await self._app(scope, receive, send)
+
+
 async def end_if_cancelled(serve: Callable[[Send], Awaitable[None]], send: Send) -> None:
     """Call *serve* with a `send`. If the caller is cancelled after the response began, end the response and return.
 
     A server that stops cancels the requests that are still open. The end of the response is all that it wants then, and
     uvicorn logs a traceback for a request that ends as cancelled. To return hides the cancellation from no one who
     needs it: a cancel scope of anyio cancels each later await of its block again, and `asyncio.timeout` finds that its
-    block has ended. The task of a `BaseHTTPMiddleware` around the response is cancelled for itself. There uvicorn does
-    log a traceback, which no response can prevent.
+    block has ended. The task of a `BaseHTTPMiddleware` around a response is cancelled for itself, so no response can
+    prevent the traceback there. `EndResponses` around the middleware does.
     """
     has_begun = has_ended = False
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from modelslab_async.client import Client
 from modelslab_async.errors import ClientStateError, JobDetachedError, ModelsLabError
 from modelslab_async.job.future import Job
-from modelslab_async.web.asgi import Application, Receive, Scope, Send, end_if_cancelled
+from modelslab_async.web.asgi import Application, EndResponses, Receive, Scope, Send
 
 GRACE = 10.0
 """Seconds for which a shutdown waits for jobs that run. They then go on at the service, and a later client of the
@@ -97,6 +97,7 @@ def with_client(
     responses that have begun.
     """
     opened = lifespan(make, grace=grace, on_recovered=on_recovered, resubmit=resubmit)
+    inner = EndResponses(app)
     state: dict[str, Client] = {}
 
     async def live(receive: Receive, send: Send) -> None:
@@ -116,12 +117,8 @@ def with_client(
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await live(receive, send)
-            return
-        inner = {**scope, "state": {**scope.get("state", {}), **state}}
-        if scope["type"] == "http":
-            await end_if_cancelled(lambda send: app(inner, receive, send), send)
         else:
-            await app(inner, receive, send)
+            await inner({**scope, "state": {**scope.get("state", {}), **state}}, receive, send)
 
     return application
 

@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from modelslab_async import Job
-from modelslab_async.web import EventStream, event_stream, with_client
+from modelslab_async.web import EndResponses, EventStream, event_stream, with_client
 
 pytestmark = pytest.mark.looptime
 
@@ -138,7 +138,16 @@ def receive_of_request_then(leave: Any) -> Any:
     return receive
 
 
-@pytest.mark.parametrize("make", [EventStream, application, application_of_fastapi])
+@pytest.mark.parametrize(
+    "make",
+    [
+        EventStream,
+        application,
+        application_of_fastapi,
+        lambda job: application(job, Middleware(EndResponses), Middleware(Passing)),
+    ],
+    ids=["itself", "Starlette", "FastAPI", "middleware"],
+)
 async def test_a_server_that_stops_gets_a_whole_response(make_world: MakeWorld, make: Any) -> None:
     """A request that is cancelled while its stream is open ends normally, and the response is complete."""
     async with running_job(make_world) as job:
