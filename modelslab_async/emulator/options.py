@@ -1,17 +1,50 @@
-"""Checks of the emulator's options, before it listens."""
+"""The emulator's options, and their checks."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, cast, get_args
 
 from modelslab_async.emulator.faults import Rule
-from modelslab_async.emulator.job import EtaKind
+from modelslab_async.emulator.job import EtaKind, Work
 from modelslab_async.protocol.problems import is_positive, require
 
 Profile = Literal["legacy", "documented"]
 _KINDS = get_args(EtaKind)
+
+
+class ServiceOptions(TypedDict, total=False):
+    """Options of the emulated service, with or without a server. `Emulator` explains them."""
+
+    profile: Profile
+    queue_limit: int
+    workers: int | None
+    speed: float
+    seed: int
+    eta: Mapping[EtaKind, float] | None
+    faults: Sequence[Rule]
+    keys: Collection[str] | None
+    wallet: Decimal | None
+
+
+class ServerOptions(TypedDict, total=False):
+    """Options of the emulator's server. `Emulator` explains them."""
+
+    host: str
+    port: int
+    render: Callable[[Work], bytes] | None
+
+
+class EmulatorOptions(ServiceOptions, ServerOptions, total=False):
+    """All options of `Emulator`, which explains them."""
+
+
+def split_options(options: EmulatorOptions) -> tuple[ServerOptions, ServiceOptions]:
+    """Return the options of the server, and those of the service. Unknown ones are the service's."""
+    own = {name: value for name, value in options.items() if name in ServerOptions.__annotations__}
+    rest = {name: value for name, value in options.items() if name not in own}
+    return cast("ServerOptions", own), cast("ServiceOptions", rest)
 
 
 def check_options(

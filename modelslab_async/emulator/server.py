@@ -6,26 +6,26 @@ import asyncio
 import logging
 import re
 import secrets
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+import socket
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from decimal import Decimal
-from typing import Any, Self
+from contextlib import contextmanager, suppress
+from typing import Any, Self, Unpack
 
 import aiohttp
 import attrs
 from aiohttp import web
 
 from modelslab_async.aio import wait_for_event
-from modelslab_async.emulator.faults import Rule
 from modelslab_async.emulator.files import file_response
-from modelslab_async.emulator.job import EmulatedJob, EtaKind, Work
+from modelslab_async.emulator.job import EmulatedJob, Work
 from modelslab_async.emulator.ledger import Ledger
-from modelslab_async.emulator.options import Profile
+from modelslab_async.emulator.options import EmulatorOptions, split_options
 from modelslab_async.emulator.page import ledger_json, page
 from modelslab_async.emulator.render import UnreadablePictureError, render
 from modelslab_async.emulator.replies import Action, Answer, Delivery, failed_answer
 from modelslab_async.emulator.service import Service
+from modelslab_async.emulator.threads import LoopGuard, entered_in_thread
 from modelslab_async.media.images import MAX_IMAGE_BYTES
 from modelslab_async.protocol.request import is_http_url
 
@@ -51,8 +51,11 @@ _log = logging.getLogger("modelslab_async.emulator")
 class Emulator:
     """An HTTP server on this machine that speaks the service's protocol, without an account. It is not ModelsLab.
 
-    `async with Emulator() as emulator: Client(api_key="any", base_url=emulator.url)`. `emulator.ledger` and
-    `GET /emulator/ledger` say what ModelsLab would have charged. `GET /` is a page for people.
+    `async with Emulator() as emulator: Client(api_key="any", base_url=emulator.url)` serves in the running event loop.
+    `with Emulator.running() as emulator:` serves in a thread of its own, which synchronous code needs. If synchronous
+    code blocks the loop of an emulator, its request is answered with HTTP 503 and the reason, after 5 s.
+
+    `emulator.ledger` and `GET /emulator/ledger` say what ModelsLab would have charged. `GET /` is a page for people.
 
     profile: "documented" answers errors with their HTTP codes; "legacy" answers HTTP 200, as the service often does.
     queue_limit: how many jobs a key may have queued or processing at a time.
@@ -72,41 +75,34 @@ class Emulator:
     Raises InvalidRequestError if an option is wrong. Entering the context raises OSError if the port is taken.
     """
 
-    def __init__(
-        self,
-        *,
-        profile: Profile = "documented",
-        queue_limit: int = 5,
-        workers: int | None = None,
-        speed: float = 1.0,
-        seed: int = 0,
-        eta: Mapping[EtaKind, float] | None = None,
-        faults: Sequence[Rule] = (),
-        keys: Collection[str] | None = None,
-        wallet: Decimal | None = None,
-        host: str = "127.0.0.1",
-        port: int = 0,
-        render: Callable[[Work], bytes] | None = None,
-    ) -> None:
-        self.service = Service(
-            profile=profile,
-            queue_limit=queue_limit,
-            workers=workers,
-            speed=speed,
-            seed=seed,
-            eta=eta,
-            faults=faults,
-            keys=keys,
-            wallet=wallet,
-            first_id=secrets.randbelow(2**40),  # a journal must not take a job for one of an earlier emulator
-        )
-        self._host, self._port = host, port
-        self._render = render or self._render_video
+    def __init__(self, **options: Unpack[EmulatorOptions]) -> None:
+        own, of_service = split_options(options)
+        # A journal must not take a job for one of an earlier emulator.
+        self.service = Service(**of_service, first_id=secrets.randbelow(2**40))
+        self._host, self._port = own.get("host", "127.0.0.1"), own.get("port", 0)
+        self._render = own.get("render") or self._render_video
         self._files: dict[str, bytes] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._site: web.SockSite | None = None
+        self._sockets: list[socket.socket] = []
+        self._is_in_own_thread = False
+        self._guard: LoopGuard | None = None
+
+    @classmethod
+    @contextmanager
+    def running(cls, **options: Unpack[EmulatorOptions]) -> Iterator[Self]:
+        """Run an emulator in a thread and an event loop of its own, for synchronous programs and tests.
+
+        `with Emulator.running() as emulator: requests.post(emulator.url + ...)`. The options are those of the class.
+
+        Raises what the class and its `async with` raise.
+        """
+        emulator = cls(**options)
+        emulator._is_in_own_thread = True
+        with entered_in_thread(emulator):
+            yield emulator
 
     @property
     def url(self) -> str:
@@ -120,7 +116,8 @@ class Emulator:
 
     async def __aenter__(self) -> Self:
         self._closing.clear()
-        self._started = asyncio.get_running_loop().time()
+        self._loop = asyncio.get_running_loop()
+        self._started = self._loop.time()
         self._threads = ThreadPoolExecutor(1, "modelslab_async emulator")
         self._session = aiohttp.ClientSession()
         app = web.Application(client_max_size=_MAX_BODY_BYTES)
@@ -136,10 +133,14 @@ class Emulator:
         except BaseException:
             await self.__aexit__()
             raise
+        if not self._is_in_own_thread:
+            self._guard = LoopGuard(lambda: tuple(self._sockets), NOTICE)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closing.set()
+        if self._guard:
+            self._guard.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -150,15 +151,16 @@ class Emulator:
 
     async def _listen(self) -> None:
         assert self._runner is not None  # noqa: S101 - made in __aenter__
-        self._site = web.TCPSite(self._runner, self._host, self._port, reuse_address=True)
+        self._sockets = [await listening_socket(self._host, self._port)]
+        self._site = web.SockSite(self._runner, self._sockets[0])
         await self._site.start()
-        self._port = self._runner.addresses[0][1]
+        self._port = self._sockets[0].getsockname()[1]
         host = _LOOPBACK.get(self._host, self._host)
         self.service.origin = f"http://{f'[{host}]' if ':' in host else host}:{self._port}"
 
     def now(self) -> float:
         """Return the seconds since the emulator started: the clock of its jobs and deliveries."""
-        return asyncio.get_running_loop().time() - self._started
+        return self._loop.time() - self._started
 
     # --- requests ---
 
@@ -219,7 +221,7 @@ class Emulator:
     async def stop_listening(self, seconds: float) -> None:
         """Reset all connections, and refuse new connections for *seconds*. Then listen on the same port again."""
         if self._site and self._runner and self._runner.server:
-            site, self._site = self._site, None
+            site, self._site, self._sockets = self._site, None, []
             await site.stop()
             for connection in self._runner.server.connections:
                 if connection.transport:
@@ -302,6 +304,16 @@ class Emulator:
 
     async def _show_ledger(self, _: web.Request) -> web.Response:
         return web.json_response(ledger_json(self.service))
+
+
+async def listening_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens at *host* and *port*; 0 for a free port. Raise OSError if it cannot."""
+    loop = asyncio.get_running_loop()
+    addresses = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = min(addresses, key=lambda each: each[0] != socket.AF_INET)
+    listening = socket.create_server(address[:2], family=family)
+    listening.setblocking(False)
+    return listening
 
 
 def _reset(request: web.Request) -> web.StreamResponse:
