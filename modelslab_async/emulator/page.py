@@ -1,9 +1,8 @@
-"""The emulator's HTML page for people, and its ledger as JSON for other processes. Pure."""
+"""The emulator's HTML page for people, Pure."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 from modelslab_async.emulator.job import EmulatedJob
 from modelslab_async.emulator.service import Service
@@ -58,7 +57,7 @@ def _article(job: EmulatedJob, now: float) -> str:
     work, state = job.work, job.state(now)
     video = f'<div class="blank">{state}</div>'
     if state == "success" and now >= job.file_at:
-        video = f'<video controls loop muted playsinline preload="metadata" src="/generations/{job.file_name}"></video>'
+        video = f'<video controls loop muted playsinline preload="metadata" src="{job.link("")}"></video>'
     facts = f"{work.width}×{work.height}, {work.frames} frames at {work.fps} fps, seed {work.seed}"
     is_unfinished = state in ("queued", "processing")
     age = f"{now - job.accepted_at:.0f} s ago" if is_unfinished else f"took {job.done_at - job.accepted_at:.0f} s"
@@ -80,23 +79,3 @@ def _ledger_table(service: Service) -> str:
     )
     head = "<tr><th>account (digest of its key)</th><th>accepted submits</th><th>cost at ModelsLab</th></tr>"
     return f"<table>{head}{rows}</table>"
-
-
-def ledger_json(service: Service) -> dict[str, Any]:
-    """Return the ledger as JSON for other processes."""
-    charges = [
-        {
-            "account": charge.account,
-            "job_id": charge.job_id,
-            "track_id": charge.track_id,
-            "usd": str(charge.usd),
-            "at": charge.at,
-        }
-        for charge in service.ledger.charges
-    ]
-    return {
-        "emulator": True,
-        "total_usd": str(service.ledger.total()),
-        "charges": charges,
-        "busiest": service.queue.peak_slots_used,
-    }
