@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, TypedDict, cast, get_args
@@ -40,6 +41,8 @@ class ServerOptions(TypedDict, total=False):
     files_origin: str | None
     offline_pictures: bool
     deterministic: bool
+    record: str | os.PathLike[str] | None
+    replay: str | os.PathLike[str] | None
     render: Callable[[Work], bytes] | None
 
 
@@ -100,6 +103,11 @@ def check_server_options(options: ServerOptions) -> None:
     for name in ("offline_pictures", "deterministic"):
         flag = options.get(name, False)
         checks.append((isinstance(flag, bool), name, flag, "must be True or False", "omit it"))
+    for name in ("record", "replay"):
+        path = options.get(name)
+        are_both = None not in (options.get("record"), options.get("replay"))
+        right = isinstance(path, str | os.PathLike | None) and not are_both
+        checks.append((right, name, path, "must be the path of a file, and not both record and replay", "omit one"))
     render = options.get("render")
     checks.append(
         (render is None or callable(render), "render", render, "must be a function", "pass skeleton, or omit it")

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 
@@ -23,7 +24,7 @@ from modelslab_async import __version__
 from modelslab_async.aio import wait_for_event
 from modelslab_async.emulator.control import ControlCall, control, read_params
 from modelslab_async.emulator.faults import Rule
-from modelslab_async.emulator.files import file_response, skeleton
+from modelslab_async.emulator.files import FileAnswer, file_response, skeleton
 from modelslab_async.emulator.ids import fresh_ids
 from modelslab_async.emulator.job import EmulatedJob, Work
 from modelslab_async.emulator.leaks import find_leak
@@ -32,6 +33,7 @@ from modelslab_async.emulator.options import EmulatorOptions, check_server_optio
 from modelslab_async.emulator.page import page
 from modelslab_async.emulator.params import Picture, check_picture
 from modelslab_async.emulator.pictures import PictureFetcher
+from modelslab_async.emulator.recording import Recorder, Replay
 from modelslab_async.emulator.render import MISSING, UnwantedError, is_available, picture_problem, render
 from modelslab_async.emulator.renderer import Renderer
 from modelslab_async.emulator.replies import Action, Answer, Delivery, Kind, Links
@@ -98,6 +100,8 @@ class Emulator:
     files_origin: begins the links to files, such as "http://127.0.0.1:8788". The emulator listens at its port too, 0
         for a free one, and serves only files there. None: the files are where the API is. A key that comes with a
         request for a file is reported in the ledger in any case.
+    record: a file to which each exchange with the API, and each file, is appended, without the key.
+    replay: a file of this kind, from which all requests are answered. Nothing is charged or rendered then.
     render: called in a thread with a job's work; returns its file. None renders a real mp4, which needs the extra
         `emulator`. `skeleton` makes bare boxes in no time.
 
@@ -123,6 +127,10 @@ class Emulator:
         self._files_origin = (own.get("files_origin") or "").rstrip("/")
         self._is_offline = own.get("offline_pictures", False)
         self._render = own.get("render")
+        record, replay = own.get("record"), own.get("replay")
+        self._record_to = None if record is None else Path(record)
+        self._recorder: Recorder | None = None
+        self._replay = None if replay is None else Replay(Path(replay))
         self._readable: OrderedDict[str, str] = OrderedDict()
         """The problem of each picture that was checked lately, by digest; "" if there is none."""
         self._videos: dict[int, str] = {}
@@ -237,12 +245,13 @@ class Emulator:
     # --- start and end ---
 
     async def __aenter__(self) -> Self:
-        if self._render is None and not is_available():
+        if self._render is None and self._replay is None and not is_available():
             raise ImportError(MISSING)
         if self._is_deterministic:
             _log.warning(
                 "deterministic: a journal of an earlier run takes the ids for those of its own jobs; use a new one"
             )
+        self._recorder = Recorder(self._record_to) if self._record_to else None
         self._closing.clear()
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
@@ -275,6 +284,8 @@ class Emulator:
         await self._session.close()
         await self._fetcher.close()
         self._store.close()
+        if self._recorder:
+            self._recorder.close()
 
     async def _listen(self) -> None:
         if self._runner is None or not self._runner.server:
@@ -311,12 +322,16 @@ class Emulator:
         except _BODY_ERRORS as error:
             return web.Response(status=400, text=f"the body broke off: {type(error).__name__}")
         call = self.service.read(request.path, body)
-        picture = await self._picture(call)
         links = Links(self.origin_for(request), self._files_origin or self.origin_for(request))
+        if self._replay:
+            return await self._perform(request, self._replay.post(call.path, call.shown, links))
+        picture = await self._picture(call)
         answer = self.service.answer(self.now(), call, picture, links, render_seconds=self._render_seconds)
         if answer.job:
             self._start_job(answer.job)
         self._prefer_fetched(call.path)
+        if self._recorder:
+            self._recorder.post(call.path, call.shown, answer, links)
         logged = self.service.requests[-1]
         fault = f", fault {logged.fault.name.lower()}" if logged.fault else ""
         _log.info("POST %s: %s, HTTP %d%s", call.path, call.account or "no account", answer.status, fault)
@@ -488,11 +503,18 @@ class Emulator:
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         await self._report_key(request)
+        recorded = self._replay.file(request.path) if self._replay else None
+        if recorded is not None:
+            replayed = FileAnswer(200, upload=recorded, is_video=request.path.endswith(".mp4"))
+            file = file_response(replayed, recorded, request.headers)
+            return web.Response(status=file.status, headers=file.headers, body=file.body)
         answer = self.service.file(self.now(), request.match_info["name"], request.headers.get("Range", ""))
         try:
             content = self._content(answer.job) if answer.job else answer.upload
         except (LookupError, OSError):  # the file was removed meanwhile
             return web.Response(status=404)
+        if self._recorder and answer.status == 200:
+            self._recorder.file(request.path, content)
         file = file_response(answer, content, request.headers)
         if not file.breaks_off:
             return web.Response(status=file.status, headers=file.headers, body=file.body)
