@@ -79,7 +79,7 @@ class Ledger:
         """Return the USD charged to *key*, or to all keys if *key* is None."""
         if key is not None:
             return self.account_total(account_fingerprint(key))
-        return sum(self._totals.values(), self._forgotten)
+        return sum([*self._totals.values()], self._forgotten)  # a copy: another thread may add an account
 
     def account_total(self, account: str) -> Decimal:
         """Return the USD charged to an account."""

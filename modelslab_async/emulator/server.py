@@ -24,9 +24,9 @@ from modelslab_async import __version__
 from modelslab_async.aio import wait_for_event
 from modelslab_async.emulator.control import ControlCall, control, read_params
 from modelslab_async.emulator.faults import Rule
-from modelslab_async.emulator.files import FileAnswer, file_response, skeleton
+from modelslab_async.emulator.files import FileAnswer, file_response
 from modelslab_async.emulator.ids import fresh_ids
-from modelslab_async.emulator.job import EmulatedJob, Work
+from modelslab_async.emulator.job import EmulatedJob
 from modelslab_async.emulator.leaks import find_leak
 from modelslab_async.emulator.ledger import Ledger
 from modelslab_async.emulator.options import EmulatorOptions, check_server_options, split_options
@@ -34,12 +34,12 @@ from modelslab_async.emulator.page import page
 from modelslab_async.emulator.params import Picture, check_picture
 from modelslab_async.emulator.pictures import PictureFetcher
 from modelslab_async.emulator.recording import Recorder, Replay
-from modelslab_async.emulator.render import MISSING, UnwantedError, is_available, picture_problem, render
-from modelslab_async.emulator.renderer import Renderer
+from modelslab_async.emulator.render import MISSING, is_available, picture_problem
 from modelslab_async.emulator.replies import Action, Answer, Delivery, Kind, Links
 from modelslab_async.emulator.service import Call, Service
 from modelslab_async.emulator.store import FolderStore, digest_of
 from modelslab_async.emulator.threads import LoopGuard, entered_in_thread
+from modelslab_async.emulator.videos import Videos
 from modelslab_async.errors import InvalidRequestError
 from modelslab_async.protocol.problems import refusal
 from modelslab_async.protocol.request import is_http_url
@@ -64,6 +64,8 @@ _HOST = re.compile(r"([a-z\d]([\w.-]*[a-z\d])?|\[[\da-f:.]+\])(:\d+)?", re.ASCII
 _FILE_PATH = "/{folder:generations|temp}/{name}"
 _MAX_ADVANCE = 10 * 365 * 86400.0
 """Seconds."""
+_CONTROL_SECONDS = 60.0
+"""How long a call from another thread waits for the emulator's event loop."""
 _T = TypeVar("_T")
 _log = logging.getLogger("modelslab_async.emulator")
 
@@ -121,7 +123,6 @@ class Emulator:
             name_seed="" if self._is_deterministic else secrets.token_hex(16),
             store=self._store,
         )
-        self.service.on_forget = self._forget_job
         self._host, self._port = own.get("host", "127.0.0.1"), own.get("port", 0)
         self._public_url = (own.get("public_url") or "").rstrip("/")
         self._files_origin = (own.get("files_origin") or "").rstrip("/")
@@ -133,8 +134,7 @@ class Emulator:
         self._replay = None if replay is None else Replay(Path(replay))
         self._readable: OrderedDict[str, str] = OrderedDict()
         """The problem of each picture that was checked lately, by digest; "" if there is none."""
-        self._videos: dict[int, str] = {}
-        """The name of each job's video in the store, by id."""
+        self._videos = Videos(self.service, self._store, self._render)
         self._offset = 0.0
         self._clock_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -209,7 +209,10 @@ class Emulator:
             raise LookupError(f"id={job_id}: no unfinished job")
 
     def _on_loop(self, function: Callable[[], _T]) -> _T:
-        """Call *function* in the emulator's event loop, and let everything that waits notice the change."""
+        """Call *function* in the emulator's event loop, and let everything that waits notice the change.
+
+        Raise TimeoutError if the loop does not react.
+        """
 
         def call() -> _T:
             try:
@@ -229,13 +232,13 @@ class Emulator:
                 result.set_exception(error)
 
         self._loop.call_soon_threadsafe(deliver)
-        return result.result()
+        return result.result(_CONTROL_SECONDS)
 
     def _wake(self) -> None:
         """Let everything that waits for a time look at the clock again."""
         changed, self._clock_changed = self._clock_changed, asyncio.Event()
         changed.set()
-        self._renderer.look_again()
+        self._videos.look_again()
 
     async def _sleep_until(self, at: Callable[[], float]) -> None:
         """Sleep until the clock shows the time that *at* returns, which may change."""
@@ -255,8 +258,7 @@ class Emulator:
         self._closing.clear()
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
-        options = {} if self._render is None else {"seconds_per_pixel": 0.0}
-        self._renderer = Renderer(self.now, **options)
+        self._videos.open(self.now)
         self._session = aiohttp.ClientSession()
         self._fetcher = PictureFetcher(offline=self._is_offline)
         try:
@@ -280,7 +282,7 @@ class Emulator:
         for runner in (self._runner, self._files_runner):
             if runner:
                 await runner.cleanup()
-        await self._renderer.close()
+        await self._videos.close()
         await self._session.close()
         await self._fetcher.close()
         self._store.close()
@@ -326,10 +328,10 @@ class Emulator:
         if self._replay:
             return await self._perform(request, self._replay.post(call.path, call.shown, links))
         picture = await self._picture(call)
-        answer = self.service.answer(self.now(), call, picture, links, render_seconds=self._render_seconds)
+        answer = self.service.answer(self.now(), call, picture, links, render_seconds=self._videos.seconds_until_ready)
         if answer.job:
             self._start_job(answer.job)
-        self._prefer_fetched(call.path)
+        self._videos.prefer(call.path.rpartition("/")[2])
         if self._recorder:
             self._recorder.post(call.path, call.shown, answer, links)
         logged = self.service.requests[-1]
@@ -411,77 +413,11 @@ class Emulator:
 
     # --- jobs ---
 
-    @property
-    def _is_instant(self) -> bool:
-        """Whether a video takes no time, so that it is made when it is read."""
-        return self._render is skeleton
-
-    def _render_seconds(self, work: Work) -> float:
-        """Return the seconds until this video could be ready."""
-        return 0.0 if self._is_instant else self._renderer.seconds_until_ready(_pixels(work))
-
     def _start_job(self, job: EmulatedJob) -> None:
         """Order the job's video, and schedule its deliveries."""
-        rendering: asyncio.Future[bytes] | None = None
-        if self._is_instant:
-            self.service.store.drop(job.picture)
-            job.picture = ""
-        else:
-            self.service.queue.start_rendering(job)
-            name = _video_name(job)
-            if self._store.share(name):
-                self._end_rendering(job, name, "")
-            else:
-                rendering = self._renderer.order(name, _pixels(job.work), self._maker(job), lambda: job.done_at)
-                rendering.add_done_callback(lambda done: self._rendered(job, name, done))
+        rendering = self._videos.order(job)
         for delivery in self.service.deliveries(job):
             self._spawn(self._deliver(delivery, rendering))
-
-    def _maker(self, job: EmulatedJob) -> Callable[[], bytes]:
-        """Return the function that makes the job's video, for a thread."""
-        path = self._store.path(job.picture)
-
-        def make() -> bytes:
-            work = attrs.evolve(job.work, picture=path.read_bytes())
-            if self._render:
-                return self._render(work)
-            return render(work, is_wanted=lambda: not self._closing.is_set())
-
-        return make
-
-    def _rendered(self, job: EmulatedJob, name: str, rendering: asyncio.Future[bytes]) -> None:
-        """Keep the job's video. If the renderer failed, the job fails, as at the service."""
-        failure = ""
-        if rendering.cancelled():
-            failure = "the emulator is closing"
-        elif error := rendering.exception():
-            failure = "" if isinstance(error, UnwantedError) else f"the emulator could not render it: {error!r}"
-        if failure:
-            _log.error("job %d failed: %s", job.id, failure)
-        elif not rendering.exception():
-            self._store.put(rendering.result(), name)
-        self._end_rendering(job, name, failure)
-
-    def _end_rendering(self, job: EmulatedJob, name: str, failure: str) -> None:
-        self._store.drop(job.picture)
-        job.picture = ""
-        if failure or job.id not in self.service.jobs:
-            self._store.drop(name)
-        else:
-            self._videos[job.id] = name
-        self.service.queue.finish_rendering(job, self.now(), failure)
-
-    def _forget_job(self, job: EmulatedJob) -> None:
-        """Remove the video of a job that is not kept any more."""
-        if name := self._videos.pop(job.id, None):
-            self._store.drop(name)
-
-    def _prefer_fetched(self, path: str) -> None:
-        """Render the video of a job that is fetched before others that are due."""
-        job_id = path.rpartition("/")[2]
-        job = self.service.jobs.get(int(job_id)) if job_id.isascii() and job_id.isdigit() and len(job_id) < 19 else None
-        if job and job.is_rendering:
-            self._renderer.hurry(_video_name(job))
 
     async def _deliver(self, delivery: Delivery, rendering: asyncio.Future[Any] | None) -> None:
         """Post *delivery* when it is due. A true delivery also waits for the renderer: the job may fail there."""
@@ -510,7 +446,7 @@ class Emulator:
             return web.Response(status=file.status, headers=file.headers, body=file.body)
         answer = self.service.file(self.now(), request.match_info["name"], request.headers.get("Range", ""))
         try:
-            content = self._content(answer.job) if answer.job else answer.upload
+            content = self._videos.content(answer.job) if answer.job else answer.upload
         except (LookupError, OSError):  # the file was removed meanwhile
             return web.Response(status=404)
         if self._recorder and answer.status == 200:
@@ -523,9 +459,6 @@ class Emulator:
         await response.write(file.body)
         await asyncio.sleep(0)  # lets the body be sent before the connection is reset
         return _reset(request)
-
-    def _content(self, job: EmulatedJob) -> bytes:
-        return skeleton(job.work) if self._is_instant else self._store.get(self._videos[job.id])
 
     async def _no_file(self, request: web.Request) -> web.Response:
         await self._report_key(request)
@@ -605,15 +538,6 @@ async def _listening_socket(host: str, port: int) -> socket.socket:
 
 async def _no_route(_: web.Request) -> web.Response:
     return web.json_response({"status": "error", "message": "The route could not be found."}, status=404)
-
-
-def _pixels(work: Work) -> int:
-    return work.width * work.height * work.frames
-
-
-def _video_name(job: EmulatedJob) -> str:
-    """Return the name of the job's video. Jobs of equal work share one."""
-    return digest_of(repr((job.work, job.picture)).encode(errors="surrogatepass"))
 
 
 def _reset(request: web.Request) -> web.StreamResponse:

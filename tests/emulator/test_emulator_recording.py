@@ -67,7 +67,7 @@ async def test_faults_are_recorded(tmp_path: Path) -> None:
 async def test_the_client_works_with_a_replay(tmp_path: Path) -> None:
     """A client whose jobs have refs of their own gets the recorded video."""
     recording = tmp_path / "recording.jsonl"
-    videos = []
+    videos: list[bytes] = []
     for options in ({"record": recording}, {"replay": recording}):
         async with (
             running_emulator(**options) as running,

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -261,10 +262,11 @@ def test_other_formats(kind: str) -> None:
     assert len(decode(render(a_work(picture=a_picture(kind), frames=2))).frames) == 2
 
 
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
 def test_a_heic_picture_is_refused_with_the_way_out() -> None:
-    """Without pillow-heif the refusal names it. With it, the picture is read like any other."""
+    """Without pillow-heif the refusal names it."""
     heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
-    assert "HEIC" in picture_problem(heic) or "damaged" in picture_problem(heic)
+    assert "pillow-heif" in picture_problem(heic)
 
 
 @pytest.mark.parametrize("picture", [b"no picture", ROCKET[:100], ROCKET[: len(ROCKET) // 2], b"BM" + bytes(40), b""])
