@@ -457,7 +457,7 @@ class Service:
         job = EmulatedJob(
             id=next(self._ids),
             account=account.name,
-            params={name: value for name, value in shown.items() if name != "init_image"},
+            params={name: value for name, value in params.items() if name not in ("key", "init_image")},
             path=call.path,
             source=str(shown.get("init_image", "")),
             picture=self.store.put(picture.content) if picture else "",

@@ -112,7 +112,8 @@ async def test_a_wrong_account_is_refused(params: dict[str, Any], says: str) -> 
 async def test_jobs_with_the_requests_as_they_came() -> None:
     """Each job has its request without the key. An inline picture is shown by length and digest."""
     async with running_emulator(speed=1.0) as running:
-        _, reply = await running.submit(track_id="mine", fps="12", unknown=[1], portrait=True)
+        prompt = "zoom in, " * 100
+        _, reply = await running.submit(track_id="mine", fps="12", unknown=[1], portrait=True, prompt=prompt)
         await running.submit(**OTHER)
         await running.post(f"{FETCH}{reply['id']}")
         _, listed = await call(running, "GET", "jobs?track_id=mine")
@@ -122,6 +123,7 @@ async def test_jobs_with_the_requests_as_they_came() -> None:
         assert job["link"] == reply["future_links"][0]
         body = job["request"]["body"]
         assert (job["request"]["path"], body["fps"], body["unknown"], body["portrait"]) == (SUBMIT, "12", [1], True)
+        assert body["prompt"] == prompt
         assert "SHA-256" in body["init_image"]
         assert (await call(running, "GET", f"jobs/{job['id']}"))[1]["id"] == job["id"]
         assert (await call(running, "GET", "jobs/1"))[0] == 404
@@ -132,7 +134,7 @@ _QUERIES = (f"key={KEY}", "state=processing", "state=success", "limit=1", f"key=
 
 
 async def test_a_job_is_finished_or_failed_now() -> None:
-    """A job ends when the test says so: its fetch, its link and its webhook tell the end at once."""
+    """A job ends when the test says so: its fetch, its link and its webhook report the end at once."""
     payloads: asyncio.Queue[Any] = asyncio.Queue()
 
     async def receive(request: web.Request) -> web.Response:
