@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelslab_async import Client, JobState
-from modelslab_async.emulator import Emulator
-from modelslab_async.emulator.options import EmulatorOptions
+from modelslab_async.emulator import Emulator, EmulatorOptions
 from modelslab_async.pytest_plugin import SPEED
 
 PICTURE = Path(__file__).parent.parent / "examples" / "rocket.jpg"

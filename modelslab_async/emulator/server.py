@@ -258,7 +258,7 @@ class Emulator:
             raise ImportError(MISSING)
         if self._is_deterministic:
             _log.warning(
-                "deterministic: a journal of an earlier run takes the ids for those of its own jobs; use a new one"
+                "deterministic: a journal of an earlier run takes the ids for those of its jobs (hint: use a new one)"
             )
         self._recorder = Recorder(self._record_to) if self._record_to else None
         self._closing.clear()
@@ -430,6 +430,8 @@ class Emulator:
         await self._sleep_until(lambda: delivery.at)
         if delivery.kind is Kind.OUTCOME and rendering and not rendering.done():
             await asyncio.wait([rendering])
+        if delivery.job.id not in self.service.jobs:
+            return  # the emulator was reset
         with suppress(*_REQUEST_ERRORS):
             async with self._session.post(delivery.url, json=delivery.payload, timeout=_WEBHOOK_TIMEOUT) as response:
                 _log.info("webhook to %s: HTTP %d", delivery.url, response.status)
