@@ -33,7 +33,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from modelslab_async import (
@@ -48,7 +48,7 @@ from modelslab_async import (
 )
 from modelslab_async.emulator import Emulator
 from modelslab_async.errors import Problem
-from modelslab_async.web import EVENT_STREAM, server_sent_events
+from modelslab_async.web import event_stream
 from modelslab_async.webhook import Webhook
 
 MAX_UPLOAD_BYTES = 5_000_000
@@ -199,8 +199,7 @@ async def follow(request: Request) -> Response:
             raise HTTPException(503, "Another server is making this video. Try again later.") from error
         if not (studio.videos / f"{ref}.mp4").is_file():
             studio.save_when_ready(job)
-    events = server_sent_events(job, last_event_id=request.headers.get("Last-Event-ID"))
-    return StreamingResponse(events, media_type=EVENT_STREAM, headers={"Cache-Control": "no-store"})
+    return await event_stream(job, request)
 
 
 async def picture(request: Request) -> Response:
