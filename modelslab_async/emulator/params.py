@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
+import math
 import random
 import re
 from typing import Any
 
-from modelslab_async.emulator.job import Work, video_size
+import attrs
+
+from modelslab_async.emulator.job import Work, parse_bool, video_size
+from modelslab_async.emulator.operations import Number, Operation
 from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff
 
-_MAX_FRAMES, _MAX_LINES = 1000, 1080
 _MAX_NESTING = 40
 _MAX_ASPECT_RATIO = 4
+_SHOWN_CHARACTERS = 300
+_UNREADABLE = "The init image could not be fetched, or is not a valid image."
 
 
 class Refusal(Exception):  # noqa: N818 - it never leaves the service
@@ -25,13 +31,18 @@ class Refusal(Exception):  # noqa: N818 - it never leaves the service
         self.status, self.message, self.fields = status, message, fields
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in *body*, or {} if there is none, or if it nests too deeply to be echoed."""
+def parse_body(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in *body*. Return None if there is none, or if it nests too deeply to be echoed."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) and _nests_within(value, _MAX_NESTING) else {}
+        return None
+    return value if isinstance(value, dict) and _nests_within(value, _MAX_NESTING) else None
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which are not JSON."""
+    raise ValueError(name)
 
 
 def _nests_within(value: Any, levels: int) -> bool:
@@ -44,16 +55,6 @@ def parse_positive(value: Any, default: int) -> int:
     return int(value) if re.fullmatch(r"0*[1-9][0-9]{0,17}", str(value)) else default
 
 
-def parse_bool(value: Any) -> bool:
-    """Return a boolean, which may come as a string."""
-    return value is True or str(value).lower() in ("true", "yes", "1")
-
-
-def has_inline_picture(params: dict[str, Any], *, enterprise: bool) -> bool:
-    """Return whether init_image is the picture itself. A dedicated server ignores `base64`."""
-    return parse_bool(params.get("base64")) and not enterprise
-
-
 def decode_base64(data: Any) -> bytes | None:
     """Return the bytes that *data* encodes, or None if it is not valid base64."""
     try:
@@ -62,54 +63,109 @@ def decode_base64(data: Any) -> bytes | None:
         return None
 
 
-def read_work(
-    params: dict[str, Any], picture: bytes | None, rng: random.Random, *, enterprise: bool
-) -> tuple[Work, int]:
-    """Return what a submit asks to render, and its number of steps. Raise Refusal if a parameter is wrong.
+@attrs.frozen
+class Picture:
+    """The picture of a request: its content, or the reason why there is none."""
 
-    Numbers may come as strings. The maxima of the documentation page are not enforced, because the page's own examples
-    exceed them.
+    content: bytes = attrs.field(default=b"", repr=False)
+    problem: str = ""
+
+
+def check_picture(content: bytes | None) -> Picture:
+    """Return the picture of this content, judged by its first bytes only. None for content: it could not be fetched."""
+    if content is None or kind_of(content) is None:
+        return Picture(problem=_UNREADABLE)
+    return Picture(content)
+
+
+def kind_of(content: bytes) -> str | None:
+    """Return the type of a picture, such as "png", or None if it is none. BMP and TIFF are pictures, too."""
+    if content.startswith((b"II*\0", b"MM\0*")):
+        return "tiff"
+    if content.startswith(b"BM") and content[6:10] == bytes(4):
+        return "bmp"
+    kind = sniff(content)
+    return kind.removeprefix("image/") if kind else None
+
+
+def inline_picture(params: dict[str, Any], operation: Operation) -> bytes | None:
+    """Return the picture that *params* contain in base64. Return None if init_image is no inline picture.
+
+    Return b"" if it should be an inline picture, but is not valid base64.
+    """
+    if not operation.has_inline_pictures or not parse_bool(params.get("base64")):
+        return None
+    return decode_base64(params.get("init_image")) or b""
+
+
+def shown_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the request's parameters as they came, without the key. A long text is replaced by length and digest."""
+    return {name: _shortened(value) for name, value in params.items() if name != "key"}
+
+
+def _shortened(value: Any) -> Any:
+    if not isinstance(value, str) or len(value) <= _SHOWN_CHARACTERS:
+        return value
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
+    return f"{value[:40]}... ({len(value)} characters, SHA-256 {digest})"
+
+
+def read_work(
+    params: dict[str, Any], operation: Operation, picture: Picture | None, rng: random.Random, *, is_strict: bool
+) -> tuple[Work, int]:
+    """Return what a submit asks to render, without its picture, and its number of steps.
+
+    is_strict: enforce the documented limits. The documentation's own examples exceed them.
+
+    Raises Refusal with every parameter that is wrong.
     """
     problems: dict[str, list[str]] = {}
-    for name in ("prompt", "init_image"):
+    for name in operation.required:
         if not isinstance(params.get(name), str) or not params[name].strip():
             problems[name] = [f"The {name.replace('_', ' ')} field is required."]
-
-    def number(name: str, default: int, most: int, least: int = 1) -> int:
-        value = params.get(name)
-        try:
-            read = default if value is None else int(value)
-        except (TypeError, ValueError, OverflowError):
-            read = most + 1
-        if not least <= read <= most:
-            problems[name] = [f"The {name.replace('_', ' ')} must be an integer between {least} and {most}."]
-        return read
-
-    frames = number("num_frames", 92 if enterprise else 81, _MAX_FRAMES)
-    steps = number("num_inference_steps", 8 if enterprise else 20, 100)
-    seed = rng.getrandbits(32) if params.get("seed") is None else number("seed", 0, 2**63, least=-(2**63))
-    fps = number("fps", 16, 60)
     ratio = params.get("resolution")
-    resolution: int | str = str(ratio) if _is_ratio(ratio) else number("resolution", 480, _MAX_LINES)
-    if has_inline_picture(params, enterprise=enterprise):
-        picture = decode_base64(params.get("init_image"))
-    if not problems and (picture is None or sniff(picture) is None):
-        problems["init_image"] = ["The init image could not be fetched, or is not a valid image."]
+    read: dict[str, Any] = {}
+    for name, number in operation.numbers.items():
+        if name == "resolution" and _is_ratio(ratio):
+            continue
+        try:
+            read[name] = _read_number(params.get(name), name, number, is_strict=is_strict)
+        except ValueError as error:
+            problems[name] = [str(error)]
+    if is_strict and not problems and read["fps"] >= read["num_frames"]:
+        problems["fps"] = ["The fps must be less than num frames."]
+    if "init_image" in operation.required and not problems and (picture is None or picture.problem):
+        problems["init_image"] = [picture.problem if picture else _UNREADABLE]
     if problems:
         raise Refusal(400, problems)
-    width, height = video_size(resolution, portrait=parse_bool(params.get("portrait")))
-    return (
-        Work(
-            picture=picture or b"",
-            prompt=str(params["prompt"]),
-            seed=seed,
-            width=width,
-            height=height,
-            frames=frames,
-            fps=fps,
-        ),
-        steps,
+    drawn_seed = rng.getrandbits(32)
+    width, height = video_size(read.get("resolution", str(ratio)), portrait=parse_bool(params.get("portrait")))
+    work = Work(
+        picture=b"",
+        prompt=params["prompt"],
+        seed=drawn_seed if read["seed"] is None else read["seed"],
+        width=width,
+        height=height,
+        frames=read["num_frames"],
+        fps=read["fps"],
     )
+    return work, read["num_inference_steps"]
+
+
+def _read_number(value: Any, name: str, number: Number, *, is_strict: bool) -> int | float | None:
+    """Return a number of a request, or its default. Raise ValueError with the sentence that refuses it."""
+    limits = number.documented if is_strict and number.documented else number.limits
+    if value is None or limits is None:
+        return number.default
+    least, most = limits
+    kind = "an integer" if number.is_whole else "a number"
+    try:
+        read = int(value) if number.is_whole else float(value)
+    except (TypeError, ValueError, OverflowError):
+        read = math.nan
+    if not least <= read <= most:
+        raise ValueError(f"The {name.replace('_', ' ')} must be {kind} between {least} and {most}.")
+    return read
 
 
 def _is_ratio(value: Any) -> bool:
@@ -123,9 +179,9 @@ def read_upload(params: dict[str, Any]) -> tuple[bytes, str]:
     text = params.get("base64_string")
     head, _, data = (text if isinstance(text, str) else "").partition(",")
     picture = decode_base64(data)
-    kind = sniff(picture) if picture else None
+    kind = kind_of(picture) if picture else None
     if not head.startswith("data:image/") or picture is None or kind is None:
         raise Refusal(400, {"base64_string": ["The base64 string must be a data URI of an image."]})
     if len(picture) > MAX_IMAGE_BYTES:
         raise Refusal(400, {"base64_string": ["The image may not be greater than 5 MB."]})
-    return picture, kind.removeprefix("image/")
+    return picture, kind
