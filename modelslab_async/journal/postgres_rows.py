@@ -70,7 +70,7 @@ _COLUMNS = (
 _TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
 _TAKE_OVER = len(_COLUMNS)
 """Where the values of `WRITE` name the owner whose row may be taken."""
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
 

@@ -49,7 +49,7 @@ _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
     "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
 )  # fmt: skip
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
 
