@@ -3,11 +3,12 @@
 `sqlite` implements it in a file, and `memory` for the clients of one process.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from modelslab_async.protocol.claims import Ask, Claim
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charges, JobRecord
 
 
 class Row(NamedTuple):
@@ -140,6 +141,10 @@ class Journal(Protocol):
         """Return the account's job with this ref, or else with this id of the service. Return None if there is none."""
         ...
 
+    async def find_all(self, account: str, refs: Collection[str]) -> Mapping[str, Row]:
+        """Return the account's jobs with these refs, by ref. A ref without a job is left out."""
+        ...
+
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """Return the account's last *limit* jobs, the newest first."""
         ...
@@ -158,8 +163,13 @@ class Journal(Protocol):
         """
         ...
 
-    async def charges(self, account: str) -> Sequence[Charge]:
-        """Return what the account was charged, or may have been: one entry for each such job."""
+    async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
+        """Return what the account was charged, or may have been.
+
+        since: the begin of a UTC day, unix seconds; -infinity for all days. Of accepted jobs, those count that were
+            accepted since then.
+        apart_from: keys of accepted jobs that do not count, see `record.key_of`.
+        """
         ...
 
     async def close(self) -> None:

@@ -16,7 +16,7 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -29,7 +29,7 @@ from modelslab_async.journal.store import Change, ClaimSlot, Outcome, PutBack, S
 from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.problems import plural
-from modelslab_async.protocol.record import Charge, JobRecord, key_of
+from modelslab_async.protocol.record import Charges, JobRecord, key_of
 
 NOTE_DELAY = 0.05
 """Seconds for which a noted record may wait to share a transaction."""
@@ -162,6 +162,10 @@ class GroupCommitJournal:
         """As in `Journal`."""
         return await self._read(self._store.find, account, ref, job_id)
 
+    async def find_all(self, account: str, refs: Collection[str]) -> Mapping[str, Row]:
+        """As in `Journal`."""
+        return {row.record.ref: row for row in await self._read(self._store.find_all, account, list(refs))}
+
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """As in `Journal`."""
         return await self._read(self._store.recent, account, limit)
@@ -174,9 +178,9 @@ class GroupCommitJournal:
         """As in `Journal`."""
         return await self._call(self._store.delivered, account)
 
-    async def charges(self, account: str) -> Sequence[Charge]:
+    async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
         """As in `Journal`."""
-        return await self._read(self._store.charges, account)
+        return await self._read(self._store.charges, account, since, apart_from)
 
     async def close(self) -> None:
         """As in `Journal`. Writes that failed before are tried once more."""

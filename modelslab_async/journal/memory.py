@@ -1,10 +1,11 @@
 """The journal in memory, for tests and for clients of one process. Nothing is kept when the process ends."""
 
 import asyncio
+import math
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 
 from modelslab_async.aio import wait_for_event
@@ -12,7 +13,7 @@ from modelslab_async.errors import JournalError
 from modelslab_async.journal.base import Row
 from modelslab_async.protocol.claims import Account, AccountCap, Ask, Claim, Claimed, ClientAsk, Follow
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import HOLDING, UNFINISHED, UNSENT, Charge, JobRecord, belongs_to, key_of
+from modelslab_async.protocol.record import HOLDING, UNFINISHED, UNSENT, Charge, Charges, JobRecord, belongs_to, key_of
 
 _IN_DOUBT = (JobState.SUBMITTING, JobState.UNCERTAIN)
 _NOT_SENT = (JobState.WAITING, JobState.REFUSED)
@@ -37,6 +38,7 @@ class MemoryStorage:
         """The pictures of jobs that were not sent, by the key of the job."""
         self.alive: dict[str, asyncio.Event] = {}
         """The clients that are alive. Each has an event, which is set when another client changes something."""
+        self.name = f"memory {uuid.uuid4().hex}"
 
     def changed_by(self, owner: str) -> None:
         """Wake the other clients."""
@@ -156,6 +158,12 @@ class MemoryJournal:
             record = next((each for each in self.storage.of_account(account) if each.job_id == job_id), None)
         return Row(record, self._is_alive(record)) if record else None
 
+    async def find_all(self, account: str, refs: Collection[str]) -> dict[str, Row]:
+        """As in `Journal`."""
+        self._require_open()
+        found = [record for ref in refs if (record := self.storage.rows.get((account, ref)))]
+        return {record.ref: Row(record, self._is_alive(record)) for record in found}
+
     async def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Journal`."""
         self._require_open()
@@ -179,14 +187,21 @@ class MemoryJournal:
         ]
         return [(key[2], self.storage.deliveries.pop(key)) for key in mine]
 
-    async def charges(self, account: str) -> list[Charge]:
+    async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
         """As in `Journal`."""
         self._require_open()
-        return [
-            Charge(_key(record), _charged_at(record), record.price, record.accepted_at is not None)
-            for record in self.storage.of_account(account)
-            if record.charged is not False
+        charged = [record for record in self.storage.of_account(account) if record.charged is not False]
+        counts = Counter(
+            record.price
+            for record in charged
+            if record.accepted_at is not None and record.accepted_at >= since and _key(record) not in apart_from
+        )
+        in_doubt = [
+            Charge(_key(record), _charged_at(record), record.price, is_certain=False)
+            for record in charged
+            if record.accepted_at is None
         ]
+        return Charges(self.storage.name, counts, in_doubt)
 
     async def close(self) -> None:
         """As in `Journal`."""

@@ -10,7 +10,7 @@ import math
 import socket
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -27,7 +27,7 @@ from modelslab_async.journal.postgres_queue import RETRY_SECONDS, Change, PutBac
 from modelslab_async.journal.store import Outcome, PutBack, UnwritableError, Write
 from modelslab_async.protocol.claims import Account, AccountCap, Ask, Claim, Claimed, Follow
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord, belongs_to
+from modelslab_async.protocol.record import Charges, JobRecord, belongs_to
 
 if TYPE_CHECKING:
     from modelslab_async.journal.postgres_rows import AnyConnection
@@ -335,13 +335,19 @@ class PostgresStore:
         row = await self._read(partial(rows.find, account=account, ref=ref, job_id=job_id))
         return row and self._seen(row)
 
+    async def find_all(self, account: str, refs: Collection[str]) -> dict[str, Row]:
+        """As in `Journal`."""
+        found = await self._read(partial(rows.find_all, account=account, refs=refs))
+        return {row.record.ref: self._seen(row) for row in found}
+
     async def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Journal`."""
         return await self._read(partial(rows.recent, account=account, limit=limit))
 
-    async def charges(self, account: str) -> list[Charge]:
+    async def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
         """As in `Journal`."""
-        return await self._read(partial(rows.charges, account=account))
+        work = partial(rows.charges, account=account, since=since, apart_from=apart_from)
+        return Charges(self.address.place, *await self._read(work))
 
     async def deliver(self, record: JobRecord, job_id: str | None) -> None:
         """As in `Journal`."""

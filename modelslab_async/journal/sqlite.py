@@ -3,9 +3,10 @@
 The file is in write-ahead mode, and each transaction is flushed to the disk (synchronous FULL).
 """
 
+import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import assert_never
@@ -18,7 +19,7 @@ from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.store import Change, ClaimSlot, Outcome, PutBack, UnwritableError, Write
 from modelslab_async.protocol.claims import Account, Ask, Claimed, Follow
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord, belongs_to
+from modelslab_async.protocol.record import Charges, JobRecord, belongs_to
 
 APPLICATION_ID = 0x4D4C6A31
 """SQLite's mark of the program that a file belongs to: "MLj1"."""
@@ -149,7 +150,10 @@ class SqliteStore:
 
     def unfinished(self, account: str, ready: bool) -> list[Row]:
         """As in `Store`."""
-        found = rows.unfinished(self.connection, account, ready)
+        return self._seen(rows.unfinished(self.connection, account, ready))
+
+    def _seen(self, found: Sequence[JobRecord]) -> list[Row]:
+        """Return the records, and whether their owners are alive."""
         alive = {owner: self.liveness.is_alive(owner) for owner in {record.owner for record in found}}
         return [Row(record, alive[record.owner]) for record in found]
 
@@ -162,6 +166,10 @@ class SqliteStore:
         """As in `Store`."""
         record = rows.find(self.connection, account, ref, job_id)
         return Row(record, self.liveness.is_alive(record.owner)) if record else None
+
+    def find_all(self, account: str, refs: Sequence[str]) -> list[Row]:
+        """As in `Store`."""
+        return self._seen(rows.find_all(self.connection, account, refs))
 
     def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Store`."""
@@ -177,9 +185,9 @@ class SqliteStore:
         gone = [each for each in owners if each == self.owner or not self.liveness.is_alive(each)]
         return rows.take_deliveries(self.connection, account, gone)
 
-    def charges(self, account: str) -> list[Charge]:
+    def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
         """As in `Store`."""
-        return rows.charges(self.connection, account)
+        return Charges(os.path.realpath(self.path), *rows.charges(self.connection, account, since, apart_from))
 
     def explain(self, error: Exception) -> JournalError:
         """As in `Store`."""
@@ -301,7 +309,7 @@ class SqliteStore:
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             for script in rows.MIGRATIONS[version:]:
-                for statement in script.split(";"):
+                for statement in rows.statements(script):
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(rows.MIGRATIONS)}")

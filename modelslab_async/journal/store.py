@@ -1,12 +1,12 @@
 """The `Store` protocol: the blocking half of a journal, which `group_commit` makes asynchronous."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from modelslab_async.errors import JournalError, ModelsLabError
 from modelslab_async.journal.base import Row
 from modelslab_async.protocol.claims import Ask, Claim
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charges, JobRecord
 
 
 class Write(NamedTuple):
@@ -86,6 +86,10 @@ class Store(Protocol):
         """Return the job with this ref or id."""
         ...
 
+    def find_all(self, account: str, refs: Sequence[str]) -> Sequence[Row]:
+        """Return the jobs with these refs."""
+        ...
+
     def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """Return the last jobs."""
         ...
@@ -98,7 +102,7 @@ class Store(Protocol):
         """Take the notifications for this client, and for all that are not alive."""
         ...
 
-    def charges(self, account: str) -> Sequence[Charge]:
+    def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
         """Return what was, or may have been, charged."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from modelslab_async.journal.base import Row
 from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.store import Change, Outcome, PutBack, Write
 from modelslab_async.protocol.claims import Claimed
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charges, JobRecord
 
 S = JobState
 FULL = JobRecord(
@@ -104,6 +104,9 @@ class MemoryStore:
         record = self.rows.get(ref or "")
         return Row(record, is_alive=True) if record else None
 
+    def find_all(self, account: str, refs: Sequence[str]) -> Sequence[Row]:
+        raise NotImplementedError
+
     def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         raise NotImplementedError
 
@@ -113,7 +116,7 @@ class MemoryStore:
     def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
         raise NotImplementedError
 
-    def charges(self, account: str) -> Sequence[Charge]:
+    def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from modelslab_async.errors import JournalError
 from modelslab_async.journal.base import Row
 from modelslab_async.journal.conformance.harness import Check, Harness, S, a_record, expect, record_of, row_of, within
+from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
 
 
@@ -57,7 +58,7 @@ async def a_read_sees_each_earlier_note(harness: Harness) -> None:
     journal.note(a_record(harness, journal, "t", created_at=9.0))
     expect([record.ref for record in await journal.recent(harness.account, 1)], ["t"])
     journal.note(a_record(harness, journal, "u", S.UNCERTAIN, charged=None))
-    expect(len(await journal.charges(harness.account)), 1)
+    expect(len((await journal.charges(harness.account)).in_doubt), 1)
 
 
 async def notes_and_appends_keep_their_order(harness: Harness) -> None:
@@ -230,19 +231,85 @@ async def an_id_belongs_to_its_row_and_its_account(harness: Harness) -> None:
 
 async def charges_are_what_was_or_may_have_been_paid(harness: Harness) -> None:
     """Accepted and uncertain jobs with their prices; neither refused jobs nor jobs that were never sent."""
-    journal = await harness.open()
+    journal, other = await harness.open(), await harness.open()
     taken = {"charged": True, "submitted_at": 90.0, "accepted_at": 100.0, "price": Decimal("0.3")}
     rows = [
         a_record(harness, journal, "taken", S.READY, **taken),
+        a_record(harness, journal, "failed", S.FAILED, submitted_at=90.0, accepted_at=100.0, charged=None),
         a_record(harness, journal, "doubt", S.UNCERTAIN, charged=None, submitted_at=110.0),
         a_record(harness, journal, "no", S.REFUSED, charged=False, submitted_at=120.0),
         a_record(harness, journal, "waits", S.WAITING),
     ]
     await asyncio.gather(*map(journal.append, rows))
-    found = sorted(await journal.charges(harness.account), key=lambda charge: charge.at)
-    certain = Charge(key_of(harness.account, "taken", 1.0), 100.0, Decimal("0.3"), is_certain=True)
-    doubted = Charge(key_of(harness.account, "doubt", 1.0), 110.0, Decimal("0.2"), is_certain=False)
-    expect(found, [certain, doubted])
+    for reader in (journal, other):
+        found = await reader.charges(harness.account)
+        expect(dict(found.counts), {Decimal("0.3"): 1, Decimal("0.2"): 1})
+        expect(list(found.in_doubt), [Charge(key_of(harness.account, "doubt", 1.0), 110.0, Decimal("0.2"), False)])
+    expect((await journal.charges(harness.account)).storage, (await other.charges(harness.account)).storage)
+    nothing = await journal.charges(f"{harness.account} other")
+    expect((dict(nothing.counts), list(nothing.in_doubt)), ({}, []))
+
+
+async def charges_follow_each_change_of_a_row(harness: Harness) -> None:
+    """What counts is the job's last state: as it is accepted, fails, or turns out not to be charged."""
+    journal = await harness.open()
+    job = a_record(harness, journal, "r", S.SUBMITTING, charged=None, submitted_at=90.0)
+    accepted: dict[str, Any] = {"job_id": "77", "accepted_at": 100.0, "submitted_at": 90.0}
+    changes: tuple[tuple[JobRecord, int, int], ...] = (
+        (job, 0, 1),
+        (job._replace(state=S.PROCESSING, charged=True, **accepted), 1, 0),
+        (job._replace(state=S.FAILED, charged=None, **accepted), 1, 0),
+        (job._replace(state=S.FAILED, charged=False, **accepted), 0, 0),
+        (job._replace(state=S.READY, charged=True, price=Decimal("0.3"), **accepted), 1, 0),
+    )
+    for record, counted, in_doubt in changes:
+        expect(await journal.append(record), expected=True)
+        found = await journal.charges(harness.account)
+        counts = {usd: count for usd, count in found.counts.items() if count}
+        expect(counts, {record.price: 1} if counted else {}, of=record.state)
+        expect(len(found.in_doubt), in_doubt, of=record.state)
+
+
+async def charges_count_from_a_day_and_without_known_jobs(harness: Harness) -> None:
+    """Accepted jobs of earlier days are left out, and those that the caller names. A doubt always counts."""
+    journal = await harness.open()
+    rows = [
+        a_record(
+            harness, journal, f"r{day}", S.READY, charged=True, accepted_at=(day + 0.5) * DAY, created_at=day + 0.1
+        )
+        for day in range(4)
+    ]
+    rows.append(a_record(harness, journal, "doubt", S.UNCERTAIN, charged=None, submitted_at=110.0))
+    await asyncio.gather(*map(journal.append, rows))
+    known = [key_of(harness.account, ref, created_at) for ref, created_at in (("r0", 0.1), ("r2", 2.1), ("r3", 9.0))]
+    for day, apart_from, counted in ((0, (), 4), (2, (), 2), (5, (), 0), (0, known, 2), (2, known, 1)):
+        found = await journal.charges(harness.account, since=float(day * DAY), apart_from=apart_from)
+        expect(sum(found.counts.values()), counted, of=(day, apart_from))
+        expect(len(found.in_doubt), 1, of=day)
+
+
+async def many_jobs_are_found_by_their_refs(harness: Harness) -> None:
+    """Each ref gives its row, a ref without a job gives none, and an id of the service is no ref."""
+    journal, other = await harness.open(), await harness.open()
+    rows = [a_record(harness, journal, f"r{number}", S.PROCESSING, job_id=f"j{number}") for number in range(600)]
+    await asyncio.gather(*map(journal.append, rows[:599]))
+    journal.note(rows[599])
+    wanted = [*(row.ref for row in rows), "none", "j1", "r1"]
+    expect(dict(await journal.find_all(harness.account, wanted)), {row.ref: Row(row, is_alive=True) for row in rows})
+    expect(dict(await other.find_all(f"{harness.account} other", wanted)), {})
+    expect(dict(await other.find_all(harness.account, [])), {})
+
+
+async def a_ref_comes_before_an_id(harness: Harness) -> None:
+    """A search for a ref or an id finds the job with the ref, also if the id of another job equals it."""
+    journal = await harness.open()
+    await journal.append(a_record(harness, journal, "other", S.PROCESSING, job_id="77"))
+    await journal.append(a_record(harness, journal, "77"))
+    for wanted, found in (("77", "77"), ("other", "other")):
+        row = await journal.find(harness.account, ref=wanted, job_id=wanted)
+        expect(row and row.record.ref, found)
+    expect(await journal.find(harness.account, ref="78", job_id="78"), None)
+    expect(await journal.find(harness.account), None)
 
 
 async def the_newest_jobs_come_first(harness: Harness) -> None:
@@ -355,6 +422,10 @@ CHECKS: tuple[Check, ...] = (
     two_writes_at_once_do_not_share_an_id,
     an_id_belongs_to_its_row_and_its_account,
     charges_are_what_was_or_may_have_been_paid,
+    charges_follow_each_change_of_a_row,
+    charges_count_from_a_day_and_without_known_jobs,
+    many_jobs_are_found_by_their_refs,
+    a_ref_comes_before_an_id,
     the_newest_jobs_come_first,
     a_notification_is_returned_once_with_the_last_id,
     a_dead_clients_notifications_go_to_one_other,
