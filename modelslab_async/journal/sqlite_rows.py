@@ -4,7 +4,7 @@ import json
 import math
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -103,6 +103,8 @@ _COLUMNS = (
 _DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
+_STATES = {state.value: state for state in JobState}
+_decode: Callable[[str], dict[str, Any]] = json.JSONDecoder().decode
 
 
 def _placeholders(values: Sequence[str]) -> str:
@@ -352,8 +354,29 @@ def _row_from(record: JobRecord) -> tuple[Any, ...]:
 
 
 def _record_from(row: tuple[Any, ...]) -> JobRecord:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    details = json.loads(values.pop("details"))
-    charged = None if values["charged"] is None else bool(values["charged"])
-    decoded = {"state": JobState(values["state"]), "price": Decimal(values["price"]), "charged": charged}
-    return JobRecord(**{**values, **details, **decoded, "links": tuple(details.get("links", ()))})
+    account, ref, owner, created_at, state, job_id, price, charged, *times, saved_path, encoded = row
+    submitted_at, accepted_at, ended_at, delivered_at = times
+    details = _decode(encoded)
+    return JobRecord(
+        account,
+        ref,
+        owner,
+        created_at,
+        _STATES[state],
+        job_id,
+        details.get("request"),
+        details.get("picture"),
+        Decimal(price),
+        None if charged is None else bool(charged),
+        details.get("eta"),
+        details.get("seed"),
+        tuple(details.get("links", ())),
+        details.get("video"),
+        details.get("error"),
+        submitted_at,
+        accepted_at,
+        ended_at,
+        delivered_at,
+        saved_path,
+        details.get("target"),
+    )
