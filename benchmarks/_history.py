@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import time
@@ -165,13 +166,16 @@ async def _open(path: Path, budget: Budget | None) -> None:
 async def open_with_budget(path: Path) -> float:
     """Return the highest memory of a process that opens a journal with a daily budget, in MB. Linux only."""
     async with _client(path, budget=Budget(usd=10**9, per="day")):
-        peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) / 1000
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def _memory(path: Path) -> float:
     return median(
-        float(subprocess.run([sys.executable, "-c", _MEMORY, str(path)], cwd=_ROOT, check=True, capture_output=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", _MEMORY, str(path)], cwd=_ROOT, check=True, capture_output=True
+            ).stdout
+        )
         for _ in range(3)
     )
 
