@@ -169,7 +169,7 @@ def line_at(offset: int, data: bytes) -> Line | None:
     except ValueError:
         return None
     result = from_json(data)
-    return result and Line(result.item, result.file, offset, len(data))
+    return Line(result.item, result.file, offset, len(data)) if result else None
 
 
 def _text_of(quoted: bytes) -> str:

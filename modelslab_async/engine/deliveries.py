@@ -21,6 +21,7 @@ READ_EVERY = 0.5
 WAKE_GAP = 1.0
 """Seconds between two wake-ups of a job."""
 _MOST_TASKS = 1000
+_MOST_OVER = 10_000
 _log = logging.getLogger("modelslab_async")
 
 
@@ -34,6 +35,8 @@ class DeliveryHandler:
         self.webhook_health = webhook_health
         self._tasks = set[asyncio.Task[None]]()
         self._closing = asyncio.Event()
+        self._over = dict[str, None]()
+        """The latest refs without a job that waits for a delivery. The journal is not asked about them again."""
         self._resting = dict[JobRun, bool]()
         """Jobs that were woken less than `WAKE_GAP` ago, and whether each is to be woken again."""
 
@@ -45,7 +48,7 @@ class DeliveryHandler:
         """Take a delivery for a job. *job_id* is the service's id in it, or None."""
         job_id = None if job_id and self.recorder.key.is_in(job_id) else job_id
         is_open = self.recorder.is_open and not self._closing.is_set()
-        if not self._deliver(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
+        if not self._deliver(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS and ref not in self._over:
             self._start(self._pass_on(ref, job_id))
 
     def _deliver(self, ref: str, job_id: str | None) -> bool:
@@ -98,6 +101,8 @@ class DeliveryHandler:
         row = await self.recoverer.find(ref)
         journal = self.recoverer.journal
         if row is None or row.record.state not in _OPEN:
+            if row is None or row.record.state in _OVER:
+                self._remember_over(ref)
             return
         record = row.record
         if record.owner != journal.owner and row.is_alive:
@@ -107,6 +112,11 @@ class DeliveryHandler:
         restoring = self.recoverer.restore(record) if is_known else self.recoverer.accept_uncertain(record, job_id)
         if run := await restoring:
             run.wake()
+
+    def _remember_over(self, ref: str) -> None:
+        while len(self._over) >= _MOST_OVER:
+            del self._over[next(iter(self._over))]
+        self._over[ref] = None
 
     async def _read(self) -> None:
         while not await wait_for_event(self._closing, READ_EVERY):
@@ -127,3 +137,5 @@ class DeliveryHandler:
 
 
 _OPEN = (JobState.SUBMITTING, JobState.UNCERTAIN, JobState.PROCESSING, JobState.TIMED_OUT)
+_OVER = (JobState.READY, JobState.FAILED)
+"""States of jobs that were sent, and for which no client waits. Their refs are not sent again."""

@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from modelslab_async.protocol.claims import Ask, Claim
@@ -16,6 +16,33 @@ class Row(NamedTuple):
 
     record: JobRecord
     is_alive: bool
+
+
+class Duration(NamedTuple):
+    """How long a job took, as an `Observation` of `polling.history` says it.
+
+    service: the service's base URL and deployment. operation: what the job did, such as "img2video_ultra".
+    kind: JSON of the workload's kind, see `polling.workload.Kind`.
+    after, by: when the job was last seen running, and first seen to have ended, seconds since its acceptance; *by* is
+        infinite if the end was not seen.
+    work: how much the service had to compute. eta: the service's estimate, seconds; None if it gave none.
+    """
+
+    service: str
+    operation: str
+    kind: str
+    after: float
+    by: float
+    work: float
+    eta: float | None
+
+
+DURATIONS_OF_KIND = 128
+"""Durations of each service, operation and kind that a journal keeps: the latest."""
+MAX_DURATIONS = 64 * DURATIONS_OF_KIND
+"""Durations that a journal keeps in all."""
+Archive = Callable[[Sequence[JobRecord]], object]
+"""Is called with records before they are deleted, in a thread. Returns when they are on disk, or raises OSError."""
 
 
 class Journal(Protocol):
@@ -170,6 +197,26 @@ class Journal(Protocol):
             accepted since then.
         apart_from: keys of accepted jobs that do not count, see `record.key_of`.
         """
+        ...
+
+    async def prune(self, account: str, *, before: float, archive: Archive | None = None) -> int:
+        """Delete the account's jobs that are over and ended before *before* (unix seconds). Return their number.
+
+        A job is over if it was refused, cancelled or has failed, or if its video was saved or acknowledged. A job whose
+        reply was lost is never deleted, nor one that still needs a client. What a deleted job cost counts on in `claim`
+        and `charges`. Its ref is free again, so that `Client.ensure` would pay for it once more.
+
+        archive: is called with some records at a time, before they are deleted. If the process is killed then, they are
+            both in the archive and in the journal.
+        """
+        ...
+
+    def note_duration(self, duration: Duration) -> None:
+        """Keep a duration, and return at once. It is written with a later record, or lost: no job depends on it."""
+        ...
+
+    async def durations(self, service: str, operation: str) -> Sequence[Duration]:
+        """Return the latest durations of an operation, at most `DURATIONS_OF_KIND` of each kind, the oldest first."""
         ...
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelslab_async.errors import JournalError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import Archive, Duration, Row
 from modelslab_async.journal.postgres_address import Address
 from modelslab_async.journal.postgres_queue import Change, PutBackClaim, Queued
 from modelslab_async.journal.store import Outcome, PutBack, Write
@@ -202,6 +202,19 @@ class PostgresJournal:
     async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
         """As in `Journal`."""
         return await self._call(self._store.charges(account, since, apart_from))
+
+    async def prune(self, account: str, *, before: float, archive: Archive | None = None) -> int:
+        """As in `Journal`."""
+        return await self._call(self._store.prune(account, before, archive))
+
+    def note_duration(self, duration: Duration) -> None:
+        """As in `Journal`. A duration that is noted after `close` is lost."""
+        if self._thread and self._thread.store:
+            self._thread.loop.call_soon_threadsafe(self._thread.store.note_duration, duration)
+
+    async def durations(self, service: str, operation: str) -> Sequence[Duration]:
+        """As in `Journal`."""
+        return await self._call(self._store.durations(service, operation))
 
     async def close(self) -> None:
         """As in `Journal`."""

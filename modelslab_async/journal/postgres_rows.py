@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Duration, Row
+from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.pricing import DAY
@@ -103,6 +104,11 @@ MIGRATIONS: Sequence[str] = (
     CREATE TRIGGER count_changed AFTER UPDATE ON {SCHEMA}.jobs FOR EACH ROW
         WHEN ((OLD.charged, OLD.accepted_at, OLD.price) IS DISTINCT FROM (NEW.charged, NEW.accepted_at, NEW.price))
         EXECUTE FUNCTION {SCHEMA}.count_charge();
+    CREATE TABLE {SCHEMA}.durations (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, service text NOT NULL, operation text NOT NULL,
+        kind text NOT NULL, after double precision, by double precision, work double precision, eta double precision
+    );
+    CREATE INDEX durations_by_kind ON {SCHEMA}.durations (service, operation, kind, id);
     """,
 )
 """Script n makes a schema of version n one of version n + 1. The table `version` holds the version.
@@ -202,6 +208,23 @@ _ADD_UP = f"""
         ) RETURNING *
     )
     INSERT INTO {SCHEMA}.totals SELECT account, day, price, is_certain, sum(jobs) FROM single GROUP BY 1, 2, 3, 4
+"""
+_IS_PRUNABLE = f"""
+    (jobs.state IN ({_listed(OVER)})
+     OR (jobs.state = 'ready' AND (jobs.saved_path IS NOT NULL OR jobs.delivered_at IS NOT NULL)))
+    AND NOT ({_IS_IN_DOUBT}) AND coalesce(ended_at, created_at) < $2
+"""
+_DELETE = f"""
+    DELETE FROM {SCHEMA}.jobs AS jobs USING unnest($3::text[], $4::float8[]) AS wanted (ref, created_at)
+    WHERE jobs.account = $1 AND jobs.ref = wanted.ref AND jobs.created_at = wanted.created_at
+          AND {_IS_PRUNABLE.replace("created_at)", "jobs.created_at)")}
+    RETURNING jobs.ref
+"""
+_OLD_DURATIONS = f"""
+    DELETE FROM {SCHEMA}.durations WHERE id IN (
+        SELECT id FROM {SCHEMA}.durations WHERE service = $1 AND operation = $2 AND kind = $3
+        ORDER BY id DESC OFFSET {DURATIONS_OF_KIND}
+    ) OR id <= (SELECT max(id) FROM {SCHEMA}.durations) - {MAX_DURATIONS}
 """
 _ADD_UP_LOCK = 0x4D4C6A32
 """The key of the advisory lock under which one client at a time adds up: "MLj2"."""
@@ -462,6 +485,39 @@ async def charges(
         Charge(key_of(account, row["ref"], row["created_at"]), row["at"], row["price"], is_certain=False)
         for row in await connection.fetch(doubted, account)
     ]
+
+
+async def prunable(
+    connection: "AnyConnection", account: str, before: float, since: float, limit: int
+) -> list[JobRecord]:
+    """Return jobs that are over, the oldest first: those that were created at *since* or later."""
+    sql = f"""
+        {_SELECT} WHERE jobs.account = $1 AND created_at >= $3 AND created_at < $2 AND {_IS_PRUNABLE}
+        ORDER BY created_at LIMIT $4
+    """
+    return [_record_from(row) for row in await connection.fetch(sql, account, before, since, limit)]
+
+
+async def delete(connection: "AnyConnection", records: Sequence[JobRecord], before: float) -> int:
+    """Delete jobs of one account that are still over. Return how many they were."""
+    refs, times = [record.ref for record in records], [record.created_at for record in records]
+    return len(await connection.fetch(_DELETE, records[0].account, before, refs, times))
+
+
+async def write_durations(connection: "AnyConnection", durations: Sequence[Duration]) -> None:
+    """Add durations, and delete old ones."""
+    names = ", ".join(Duration._fields)
+    sql = f"INSERT INTO {SCHEMA}.durations ({names}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    await connection.executemany(sql, durations)
+    for kind in sorted({duration[:3] for duration in durations}):
+        await connection.execute(_OLD_DURATIONS, *kind)
+
+
+async def durations(connection: "AnyConnection", service: str, operation: str) -> list[Duration]:
+    """As in `Journal`."""
+    names = ", ".join(Duration._fields)
+    sql = f"SELECT {names} FROM {SCHEMA}.durations WHERE service = $1 AND operation = $2 ORDER BY id"
+    return [Duration(*row) for row in await connection.fetch(sql, service, operation)]
 
 
 async def deliver(connection: "AnyConnection", record: JobRecord, job_id: str | None) -> None:

@@ -3,11 +3,14 @@
 import json
 import math
 import sqlite3
+import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Duration
+from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.pricing import DAY
@@ -83,9 +86,19 @@ MIGRATIONS: Sequence[str] = (
             WHERE NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT 0
             ON CONFLICT DO UPDATE SET jobs = jobs + 1;
     END;
+    CREATE TABLE durations (
+        id INTEGER PRIMARY KEY, service TEXT NOT NULL, operation TEXT NOT NULL, kind TEXT NOT NULL, after REAL, by REAL,
+        work REAL, eta REAL
+    );
+    CREATE INDEX durations_by_kind ON durations (service, operation, kind);
+    CREATE TABLE clients (owner TEXT PRIMARY KEY, transactions INTEGER NOT NULL) WITHOUT ROWID;
+    ALTER TABLE jobs ADD COLUMN checksum INTEGER;
     """,
 )
 """Script n makes a file of schema version n one of version n + 1. SQLite's `user_version` holds the version.
+
+The table `clients` counts the transactions of clients that are open, or were killed. The column `checksum` is NULL in
+rows that earlier versions wrote.
 
 The table `totals` counts the accepted jobs that were, or may have been, charged. Triggers keep it. It has no trigger
 for a row that is deleted, so that a budget still counts the job.
@@ -98,8 +111,9 @@ UNWRITABLE = (
 
 _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
-    "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
+    "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details", "checksum",
 )  # fmt: skip
+_TIMES = ("created_at", "submitted_at", "accepted_at", "ended_at", "delivered_at")
 _DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
@@ -173,6 +187,18 @@ _HOLDING = f"""
 _IS_ACCEPTED_CHARGE = "accepted_at IS NOT NULL AND charged IS NOT 0"
 _IN_DOUBT_CHARGES = "FROM jobs INDEXED BY jobs_in_doubt WHERE account = ? AND accepted_at IS NULL AND charged IS NOT 0"
 _AT_OF_DOUBT = "coalesce(submitted_at, created_at)"
+_IS_PRUNABLE = f"""
+    (state IN ({_listed(OVER)}) OR (state = 'ready' AND (saved_path IS NOT NULL OR delivered_at IS NOT NULL)))
+    AND NOT (accepted_at IS NULL AND charged IS NOT 0) AND coalesce(ended_at, created_at) < ?
+"""
+_COUNT_TRANSACTION = """
+    INSERT INTO clients VALUES (?, 1) ON CONFLICT DO UPDATE SET transactions = transactions + 1 RETURNING transactions
+"""
+_OLD_DURATIONS = """
+    DELETE FROM durations WHERE id IN (
+        SELECT id FROM durations WHERE service = ? AND operation = ? AND kind = ? ORDER BY id DESC LIMIT -1 OFFSET ?
+    )
+"""
 _MAX_REFS = 500
 """The most refs in one query. SQLite allows 999 parameters or more."""
 REFS_WITH_ID = "SELECT ref FROM jobs INDEXED BY jobs_by_id WHERE account = ? AND job_id = ?"
@@ -328,6 +354,56 @@ def recent(connection: sqlite3.Connection, account: str, limit: int) -> list[Job
     return [_record_from(row) for row in connection.execute(sql, (account, limit))]
 
 
+def prunable(connection: sqlite3.Connection, account: str, before: float, since: float, limit: int) -> list[JobRecord]:
+    """Return jobs that are over, the oldest first: those that were created at *since* or later."""
+    sql = f"""
+        {_SELECT} INDEXED BY jobs_by_age WHERE account = ? AND created_at >= ? AND created_at < ? AND {_IS_PRUNABLE}
+        ORDER BY created_at LIMIT ?
+    """
+    rows = connection.execute(sql, (account, since, before, before, limit))
+    return [_record_from(row) for row in rows]
+
+
+def delete(connection: sqlite3.Connection, records: Sequence[JobRecord], before: float) -> int:
+    """Delete jobs that are still over. Return how many they were."""
+    sql = f"DELETE FROM jobs WHERE account = ? AND ref = ? AND created_at = ? AND {_IS_PRUNABLE}"  # noqa: S608
+    values = [(record.account, record.ref, record.created_at, before) for record in records]
+    return connection.executemany(sql, values).rowcount
+
+
+def write_durations(connection: sqlite3.Connection, durations: Sequence[Duration]) -> None:
+    """Add durations, and delete old ones."""
+    names = ", ".join(Duration._fields)
+    sql = f"INSERT INTO durations ({names}) VALUES ({_placeholders(Duration._fields)})"  # noqa: S608
+    connection.executemany(sql, durations)
+    for kind in {duration[:3] for duration in durations}:
+        connection.execute(_OLD_DURATIONS, (*kind, DURATIONS_OF_KIND))
+    connection.execute("DELETE FROM durations WHERE id <= (SELECT max(id) FROM durations) - ?", (MAX_DURATIONS,))
+
+
+def durations(connection: sqlite3.Connection, service: str, operation: str) -> list[Duration]:
+    """As in `Journal`."""
+    sql = f"SELECT {', '.join(Duration._fields)} FROM durations WHERE service = ? AND operation = ? ORDER BY id"  # noqa: S608
+    return [Duration(*row) for row in connection.execute(sql, (service, operation))]
+
+
+def count_transaction(connection: sqlite3.Connection, owner: str) -> int:
+    """Count a transaction of a client. Return how many there were."""
+    [count] = connection.execute(_COUNT_TRANSACTION, (owner,)).fetchone()
+    return int(count)
+
+
+def transactions_of(connection: sqlite3.Connection, owner: str) -> int:
+    """Return how many transactions of a client the file has."""
+    row = connection.execute("SELECT transactions FROM clients WHERE owner = ?", (owner,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def remove_client(connection: sqlite3.Connection, owner: str) -> None:
+    """Forget the transactions of a client that is gone."""
+    connection.execute("DELETE FROM clients WHERE owner = ?", (owner,))
+
+
 def deliver(connection: sqlite3.Connection, owner: str, account: str, ref: str, job_id: str | None) -> None:
     """Add a notification. An earlier one for the same job keeps its id if this one has none."""
     connection.execute(_DELIVER, (owner, account, ref, job_id))
@@ -348,13 +424,27 @@ def take_deliveries(
 
 
 def _row_from(record: JobRecord) -> tuple[Any, ...]:
+    """Return a record's row. Raise ValueError for a number that would not be read as it was written."""
     details = {name: value for name in _DETAILS if (value := getattr(record, name)) not in _EMPTY}
+    times = {name: getattr(record, name) for name in _TIMES}
+    times = {name: None if value is None else float(value) + 0.0 for name, value in times.items()}  # SQLite has no -0.0
+    if any(value is not None and math.isnan(value) for value in times.values()):
+        raise ValueError("a time must be a number")
+    charged = None if record.charged is None else int(record.charged)
     encoded = {"state": record.state.value, "price": str(record.price), "details": json.dumps(details)}
-    return tuple([encoded[name] if name in encoded else getattr(record, name) for name in _COLUMNS])
+    known: dict[str, Any] = {**times, **encoded, "charged": charged}
+    row = tuple([known[name] if name in known else getattr(record, name) for name in _COLUMNS[:-1]])
+    return (*row, _checksum(row))
+
+
+def _checksum(row: tuple[Any, ...]) -> int:
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def _record_from(row: tuple[Any, ...]) -> JobRecord:
-    account, ref, owner, created_at, state, job_id, price, charged, *times, saved_path, encoded = row
+    account, ref, owner, created_at, state, job_id, price, charged, *times, saved_path, encoded, checksum = row
+    if checksum is not None and checksum != _checksum(row[:-1]):
+        raise sqlite3.DatabaseError(f"the row of the job {ref!r} is damaged: its checksum is wrong")
     submitted_at, accepted_at, ended_at, delivered_at = times
     details = _decode(encoded)
     return JobRecord(

@@ -13,6 +13,7 @@ from helpers.batches import MakeWorld, S, ends, plan, requests, results, run
 
 from modelslab_async.batch import Step, open_batch
 from modelslab_async.batch import folder as folders
+from modelslab_async.batch.files import examine
 from modelslab_async.batch.results import from_json, line_at, to_json
 from modelslab_async.journal.base import Row
 from modelslab_async.journal.sqlite import SqliteJournal
@@ -24,7 +25,7 @@ KEPT = (Step.KEPT, S.READY)
 @pytest.fixture
 def examined(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the names of the files whose digests are computed."""
-    names, examine = list[str](), folders.examine
+    names = list[str]()
 
     def examine_noted(path: Path) -> Any:
         names.append(path.name)
@@ -75,7 +76,7 @@ async def test_a_file_with_another_time_is_compared(world: MakeWorld, tmp_path: 
     lines = [{**json.loads(line), "mtime_ns": None} for line in (folder / "results.jsonl").read_text().splitlines()]
     (folder / "results.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     assert ends(await run(here, folder, requests(2))) == {KEPT: 2}
-    assert sorted(examined) == sorted([first.file, second.file])
+    assert {*examined} == {first.file, second.file}
 
 
 async def test_a_damaged_last_line_leaves_the_one_before(world: MakeWorld, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any, TypeVar
 
 from modelslab_async import JobState, Journal, JournalError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import Duration, Row
 from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.store import Change, Outcome, PutBack, Write
 from modelslab_async.protocol.claims import Claimed
@@ -64,6 +64,7 @@ class MemoryStore:
         self.liveness = liveness
         self.rows: dict[str, JobRecord] = {}
         self.batches: list[list[tuple[str, JobState]]] = []
+        self.durations_written: list[Duration] = []
         self.errors: list[Exception] = []
         """Each makes one attempt to write a batch fail."""
         self.outcomes: dict[str, JournalError] = {}
@@ -81,8 +82,11 @@ class MemoryStore:
         if self.liveness:
             self.liveness.acquire()
 
-    def write(self, batch: Sequence[Change]) -> Sequence[Outcome]:
+    def write(self, batch: Sequence[Change], durations: Sequence[Duration] = ()) -> Sequence[Outcome]:
         self._use()
+        self.durations_written += durations
+        if not batch:
+            return []
         self.batches.append([(change.record.ref, change.record.state) for change in batch])
         if self.errors:
             raise self.errors.pop()
@@ -117,6 +121,18 @@ class MemoryStore:
         raise NotImplementedError
 
     def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
+        raise NotImplementedError
+
+    def prunable(self, account: str, before: float, since: float, limit: int) -> Sequence[JobRecord]:
+        raise NotImplementedError
+
+    def delete(self, records: Sequence[JobRecord], before: float) -> int:
+        raise NotImplementedError
+
+    def shrink(self) -> None:
+        raise NotImplementedError
+
+    def durations(self, service: str, operation: str) -> Sequence[Duration]:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -1,11 +1,12 @@
 """Which rows are written and read back, what is charged, and which notifications and pictures are kept."""
 
 import asyncio
+import math
 from decimal import Decimal
 from typing import Any
 
 from modelslab_async.errors import JournalError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import DURATIONS_OF_KIND, Duration, Row
 from modelslab_async.journal.conformance.harness import Check, Harness, S, a_record, expect, record_of, row_of, within
 from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
@@ -397,6 +398,93 @@ async def a_picture_is_kept_until_its_job_was_sent(harness: Harness) -> None:
     expect(await other.picture(two), None)
 
 
+async def only_jobs_that_are_over_are_pruned(harness: Harness) -> None:
+    """Refused, cancelled and failed jobs, and videos that were saved or acknowledged, if they ended before the time.
+
+    Neither unfinished jobs nor those whose reply was lost. The ones that remain are as they were.
+    """
+    journal, other = await harness.open(), await harness.open()
+    taken: dict[str, Any] = {"charged": True, "accepted_at": 2.0, "ended_at": 3.0}
+    over = [
+        a_record(harness, journal, "refused", S.REFUSED, ended_at=2.0),
+        a_record(harness, journal, "cancelled", S.CANCELLED),
+        a_record(harness, journal, "failed", S.FAILED, **{**taken, "charged": None}),
+        a_record(harness, journal, "saved", S.READY, saved_path="/videos/a.mp4", **taken),
+        a_record(harness, journal, "acknowledged", S.READY, delivered_at=5.0, created_at=2.0, **taken),
+        *(a_record(harness, journal, f"many {n}", S.CANCELLED, created_at=n / 1000) for n in range(1200)),
+    ]
+    kept = [
+        *(a_record(harness, journal, state, state) for state in S if state not in (S.REFUSED, S.CANCELLED, S.FAILED)),
+        a_record(harness, journal, "in doubt", S.FAILED, charged=None),
+        a_record(harness, journal, "recent", S.READY, saved_path="/videos/b.mp4", **{**taken, "ended_at": 50.0}),
+        a_record(harness, journal, "new", S.REFUSED, created_at=60.0),
+    ]
+    elsewhere = a_record(harness, journal, "refused", S.REFUSED, account=f"{harness.account} other")
+    await asyncio.gather(*map(journal.append, [*over, *kept, elsewhere]))
+    archived = list[JobRecord]()
+    expect(await other.prune(harness.account, before=50.0, archive=archived.extend), len(over))
+    expect({record.ref: record for record in archived}, {record.ref: record for record in over})
+    expect(len(archived), len(over))
+    for record in over:
+        expect(await journal.find(harness.account, ref=record.ref), None, of=record.ref)
+    for record in kept:
+        expect(await record_of(harness, journal, record.ref), record)
+    expect(await journal.find(elsewhere.account, ref="refused"), Row(elsewhere, is_alive=True))
+    expect(await journal.prune(harness.account, before=50.0), 0)
+
+
+async def a_budget_counts_what_was_pruned(harness: Harness) -> None:
+    """The charges of pruned jobs count in `charges` and in `claim`, as if the jobs were still there."""
+    journal = await harness.open()
+    at = 3.5 * DAY
+    jobs = [
+        a_record(harness, journal, "saved", S.READY, charged=True, accepted_at=at, ended_at=at, saved_path="/a.mp4"),
+        a_record(harness, journal, "failed", S.FAILED, charged=None, accepted_at=at, ended_at=at, price=Decimal("0.3")),
+        a_record(harness, journal, "refused", S.REFUSED, ended_at=at),
+    ]
+    await asyncio.gather(*map(journal.append, jobs))
+    before = await journal.charges(harness.account)
+    for _ in range(2):
+        for day, counted in ((0, 2), (3, 2), (4, 0)):
+            found = await journal.charges(harness.account, since=float(day * DAY))
+            expect(sum(found.counts.values()), counted, of=day)
+        expect(await journal.charges(harness.account), before)
+        await journal.prune(harness.account, before=4.0 * DAY)
+    expect(await journal.find(harness.account, ref="saved"), None)
+    again = jobs[0]._replace(state=S.PROCESSING, created_at=5.0, saved_path=None)
+    expect(await journal.append(again), expected=True, of="the ref is free")
+    expect(sum((await journal.charges(harness.account)).counts.values()), 3)
+
+
+async def an_archive_that_fails_deletes_nothing(harness: Harness) -> None:
+    """The error of the archive is raised, and the jobs are still there."""
+    journal = await harness.open()
+    await journal.append(a_record(harness, journal, "r", S.REFUSED))
+
+    def fail(_: object) -> None:
+        raise OSError("the disk is full")
+
+    try:
+        await journal.prune(harness.account, before=9.0, archive=fail)
+    except OSError as error:
+        expect(str(error), "the disk is full")
+    expect((await record_of(harness, journal, "r")).state, S.REFUSED)
+
+
+async def the_latest_durations_of_each_kind_are_kept(harness: Harness) -> None:
+    """A later client reads them in their order, also infinite ones. Those of another service are apart."""
+    journal, service = await harness.open(), harness.account
+    first = Duration(service, "video", '["a"]', 1.0, math.inf, 0.5, None)
+    many = [Duration(service, "video", '["b"]', float(number), number + 1.0, 1.0, 40.0) for number in range(200)]
+    for duration in (first, *many, first._replace(service="another"), first._replace(operation="picture")):
+        journal.note_duration(duration)
+    await journal.append(a_record(harness, journal, "r"))
+    await journal.close()
+    later = await harness.open()
+    expect(list(await later.durations(service, "video")), [first, *many[-DURATIONS_OF_KIND:]])
+    expect(list(await later.durations(service, "none")), [])
+
+
 async def _expect_error(awaitable: Any) -> None:
     try:
         await awaitable
@@ -432,4 +520,8 @@ CHECKS: tuple[Check, ...] = (
     a_change_by_another_client_ends_the_wait,
     a_wait_for_change_ends_in_time,
     a_picture_is_kept_until_its_job_was_sent,
+    only_jobs_that_are_over_are_pruned,
+    a_budget_counts_what_was_pruned,
+    an_archive_that_fails_deletes_nothing,
+    the_latest_durations_of_each_kind_are_kept,
 )
