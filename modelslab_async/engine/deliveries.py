@@ -35,6 +35,8 @@ class DeliveryHandler:
         self.webhook_health = webhook_health
         self._tasks = set[asyncio.Task[None]]()
         self._closing = asyncio.Event()
+        self._passing_on = set[tuple[str, str | None]]()
+        """Received deliveries that are being passed on."""
         self._over = dict[str, None]()
         """The latest refs without a job that waits for a delivery. The journal is not asked about them again."""
         self._resting = dict[JobRun, bool]()
@@ -48,8 +50,12 @@ class DeliveryHandler:
         """Take a delivery for a job. *job_id* is the service's id in it, or None."""
         job_id = None if job_id and self.recorder.key.is_in(job_id) else job_id
         is_open = self.recorder.is_open and not self._closing.is_set()
-        if not self._deliver(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS and ref not in self._over:
-            self._start(self._pass_on(ref, job_id))
+        if self._deliver(ref, job_id) or not is_open or ref in self._over:
+            return
+        if len(self._tasks) < _MOST_TASKS and (ref, job_id) not in self._passing_on:
+            self._passing_on.add((ref, job_id))
+            task = self._start(self._pass_on(ref, job_id))
+            task.add_done_callback(lambda _: self._passing_on.discard((ref, job_id)))
 
     def _deliver(self, ref: str, job_id: str | None) -> bool:
         """Deliver to a job that is open here. Return whether there is one."""
@@ -125,10 +131,11 @@ class DeliveryHandler:
                     if not self._deliver(ref, job_id):
                         self._start(self._pass_on(ref, job_id))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="modelslab_async delivery")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
