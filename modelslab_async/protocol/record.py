@@ -4,7 +4,7 @@ A row holds all that is needed to collect the job later: the service's id, the l
 the key nor the picture, only the picture's source, length and digest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -114,6 +114,12 @@ def key_of(account: str, ref: str, created_at: float) -> str:
     return f"{account}/{ref}@{created_at!r}"
 
 
+def ref_and_time_of(account: str, key: str) -> tuple[str, float]:
+    """Return the ref and `created_at` of an account's job from its key."""
+    ref, _, created_at = key.removeprefix(f"{account}/").rpartition("@")
+    return ref, float(created_at)
+
+
 class Charge(NamedTuple):
     """A job that was charged, or may have been charged.
 
@@ -127,6 +133,19 @@ class Charge(NamedTuple):
     at: float
     usd: Decimal
     is_certain: bool = True
+
+
+class Charges(NamedTuple):
+    """What an account was charged, or may have been.
+
+    storage: the name of the storage that the journal's clients share.
+    counts: how many accepted jobs were, or may have been, charged, by price in USD.
+    in_doubt: the jobs that may have been accepted and charged: the reply to their submit is not known.
+    """
+
+    storage: str
+    counts: Mapping[Decimal, int]
+    in_doubt: Sequence[Charge]
 
 
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
