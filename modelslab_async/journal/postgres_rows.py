@@ -198,7 +198,7 @@ _IS_IN_DOUBT = "accepted_at IS NULL AND charged IS NOT false"
 _AT_OF_DOUBT = "coalesce(submitted_at, created_at)"
 _COUNT_CHARGES = f"""
     SELECT price, sum(jobs)::bigint AS count FROM {SCHEMA}.totals
-    WHERE account = $1 AND (day >= $2 OR NOT is_certain) GROUP BY price
+    WHERE account = $1 AND day >= $2 GROUP BY price
     UNION ALL
     SELECT price, count(*) FROM {SCHEMA}.jobs
     WHERE account = $1 AND {_IS_IN_DOUBT} AND (charged IS NULL OR {_AT_OF_DOUBT} >= $2 * {DAY}::float8) GROUP BY price
@@ -384,7 +384,7 @@ async def write_ask(connection: "AnyConnection", account: str, ask: ClientAsk) -
 
 
 async def count_charges(connection: "AnyConnection", account: str, since: float) -> Counter[Decimal]:
-    """Return how many jobs were charged since then, or may have been charged at any time, by price.
+    """Return how many jobs were accepted since then, or are in doubt since any time, by price.
 
     since: the begin of a UTC day, unix seconds; -infinity for all days.
     """

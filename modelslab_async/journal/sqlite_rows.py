@@ -270,13 +270,11 @@ def remove_asks(connection: sqlite3.Connection, owner: str) -> None:
 
 
 def count_charges(connection: sqlite3.Connection, account: str, since: float) -> Counter[Decimal]:
-    """Return how many jobs were charged since then, or may have been charged at any time, by price.
+    """Return how many jobs were accepted since then, or are in doubt since any time, by price.
 
     since: the begin of a UTC day, unix seconds; -infinity for all days.
     """
-    accepted = """
-        SELECT price, sum(jobs) FROM totals WHERE account = ? AND (day >= ? OR NOT is_certain) GROUP BY price
-    """
+    accepted = "SELECT price, sum(jobs) FROM totals WHERE account = ? AND day >= ? GROUP BY price"
     doubted = f"SELECT price, count(*) {_IN_DOUBT_CHARGES} AND (charged IS NULL OR {_AT_OF_DOUBT} >= ?) GROUP BY price"
     counts = _counted(connection, accepted, (account, _day(since)))
     counts.update(_counted(connection, doubted, (account, since)))
