@@ -25,7 +25,7 @@ from modelslab_async.job.future import Job
 from modelslab_async.journal.base import Journal
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import SENT, JobRecord
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 
 OUTAGE_PATIENCE = 600.0
 """Seconds for which submits are repeated during an outage, before the batch stops."""
@@ -221,7 +221,7 @@ async def in_thread(work: Callable[..., _T], *arguments: Any) -> _T:
     return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
 
 
-def request_of(entry: Entry) -> ImageToVideoUltra:
+def request_of(entry: Entry) -> Request:
     """Return an entry's request. Raises InvalidRequestError if the entry could not be read."""
     if entry.request is None:
         raise InvalidRequestError(entry.problems)

@@ -236,6 +236,6 @@ async def _find(client: Client, ref: str) -> JobRecord:
 
 def _cells(row: JobRecord) -> tuple[str, ...]:
     since = datetime.fromtimestamp(row.submitted_at or row.created_at).astimezone()
-    cost = {True: usd(row.price), False: "-", None: f"{usd(row.price)}?"}[row.charged]
+    cost = {True: usd(row.usd), False: "-", None: f"{usd(row.usd)}?"}[row.charged]
     prompt = str((row.request or {}).get("prompt", ""))
     return row.ref, row.job_id or "", row.state.value, f"{since:%m-%d %H:%M:%S}", cost, prompt[:40]

@@ -10,10 +10,12 @@ from typing import Any, Literal
 
 import attrs
 
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, Endpoint, Operation
+
 BASE_SECONDS = 40.0
 """Processing time of 81 frames of 832x480 in 20 steps: the service was measured at 34 to 44 s."""
 PRICE_USD = Decimal("0.20")
-"""Price of a submit, from the endpoint's documentation page."""
+"""Price of a submit, from the endpoint's documentation page. It is made up for an operation without a known price."""
 DAY_SECONDS = 86400.0
 _NOISE_SIGMA = 0.15
 _BASE_WORK = 81 * 832 * 480 * 20
@@ -32,7 +34,10 @@ DEFAULT_ETA: Mapping[EtaKind, float] = {
 
 @attrs.frozen(kw_only=True)
 class Work:
-    """What a renderer needs to make a job's video. Equal values give equal videos."""
+    """What a renderer needs to make a job's video. Equal values give equal videos.
+
+    picture: the content of the request's first file; empty if the operation has no files.
+    """
 
     picture: bytes = attrs.field(repr=False)
     prompt: str
@@ -41,6 +46,7 @@ class Work:
     height: int
     frames: int
     fps: int
+    operation: str = DEFAULT_OPERATION
 
 
 @attrs.define(kw_only=True)
@@ -48,10 +54,13 @@ class EmulatedJob:
     """A job that the emulated service accepted. Times are seconds on the emulator's clock."""
 
     id: int
+    operation: Operation
+    endpoint: Endpoint
+    """Where the job was submitted, and is fetched."""
     account: str
     """Fingerprint of the key that submitted the job."""
     params: dict[str, Any]
-    """Parameters of the request, without the key and the picture."""
+    """Parameters of the request, without the key and the files."""
     work: Work
     origin: str
     """Scheme and host of the link in the job's webhook deliveries."""

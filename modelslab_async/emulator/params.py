@@ -11,6 +11,7 @@ from typing import Any
 
 from modelslab_async.emulator.job import Work, video_size
 from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff
+from modelslab_async.protocol.operations import Operation
 
 _MAX_FRAMES, _MAX_LINES = 1000, 1080
 _MAX_NESTING = 40
@@ -49,9 +50,15 @@ def parse_bool(value: Any) -> bool:
     return value is True or str(value).lower() in ("true", "yes", "1")
 
 
-def has_inline_picture(params: dict[str, Any], *, enterprise: bool) -> bool:
+def has_inline_picture(params: dict[str, Any], operation: Operation, *, enterprise: bool) -> bool:
     """Return whether init_image is the picture itself. A dedicated server ignores `base64`."""
-    return parse_bool(params.get("base64")) and not enterprise
+    return operation.inline_input is not None and parse_bool(params.get("base64")) and not enterprise
+
+
+def main_file(params: dict[str, Any], operation: Operation) -> Any:
+    """Return the value of the operation's first file, from which the video is made; None if it takes no files."""
+    value = params.get(operation.inputs[0].name) if operation.inputs else None
+    return value[0] if isinstance(value, list) and value else value
 
 
 def decode_base64(data: Any) -> bytes | None:
@@ -63,7 +70,7 @@ def decode_base64(data: Any) -> bytes | None:
 
 
 def read_work(
-    params: dict[str, Any], picture: bytes | None, rng: random.Random, *, enterprise: bool
+    operation: Operation, params: dict[str, Any], picture: bytes | None, rng: random.Random, *, enterprise: bool
 ) -> tuple[Work, int]:
     """Return what a submit asks to render, and its number of steps. Raise Refusal if a parameter is wrong.
 
@@ -71,8 +78,10 @@ def read_work(
     exceed them.
     """
     problems: dict[str, list[str]] = {}
-    for name in ("prompt", "init_image"):
-        if not isinstance(params.get(name), str) or not params[name].strip():
+    texts = {"prompt", *(each.name for each in operation.inputs)}
+    for name in _required_of(operation):
+        value = params.get(name)
+        if value in (None, []) or not str(value).strip() or (name in texts and not isinstance(value, str | list)):
             problems[name] = [f"The {name.replace('_', ' ')} field is required."]
 
     def number(name: str, default: int, most: int, least: int = 1) -> int:
@@ -91,17 +100,21 @@ def read_work(
     fps = number("fps", 16, 60)
     ratio = params.get("resolution")
     resolution: int | str = str(ratio) if _is_ratio(ratio) else number("resolution", 480, _MAX_LINES)
-    if has_inline_picture(params, enterprise=enterprise):
+    if has_inline_picture(params, operation, enterprise=enterprise):
         picture = decode_base64(params.get("init_image"))
-    if not problems and (picture is None or sniff(picture) is None):
-        problems["init_image"] = ["The init image could not be fetched, or is not a valid image."]
+    for each in operation.inputs[:1]:
+        is_wrong = picture is None or (each.kind == "image" and sniff(picture) is None)
+        if not problems and is_wrong and (each.is_required or main_file(params, operation)):
+            what = each.name.replace("_", " ")
+            problems[each.name] = [f"The {what} could not be fetched, or is not a valid {each.kind}."]
     if problems:
         raise Refusal(400, problems)
     width, height = video_size(resolution, portrait=parse_bool(params.get("portrait")))
     return (
         Work(
             picture=picture or b"",
-            prompt=str(params["prompt"]),
+            prompt=str(params.get("prompt") or ""),
+            operation=operation.name,
             seed=seed,
             width=width,
             height=height,
@@ -110,6 +123,13 @@ def read_work(
         ),
         steps,
     )
+
+
+def _required_of(operation: Operation) -> list[str]:
+    """Return the parameters without which the service refuses a request. It has defaults for the model."""
+    documented = [name for name in operation.required if name not in ("operation", "model_id")]
+    files = [each.name for each in operation.inputs if each.is_required]
+    return list(dict.fromkeys((*documented, *files)))
 
 
 def _is_ratio(value: Any) -> bool:

@@ -92,15 +92,14 @@ def apply_fault(answer: Answer, fault: Fault | None, seconds: float) -> Answer:
             return answer
 
 
-def processing_answer(job: EmulatedJob, origin: str, eta: float | None, *, enterprise: bool) -> Answer:
+def processing_answer(job: EmulatedJob, origin: str, eta: float | None) -> Answer:
     """Return the answer to a submit whose job takes its time. The eta is absent if *eta* is None."""
-    fetch = "v1/enterprise/image_to_video_ultra" if enterprise else "v6/video"
     reply = {
         "status": "processing",
         "tip": "Get the video with the fetch API, or set a webhook.",
         "eta": eta,
         "message": "Try to fetch request after seconds estimated",
-        "fetch_result": f"{origin}/api/{fetch}/fetch/{job.id}",
+        "fetch_result": f"{origin}{job.endpoint.fetch}{job.id}",
         "id": job.id,
         "output": [],
         "future_links": [job.link(origin)],
@@ -178,7 +177,7 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
     """
     params = {"sample_shift" if name == "shift_sample" else name: value for name, value in job.params.items()}
     flags = {name: "yes" if parse_bool(params.get(name)) else "no" for name in ("base64", "portrait", "temp")}
-    model = params.get("model_id")
+    model, models = params.get("model_id"), job.operation.models
     return {
         "instant_response": "no",
         "output_type": "mp4",
@@ -197,7 +196,7 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
         "fps": job.work.fps,
         "num_frames": job.work.frames,
         "seed": job.work.seed,
-        "model_id": model if model in ("wan2.2", "ltx-2.3", "wan2.1") else "wan2.2",
+        "model_id": model if not models or model in models else models[0],
     }
 
 

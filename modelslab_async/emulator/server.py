@@ -25,6 +25,7 @@ from modelslab_async.emulator.options import Profile
 from modelslab_async.emulator.page import ledger_json, page
 from modelslab_async.emulator.render import UnreadablePictureError, render
 from modelslab_async.emulator.replies import Action, Answer, Delivery, failed_answer
+from modelslab_async.emulator.scenes import UnreadableVideoError
 from modelslab_async.emulator.service import Service
 from modelslab_async.media.images import MAX_IMAGE_BYTES
 from modelslab_async.protocol.request import is_http_url
@@ -252,7 +253,7 @@ class Emulator:
         try:
             rendering = asyncio.get_running_loop().run_in_executor(self._threads, self._render, job.work)
             self._files[job.file_name] = await rendering
-        except UnreadablePictureError as error:
+        except (UnreadablePictureError, UnreadableVideoError) as error:
             failure = f"The picture could not be read: {error}"
         except ImportError as error:
             failure = f"the emulator cannot render: {error}; python -m pip install 'modelslab_async[emulator]'"

@@ -31,6 +31,7 @@ from modelslab_async.emulator.options import Profile, check_of_faults, check_opt
 from modelslab_async.emulator.params import (
     Refusal,
     has_inline_picture,
+    main_file,
     parse_body,
     parse_bool,
     parse_positive,
@@ -39,13 +40,13 @@ from modelslab_async.emulator.params import (
 )
 from modelslab_async.emulator.queue import JobQueue
 from modelslab_async.emulator.replies import Action, Answer, Delivery, json_answer
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS, Operation, operation_at
 from modelslab_async.protocol.problems import require
 from modelslab_async.protocol.request import Deployment, is_http_url
-from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, SUBMIT_PATHS, UPLOAD_PATH, fetch_path
+from modelslab_async.protocol.wire import BALANCE_PATH, QUEUE_DEPTH_PATH, UPLOAD_PATH
 
 ASSETS_PATH = "/api/v6/assets_generated"
-_FETCH_FOLDERS = {fetch_path(deployment, "").rstrip("/") for deployment in Deployment}
-_ENTERPRISE_FOLDER = SUBMIT_PATHS[Deployment.ENTERPRISE].rpartition("/")[0]
+_ENTERPRISE_FOLDER = OPERATIONS[DEFAULT_OPERATION].endpoints[Deployment.ENTERPRISE].submit.rpartition("/")[0]
 _SERVER_COMMANDS = ("restart_server", "update_server", "clear_cache", "clear_queue", "system_details")
 _IMMEDIATE_SECONDS = 5.0
 """A submit whose job takes less is answered with success, as in the documentation page's sample (4.49 s)."""
@@ -158,12 +159,17 @@ class Service:
                 return replies.apply_fault(answer, fault, self._scaled_seconds(rule))
 
     def picture_url(self, path: str, body: bytes) -> str | None:
-        """Return the URL of the picture that the caller must fetch before it calls `handle`, or None."""
+        """Return the URL of the picture, or of another first file, that the caller must fetch before it calls `handle`.
+
+        Return None if there is none.
+        """
         params = parse_body(body)
-        source = params.get("init_image")
-        is_inline = has_inline_picture(params, enterprise=path == SUBMIT_PATHS[Deployment.ENTERPRISE])
-        is_needed = path in SUBMIT_PATHS.values() and not is_inline and is_http_url(source)
-        return str(source) if is_needed else None
+        if (found := operation_at(path)) is None:
+            return None
+        operation, deployment = found
+        is_inline = has_inline_picture(params, operation, enterprise=deployment is Deployment.ENTERPRISE)
+        source = main_file(params, operation)
+        return str(source) if not is_inline and is_http_url(source) else None
 
     def _answer(
         self,
@@ -178,10 +184,10 @@ class Service:
             key = self._check_key(params)
             head, _, last = path.rpartition("/")
             match path:
-                case _ if path in SUBMIT_PATHS.values():
-                    return self._submit(now, key, params, picture, rule, origin, enterprise="/enterprise/" in path)
-                case _ if head in _FETCH_FOLDERS:
-                    return self._fetch(now, key, last, rule, origin)
+                case _ if found := operation_at(path):
+                    return self._submit(now, key, *found, params, picture, rule, origin)
+                case _ if f"{head}/" in _fetch_folders():
+                    return self._fetch(now, key, f"{head}/", last, rule, origin)
                 case _ if path == QUEUE_DEPTH_PATH:
                     return self._count_unfinished(now, key)
                 case _ if path == BALANCE_PATH:
@@ -211,38 +217,41 @@ class Service:
         self,
         now: float,
         key: str,
+        operation: Operation,
+        deployment: Deployment,
         params: dict[str, Any],
         picture: bytes | None,
         rule: Rule | None,
         origin: str,
-        *,
-        enterprise: bool,
     ) -> Answer:
         rng = random.Random(f"job {self._seed} {self._accepted}")
-        work, steps = read_work(params, picture, rng, enterprise=enterprise)
-        if self.wallet is not None and self._balance(key) < PRICE_USD:
+        enterprise = deployment is Deployment.ENTERPRISE
+        work, steps = read_work(operation, params, picture, rng, enterprise=enterprise)
+        price = PRICE_USD if operation.price is None else operation.price.quantize(PRICE_USD)
+        if self.wallet is not None and self._balance(key) < price:
             raise Refusal(402, "You have insufficient credits in your wallet.")
         account = account_fingerprint(key)
         if not self.queue.has_free_slot(account, now):
             raise self._no_free_slot()
-        job = self._accept(
-            now, account, params, work, processing_seconds(work, steps, rng) / self.speed, rule, rng, origin
-        )
+        seconds = processing_seconds(work, steps, rng) / self.speed
+        job = self._accept(now, account, operation, deployment, params, work, seconds, rule, rng, origin)
         self._accepted += 1
         self.queue.add(job)
         self._faults.count_effect(rule)
-        self.ledger.charges.append(Charge(account, job.id, params.get("track_id"), PRICE_USD, now))
+        self.ledger.charges.append(Charge(account, job.id, params.get("track_id"), price, now))
         if job.starts_at == now and job.done_at - now <= _IMMEDIATE_SECONDS / self.speed and not job.failure:
             if rule is None or rule.fault not in (Fault.EARLY_LINK, Fault.LATE_LINK):
                 job.file_at = job.done_at
             return replies.immediate_success_answer(job, origin, now, draw_file_name(rng))
         eta = draw_eta(job.done_at - now, self._eta, rng)
-        return replies.processing_answer(job, origin, eta, enterprise=enterprise)
+        return replies.processing_answer(job, origin, eta)
 
     def _accept(
         self,
         now: float,
         account: str,
+        operation: Operation,
+        deployment: Deployment,
         params: dict[str, Any],
         work: Work,
         seconds: float,
@@ -251,6 +260,7 @@ class Service:
         origin: str,
     ) -> EmulatedJob:
         starts_at = self.queue.next_start(account, now)
+        files = {each.name for each in operation.inputs}
         fault = rule.fault if rule else None
         lag = rng.random() * _MAX_LINK_LAG_SECONDS / self.speed
         if fault is Fault.LATE_LINK:
@@ -259,8 +269,10 @@ class Service:
             lag = -self._scaled_seconds(rule)
         return EmulatedJob(
             id=self._first_id + self._accepted,
+            operation=operation,
+            endpoint=operation.endpoints[deployment],
             account=account,
-            params={name: value for name, value in params.items() if name not in ("key", "init_image")},
+            params={name: value for name, value in params.items() if name != "key" and name not in files},
             work=work,
             origin=origin,
             file_name=draw_file_name(rng),
@@ -271,9 +283,9 @@ class Service:
             failure="Something went wrong while generating the video." if fault is Fault.JOB_FAILS else "",
         )
 
-    def _fetch(self, now: float, key: str, job_id: str, rule: Rule | None, origin: str) -> Answer:
+    def _fetch(self, now: float, key: str, folder: str, job_id: str, rule: Rule | None, origin: str) -> Answer:
         job = self.jobs.get(int(job_id)) if re.fullmatch(r"[0-9]{1,18}", job_id) else None
-        if job is None or job.account != account_fingerprint(key):
+        if job is None or job.endpoint.fetch != folder or job.account != account_fingerprint(key):
             return json_answer({"status": "failed", "id": "", "message": "Request not found", "output": ""})
         if rule and (rule.fault is not Fault.EMPTY_OUTPUT or job.state(now) == "success"):
             self._faults.count_effect(rule)
@@ -358,6 +370,10 @@ class Service:
 
 
 def _occasion(path: str) -> Occasion:
-    if path in SUBMIT_PATHS.values():
+    if operation_at(path):
         return "submit"
-    return "fetch" if path.rpartition("/")[0] in _FETCH_FOLDERS else "call"
+    return "fetch" if path.rpartition("/")[0] + "/" in _fetch_folders() else "call"
+
+
+def _fetch_folders() -> set[str]:
+    return {endpoint.fetch for row in OPERATIONS.values() for endpoint in row.endpoints.values()}

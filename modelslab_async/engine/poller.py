@@ -52,7 +52,9 @@ class Poller:
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end, and so when to poll it. *eta* is the service's estimate, or None."""
         poll_value = self.webhook_health.poll_value
-        return JobForecast(self.estimator, workload_of(run.request), eta, self.api.rng, poll_value, run.has_webhook)
+        return JobForecast(
+            self.estimator, workload_of(run.request, run.operation), eta, self.api.rng, poll_value, run.has_webhook
+        )
 
     async def poll_until_done(self, run: JobRun) -> None:
         """Poll a job until the service says that it ended, and advance it by the outcome."""
@@ -140,7 +142,7 @@ class Poller:
         """Ask the service or a link once."""
         found: _Found
         if isinstance(action, flow.Fetch):
-            found = await self.api.fetch(run.id or "", action.timeout)
+            found = await self.api.fetch(run.operation, run.id or "", action.timeout)
             if isinstance(found, TransportError):
                 run.log(logging.INFO, "a poll failed: %s", found)
         else:
@@ -175,5 +177,6 @@ def _video(run: JobRun, ready: wire.Ready, url: str, links: tuple[str, ...]) -> 
         seed=requested_seed if seed is None else seed,
         meta=dict(meta),
         generation_time=ready.generation_time,
-        is_temporary=bool(run.request and run.request.temp),
+        is_temporary=bool(getattr(run.request, "temp", False)),
+        operation=run.operation,
     )

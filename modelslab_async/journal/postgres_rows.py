@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from modelslab_async.journal.base import Row
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, UNSENT, Charge, JobRecord, key_of
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ _COLUMNS = (
 _TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
 _TAKE_OVER = len(_COLUMNS)
 """Where the values of `WRITE` name the owner whose row may be taken."""
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
-"""Fields without a column: JSON in the column `details`, without those that are empty."""
-_EMPTY: tuple[object, ...] = (None, (), {})
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target",
+            "operation", "is_unpriced")  # fmt: skip
+"""Fields without a column: JSON in the column `details`, without those that are empty or usual."""
+_EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 
 
 def _listed(states: Sequence[JobState]) -> str:

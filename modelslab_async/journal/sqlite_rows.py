@@ -9,6 +9,7 @@ from typing import Any
 
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, UNSENT, Charge, JobRecord, key_of
 
 MIGRATIONS: Sequence[str] = (
@@ -49,9 +50,10 @@ _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
     "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
 )  # fmt: skip
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
-"""Fields without a column: JSON in the column `details`, without those that are empty."""
-_EMPTY: tuple[object, ...] = (None, (), {})
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target",
+            "operation", "is_unpriced")  # fmt: skip
+"""Fields without a column: JSON in the column `details`, without those that are empty or usual."""
+_EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 
 
 def _placeholders(values: Sequence[str]) -> str:

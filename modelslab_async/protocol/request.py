@@ -1,8 +1,8 @@
-"""Define the request, with the parameters of the endpoint's documentation page ("the page" below)."""
+"""Define the requests, with the parameters of each operation's documentation page ("the page" below)."""
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
@@ -12,6 +12,7 @@ import attrs
 from modelslab_async.protocol.problems import shown
 
 ImageInput = str | os.PathLike[str] | bytes
+MediaInput = ImageInput | Sequence[ImageInput]
 LimitsMode = Literal["refuse", "warn"] | None
 
 
@@ -23,7 +24,31 @@ class Deployment(Enum):
 
 
 @attrs.frozen(kw_only=True)
-class ImageToVideoUltra:
+class Request:
+    """What the requests of all operations have. A parameter that is None is not sent.
+
+    Nothing is checked before the request is submitted.
+
+    operation: the name of the operation, see `modelslab_async.OPERATIONS`. A class for one operation fixes it.
+    prompt: description of the video.
+    seed: the same seed gives the same video. If it is None, the service chooses a seed, which `Video.seed` names.
+    webhook: an http(s) URL to which the service reports the end of the job.
+    track_id: the job's `ref`, which the service sends with the webhook. If it is None, the client makes one.
+    model_id: the service's name of the model.
+    extra: parameters that the page does not document, which are sent unchanged.
+    """
+
+    operation: str
+    prompt: str | None = None
+    seed: int | None = None
+    webhook: str | None = None
+    track_id: str | None = None
+    model_id: str | None = None
+    extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False)
+
+
+@attrs.frozen(kw_only=True)
+class ImageToVideoUltra(Request):
     """A request for a video. A parameter that is None is not sent, so the service's default applies.
 
     Nothing is checked before the request is submitted. A default is named here if the page documents it.
@@ -48,10 +73,10 @@ class ImageToVideoUltra:
     extra: parameters that the page does not document, which are sent unchanged.
     """
 
+    operation: str = attrs.field(default="img2video_ultra", init=False, repr=False)
     prompt: str
     init_image: ImageInput = attrs.field(repr=shown)
     negative_prompt: str | None = None
-    seed: int | None = None
     resolution: int | str | None = None
     num_frames: int | None = None
     num_inference_steps: int | None = None
@@ -61,10 +86,31 @@ class ImageToVideoUltra:
     sample_shift: int | None = None
     base64: bool | None = None
     temp: bool | None = None
-    webhook: str | None = None
-    track_id: str | None = None
-    model_id: str | None = None
-    extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False)
+
+
+@attrs.frozen(kw_only=True)
+class TextToVideoUltra(Request):
+    """A request for a video from a prompt alone. A parameter that is None is not sent.
+
+    Nothing is checked before the request is submitted. The parameters are those of `ImageToVideoUltra`, without the
+    picture. These differ:
+
+    resolution: at most 480. ltx-2.3 accepts a ratio such as "16:9".
+    num_inference_steps: default 25, at most 30.
+    model_id: "wan2.2" (which is sent if it is None) or "ltx-2.3".
+    """
+
+    operation: str = attrs.field(default="text2video_ultra", init=False, repr=False)
+    prompt: str
+    negative_prompt: str | None = None
+    resolution: int | str | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    fps: int | None = None
+    portrait: bool | None = None
+    sample_shift: int | None = None
+    temp: bool | None = None
 
 
 class _OptionalParams(TypedDict, total=False):
@@ -103,13 +149,13 @@ class NewRequestParams(_OptionalParams):
     init_image: ImageInput
 
 
-PARAMETERS = tuple(field.name for field in attrs.fields(ImageToVideoUltra) if field.name != "extra")
-RESERVED = frozenset({*PARAMETERS, "key", "shift_sample"})
-"""Names that `extra` may not contain."""
-
-
 _PLAIN_URL = re.compile(r"https?://[a-z\d.-]*[a-z\d](:([1-5]\d{4}|[1-9]\d{0,3}))?/[\w./-]*", re.ASCII)
 """Matches nearly all links, so that `urlsplit` is rarely needed."""
+
+
+def evolved(request: Request, **changes: Any) -> Request:
+    """Return the request with these fields changed, which its type has and `Request` need not have."""
+    return attrs.evolve(request, **changes)
 
 
 def is_http_url(value: object) -> bool:
