@@ -97,6 +97,8 @@ class Engine:
         self.follower = Follower(self.recorder, self.dispatcher, self.recoverer, patience, self._send_followed)
         self.pictures = PictureKeeper(self.recorder)
         self.deliveries = DeliveryHandler(self.dispatcher, self.recorder, self.recoverer, webhook_health)
+        self._sending = set[str]()
+        """The refs of jobs from other clients that are about to be queued."""
         self.children: dict[str, Engine] = {}
         """The engines of other accounts on these resources, by account."""
         self.is_closing = self.is_closed = False
@@ -227,8 +229,27 @@ class Engine:
             self.dispatcher.enqueue(run)
             self.pictures.keep(run)
 
-    async def _send_followed(self, run: JobRun, record: JobRecord) -> None:
-        """Queue a job that another client never sent. Raises InvalidRequestError if its files cannot be had here."""
+    async def _send_followed(self, run: JobRun, record: JobRecord) -> bool:
+        """Queue a job that another client never sent. Return False if another run of this client does that.
+
+        Raises InvalidRequestError if its files cannot be had here.
+        """
+        if record.ref in self._sending:
+            return False
+        self._sending.add(record.ref)
+        try:
+            await self._examine_files(run, record)
+        finally:
+            self._sending.discard(record.ref)
+        if record.ref in self.dispatcher.jobs:  # it may have been submitted meanwhile
+            return False
+        run.runtime, run.record = self.dispatcher, record
+        self._enqueue(run)
+        self._on_taken_over(run)
+        return True
+
+    async def _examine_files(self, run: JobRun, record: JobRecord) -> None:
+        """Give a job from another client its request with its files."""
         if run.request is None:  # each row of a job that was not sent has its request
             operation_named(record.operation)  # raises: this process does not know the operation
             raise refusal("ref", record.ref, "has a row without a request", "submit the request again")
@@ -236,11 +257,8 @@ class Engine:
             run.request = await self._with_picture(record, run.request)
             run.media = inputs.examine(run.request, self.api.deployment)
         run.request = attrs.evolve(run.request, track_id=run.ref)
-        run.runtime, run.record = self.dispatcher, record
-        self._enqueue(run)
-        self._on_taken_over(run)
 
-    async def _send_orphan(self, record: JobRecord) -> Job:
+    async def _send_orphan(self, record: JobRecord) -> None:
         """Queue a job that its client never sent. It is refused if its picture cannot be had here."""
         run = JobRun(self.dispatcher, request_from_record(record), record.ref)
         run.record = record
@@ -249,7 +267,6 @@ class Engine:
         except ModelsLabError as error:
             run.advance(lifecycle.Rejected(error))
             self._on_taken_over(run)
-        return run.job
 
     async def _with_picture(self, record: JobRecord, request: Request) -> Request:
         """Return a row's request with the picture that travels inside it, if there is one.

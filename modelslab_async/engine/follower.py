@@ -38,7 +38,7 @@ class Follower:
     It is the runtime of these runs, as the dispatcher is for jobs of this client.
 
     patience: seconds from the submit of a job after which its client must have reported the end; may be infinite.
-    submit: queues a job that was never sent, and whose client is gone.
+    submit: queues a job that was never sent, and whose client is gone. It returns False if that is being done already.
     """
 
     sends_jobs = False
@@ -50,7 +50,7 @@ class Follower:
         dispatcher: Dispatcher,
         recoverer: Recoverer,
         patience: float,
-        submit: Callable[[JobRun, JobRecord], Awaitable[None]],
+        submit: Callable[[JobRun, JobRecord], Awaitable[bool]],
     ) -> None:
         self.runs: dict[str, JobRun] = {}
         """The followed jobs that have not ended, by ref."""
@@ -213,8 +213,9 @@ class Follower:
     async def _send(self, run: JobRun, record: JobRecord) -> None:
         """Send a job that was never sent, and whose client is gone."""
         try:
-            await self._submit(run, record)
+            is_queued = await self._submit(run, record)
         except ModelsLabError as error:
             run.advance(lifecycle.Rejected(error))
         else:
-            self._forget(run)
+            if is_queued:
+                self._forget(run)

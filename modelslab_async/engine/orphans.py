@@ -24,7 +24,7 @@ class Orphans:
     """
 
     def __init__(
-        self, recoverer: Recoverer, is_open: Callable[[str], bool], send: Callable[[JobRecord], Awaitable[Job]]
+        self, recoverer: Recoverer, is_open: Callable[[str], bool], send: Callable[[JobRecord], Awaitable[None]]
     ) -> None:
         self._recoverer, self._is_open, self._send = recoverer, is_open, send
         self._readers = list[list[Job]]()

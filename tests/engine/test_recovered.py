@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -157,6 +157,57 @@ class Away(MemoryJournal):
         if self.is_away:
             raise JournalError("the disk is away")
         return await super().orphaned(account)
+
+
+class Slow(MemoryJournal):
+    """Take a second to take over rows, and five to fetch a picture, as a database far away does."""
+
+    async def take_over(self, records: Sequence[JobRecord], owners: Sequence[str]) -> Sequence[bool]:
+        await asyncio.sleep(1)
+        return await super().take_over(records, owners)
+
+    async def picture(self, record: JobRecord) -> bytes | None:
+        await asyncio.sleep(5)
+        return await super().picture(record)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5, 3.0, 6.5])
+async def test_a_job_is_sent_once_if_it_is_followed_while_it_is_taken_over(
+    make_world: MakeWorld, seconds: float
+) -> None:
+    """The search and the follower both find that a job waits, and that its client is gone. One of them sends it."""
+    world, storage = make_world(queue_limit=5), MemoryStorage()
+    earlier = world.client(journal=MemoryJournal(storage), max_in_flight=1)
+    await earlier.__aenter__()
+    await earlier.submit(a_request()).submitted()
+    earlier.submit(a_request(init_image=PNG, track_id="mine"))
+    await earlier.aclose(drain=False)
+    async with world.client(journal=Slow(storage)) as client, recovering(client) as jobs:
+        await asyncio.sleep(seconds)
+        followed = await client.follow("mine")
+        assert (await followed).ref == "mine"
+        assert len([job for job in jobs if job.ref == "mine"]) == 1
+    assert world.service.ledger.track_ids().count("mine") == 1
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5, 3.0, 6.5])
+async def test_a_job_is_sent_once_if_it_is_submitted_while_it_is_taken_over(
+    make_world: MakeWorld, seconds: float
+) -> None:
+    """A task that runs again submits the job that the search has just found."""
+    world, storage = make_world(queue_limit=5), MemoryStorage()
+    earlier = world.client(journal=MemoryJournal(storage), max_in_flight=1)
+    await earlier.__aenter__()
+    await earlier.submit(a_request()).submitted()
+    earlier.submit(a_request(init_image=PNG, track_id="mine"))
+    await earlier.aclose(drain=False)
+    async with world.client(journal=Slow(storage)) as client, recovering(client):
+        await asyncio.sleep(seconds)
+        with suppress(InvalidRequestError):  # once the job is open here, its ref is in use
+            await client.submit(a_request(init_image=PNG, track_id="mine"))
+        assert (await client.follow("mine")).ref == "mine"
+        await asyncio.sleep(120)
+    assert world.service.ledger.track_ids().count("mine") == 1
 
 
 async def test_the_search_goes_on_after_an_outage(make_world: MakeWorld) -> None:
