@@ -300,6 +300,10 @@ class Server:
         return line
 
 
+_KEEP = 10_000_000
+"""How many jobs and charges the emulator keeps: all of a benchmark."""
+
+
 class CountingEmulator(Emulator):
     """An emulator that counts its requests. It fetches no picture: every URL stands for the same tiny picture."""
 
@@ -320,7 +324,7 @@ class CountingEmulator(Emulator):
     async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - the signature of Emulator
         return PICTURE
 
-    async def _deliver(self, delivery: Delivery, rendering: asyncio.Task[None]) -> None:
+    async def _deliver(self, delivery: Delivery, rendering: asyncio.Future[Any] | None) -> None:
         """Deliver on time: a timer of the event loop is up to 1 ms late."""
         await asyncio.sleep(delivery.at - self.now() - _BUSY_WAIT_SECONDS)
         while self.now() < delivery.at:  # noqa: ASYNC110 - no event marks a moment
@@ -343,7 +347,7 @@ def service_options(arguments: Sequence[str]) -> dict[str, Any]:
     _, speed, eta, rules, queue_limit, seed = arguments
     faults = [Rule(**{**rule, "fault": Fault[rule["fault"]]}) for rule in json.loads(rules)]
     numbers = {"speed": float(speed), "queue_limit": int(queue_limit), "seed": int(seed)}
-    return {**numbers, "eta": json.loads(eta), "faults": faults}
+    return {**numbers, "keep": _KEEP, "eta": json.loads(eta), "faults": faults}
 
 
 async def answer_queries(server: CountingServer) -> None:

@@ -74,8 +74,8 @@ def balance(settings: Settings) -> None:
 )
 @option("--seed", group=EMULATOR, type=int, metavar="N", default=0, show_default=True, help="seed of all randomness")
 @option(
-    "--profile", group=EMULATOR, type=click.Choice(["documented", "legacy"]), default="documented", show_default=True,
-    help="legacy: errors come with HTTP 200",
+    "--profile", group=EMULATOR, type=click.Choice(["documented", "legacy", "strict"]), default="documented",
+    show_default=True, help="legacy: errors come with HTTP 200; strict: documented limits are enforced",
 )  # fmt: skip
 @common_options()
 def emulator(settings: Settings, **options: Any) -> None:

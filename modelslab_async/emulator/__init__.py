@@ -11,5 +11,18 @@ from modelslab_async.emulator.ledger import Charge, Ledger
 from modelslab_async.emulator.replies import Delivery
 from modelslab_async.emulator.server import Emulator
 from modelslab_async.emulator.service import Service
+from modelslab_async.emulator.testcase import EmulatorMixin
 
-__all__ = ["Charge", "Delivery", "Emulator", "Fault", "InProcess", "Ledger", "Rule", "Service", "Work", "skeleton"]
+__all__ = [
+    "Charge",
+    "Delivery",
+    "Emulator",
+    "EmulatorMixin",
+    "Fault",
+    "InProcess",
+    "Ledger",
+    "Rule",
+    "Service",
+    "Work",
+    "skeleton",
+]

@@ -20,11 +20,13 @@ class FileAnswer:
     """The state of a link at an instant: an HTTP status and, at 200, the job's file or an upload.
 
     fault: what goes wrong while the file is served, or None.
+    is_video: whether an upload is a video.
     """
 
     status: int
     job: EmulatedJob | None = None
     upload: bytes = b""
+    is_video: bool = False
     fault: Fault | None = None
 
 
@@ -41,7 +43,7 @@ def file_response(answer: FileAnswer, content: bytes, request_headers: Mapping[s
     """Return the response that serves *content* with the fault of *answer*, or its error page."""
     if answer.status != 200:
         return FileResponse(answer.status, {"Content-Type": "text/html"}, _NOT_FOUND_PAGE, breaks_off=False)
-    content_type = "video/mp4" if answer.job else "application/octet-stream"
+    content_type = "video/mp4" if answer.job or answer.is_video else "application/octet-stream"
     match answer.fault:
         case Fault.HTML_AS_MP4:
             content = _NOT_FOUND_PAGE

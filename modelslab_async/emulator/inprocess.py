@@ -53,8 +53,8 @@ class InProcess:
         """
         path = urlsplit(url).path
         now = self.record_request(path)
-        picture_url = self.service.picture_url(path, body)
-        answer = self.service.handle(now, path, body, self.pictures(picture_url) if picture_url else None)
+        wanted = self.service.read(path, body).picture
+        answer = self.service.handle(now, path, body, self.pictures(wanted) if isinstance(wanted, str) else None)
         self._schedule_deliveries(answer)
         if answer.action is Action.REFUSE:
             self._refuses_until = now + answer.delay
@@ -86,7 +86,7 @@ class InProcess:
         """Open a file, or the range of it that *headers* ask for."""
         path = urlsplit(url).path
         answer = self.service.file(self.record_request(path), path.rpartition("/")[2], headers.get("Range", ""))
-        content = self.render(answer.job.work) if answer.job else answer.upload
+        content = self.render(self.service.work_of(answer.job)) if answer.job else answer.upload
         response = file_response(answer, content, headers)
         async with aclosing(_chunks(response.body, breaks_off=response.breaks_off)) as chunks:
             yield Incoming(response.status, response.headers, chunks)

@@ -5,38 +5,35 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any, Literal
 
 import attrs
 
-from modelslab_async.protocol.operations import DEFAULT_OPERATION, Endpoint, Operation
+from modelslab_async.emulator.operations import Operation
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 
 BASE_SECONDS = 40.0
 """Processing time of 81 frames of 832x480 in 20 steps: the service was measured at 34 to 44 s."""
-PRICE_USD = Decimal("0.20")
-"""Price of a submit, from the endpoint's documentation page. It is made up for an operation without a known price."""
 DAY_SECONDS = 86400.0
 _NOISE_SIGMA = 0.15
 _BASE_WORK = 81 * 832 * 480 * 20
 
 EtaKind = Literal["good", "absent", "zero", "ten times", "a tenth", "float"]
 DEFAULT_ETA: Mapping[EtaKind, float] = {
-    "good": 0.7,
-    "float": 0.1,
+    "good": 0.8,
     "absent": 0.05,
     "zero": 0.05,
     "ten times": 0.05,
     "a tenth": 0.05,
 }
-"""Default weights of the kinds of eta."""
+"""Default weights of the kinds of eta. "float" is not among them: the schema of later pages says integer."""
 
 
 @attrs.frozen(kw_only=True)
 class Work:
     """What a renderer needs to make a job's video. Equal values give equal videos.
 
-    picture: the content of the request's first file; empty if the operation has no files.
+    picture: the content of the picture. The work that a job keeps has none: see `EmulatedJob.picture`.
     """
 
     picture: bytes = attrs.field(repr=False)
@@ -54,16 +51,22 @@ class EmulatedJob:
     """A job that the emulated service accepted. Times are seconds on the emulator's clock."""
 
     id: int
-    operation: Operation
-    endpoint: Endpoint
-    """Where the job was submitted, and is fetched."""
     account: str
     """Fingerprint of the key that submitted the job."""
     params: dict[str, Any]
     """Parameters of the request, without the key and the files."""
+    path: str
+    """Path of the request."""
+    operation: Operation
+    source: str
+    """The first file as the request names it: its URL, or the length and digest of an inline picture."""
+    picture: str
+    """The name of the picture in the service's store; "" if it is not kept any more."""
     work: Work
     origin: str
-    """Scheme and host of the link in the job's webhook deliveries."""
+    """Scheme and host of the API's links in the job's webhook deliveries."""
+    file_origin: str
+    """Scheme and host of the links to its file in its webhook deliveries."""
     file_name: str
     accepted_at: float
     starts_at: float
@@ -75,11 +78,25 @@ class EmulatedJob:
     failure: str = ""
     """Why the job fails, or "" if it succeeds."""
     is_rendering: bool = False
-    """Whether the renderer still works on the file. Such a job is processing even after `done_at`: it may yet fail."""
+    """Whether the video is not rendered yet. Such a job is processing even after `done_at`: it may yet fail."""
+    polls: int = 0
+    """How often the job was fetched."""
+    faults_used: bool = False
+    """Whether the fault that its track_id orders has hit."""
+
+    @property
+    def track_id(self) -> Any:
+        """The track_id of the request, or None."""
+        return self.params.get("track_id")
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the service deletes the file 24 hours after it was made."""
+        return parse_bool(self.params.get("temp"))
 
     def link(self, origin: str) -> str:
         """Return the URL at which the file appears."""
-        return f"{origin}/generations/{self.file_name}"
+        return f"{origin}/{'temp' if self.is_temporary else 'generations'}/{self.file_name}"
 
     def state(self, now: float) -> str:
         """Return "queued", "processing", "success" or "failed"."""
@@ -88,6 +105,11 @@ class EmulatedJob:
         if now < self.done_at or (self.is_rendering and not self.failure):
             return "processing"
         return "failed" if self.failure else "success"
+
+
+def parse_bool(value: Any) -> bool:
+    """Return a boolean, which may come as a string."""
+    return value is True or str(value).lower() in ("true", "yes", "1")
 
 
 def video_size(resolution: int | str, *, portrait: bool) -> tuple[int, int]:

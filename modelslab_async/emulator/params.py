@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
+import math
 import random
 import re
 from typing import Any
 
-from modelslab_async.emulator.job import Work, video_size
-from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff
-from modelslab_async.protocol.operations import Operation
+import attrs
 
-_MAX_FRAMES, _MAX_LINES = 1000, 1080
+from modelslab_async.emulator.job import Work, parse_bool, video_size
+from modelslab_async.emulator.operations import Number, Operation
+from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff, sniff_media
+
 _MAX_NESTING = 40
 _MAX_ASPECT_RATIO = 4
+_SHOWN_CHARACTERS = 300
+_UNREADABLE = "The init image could not be fetched, or is not a valid image."
 
 
 class Refusal(Exception):  # noqa: N818 - it never leaves the service
@@ -26,13 +31,18 @@ class Refusal(Exception):  # noqa: N818 - it never leaves the service
         self.status, self.message, self.fields = status, message, fields
 
 
-def parse_body(body: bytes) -> dict[str, Any]:
-    """Return the JSON object in *body*, or {} if there is none, or if it nests too deeply to be echoed."""
+def parse_body(body: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in *body*. Return None if there is none, or if it nests too deeply to be echoed."""
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) and _nests_within(value, _MAX_NESTING) else {}
+        return None
+    return value if isinstance(value, dict) and _nests_within(value, _MAX_NESTING) else None
+
+
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which are not JSON."""
+    raise ValueError(name)
 
 
 def _nests_within(value: Any, levels: int) -> bool:
@@ -45,22 +55,6 @@ def parse_positive(value: Any, default: int) -> int:
     return int(value) if re.fullmatch(r"0*[1-9][0-9]{0,17}", str(value)) else default
 
 
-def parse_bool(value: Any) -> bool:
-    """Return a boolean, which may come as a string."""
-    return value is True or str(value).lower() in ("true", "yes", "1")
-
-
-def has_inline_picture(params: dict[str, Any], operation: Operation, *, enterprise: bool) -> bool:
-    """Return whether init_image is the picture itself. A dedicated server ignores `base64`."""
-    return operation.inline_input is not None and parse_bool(params.get("base64")) and not enterprise
-
-
-def main_file(params: dict[str, Any], operation: Operation) -> Any:
-    """Return the value of the operation's first file, from which the video is made; None if it takes no files."""
-    value = params.get(operation.inputs[0].name) if operation.inputs else None
-    return value[0] if isinstance(value, list) and value else value
-
-
 def decode_base64(data: Any) -> bytes | None:
     """Return the bytes that *data* encodes, or None if it is not valid base64."""
     try:
@@ -69,67 +63,158 @@ def decode_base64(data: Any) -> bytes | None:
         return None
 
 
-def read_work(
-    operation: Operation, params: dict[str, Any], picture: bytes | None, rng: random.Random, *, enterprise: bool
-) -> tuple[Work, int]:
-    """Return what a submit asks to render, and its number of steps. Raise Refusal if a parameter is wrong.
+@attrs.frozen
+class Picture:
+    """The picture of a request: its content, or the reason why there is none."""
 
-    Numbers may come as strings. The maxima of the documentation page are not enforced, because the page's own examples
-    exceed them.
+    content: bytes = attrs.field(default=b"", repr=False)
+    problem: str = ""
+
+
+def check_file(content: bytes | None, operation: Operation | None) -> Picture:
+    """Return the file from which the video is made. A video is judged when it is decoded."""
+    main = operation and operation.main_file
+    if main is None or main.kind == "image":
+        return check_picture(content)
+    problem = f"The {main.name.replace('_', ' ')} could not be fetched, or is not a valid {main.kind}."
+    return Picture(content) if content else Picture(problem=problem)
+
+
+def check_picture(content: bytes | None) -> Picture:
+    """Return the picture of this content, judged by its first bytes only. None for content: it could not be fetched."""
+    if content is None or kind_of(content) is None:
+        return Picture(problem=_UNREADABLE)
+    return Picture(content)
+
+
+def kind_of(content: bytes) -> str | None:
+    """Return the type of a picture, such as "png", or None if it is none. BMP and TIFF are pictures, too."""
+    if content.startswith((b"II*\0", b"MM\0*")):
+        return "tiff"
+    if content.startswith(b"BM") and content[6:10] == bytes(4):
+        return "bmp"
+    kind = sniff(content)
+    return kind.removeprefix("image/") if kind else None
+
+
+def inline_picture(params: dict[str, Any], operation: Operation) -> bytes | None:
+    """Return the picture that *params* contain in base64. Return None if init_image is no inline picture.
+
+    Return b"" if it should be an inline picture, but is not valid base64.
+    """
+    if not operation.has_inline_pictures or not parse_bool(params.get("base64")):
+        return None
+    return decode_base64(params.get("init_image")) or b""
+
+
+def main_file(params: dict[str, Any], operation: Operation) -> Any:
+    """Return the value of the file from which the video is made; None if there is none."""
+    value = params.get(operation.main_file.name) if operation.main_file else None
+    return value[0] if isinstance(value, list) and value else value
+
+
+def shown_params(params: dict[str, Any]) -> dict[str, Any]:
+    """Return the request's parameters as they came, without the key. A long text is replaced by length and digest."""
+    return {name: _shortened(value) for name, value in params.items() if name != "key"}
+
+
+def _shortened(value: Any) -> Any:
+    if not isinstance(value, str) or len(value) <= _SHOWN_CHARACTERS:
+        return value
+    digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
+    return f"{value[:40]}... ({len(value)} characters, SHA-256 {digest})"
+
+
+def read_work(
+    params: dict[str, Any], operation: Operation, picture: Picture | None, rng: random.Random, *, is_strict: bool
+) -> tuple[Work, int]:
+    """Return what a submit asks to render, without its picture, and its number of steps.
+
+    is_strict: enforce the documented limits. The documentation's own examples exceed them.
+
+    Raises Refusal with every parameter that is wrong.
     """
     problems: dict[str, list[str]] = {}
-    texts = {"prompt", *(each.name for each in operation.inputs)}
-    for name in _required_of(operation):
+    texts = {"prompt", *operation.files}
+    for name in operation.required:
         value = params.get(name)
         if value in (None, []) or not str(value).strip() or (name in texts and not isinstance(value, str | list)):
             problems[name] = [f"The {name.replace('_', ' ')} field is required."]
-
-    def number(name: str, default: int, most: int, least: int = 1) -> int:
-        value = params.get(name)
-        try:
-            read = default if value is None else int(value)
-        except (TypeError, ValueError, OverflowError):
-            read = most + 1
-        if not least <= read <= most:
-            problems[name] = [f"The {name.replace('_', ' ')} must be an integer between {least} and {most}."]
-        return read
-
-    frames = number("num_frames", 92 if enterprise else 81, _MAX_FRAMES)
-    steps = number("num_inference_steps", 8 if enterprise else 20, 100)
-    seed = rng.getrandbits(32) if params.get("seed") is None else number("seed", 0, 2**63, least=-(2**63))
-    fps = number("fps", 16, 60)
     ratio = params.get("resolution")
-    resolution: int | str = str(ratio) if _is_ratio(ratio) else number("resolution", 480, _MAX_LINES)
-    if has_inline_picture(params, operation, enterprise=enterprise):
-        picture = decode_base64(params.get("init_image"))
-    for each in operation.inputs[:1]:
-        is_wrong = picture is None or (each.kind == "image" and sniff(picture) is None)
-        if not problems and is_wrong and (each.is_required or main_file(params, operation)):
-            what = each.name.replace("_", " ")
-            problems[each.name] = [f"The {what} could not be fetched, or is not a valid {each.kind}."]
+    read: dict[str, Any] = {}
+    for name, number in operation.numbers.items():
+        if name == "resolution" and (_is_ratio(ratio) or number.limits is None):
+            continue
+        try:
+            read[name] = _read_number(params.get(name), name, number, is_strict=is_strict)
+        except ValueError as error:
+            problems[name] = [str(error)]
+    if is_strict and not problems and read["fps"] >= read["num_frames"]:
+        problems["fps"] = ["The fps must be less than num frames."]
+    main = operation.main_file
+    is_needed = main is not None and (main.name in operation.required or bool(main_file(params, operation)))
+    if main and is_needed and not problems and (picture is None or picture.problem):
+        problems[main.name] = [(picture.problem if picture else _UNREADABLE).replace("init image", _words(main.name))]
     if problems:
         raise Refusal(400, problems)
-    width, height = video_size(resolution, portrait=parse_bool(params.get("portrait")))
-    return (
-        Work(
-            picture=picture or b"",
-            prompt=str(params.get("prompt") or ""),
-            operation=operation.name,
-            seed=seed,
-            width=width,
-            height=height,
-            frames=frames,
-            fps=fps,
-        ),
-        steps,
+    drawn_seed = rng.getrandbits(32)
+    width, height = _size(params, read)
+    work = Work(
+        picture=b"",
+        prompt=str(params.get("prompt") or ""),
+        seed=drawn_seed if read["seed"] is None else read["seed"],
+        width=width,
+        height=height,
+        frames=_frames(params, read),
+        fps=read["fps"],
+        operation=operation.name,
     )
+    return work, read["num_inference_steps"]
 
 
-def _required_of(operation: Operation) -> list[str]:
-    """Return the parameters without which the service refuses a request. It has defaults for the model."""
-    documented = [name for name in operation.required if name not in ("operation", "model_id")]
-    files = [each.name for each in operation.inputs if each.is_required]
-    return list(dict.fromkeys((*documented, *files)))
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _size(params: dict[str, Any], read: dict[str, Any]) -> tuple[int, int]:
+    """Return the width and height of the video, by whichever parameters the operation has."""
+    resolution, shape = str(params.get("resolution") or ""), params.get("aspect_ratio")
+    if read["width"] and read["height"]:
+        return read["width"] // 2 * 2, read["height"] // 2 * 2
+    if exact := re.fullmatch(r"([0-9]{2,4})x([0-9]{2,4})", resolution):
+        return int(exact[1]) // 2 * 2, int(exact[2]) // 2 * 2
+    if "resolution" in read:
+        return video_size(read["resolution"], portrait=parse_bool(params.get("portrait")))
+    if _is_ratio(resolution):
+        return video_size(resolution, portrait=parse_bool(params.get("portrait")))
+    if _is_ratio(shape):
+        return video_size(str(shape), portrait=False)
+    lines = re.fullmatch(r"([0-9]{3,4})[pP]?", resolution)
+    return video_size(min(int(lines[1]), 1080) if lines else 480, portrait=False)
+
+
+def _frames(params: dict[str, Any], read: dict[str, Any]) -> int:
+    """Return the number of frames. A duration, which may come as a string, counts in seconds."""
+    seconds = params.get("duration")
+    if re.fullmatch(r"[1-9][0-9]?", str(seconds)):
+        return int(str(seconds)) * int(read["fps"])
+    return int(read["num_frames"])
+
+
+def _read_number(value: Any, name: str, number: Number, *, is_strict: bool) -> int | float | None:
+    """Return a number of a request, or its default. Raise ValueError with the sentence that refuses it."""
+    limits = number.documented if is_strict and number.documented else number.limits
+    if value is None or limits is None:
+        return number.default
+    least, most = limits
+    kind = "an integer" if number.is_whole else "a number"
+    try:
+        read = int(value) if number.is_whole else float(value)
+    except (TypeError, ValueError, OverflowError):
+        read = math.nan
+    if not least <= read <= most:
+        raise ValueError(f"The {name.replace('_', ' ')} must be {kind} between {least} and {most}.")
+    return read
 
 
 def _is_ratio(value: Any) -> bool:
@@ -139,13 +224,25 @@ def _is_ratio(value: Any) -> bool:
 
 
 def read_upload(params: dict[str, Any]) -> tuple[bytes, str]:
-    """Return an uploaded picture, and the file extension of its content. Raise Refusal if there is no valid picture."""
+    """Return an uploaded picture or mp4, and the file extension of its content. Raise Refusal if there is none."""
+    if "init_obj" in params:
+        return _read_video(params["init_obj"])
     text = params.get("base64_string")
     head, _, data = (text if isinstance(text, str) else "").partition(",")
     picture = decode_base64(data)
-    kind = sniff(picture) if picture else None
+    kind = kind_of(picture) if picture else None
     if not head.startswith("data:image/") or picture is None or kind is None:
         raise Refusal(400, {"base64_string": ["The base64 string must be a data URI of an image."]})
     if len(picture) > MAX_IMAGE_BYTES:
         raise Refusal(400, {"base64_string": ["The image may not be greater than 5 MB."]})
-    return picture, kind.removeprefix("image/")
+    return picture, kind
+
+
+def _read_video(text: Any) -> tuple[bytes, str]:
+    head, _, data = (text if isinstance(text, str) else "").partition(",")
+    video = decode_base64(data)
+    if not head.startswith("data:video/mp4") or not video or sniff_media(video[:64]) != "video/mp4":
+        raise Refusal(400, {"init_obj": ["The init obj must be a data URI of an mp4."]})
+    if len(video) > MAX_IMAGE_BYTES:
+        raise Refusal(400, {"init_obj": ["The video may not be greater than 5 MB."]})
+    return video, "mp4"

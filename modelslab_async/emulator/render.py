@@ -14,7 +14,9 @@ import random
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ import attrs
 
 from modelslab_async.emulator import scenes
 from modelslab_async.emulator.job import Work
+from modelslab_async.emulator.params import kind_of
 from modelslab_async.protocol.operations import OPERATIONS
 
 if TYPE_CHECKING:
@@ -34,6 +37,10 @@ _OPTIONS = {
     "x264-params": "cpu-independent=1",  # equal bytes on every machine
 }
 _MAX_PIXELS = 50_000_000
+MISSING = (
+    "the emulator cannot render videos: PyAV or Pillow is missing (hint: python -m pip install "
+    "'modelslab_async[emulator]'; without them, render=skeleton makes files that no player shows)"
+)
 _ZOOM = 0.78
 """The share of the picture that is visible at the narrow end of a zoom or pan."""
 
@@ -75,23 +82,65 @@ def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes
         return path.read_bytes()
 
 
+def is_available() -> bool:
+    """Return whether the packages of the extra `emulator` are installed."""
+    return find_spec("av") is not None and find_spec("PIL") is not None
+
+
+def picture_problem(content: bytes) -> str:
+    """Return why a picture cannot be rendered, as a sentence of the service's kind; "" if it can.
+
+    Call it in a thread: it decodes the picture.
+    """
+    try:
+        _decode(content)
+    except UnreadablePictureError as error:
+        return str(error)
+    return ""
+
+
 def _shows_picture(work: Work) -> bool:
     """Return whether the video is made from a picture. An operation without files shows its prompt."""
-    return OPERATIONS[work.operation].inputs != () and not scenes.is_video(work)
+    if scenes.is_video(work):
+        return False
+    row = OPERATIONS.get(work.operation)
+    return work.picture != b"" or (row is not None and any(each.is_required for each in row.inputs[:1]))
 
 
 def _open_picture(work: Work) -> Image:
     """Return the picture, upright and cropped to the video's shape, half as large again as the video."""
-    from PIL import Image, ImageOps  # noqa: PLC0415 - an optional dependency
+    from PIL import ImageOps  # noqa: PLC0415 - an optional dependency
 
+    return ImageOps.fit(_decode(work.picture), (work.width * 3 // 2, work.height * 3 // 2))
+
+
+def _decode(content: bytes) -> Image:
+    """Return the picture, upright, in colours of 8 bits, on white where it is transparent."""
+    from PIL import Image, ImageOps, UnidentifiedImageError  # noqa: PLC0415 - an optional dependency
+
+    with suppress(ImportError):  # an optional dependency of the user
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found]  # noqa: PLC0415
+
+        register_heif_opener()
+    kind = kind_of(content)
     try:
-        with Image.open(io.BytesIO(work.picture)) as opened:
+        with Image.open(io.BytesIO(content)) as opened:
             if opened.width * opened.height > _MAX_PIXELS:
-                raise UnreadablePictureError(f"more than {_MAX_PIXELS} pixels")
-            picture = _in_8_bits(ImageOps.exif_transpose(opened)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UnreadablePictureError(str(error)) from error
-    return ImageOps.fit(picture, (work.width * 3 // 2, work.height * 3 // 2))
+                raise UnreadablePictureError(f"The init image has more than {_MAX_PIXELS:,} pixels.")
+            picture = _in_8_bits(ImageOps.exif_transpose(opened))
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")
+                return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+            return picture.convert("RGB")
+    except UnidentifiedImageError as error:
+        reason = "The init image is not a valid image."
+        if kind == "heic":
+            reason = "The init image is HEIC, which this emulator reads only if pillow-heif is installed."
+        raise UnreadablePictureError(reason) from error
+    except Image.DecompressionBombError as error:
+        raise UnreadablePictureError(f"The init image has more than {_MAX_PIXELS:,} pixels.") from error
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+        raise UnreadablePictureError("The init image is damaged.") from error
 
 
 def _in_8_bits(picture: Image) -> Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections.abc import Sequence
 from enum import Enum
@@ -11,10 +12,9 @@ from typing import Any
 import attrs
 
 from modelslab_async.emulator.faults import Fault
-from modelslab_async.emulator.job import EmulatedJob
-from modelslab_async.emulator.params import parse_bool
+from modelslab_async.emulator.job import EmulatedJob, parse_bool
 
-_GATEWAY_STATUS = {Fault.HTML_502: 502, Fault.HTML_520: 520, Fault.HTML_524: 524}
+_GATEWAY_STATUS = {fault: int(fault.name[-3:]) for fault in Fault if fault.name.startswith("HTML_5")}
 
 
 class Action(Enum):
@@ -32,7 +32,7 @@ class Answer:
 
     delay: seconds until the reply is sent, or for which the server does not listen.
     job: the job that the request created, or None.
-    reports_success: whether the body says that the job succeeded already.
+    if_late: the answer to send instead, if the job's video is not rendered after the delay; None if it does not matter.
     """
 
     status: int = 200
@@ -41,34 +41,68 @@ class Answer:
     delay: float = 0.0
     action: Action = Action.REPLY
     job: EmulatedJob | None = None
-    reports_success: bool = False
+    if_late: Answer | None = None
+
+
+class Kind(Enum):
+    """What a webhook delivery reports."""
+
+    OUTCOME = "what became of the job, as of the moment of the delivery"
+    FORGED = "that the job failed, whatever became of it"
+    PROCESSING = "that the job is processing"
 
 
 @attrs.frozen
 class Delivery:
-    """A webhook delivery: POST `payload` to `url` at the instant `at`, in seconds on the emulator's clock."""
+    """A webhook delivery: POST `payload` to `url` at the instant `at`, in seconds on the emulator's clock.
 
-    at: float
-    url: str
+    late: seconds after the job's end.
+    """
+
     job: EmulatedJob
-    forged: bool = False
-    """Whether the payload says that the job failed, whatever happened to it."""
+    url: str
+    kind: Kind = Kind.OUTCOME
+    late: float = 0.0
+
+    @property
+    def at(self) -> float:
+        """When the delivery is due: after the job's end, or halfway to it. It moves if the job ends earlier."""
+        if self.kind is Kind.OUTCOME:
+            return self.job.done_at + self.late
+        return (self.job.accepted_at + self.job.done_at) / 2
 
     @property
     def payload(self) -> dict[str, Any]:
         """The JSON to post. Read it when the delivery is due: it reports the job's outcome as of that moment."""
-        if not self.forged:
-            return webhook_payload(self.job)
-        track_id = self.job.params.get("track_id")
-        return {"status": "failed", "id": self.job.id, "message": "forged", "track_id": track_id}
+        match self.kind:
+            case Kind.FORGED:
+                return _failure_payload(self.job, "forged")
+            case Kind.PROCESSING:
+                status = {"status": "processing", "id": self.job.id, "output": []}
+                return {**status, "track_id": self.job.track_id, "meta": meta(self.job)}
+            case _:
+                return webhook_payload(self.job)
 
 
 def json_answer(
     value: dict[str, Any], status: int = 200, *, delay: float = 0.0, job: EmulatedJob | None = None
 ) -> Answer:
     """Return an answer with a JSON body. Its slashes are escaped, as the service escapes them."""
-    body = json.dumps(value, default=float).replace("/", "\\/").encode()
+    try:
+        text = json.dumps(value, default=float, allow_nan=False)
+    except ValueError:  # a number such as 1e999, which the request contained
+        text = json.dumps(_without_infinity(value), default=float)
+    body = text.replace("/", "\\/").encode()
     return Answer(status=status, body=body, delay=delay, job=job)
+
+
+def _without_infinity(value: Any) -> Any:
+    """Return *value* with None instead of each number that JSON cannot express."""
+    if isinstance(value, dict):
+        return {name: _without_infinity(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_infinity(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def apply_fault(answer: Answer, fault: Fault | None, seconds: float) -> Answer:
@@ -81,28 +115,34 @@ def apply_fault(answer: Answer, fault: Fault | None, seconds: float) -> Answer:
         case Fault.SLOW:
             return attrs.evolve(answer, delay=answer.delay + seconds)
         case Fault.TRUNCATED_JSON:
-            return attrs.evolve(answer, body=answer.body[: len(answer.body) // 2], reports_success=False)
-        case Fault.HTML_502 | Fault.HTML_520 | Fault.HTML_524:
+            return attrs.evolve(answer, body=answer.body[: len(answer.body) // 2], if_late=None)
+        case _ if fault in _GATEWAY_STATUS:
             status = _GATEWAY_STATUS[fault]
             page = f"<html><head><title>{status}</title></head><body><h1>{status} gateway error</h1></body></html>"
-            return attrs.evolve(
-                answer, status=status, body=page.encode(), content_type="text/html", reports_success=False
-            )
+            return attrs.evolve(answer, status=status, body=page.encode(), content_type="text/html", if_late=None)
         case _:
             return answer
 
 
-def processing_answer(job: EmulatedJob, origin: str, eta: float | None) -> Answer:
+@attrs.frozen
+class Links:
+    """Scheme and host of the links in an answer: of those to the API, and of those to files."""
+
+    api: str
+    files: str
+
+
+def processing_answer(job: EmulatedJob, links: Links, eta: float | None, fetch_folder: str) -> Answer:
     """Return the answer to a submit whose job takes its time. The eta is absent if *eta* is None."""
     reply = {
         "status": "processing",
         "tip": "Get the video with the fetch API, or set a webhook.",
         "eta": eta,
         "message": "Try to fetch request after seconds estimated",
-        "fetch_result": f"{origin}{job.endpoint.fetch}{job.id}",
+        "fetch_result": f"{links.api}{fetch_folder}/{job.id}",
         "id": job.id,
         "output": [],
-        "future_links": [job.link(origin)],
+        "future_links": [job.link(links.files)],
         "meta": meta(job),
     }
     if eta is None:
@@ -110,21 +150,22 @@ def processing_answer(job: EmulatedJob, origin: str, eta: float | None) -> Answe
     return json_answer(reply, job=job)
 
 
-def immediate_success_answer(job: EmulatedJob, origin: str, now: float, future_file_name: str) -> Answer:
+def immediate_success_answer(job: EmulatedJob, links: Links, now: float, future_file_name: str) -> Answer:
     """Return the answer to a submit whose job is done before the reply is sent.
 
     As in the documentation page's sample, `future_links` name another file than `output`; that file never appears.
     """
+    link = job.link(links.files)
     reply = {
         "status": "success",
         "generationTime": round(job.done_at - now, 2),
         "id": job.id,
-        "output": [job.link(origin)],
-        "proxy_links": [job.link(origin)],
+        "output": [link],
+        "proxy_links": [link],
         "meta": meta(job),
-        "future_links": [f"{origin}/generations/{future_file_name}"],
+        "future_links": [link.replace(job.file_name, future_file_name)],
     }
-    return attrs.evolve(json_answer(reply, delay=job.done_at - now, job=job), reports_success=True)
+    return json_answer(reply, delay=job.done_at - now, job=job)
 
 
 def failed_answer(job: EmulatedJob) -> Answer:
@@ -132,14 +173,14 @@ def failed_answer(job: EmulatedJob) -> Answer:
     return json_answer({"status": "failed", "id": job.id, "message": job.failure, "output": ""})
 
 
-def fetch_answer(job: EmulatedJob, origin: str, now: float, fault: Fault | None, rng: random.Random) -> Answer:
+def fetch_answer(job: EmulatedJob, links: Links, now: float, fault: Fault | None, rng: random.Random) -> Answer:
     """Return the answer to a fetch of *job*."""
     if fault is Fault.TRY_AGAIN:
         return json_answer({"status": "failed", "message": "Try Again", "output": ""})
     match job.state(now):
         case "success":
-            links = [] if fault is Fault.EMPTY_OUTPUT else [job.link(origin)]
-            return json_answer({"status": "success", "id": job.id, "output": links, "proxy_links": links})
+            output = [] if fault is Fault.EMPTY_OUTPUT else [job.link(links.files)]
+            return json_answer({"status": "success", "id": job.id, "output": output, "proxy_links": output})
         case "failed":
             return failed_answer(job)
         case _:
@@ -147,9 +188,9 @@ def fetch_answer(job: EmulatedJob, origin: str, now: float, fault: Fault | None,
             return json_answer({"status": "processing", "message": message, "output": ""})
 
 
-def assets_answer(jobs: Sequence[EmulatedJob], origin: str, page: int, per_page: int) -> Answer:
+def assets_answer(jobs: Sequence[EmulatedJob], links: Links, page: int, per_page: int) -> Answer:
     """Return one page of an account's finished jobs."""
-    rows = [{"id": job.id, "output": [job.link(origin)]} for job in jobs]
+    rows = [{"id": job.id, "output": [job.link(links.files)]} for job in jobs]
     pagination = {"current_page": page, "per_page": per_page, "total": len(rows)}
     rows = rows[(page - 1) * per_page : page * per_page]
     return json_answer({"status": "success", "data": rows, "pagination": pagination})
@@ -157,17 +198,20 @@ def assets_answer(jobs: Sequence[EmulatedJob], origin: str, page: int, per_page:
 
 def webhook_payload(job: EmulatedJob) -> dict[str, Any]:
     """Return the payload of a webhook that reports the outcome of *job*."""
-    track_id = job.params.get("track_id")
     if job.failure:
-        return {"status": "failed", "id": job.id, "message": job.failure, "track_id": track_id}
+        return _failure_payload(job, job.failure)
     return {
         "status": "success",
         "id": job.id,
-        "output": [job.link(job.origin)],
+        "output": [job.link(job.file_origin)],
         "generationTime": round(job.done_at - job.starts_at, 2),
-        "track_id": track_id,
+        "track_id": job.track_id,
         "meta": meta(job),
     }
+
+
+def _failure_payload(job: EmulatedJob, reason: str) -> dict[str, Any]:
+    return {"status": "failed", "id": job.id, "message": reason, "track_id": job.track_id}
 
 
 def meta(job: EmulatedJob) -> dict[str, Any]:
@@ -175,8 +219,11 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
 
     `shift_sample`, the spelling of the documentation page's examples, comes back as `sample_shift`.
     """
-    params = {"sample_shift" if name == "shift_sample" else name: value for name, value in job.params.items()}
-    flags = {name: "yes" if parse_bool(params.get(name)) else "no" for name in ("base64", "portrait", "temp")}
+    params = {
+        "sample_shift" if name == "shift_sample" else name: _yes_or_no(value) if isinstance(value, bool) else value
+        for name, value in job.params.items()
+    }
+    flags = {name: _yes_or_no(parse_bool(job.params.get(name))) for name in ("base64", "portrait", "temp")}
     model, models = params.get("model_id"), job.operation.models
     return {
         "instant_response": "no",
@@ -200,16 +247,21 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
     }
 
 
+def _yes_or_no(flag: bool) -> str:
+    return "yes" if flag else "no"
+
+
 def plan_deliveries(job: EmulatedJob, url: str, fault: Fault | None, seconds: float) -> list[Delivery]:
     """Return the webhook deliveries of *job* under *fault*; `WEBHOOK_LATE` delays the delivery by *seconds*."""
-    at = job.done_at + (seconds if fault is Fault.WEBHOOK_LATE else 0.0)
-    delivery = Delivery(at, url, job)
+    delivery = Delivery(job, url, late=seconds if fault is Fault.WEBHOOK_LATE else 0.0)
     match fault:
         case Fault.WEBHOOK_MISSING:
             return []
         case Fault.WEBHOOK_TWICE:
             return [delivery, delivery]
         case Fault.WEBHOOK_FORGED:
-            return [Delivery((job.accepted_at + job.done_at) / 2, url, job, forged=True), delivery]
+            return [Delivery(job, url, Kind.FORGED), delivery]
+        case Fault.WEBHOOK_PROCESSING:
+            return [Delivery(job, url, Kind.PROCESSING), delivery]
         case _:
             return [delivery]

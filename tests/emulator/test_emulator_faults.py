@@ -48,10 +48,14 @@ ON_SUBMIT: Mapping[Fault, Effect] = {
     Fault.SLOW: Effect(True, lambda answer: answer.delay == 15.0 and json_of(answer)["status"] == "processing"),
     Fault.STALL: Effect(True, lambda answer: answer.action is Action.STALL),
     Fault.HTML_502: Effect(True, is_page(502)),
+    Fault.HTML_503: Effect(True, is_page(503)),
+    Fault.HTML_504: Effect(True, is_page(504)),
     Fault.HTML_520: Effect(True, is_page(520)),
+    Fault.HTML_522: Effect(True, is_page(522)),
     Fault.HTML_524: Effect(True, is_page(524)),
     Fault.TRUNCATED_JSON: Effect(True, is_cut),
     Fault.RATE_LIMIT: Effect(False, is_error(429, "Maximum 5 queued")),
+    Fault.TRY_LATER: Effect(False, is_error(429, "try again in 1 minute.")),
     Fault.ERROR_500: Effect(False, is_error(500, "Server Error")),
     Fault.UNAVAILABLE_503: Effect(False, is_error(503, "unavailable")),
     Fault.JOB_FAILS: Effect(True, lambda answer: json_of(answer)["status"] == "processing"),
@@ -59,8 +63,8 @@ ON_SUBMIT: Mapping[Fault, Effect] = {
     Fault.LATE_LINK: Effect(True, lambda answer: json_of(answer)["status"] == "processing"),
 }
 ON_FETCH = {Fault.EMPTY_OUTPUT, Fault.TRY_AGAIN}
-ON_FILE = {Fault.CUT_MP4, Fault.BROKEN_DOWNLOAD, Fault.WRONG_TYPE, Fault.HTML_AS_MP4}
-ON_WEBHOOK = {Fault.WEBHOOK_TWICE, Fault.WEBHOOK_LATE, Fault.WEBHOOK_FORGED, Fault.WEBHOOK_MISSING}
+ON_FILE = {Fault.CUT_MP4, Fault.BROKEN_DOWNLOAD, Fault.WRONG_TYPE, Fault.FILE_429, Fault.HTML_AS_MP4}
+ON_WEBHOOK = {fault for fault in Fault if fault.name.startswith("WEBHOOK_")}
 
 
 def test_every_fault_is_tested_on_its_occasion() -> None:
@@ -166,6 +170,9 @@ def test_file_faults() -> None:
 
     _, (_, headers, body, breaks_off) = read_file(Fault.WRONG_TYPE)
     assert (body, headers["Content-Type"], breaks_off) == (whole, "text/html", False)
+
+    _, (status, headers, body, breaks_off) = read_file(Fault.FILE_429)
+    assert (status, body[:9], breaks_off) == (429, b"<!doctype", False)
 
     _, (status, headers, body, breaks_off) = read_file(Fault.HTML_AS_MP4)
     assert (status, headers["Content-Type"], body[:9], breaks_off) == (200, "video/mp4", b"<!doctype", False)

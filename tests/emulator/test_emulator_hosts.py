@@ -129,7 +129,7 @@ async def test_a_client_reaches_an_emulator_on_another_host(tmp_path: Path) -> N
             job = client.submit(prompt="zoom in", init_image=PICTURE)
             await job.save(tmp_path / "video.mp4")
             await (await client.account("other")).balance()
-    assert uploaded.startswith(f"{url}/uploads/")
+    assert uploaded.startswith(f"{url}/temp/")
     assert (await job).url.startswith(f"{url}/generations/")
     assert (tmp_path / "video.mp4").read_bytes()[4:8] == b"ftyp"
 

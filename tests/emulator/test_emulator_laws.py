@@ -23,7 +23,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modelslab_async.emulator import Fault, Rule, Service, skeleton
-from modelslab_async.emulator.page import ledger_json, page
+from modelslab_async.emulator.control import ledger_json
+from modelslab_async.emulator.page import page
 from modelslab_async.emulator.replies import Answer
 
 _PATHS = st.one_of(
@@ -69,14 +70,13 @@ _BODIES = st.one_of(
 
 @given(
     st.lists(st.tuples(_PATHS, _BODIES, st.none() | st.just(PNG) | st.binary(max_size=20)), min_size=1, max_size=8),
-    st.sampled_from(["documented", "legacy"]),
+    st.sampled_from(["documented", "legacy", "strict"]),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_request_makes_it_raise(requests: list[tuple[str, bytes, bytes | None]], profile: Any) -> None:
     """Every POST is answered in JSON with a status. The page, the ledger and the webhooks work after any request."""
     service = Service(profile=profile)
     for number, (path, body, picture) in enumerate(requests):
-        service.picture_url(path, body)
         answer = service.handle(number * 30.0, path, body, picture)
         assert 200 <= answer.status < 500
         assert json_of(answer)["status"] in ("success", "processing", "error", "failed")
@@ -119,7 +119,7 @@ def play(calls: list[tuple[str, float, int, str | None]], seed: int, **options: 
     return answers, service
 
 
-@given(_CALLS, st.integers(0, 1000), st.sampled_from(["documented", "legacy"]))
+@given(_CALLS, st.integers(0, 1000), st.sampled_from(["documented", "legacy", "strict"]))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_the_same_seed_gives_the_same_answers(
     calls: list[tuple[str, float, int, str | None]], seed: int, profile: str
@@ -138,7 +138,7 @@ def test_another_seed_gives_other_answers() -> None:
     assert replies[0]["meta"]["seed"] != replies[1]["meta"]["seed"]
 
 
-@given(_CALLS, st.sampled_from([*Fault, None]), st.sampled_from(["documented", "legacy"]))
+@given(_CALLS, st.sampled_from([*Fault, None]), st.sampled_from(["documented", "legacy", "strict"]))
 @settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_key_is_shown(calls: list[tuple[str, float, int, str | None]], fault: Fault | None, profile: str) -> None:
     """No answer, ledger, page, webhook or repr shows a key, whatever goes wrong."""

@@ -51,8 +51,6 @@ def test_a_missing_field_is_named(params: dict[str, Any], message: dict[str, lis
     [
         *itertools.product(("num_frames", "num_inference_steps", "fps"), (0, -1, "x", 10**9)),
         ("num_frames", []),
-        ("num_frames", float("inf")),
-        ("num_frames", float("nan")),
         ("num_frames", {}),
         ("seed", "x"),
         ("seed", 2**70),
@@ -152,7 +150,7 @@ def test_only_listed_keys_are_accepted() -> None:
     assert [emulated.service.ledger.total(key) for key in (KEY, OTHER_KEY)] == [Decimal("0.20"), Decimal(0)]
 
 
-@pytest.mark.parametrize("path", ["/fetch/100000", "/api/v6/fetch/100000", "/api/v6/video/fetch", "/", "", "x"])
+@pytest.mark.parametrize("path", ["/fetch/100000", "/api/v6/fetch/100000", "/api/v6/video", "/", "", "x"])
 def test_an_undocumented_path_is_not_found(path: str) -> None:
     """A path that the service does not have is answered with 404, so that a client's wrong path is noticed."""
     emulated = emulated_service()

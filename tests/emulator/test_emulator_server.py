@@ -16,7 +16,7 @@ async def test_every_response_says_that_this_is_not_modelslab() -> None:
     async with running_emulator(keys={KEY}) as running:
         requests = [
             *((method, path) for method in ("GET", "POST") for path in ("/", SUBMIT, FETCH + "1", BALANCE, "/no/such")),
-            *(("GET", path) for path in ("/emulator/ledger", "/generations/none.mp4", "/uploads/none")),
+            *(("GET", path) for path in ("/emulator/ledger", "/generations/none.mp4", "/temp/none")),
             ("DELETE", "/"),
             ("HEAD", "/"),
         ]

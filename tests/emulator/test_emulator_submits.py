@@ -56,7 +56,7 @@ def test_slashes_are_escaped() -> None:
 )
 def test_meta_echoes_booleans_as_yes_and_no(name: str, sent: Any, echoed: str) -> None:
     """Meta echoes booleans as "yes" and "no"."""
-    picture = base64.b64encode(PNG).decode() if name == "base64" else PICTURE_URL
+    picture = base64.b64encode(PNG).decode() if (name, echoed) == ("base64", "yes") else PICTURE_URL
     assert json_of(emulated_service().submit(init_image=picture, **{name: sent}))["meta"][name] == echoed
 
 
@@ -177,7 +177,9 @@ def test_maxima_of_the_documentation_page_are_not_enforced(params: dict[str, Any
     [
         (SUBMIT, {"init_image": "https://a.invalid/b"}, "https://a.invalid/b"),
         (ENTERPRISE + "img2video", {"init_image": "http://a.invalid/b"}, "http://a.invalid/b"),
-        (SUBMIT, {"init_image": "https://a.invalid/b", "base64": True}, None),
+        (SUBMIT, {"init_image": "https://a.invalid/b", "base64": True}, b""),
+        (SUBMIT, {"init_image": "aGk=", "base64": True}, b"hi"),
+        (SUBMIT, {"init_image": "https://a.invalid/b", "key": ""}, None),
         (SUBMIT, {"init_image": "file:///etc/passwd"}, None),
         (SUBMIT, {"init_image": 5}, None),
         (SUBMIT, {}, None),
@@ -185,8 +187,8 @@ def test_maxima_of_the_documentation_page_are_not_enforced(params: dict[str, Any
     ],
 )
 def test_only_a_submit_has_a_picture_to_fetch(path: str, params: dict[str, Any], url: str | None) -> None:
-    """Only a submit has a picture to fetch, and only over http and https."""
-    assert emulated_service().service.picture_url(path, json.dumps(params).encode()) == url
+    """Only a submit with a valid key has a picture to fetch, and only over http and https."""
+    assert emulated_service().service.read(path, json.dumps({"key": KEY, **params}).encode()).picture == url
 
 
 def test_a_dedicated_server_ignores_base64() -> None:
@@ -195,6 +197,6 @@ def test_a_dedicated_server_ignores_base64() -> None:
     path = ENTERPRISE + "img2video"
     emulated = emulated_service()
     body = json.dumps({"key": KEY, "prompt": "p", "init_image": picture, "base64": True}).encode()
-    assert emulated.service.picture_url(path, body) is None
+    assert emulated.service.read(path, body).picture is None
     assert emulated.service.handle(0.0, path, body, None).status == 400
     assert emulated.submit(path=path, init_image=PICTURE_URL, base64=True).status == 200

@@ -16,7 +16,7 @@ def test_an_upload_expires_after_a_day() -> None:
     emulated = emulated_service(origin="http://here.invalid")
     reply = json_of(emulated.post(UPLOAD, base64_string=PNG_URI))
     (url,) = reply["output"]
-    assert (reply["status"], url.startswith("http://here.invalid/uploads/")) == ("success", True)
+    assert (reply["status"], url.startswith("http://here.invalid/temp/")) == ("success", True)
     assert emulated.service.file(DAY - 1, file_name_of(url)) == FileAnswer(200, upload=PNG)
     assert emulated.service.file(DAY, file_name_of(url)).status == 404
 

@@ -60,4 +60,9 @@ def test_webhook_faults() -> None:
     assert job.accepted_at < sent[0].at < sent[1].at == job.done_at
     assert [delivery.payload["track_id"] for delivery in sent] == ["mine", "mine"]
 
+    job, sent = job_with_deliveries(faults=[Rule(Fault.WEBHOOK_PROCESSING)])
+    assert [delivery.payload["status"] for delivery in sent] == ["processing", "success"]
+    assert [delivery.payload["id"] for delivery in sent] == [job.id] * 2
+    assert job.accepted_at < sent[0].at < sent[1].at == job.done_at
+
     assert job_with_deliveries(faults=[Rule(Fault.WEBHOOK_MISSING)])[1] == []

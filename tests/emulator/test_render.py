@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image, ImageChops, ImageStat
 
 from modelslab_async.emulator import Work
 from modelslab_async.emulator.job import video_size
-from modelslab_async.emulator.render import UnreadablePictureError, render
+from modelslab_async.emulator.render import UnreadablePictureError, picture_problem, render
 
 ROCKET = (Path(__file__).parents[2] / "examples" / "rocket.jpg").read_bytes()
 
@@ -241,6 +242,40 @@ def test_a_picture_that_cannot_be_decoded(picture: bytes) -> None:
     """A picture that cannot be decoded raises UnreadablePictureError."""
     with pytest.raises(UnreadablePictureError, match=r"."):
         render(a_work(picture=picture))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "PA"])
+def test_a_transparent_picture_is_shown_on_white(mode: str) -> None:
+    """What is transparent becomes white, not the colour that happens to be stored there."""
+    picture = Image.new("RGBA", (64, 48), (0, 0, 0, 0)).convert(mode)
+    options = {"transparency": 0} if mode == "P" else {}
+    frame = decode(
+        render(a_work(picture=encode(picture, "TIFF" if mode == "PA" else "PNG", **options), frames=1))
+    ).frames[0]
+    assert ImageStat.Stat(frame.crop((0, 0, 100, 60))).mean == pytest.approx([255, 255, 255], abs=4)
+
+
+@pytest.mark.parametrize("kind", ["BMP", "TIFF", "AVIF", "PPM"])
+def test_other_formats(kind: str) -> None:
+    """A picture of another format that Pillow reads is rendered, too."""
+    assert picture_problem(a_picture(kind)) == ""
+    assert len(decode(render(a_work(picture=a_picture(kind), frames=2))).frames) == 2
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+def test_a_heic_picture_is_refused_with_the_way_out() -> None:
+    """Without pillow-heif the refusal names it."""
+    heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)
+    assert "pillow-heif" in picture_problem(heic)
+
+
+@pytest.mark.parametrize("picture", [b"no picture", ROCKET[:100], ROCKET[: len(ROCKET) // 2], b"BM" + bytes(40), b""])
+def test_a_problem_is_a_sentence_without_addresses(picture: bytes) -> None:
+    """The reason is one sentence, with no address in memory and no name of a Python class."""
+    problem = picture_problem(picture)
+    assert problem.startswith("The init image ")
+    assert problem.endswith(".")
+    assert not {"0x", "<", "BytesIO"} & {word for word in ("0x", "<", "BytesIO") if word in problem}
 
 
 def test_a_picture_with_too_many_pixels() -> None:

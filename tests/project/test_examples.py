@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -103,6 +105,44 @@ async def test_aiohttp_app_streams_the_progress(tmp_path: Path, unused_tcp_port:
         async with session.post(f"{url}/videos", json={"prompt": ""}) as answer:
             assert answer.status == 422
         assert len(emulator.ledger.charges) == 1
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+async def test_the_javascript_example_saves_a_video(tmp_path: Path) -> None:
+    """A program in JavaScript starts the emulator, saves a video, meets the fault that it ordered, and pays once."""
+    environment = {**os.environ, "PYTHON": sys.executable, "PYTHONPATH": str(EXAMPLES.parent)}
+    process = await asyncio.create_subprocess_exec(
+        *("node", str(EXAMPLES / "emulator.mjs")),
+        cwd=tmp_path,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, errors = await asyncio.wait_for(process.communicate(), 50)
+    assert process.returncode == 0, errors
+    assert (tmp_path / "rocket.mp4").read_bytes()[4:8] == b"ftyp"
+    lines = out.decode().splitlines()
+    assert lines[-2:] == ["fault: 429 Rate limit exceeded. Maximum 5 queued requests allowed.", "charged: $0.20"]
+    assert b"not ModelsLab" in errors
+
+
+@pytest.mark.skipif(shutil.which("curl") is None or shutil.which("sh") is None, reason="curl or sh is not installed")
+async def test_the_curl_example_ends_a_job_by_hand() -> None:
+    """With curl, a test sets up a wallet and a fault, submits, ends the job, and reads the ledger."""
+    async with Emulator(render=skeleton, offline_pictures=True) as emulator:
+        process = await asyncio.create_subprocess_exec(
+            *("sh", str(EXAMPLES / "emulator.sh"), emulator.url), stdout=asyncio.subprocess.PIPE
+        )
+        out, _ = await asyncio.wait_for(process.communicate(), 30)
+        assert process.returncode == 0
+        health, account, fault, page, end, ledger = out.decode().splitlines()
+        assert emulator.ledger.track_ids() == ["mine"]
+    assert "not ModelsLab" in health
+    assert json.loads(account)["wallet"] == "0.40"
+    assert json.loads(fault)["fault"] == "html_502"
+    assert "502 gateway error" in page
+    assert json.loads(end)["status"] == "success"
+    assert json.loads(ledger)["total_usd"] == "0.20"
 
 
 @pytest.mark.parametrize("name", ["fastapi_minimal.py", "aiohttp_app.py"])

@@ -205,12 +205,11 @@ async def test_each_strategy_asks_its_own_source(make_world: MakeWorld) -> None:
 
 async def test_a_key_that_is_withdrawn_ends_the_job_as_recoverable(make_world: MakeWorld) -> None:
     """The poll's 401 ends the job at once, as TIMED_OUT and charged, so that `attach` can collect it later."""
-    keys = [KEY]
-    world = make_world(keys=keys)
+    world = make_world(keys=[KEY])
     async with world.client(timeouts=Timeouts(job=600)) as client:
         job = client.submit(a_request())
         await job.submitted()
-        keys.clear()
+        world.service.accounts.set_accepted(KEY, False)
         with pytest.raises(ModelsLabError, match="API Key") as caught:
             await job
     assert (job.state, caught.value.charged, caught.value.job_id) == (JobState.TIMED_OUT, True, job.id)

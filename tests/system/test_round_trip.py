@@ -73,7 +73,7 @@ def charged_refs(
     params = encode_request(request, ref=ref)
     body = encode_body(params, KEY, picture=picture)
     path = submit_path("img2video_ultra", deployment)
-    assert service.picture_url(path, body) == (picture if isinstance(picture, str) else None)
+    assert service.read(path, body).picture == (picture if isinstance(picture, str) else PNG)
 
     answer = service.handle(100.0, path, body, PNG if isinstance(picture, str) else None)
     reply = decode_submit(HttpReply(answer.status, answer.body), KEY)
@@ -84,7 +84,7 @@ def charged_refs(
     wanted = expected(request, params)
     assert {name: reply.meta[name] for name in wanted} == wanted
     assert reply.meta["base64"] == ("no" if isinstance(picture, str) else "yes")
-    assert (job.work.picture, job.work.prompt) == (PNG, request.prompt)
+    assert (service.work_of(job).picture, job.work.prompt) == (PNG, request.prompt)
 
     def fetched(now: float) -> object:
         answer = service.handle(now, fetch_path(deployment, str(job.id)), encode_body({}, KEY))
