@@ -41,7 +41,13 @@ if TYPE_CHECKING:
     from modelslab_async.protocol.operations import OPERATIONS, Operation
     from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
     from modelslab_async.protocol.record import Charge, JobRecord
-    from modelslab_async.protocol.request import ImageToVideoUltra, Request, RequestParams, TextToVideoUltra
+    from modelslab_async.protocol.request import (
+        ImageToVideoUltra,
+        Request,
+        RequestParams,
+        TextToVideoUltra,
+        VideoFusion,
+    )
     from modelslab_async.protocol.statistics import Statistics
     from modelslab_async.protocol.timeouts import Timeouts
     from modelslab_async.protocol.wire import Asset, Balance
@@ -96,6 +102,7 @@ _MODULES = {
     "Timeouts": "modelslab_async.protocol.timeouts",
     "TransportError": "modelslab_async.errors",
     "Video": "modelslab_async.protocol.lifecycle",
+    "VideoFusion": "modelslab_async.protocol.request",
 }
 """Where each public name is defined. Each is imported at its first use, so that the command's help stays fast."""
 
@@ -151,6 +158,7 @@ __all__ = [
     "Timeouts",
     "TransportError",
     "Video",
+    "VideoFusion",
     "__version__",
 ]
 

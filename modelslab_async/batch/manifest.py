@@ -27,8 +27,18 @@ from modelslab_async.protocol.wire import request_from
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
 _TABLES = {".csv", ".tsv", ".tab"}
-_WHOLE = {"seed", "num_frames", "num_inference_steps", "fps", "sample_shift", "shift_sample", "resolution"}
-_FLAGS = {"portrait", "base64", "temp"}
+_WHOLE = {
+    "seed",
+    "num_frames",
+    "num_inference_steps",
+    "fps",
+    "sample_shift",
+    "shift_sample",
+    "resolution",
+    "width",
+    "height",
+}
+_FLAGS = {"portrait", "base64", "temp", "generate_audio"}
 _WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 _MOST_FIELD_CHARACTERS = 16 * 2**20
 """Of a cell: a picture as a data URI fits."""

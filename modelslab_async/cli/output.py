@@ -65,7 +65,8 @@ def as_flags(text: str) -> str:
 
 def problem_line(problem: Problem) -> str:
     """Return a problem as a line, with its value as a user types it."""
-    return f"{problem.field}={_typed(problem.value)}: {problem.requirement} (hint: {problem.hint})"
+    subject = f"{problem.field}={_typed(problem.value)}" if problem.value else problem.field
+    return f"{subject}: {problem.requirement} (hint: {problem.hint})"
 
 
 def _typed(value: str) -> str:

@@ -114,7 +114,7 @@ def _number(row: Row, endpoint: Endpoint, name: str, *, is_dedicated: bool) -> N
         default = round(row.typical[name])
     if name == "num_inference_steps" and is_dedicated:
         default = _STEPS_OF_DEDICATED_SERVERS
-    is_taken = name in row.parameters or name == "seed"
+    is_taken = name == "seed" or (name in row.parameters and (name != "resolution" or name in row.typical))
     return Number(default, _LIMITS[name] if is_taken else None, documented, is_whole)
 
 

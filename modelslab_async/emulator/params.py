@@ -73,7 +73,7 @@ class Picture:
 
 def check_file(content: bytes | None, operation: Operation | None) -> Picture:
     """Return the file from which the video is made. A video is judged when it is decoded."""
-    main = operation and operation.main_file
+    main = operation.main_file if operation else None
     if main is None or main.kind == "image":
         return check_picture(content)
     problem = f"The {main.name.replace('_', ' ')} could not be fetched, or is not a valid {main.kind}."

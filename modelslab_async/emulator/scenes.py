@@ -92,7 +92,7 @@ def _decoded(video: bytes) -> list[Image]:
                 frames.append(frame.to_image())  # type: ignore[no-untyped-call]
                 if len(frames) == _MOST_KEPT_FRAMES:
                     break
-    except (OSError, ValueError, IndexError) as error:
+    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
         raise UnreadableVideoError(str(error)) from error
     if not frames:
         raise UnreadableVideoError("no frames")

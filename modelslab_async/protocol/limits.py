@@ -17,6 +17,7 @@ from modelslab_async.protocol.problems import shown, wrong
 from modelslab_async.protocol.request import (
     Deployment,
     Request,
+    VideoFusion,
     is_http_url,
 )
 
@@ -119,6 +120,16 @@ _count = partial(_integer, minimum=1)
 _natural = partial(_integer, minimum=0)
 
 
+def _text_or_count(name: str, value: object) -> Problem | None:
+    return _name(name, value) if isinstance(value, str) else _count(name, value)
+
+
+def _duration(name: str, value: object) -> Problem | None:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value):
+        return None
+    return wrong(name, value, "must be seconds as a text", 'pass "5"')
+
+
 def _json(name: str, value: object) -> Problem | None:
     return None if _is_json(value) else wrong(name, value, "must be JSON, at most 20 levels deep", _JSON_HINT)
 
@@ -147,8 +158,17 @@ _CHECKS: Mapping[str, _Check] = {
     "webhook": _webhook,
     "track_id": _name,
     "model_id": _name,
+    "duration": _duration,
+    "aspect_ratio": _name,
+    "width": _count,
+    "height": _count,
+    "generate_audio": _flag,
 }
 """The check of each parameter, whatever the limits. Another parameter may be any JSON value."""
+_CHECKS_OF: Mapping[type[Request], Mapping[str, _Check]] = {
+    VideoFusion: {"prompt": _text, "resolution": _text_or_count},
+}
+"""The checks of a class of requests in which a parameter is another thing."""
 
 
 class _Table(NamedTuple):
@@ -163,7 +183,8 @@ class _Table(NamedTuple):
 def _table_of(operation: Operation) -> _Table:
     files = {each.name for each in operation.inputs}
     names = [name for name in operation.parameters if name not in files]
-    checks = [(name, _CHECKS.get(name, _json)) for name in sorted(names, key=_place_of)]
+    own = {**_CHECKS, **_CHECKS_OF.get(operation.request_type, {})}
+    checks = [(name, own.get(name, _json)) for name in sorted(names, key=_place_of)]
     return _Table(checks, frozenset(operation.required), attrgetter(*(name for name, _ in checks)))
 
 

@@ -11,7 +11,7 @@ import attrs
 
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.problems import shown
-from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, Request, TextToVideoUltra
+from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, Request, TextToVideoUltra, VideoFusion
 
 InputKind = Literal["image", "video", "audio"]
 Container = Literal["mp4", "gif"]
@@ -144,6 +144,7 @@ _DEDICATED = {
     "fps": Range(maximum=18),
 }
 _V6_FETCH = "/api/v6/video/fetch/"
+_FUSION = "/api/v7/video-fusion/"
 _ULTRA_SIZE = {"num_frames": 81, "resolution": 480, "num_inference_steps": 20}
 
 _ROWS = (
@@ -190,7 +191,71 @@ _ROWS = (
         typical={**_ULTRA_SIZE, "num_inference_steps": 25},
     ),
 )
-OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
+
+
+def _fusion(name: str, summary: str, confidence: str, *inputs: Input) -> Operation:
+    """Return the row of a v7 operation. Each model has its own limits and price, which no documentation names."""
+    return Operation(
+        name=name,
+        request_type=VideoFusion,
+        endpoints={Deployment.V6: Endpoint(f"{_FUSION}{name}", f"{_FUSION}fetch/")},
+        summary=summary,
+        confidence=confidence,
+        inputs=inputs,
+        typical={"duration": 5},
+    )
+
+
+def _files(kind: InputKind, *, is_required: bool) -> Input:
+    return Input(f"init_{kind}", kind, is_required=is_required, is_list=True)
+
+
+_PICTURE, _VIDEO, _SOUND = (_files(kind, is_required=True) for kind in ("image", "video", "audio"))
+_MAYBE_PICTURE, _MAYBE_VIDEO, _MAYBE_SOUND = (_files(kind, is_required=False) for kind in ("image", "video", "audio"))
+_FUSION_ROWS = (
+    _fusion(
+        "image-to-video",
+        "a picture becomes a video",
+        "path sure, models' parameters from users",
+        _PICTURE,
+        _MAYBE_VIDEO,
+        _MAYBE_SOUND,
+    ),
+    _fusion(
+        "text-to-video",
+        "a prompt becomes a video",
+        "path sure, models' parameters from users",
+        _MAYBE_PICTURE,
+        _MAYBE_VIDEO,
+        _MAYBE_SOUND,
+    ),
+    _fusion(
+        "video-to-video",
+        "a video becomes another video",
+        "one official source, few users",
+        _VIDEO,
+        _MAYBE_PICTURE,
+        _MAYBE_SOUND,
+    ),
+    _fusion(
+        "lip-sync",
+        "the lips in a video follow a sound",
+        "official client and skill agree",
+        _VIDEO,
+        _SOUND,
+        _MAYBE_PICTURE,
+    ),
+    _fusion(
+        "motion-control",
+        "a figure in a picture moves as in a video",
+        "one official source, few users",
+        _PICTURE,
+        _VIDEO,
+        _MAYBE_SOUND,
+    ),
+)
+"""From the v7 pages of ModelsLab's own command line and skills, and the schemas of modelslab-py."""
+OPERATIONS: dict[str, Operation] = {row.name: row for row in (*_ROWS, *_FUSION_ROWS)}
 """All operations, by name. A row that is added is an operation like the others."""
 
 

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -111,6 +111,47 @@ class TextToVideoUltra(Request):
     portrait: bool | None = None
     sample_shift: int | None = None
     temp: bool | None = None
+
+
+def _text_of_number(value: str | int | None) -> str | None:
+    """Return a whole number as a text, because the service documents texts such as "5". The rest is checked later."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else cast("str | None", value)
+
+
+@attrs.frozen(kw_only=True)
+class VideoFusion(Request):
+    """A request to one of the many models behind the v7 API, each with parameters of its own.
+
+    Only types and the files of the operation are checked, because the documentation names no limits of the models. A
+    parameter that is None is not sent. Parameters that only some models have go into `extra`.
+
+    operation: "image-to-video", "text-to-video", "video-to-video", "lip-sync" or "motion-control".
+    model_id: the model, such as "seedance-i2v", "kling-v2-1-i2v", "lipsync-2" or "kling-motion-control".
+    prompt: description of the video; most models need it.
+    init_image, init_video, init_audio: the files to start from: http(s) URLs, or lists of them for models that take
+        several. A local picture, or a local mp4 of at most 5 MB, is uploaded first. A sound must be a URL. Required are
+        init_image for "image-to-video" and "motion-control", init_video for "video-to-video", "lip-sync" and
+        "motion-control", and init_audio for "lip-sync".
+    duration: seconds, such as "5". A whole number is sent as a text.
+    aspect_ratio: such as "16:9", "9:16" or "1:1".
+    resolution: such as "480p", "720p" or "1920x1080".
+    width, height: pixels, 512 to 1024 for most models that have them.
+    generate_audio: whether the video has sound, for models that make some.
+    """
+
+    operation: str
+    model_id: str
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    init_image: MediaInput | None = attrs.field(default=None, repr=shown)
+    init_video: MediaInput | None = attrs.field(default=None, repr=shown)
+    init_audio: MediaInput | None = attrs.field(default=None, repr=shown)
+    duration: str | None = attrs.field(default=None, converter=_text_of_number)
+    aspect_ratio: str | None = None
+    resolution: str | int | None = None
+    width: int | None = None
+    height: int | None = None
+    generate_audio: bool | None = None
 
 
 class _OptionalParams(TypedDict, total=False):

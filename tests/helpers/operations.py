@@ -10,6 +10,7 @@ from modelslab_async import OPERATIONS, Request
 from modelslab_async.protocol import wire
 
 PICTURE = "https://pub-3626123a908346a7a8be8d9295f44e26.r2.dev/livewire-tmp/a-metaNTliM2Vm==-.webp"
+CLIP, SOUND = "https://files.invalid/a.mp4", "https://files.invalid/a.mp3"
 _EXAMPLES: Mapping[str, str] = {
     "img2video_ultra": '{"key":"","init_image":"' + PICTURE + '","prompt":"moving character",'
     '"negative_prompt":"low quality","resolution":320,"num_frames":16,"num_inference_steps":31,"guidance_scale":7,'
@@ -17,6 +18,17 @@ _EXAMPLES: Mapping[str, str] = {
     "text2video_ultra": '{"key":"","prompt":"Space Station in space","negative_prompt":"low quality",'
     '"model_id": "wan2.1","resolution":480,"num_frames":92,"num_inference_steps":8,"guidance_scale": 1.0,'
     '"shift_sample":3,"fps":18,"webhook": null,"track_id":null}',
+    # modelslab-py's schemas and ModelsLab's skill for video generation
+    "image-to-video": '{"key":"","model_id":"kling-v2-1-i2v","prompt":"the camera moves in","duration":"5",'
+    '"init_image":"' + PICTURE + '","webhook":null,"track_id":null}',
+    "text-to-video": '{"key":"","model_id":"seedance-t2v","prompt":"a castle","aspect_ratio":"16:9",'
+    '"resolution":"480p","extra":{"camera_fixed":true}}',
+    "video-to-video": '{"key":"","model_id":"wan2.6-v2v","prompt":"as a drawing","init_video":["' + CLIP + '"]}',
+    "lip-sync": '{"key":"","model_id":"lipsync-2","init_video":"' + CLIP + '","init_audio":"' + SOUND + '"}',
+    "motion-control": '{"key":"","model_id":"kling-motion-control","prompt":"she dances","init_image":"'
+    + PICTURE
+    + '",'
+    '"init_video":"' + CLIP + '","extra":{"character_orientation":"video"}}',
 }
 BEYOND: Mapping[str, set[str]] = {
     "img2video_ultra": {"num_inference_steps"},

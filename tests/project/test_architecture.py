@@ -114,6 +114,7 @@ def test_public_names() -> None:
         "JobRecord",
         "Timeouts",
         "Video",
+        "VideoFusion",
     }
     assert {*modelslab_async.__all__} == errors | others | {"__version__"}
     assert all(getattr(modelslab_async, name) for name in modelslab_async.__all__)

@@ -41,6 +41,7 @@ def test_the_documentations_example_is_sent_unchanged(name: str) -> None:
     expected = {field: value for field, value in params.items() if value is not None and field not in files}
     if "shift_sample" in expected:
         expected["sample_shift"] = expected.pop("shift_sample")
+    expected |= expected.pop("extra", {})
     assert sent(name, params) == {**OPERATIONS[name].sent, **expected, "key": "k", "track_id": "r"}
 
 
