@@ -27,7 +27,7 @@ from aiohttp import web
 
 from benchmarks._common import Figure, Samples, Target, log, parse_options, print_figures
 from modelslab_async.protocol.request import Deployment
-from modelslab_async.protocol.wire import submit_path, fetch_path
+from modelslab_async.protocol.wire import fetch_path, submit_path
 
 AT_ONCE = 50
 REQUESTS, ROUNDS = 2000, 3

@@ -42,9 +42,11 @@ if TYPE_CHECKING:
     from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
     from modelslab_async.protocol.record import Charge, JobRecord
     from modelslab_async.protocol.request import (
+        ImageToVideo,
         ImageToVideoUltra,
         Request,
         RequestParams,
+        TextToVideo,
         TextToVideoUltra,
         VideoFusion,
     )
@@ -66,6 +68,7 @@ _MODULES = {
     "ClientStateError": "modelslab_async.errors",
     "ConnectError": "modelslab_async.errors",
     "Estimate": "modelslab_async.protocol.pricing",
+    "ImageToVideo": "modelslab_async.protocol.request",
     "ImageToVideoUltra": "modelslab_async.protocol.request",
     "InsecureTransportWarning": "modelslab_async.engine.config",
     "InsufficientCreditsError": "modelslab_async.errors",
@@ -98,6 +101,7 @@ _MODULES = {
     "ServerError": "modelslab_async.errors",
     "Statistics": "modelslab_async.protocol.statistics",
     "SubmitUncertainError": "modelslab_async.errors",
+    "TextToVideo": "modelslab_async.protocol.request",
     "TextToVideoUltra": "modelslab_async.protocol.request",
     "Timeouts": "modelslab_async.protocol.timeouts",
     "TransportError": "modelslab_async.errors",
@@ -123,6 +127,7 @@ __all__ = [
     "ClientStateError",
     "ConnectError",
     "Estimate",
+    "ImageToVideo",
     "ImageToVideoUltra",
     "InsecureTransportWarning",
     "InsufficientCreditsError",
@@ -154,6 +159,7 @@ __all__ = [
     "ServerError",
     "Statistics",
     "SubmitUncertainError",
+    "TextToVideo",
     "TextToVideoUltra",
     "Timeouts",
     "TransportError",

@@ -486,9 +486,10 @@ class Client:
         overwrite: bool = True,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> SavedVideo:
-        """Save a video, or the file behind a URL, at *path*: streamed, resumed after a break, verified as a whole mp4.
+        """Save a video, or the file behind a URL, at *path*: streamed, resumed after a break, verified to be whole.
 
-        Missing folders are made. An existing file is replaced once the new one is whole and on disk.
+        A video is an mp4, or a gif if its operation gives one, see `Video.container`. Missing folders are made. An
+        existing file is replaced once the new one is whole and on disk.
 
         progress: called with the bytes received and the total, or None if the server does not say.
         overwrite: False never replaces an existing file.
@@ -496,7 +497,7 @@ class Client:
 
         At most 50 downloads run at once; further calls wait.
 
-        Raises InvalidVideoError if no link gives a whole mp4, InvalidRequestError for a path that cannot be a file,
+        Raises InvalidVideoError if no link gives a whole video, InvalidRequestError for a path that cannot be a file,
         FileExistsError without `overwrite`, OSError if the disk fails.
         """
         self._engine.require_usable(while_closing=True)

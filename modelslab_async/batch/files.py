@@ -9,7 +9,7 @@ from pathlib import Path
 
 from modelslab_async.batch.naming import stem_of
 from modelslab_async.job.future import Job
-from modelslab_async.media import mp4
+from modelslab_async.media.containers import Parser
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.operations import OPERATIONS
 
@@ -48,11 +48,11 @@ def _stem(job: Job) -> str:
 
 
 def examine(path: Path) -> SavedVideo | None:
-    """Return the facts of a video file, or None if it is missing or no whole mp4.
+    """Return the facts of a video file, or None if it is missing or no whole video.
 
     It reads the whole file: call it in a thread.
     """
-    walk, digest, size = mp4.Parser(), hashlib.sha256(), 0
+    walk, digest, size = Parser(), hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
@@ -61,7 +61,7 @@ def examine(path: Path) -> SavedVideo | None:
                 size += len(block)
     except OSError:
         return None
-    return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.verdict() is mp4.Verdict.WHOLE else None
+    return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.is_whole else None
 
 
 async def save_as(

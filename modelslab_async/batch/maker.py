@@ -177,7 +177,7 @@ class LocalMaker:
         if self.is_shared and (saved := await self._saved_by_owner(entry, job)):
             return Made(saved, job)
         try:
-            wanted = names(self.name, {**values_of(job, entry.line), "item": entry.item})
+            wanted = names(self.name, {**values_of(job, entry.line), "item": entry.item}, job.result().container)
             file = await save_as(job, self.folder, wanted, partial(self.claim, entry.item))
             return Made(self._result(entry, _record_of(job), saved=file, host=self.host), job)
         except InvalidVideoError as unreadable:

@@ -37,8 +37,22 @@ _WHOLE = {
     "resolution",
     "width",
     "height",
+    "clip_skip",
+    "upscale_height",
+    "upscale_width",
+    "upscale_num_inference_steps",
+    "improved_sampling_seed",
+    "motion_bucket_id",
 }
-_FLAGS = {"portrait", "base64", "temp", "generate_audio"}
+_DECIMALS = {
+    "guidance_scale",
+    "upscale_strength",
+    "upscale_guidance_scale",
+    "min_guidance_scale",
+    "max_guidance_scale",
+    "noise_aug_strength",
+}
+_FLAGS = {"portrait", "base64", "temp", "generate_audio", "use_improved_sampling", "instant_response"}
 _WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 _MOST_FIELD_CHARACTERS = 16 * 2**20
 """Of a cell: a picture as a data URI fits."""
@@ -118,7 +132,7 @@ def value_of(name: str, text: str) -> Any:
         if name in _WHOLE:
             whole, _, decimals = text.strip().partition(".")
             return text if decimals.strip("0") else int(whole)
-        if name == "guidance_scale":
+        if name in _DECIMALS:
             return float(text)
     except ValueError:
         return text

@@ -72,7 +72,7 @@ def _price(price: Decimal | None) -> str:
     group=SAVING,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="path of the mp4; default PICTURE-SEED.mp4",
+    help="path of the video; default PICTURE-SEED.mp4",
 )
 @option("--force", group=SAVING, is_flag=True, help="replace an existing file")
 @option("--no-wait", group=WAITING, is_flag=True, help="print the ref and exit; collect it later")
@@ -203,7 +203,7 @@ async def _save(client: Client, settings: Settings, job: Job, target: Path | Non
         if target:
             saved = await job.save(target, overwrite=force)
         else:
-            _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1)))
+            _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1), video.container))
     except (ModelsLabError, OSError) as error:
         output.error(error)
         is_disk_error = not isinstance(error, ModelsLabError)

@@ -25,6 +25,8 @@ from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
 
+_SUFFIXES = (".mp4", ".gif")
+"""With one of these, `-o` names a file."""
 _MAX_SEARCHED = 10_000
 """The most rows, the newest first, that are searched for the beginning of a ref."""
 _COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
@@ -102,7 +104,7 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path | None, name
     Waits for the jobs of REFS, or for all jobs that earlier runs left. A video is saved where the run that paid for it
     meant to save it: under the same -o, or in the folder of the batch.
     """
-    if target and target.suffix == ".mp4" and len(refs) != 1:
+    if target and target.suffix in _SUFFIXES and len(refs) != 1:
         raise click.UsageError("-o FILE needs exactly one REF (hint: pass a folder)")
     if problem := pattern_problem(name):
         error = InvalidRequestError([problem])
@@ -147,10 +149,10 @@ def _target_of(job: Job) -> Path:
 
 
 async def _save(job: Job, target: Path, name: str) -> SavedVideo:
-    if target.suffix == ".mp4":
+    if target.suffix in _SUFFIXES:
         return await job.save(target, overwrite=False)
     await job
-    return (await save_as(job, target, names(name, values_of(job, 1))))[1]
+    return (await save_as(job, target, names(name, values_of(job, 1), job.result().container)))[1]
 
 
 @click.command(cls=Command, example="modelslab-async recover --search")

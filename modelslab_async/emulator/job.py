@@ -10,7 +10,7 @@ from typing import Any, Literal
 import attrs
 
 from modelslab_async.emulator.operations import Operation
-from modelslab_async.protocol.operations import DEFAULT_OPERATION
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, Container
 
 BASE_SECONDS = 40.0
 """Processing time of 81 frames of 832x480 in 20 steps: the service was measured at 34 to 44 s."""
@@ -44,6 +44,7 @@ class Work:
     frames: int
     fps: int
     operation: str = DEFAULT_OPERATION
+    container: Container = "mp4"
 
 
 @attrs.define(kw_only=True)

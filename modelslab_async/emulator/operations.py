@@ -12,7 +12,7 @@ from functools import cache
 import attrs
 
 from modelslab_async.emulator.faults import Occasion
-from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS, Endpoint, Input, Range
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS, Container, Endpoint, Input, Range
 from modelslab_async.protocol.operations import Operation as Row
 from modelslab_async.protocol.request import Deployment
 from modelslab_async.protocol.wire import (
@@ -46,6 +46,7 @@ class Operation:
     fetch_folders: paths at which its jobs are fetched, without the id. The first is the one that replies name.
     required: the parameters that must be there. files: the parameters that are files.
     main_file: the file from which the video is made; None if there is none.
+    containers: what its videos may be. If a gif is possible, it is the service's default.
     models: the models that the service knows; it replaces any other by the first. Empty: it takes any.
     """
 
@@ -58,6 +59,7 @@ class Operation:
     files: tuple[str, ...]
     main_file: Input | None
     models: tuple[str, ...]
+    containers: tuple[Container, ...]
     has_inline_pictures: bool
     """Whether `base64` makes `init_image` the picture itself."""
 
@@ -99,6 +101,7 @@ def _emulated(row: Row, deployment: Deployment) -> Operation:
         files=files,
         main_file=row.inputs[0] if row.inputs else None,
         models=row.models,
+        containers=row.containers,
         has_inline_pictures=row.inline_input is not None and not is_dedicated,
     )
 

@@ -168,6 +168,7 @@ def read_work(
         frames=_frames(params, read),
         fps=read["fps"],
         operation=operation.name,
+        container="gif" if "gif" in operation.containers and params.get("output_type") != "mp4" else "mp4",
     )
     return work, read["num_inference_steps"]
 

@@ -54,7 +54,7 @@ class UnwantedError(Exception):
 
 
 def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes:
-    """Return the video as an mp4: exactly `frames` frames at `fps`, of `width` × `height`.
+    """Return the video: exactly `frames` frames at `fps`, of `width` × `height`. It is an mp4, or a gif if so ordered.
 
     Call it in a thread: it takes about a second. *is_wanted* is called before each frame.
 
@@ -64,6 +64,8 @@ def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes
     import av  # noqa: PLC0415 - an optional dependency
 
     frames = _frames(_open_picture(work), work) if _shows_picture(work) else scenes.frames_of(work)
+    if work.container == "gif":
+        return _gif(frames, work, is_wanted)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"  # fast start rewrites the output, which must therefore be a file
         options = {"movflags": "+faststart", "fflags": "+bitexact"}
@@ -97,6 +99,19 @@ def picture_problem(content: bytes) -> str:
     except UnreadablePictureError as error:
         return str(error)
     return ""
+
+
+def _gif(frames: Iterator[Image], work: Work, is_wanted: Callable[[], bool]) -> bytes:
+    """Return the frames as a gif that repeats."""
+    shown = []
+    for image in frames:
+        if not is_wanted():
+            raise UnwantedError
+        _draw_label(image)
+        shown.append(image)
+    file, first, others = io.BytesIO(), shown[0], shown[1:]
+    first.save(file, "GIF", save_all=True, append_images=others, duration=round(1000 / work.fps), loop=0)
+    return file.getvalue()
 
 
 def _shows_picture(work: Work) -> bool:

@@ -227,7 +227,7 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
     model, models = params.get("model_id"), job.operation.models
     return {
         "instant_response": "no",
-        "output_type": "mp4",
+        "output_type": job.work.container,
         "watermark": "no",
         "rescale": "yes",
         "scale_down": 6,
@@ -239,7 +239,7 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
         **params,
         **flags,
         "id": None,
-        "file_prefix": job.file_name.removesuffix(".mp4"),
+        "file_prefix": job.file_name.rpartition(".")[0],
         "fps": job.work.fps,
         "num_frames": job.work.frames,
         "seed": job.work.seed,

@@ -466,7 +466,7 @@ class Service:
             work=work,
             origin=links.api,
             file_origin=links.files,
-            file_name=draw_file_name(self._names),
+            file_name=draw_file_name(self._names).replace(".mp4", f".{work.container}"),
             accepted_at=now,
             starts_at=starts_at,
             done_at=done_at,

@@ -10,9 +10,11 @@ from modelslab_async.engine.recorder import Recorder
 from modelslab_async.errors import InvalidVideoError
 from modelslab_async.job.future import Job
 from modelslab_async.media import download
+from modelslab_async.media.containers import CONTAINERS
 from modelslab_async.media.saved import Progress, SavedVideo
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.operations import OPERATIONS
 from modelslab_async.protocol.problems import require
 from modelslab_async.telemetry import Notifier, Telemetry
 from modelslab_async.transport.api import ServiceApi
@@ -50,11 +52,20 @@ class Saver:
             price = video.price if isinstance(video, Job) else None
             video = await video if isinstance(video, Job) else video
 
+            row = OPERATIONS.get(video.operation) if isinstance(video, Video) else None
+            allowed = row.containers if row else CONTAINERS
+
             async def get(links: Sequence[str]) -> SavedVideo:
                 async with self.slots:
                     at = now()
                     saved = await download.save(
-                        self.api, links, path, progress=progress, overwrite=overwrite, max_bytes=max_bytes
+                        self.api,
+                        links,
+                        path,
+                        progress=progress,
+                        overwrite=overwrite,
+                        max_bytes=max_bytes,
+                        allowed=allowed,
                     )
                 if isinstance(video, Video):
                     self.notifier.notify(Telemetry.downloaded, video, saved, now() - at)

@@ -130,6 +130,10 @@ def _duration(name: str, value: object) -> Problem | None:
     return wrong(name, value, "must be seconds as a text", 'pass "5"')
 
 
+def _container(name: str, value: object) -> Problem | None:
+    return None if value in ("mp4", "gif") else wrong(name, value, 'must be "mp4" or "gif"', "omit it for mp4")
+
+
 def _json(name: str, value: object) -> Problem | None:
     return None if _is_json(value) else wrong(name, value, "must be JSON, at most 20 levels deep", _JSON_HINT)
 
@@ -163,6 +167,20 @@ _CHECKS: Mapping[str, _Check] = {
     "width": _count,
     "height": _count,
     "generate_audio": _flag,
+    "clip_skip": _natural,
+    "upscale_height": _count,
+    "upscale_width": _count,
+    "upscale_strength": _finite,
+    "upscale_guidance_scale": _finite,
+    "upscale_num_inference_steps": _count,
+    "use_improved_sampling": _flag,
+    "improved_sampling_seed": _integer,
+    "min_guidance_scale": _finite,
+    "max_guidance_scale": _finite,
+    "motion_bucket_id": _natural,
+    "noise_aug_strength": _finite,
+    "output_type": _container,
+    "instant_response": _flag,
 }
 """The check of each parameter, whatever the limits. Another parameter may be any JSON value."""
 _CHECKS_OF: Mapping[type[Request], Mapping[str, _Check]] = {

@@ -11,7 +11,15 @@ import attrs
 
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.problems import shown
-from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, Request, TextToVideoUltra, VideoFusion
+from modelslab_async.protocol.request import (
+    Deployment,
+    ImageToVideo,
+    ImageToVideoUltra,
+    Request,
+    TextToVideo,
+    TextToVideoUltra,
+    VideoFusion,
+)
 
 InputKind = Literal["image", "video", "audio"]
 Container = Literal["mp4", "gif"]
@@ -191,6 +199,66 @@ _ROWS = (
         typical={**_ULTRA_SIZE, "num_inference_steps": 25},
     ),
 )
+_SMALL = {
+    "height": Range(maximum=512),
+    "width": Range(maximum=512),
+    "num_frames": Range(maximum=25),
+    "num_inference_steps": Range(maximum=50),
+    "fps": Range(maximum=16),
+}
+_SMALL_ROWS = (
+    Operation(
+        name="text2video",
+        request_type=TextToVideo,
+        endpoints={
+            Deployment.V6: Endpoint(
+                "/api/v6/video/text2video",
+                _V6_FETCH,
+                {
+                    None: {
+                        **_SMALL,
+                        "guidance_scale": Range(0.0, 8.0),
+                        "clip_skip": Range(maximum=2),
+                        "upscale_height": Range(maximum=1024),
+                        "upscale_width": Range(maximum=1024),
+                        "upscale_strength": Range(0.0, 1.0),
+                        "upscale_guidance_scale": Range(0.0, 8.0),
+                        "upscale_num_inference_steps": Range(maximum=50),
+                    }
+                },
+            )
+        },
+        summary="a prompt becomes a short video or gif",
+        confidence="documented, with contradictions; many users",
+        sent={"output_type": "mp4"},  # the service's own default is a gif
+        typical={"num_frames": 25, "num_inference_steps": 20, "width": 512, "height": 512},
+        containers=("mp4", "gif"),
+    ),
+    Operation(
+        name="img2video",
+        request_type=ImageToVideo,
+        endpoints={
+            Deployment.V6: Endpoint(
+                "/api/v6/video/img2video",
+                _V6_FETCH,
+                {
+                    None: {
+                        **_SMALL,
+                        "min_guidance_scale": Range(1.0, 8.0),
+                        "max_guidance_scale": Range(1.0, 8.0),
+                        "noise_aug_strength": Range(0.0, 1.0),
+                    }
+                },
+            )
+        },
+        summary="a picture becomes a short video or gif",
+        confidence="documented, with contradictions; many users",
+        inputs=(Input("init_image"),),
+        sent={"output_type": "mp4"},
+        typical={"num_frames": 16, "num_inference_steps": 20, "width": 512, "height": 512},
+        containers=("mp4", "gif"),
+    ),
+)
 
 
 def _fusion(name: str, summary: str, confidence: str, *inputs: Input) -> Operation:
@@ -255,7 +323,7 @@ _FUSION_ROWS = (
     ),
 )
 """From the v7 pages of ModelsLab's own command line and skills, and the schemas of modelslab-py."""
-OPERATIONS: dict[str, Operation] = {row.name: row for row in (*_ROWS, *_FUSION_ROWS)}
+OPERATIONS: dict[str, Operation] = {row.name: row for row in (*_ROWS, *_FUSION_ROWS, *_SMALL_ROWS)}
 """All operations, by name. A row that is added is an operation like the others."""
 
 

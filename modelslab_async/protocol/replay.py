@@ -34,7 +34,7 @@ def error_of(record: JobRecord) -> JobError | None:
         case _S.TIMED_OUT:
             return JobTimeoutError(why or "the job did not end in time")
         case _S.READY:
-            return InvalidVideoError(why or "no link returns an mp4")
+            return InvalidVideoError(why or "no link returns the video")
         case _:
             return JobError(why or "the service refused the job")
 

@@ -154,6 +154,75 @@ class VideoFusion(Request):
     generate_audio: bool | None = None
 
 
+@attrs.frozen(kw_only=True)
+class TextToVideo(Request):
+    """A request for a short video of at most 512 pixels from a prompt. A parameter that is None is not sent.
+
+    model_id: the page's schema names "cogvideox" and "wanx", its text "wan2.2" and "ltx-2.3".
+    height, width: pixels; default 512, at most 512.
+    num_frames: default 25, at most 25. num_inference_steps: default 20, at most 50. fps: at most 16.
+    guidance_scale: default 7, 0 to 8. clip_skip: at most 2.
+    upscale_height, upscale_width: pixels; default 640 and 1024, at most 1024.
+    upscale_strength: default 0.6, 0 to 1. upscale_num_inference_steps: default 20, at most 50.
+    upscale_guidance_scale: the page names 12 as default and 8 as maximum.
+    output_type: "mp4", which is sent if it is None, or "gif", which is the service's own default.
+    temp: whether the service deletes the file within 24 hours.
+    """
+
+    operation: str = attrs.field(default="text2video", init=False, repr=False)
+    model_id: str
+    prompt: str
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    clip_skip: int | None = None
+    upscale_height: int | None = None
+    upscale_width: int | None = None
+    upscale_strength: float | None = None
+    upscale_guidance_scale: float | None = None
+    upscale_num_inference_steps: int | None = None
+    use_improved_sampling: bool | None = None
+    improved_sampling_seed: int | None = None
+    fps: int | None = None
+    output_type: str | None = None
+    instant_response: bool | None = None
+    temp: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ImageToVideo(Request):
+    """A request for a short video of at most 512 pixels from a picture. A parameter that is None is not sent.
+
+    model_id: the page's schema names "svd", its text "wan2.2" and "ltx-2.3".
+    init_image: an http(s) URL. A local picture of at most 5 MB is uploaded first.
+    height, width: pixels; at most 512. num_frames: default 16, at most 25. fps: at most 16.
+    num_inference_steps: default 20, at most 50.
+    min_guidance_scale, max_guidance_scale: default 1 and 3, 1 to 8.
+    motion_bucket_id: default 127. noise_aug_strength: 0 to 1.
+    output_type: "mp4", which is sent if it is None, or "gif".
+    temp: whether the service deletes the file within 24 hours.
+    """
+
+    operation: str = attrs.field(default="img2video", init=False, repr=False)
+    model_id: str
+    init_image: ImageInput = attrs.field(repr=shown)
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    min_guidance_scale: float | None = None
+    max_guidance_scale: float | None = None
+    motion_bucket_id: int | None = None
+    noise_aug_strength: float | None = None
+    fps: int | None = None
+    output_type: str | None = None
+    temp: bool | None = None
+
+
 class _OptionalParams(TypedDict, total=False):
     negative_prompt: str | None
     seed: int | None

@@ -18,6 +18,13 @@ _EXAMPLES: Mapping[str, str] = {
     "text2video_ultra": '{"key":"","prompt":"Space Station in space","negative_prompt":"low quality",'
     '"model_id": "wan2.1","resolution":480,"num_frames":92,"num_inference_steps":8,"guidance_scale": 1.0,'
     '"shift_sample":3,"fps":18,"webhook": null,"track_id":null}',
+    "text2video": '{"key":"","model_id":"cogvideox","prompt":"A majestic space station orbiting Earth, with the sun '
+    'rising behind it, cinematic, 4K","negative_prompt":"low quality, blurry, static","height":512,"width":512,'
+    '"num_frames":25,"num_inference_steps":20,"guidance_scale":7,"output_type":"mp4","webhook":null,"track_id":null}',
+    "img2video": '{"key":"","model_id":"svd","init_image":"https://imagedelivery.net/PP4qZJxMlvGLHJQBm3ErNg/'
+    'e2f9cb8e-cb87-4143-dd81-a9e77e3bb800/768","height":512,"width":512,"num_frames":25,"num_inference_steps":20,'
+    '"min_guidance_scale":1,"max_guidance_scale":3,"motion_bucket_id":20,"noise_aug_strength":0.02,"webhook":null,'
+    '"track_id":null}',
     # modelslab-py's schemas and ModelsLab's skill for video generation
     "image-to-video": '{"key":"","model_id":"kling-v2-1-i2v","prompt":"the camera moves in","duration":"5",'
     '"init_image":"' + PICTURE + '","webhook":null,"track_id":null}',

@@ -115,6 +115,8 @@ def test_public_names() -> None:
         "Timeouts",
         "Video",
         "VideoFusion",
+        "ImageToVideo",
+        "TextToVideo",
     }
     assert {*modelslab_async.__all__} == errors | others | {"__version__"}
     assert all(getattr(modelslab_async, name) for name in modelslab_async.__all__)

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 from helpers.batches import run
+from helpers.emulated_service import a_work
 from helpers.left_behind import row_of
 from helpers.operations import NAMES, a_request_for
 from helpers.webhooks import client_with_webhook
@@ -19,6 +20,7 @@ from modelslab_async import (
     OPERATIONS,
     Budget,
     InvalidRequestError,
+    InvalidVideoError,
     JobState,
     NotFoundError,
     Operation,
@@ -27,6 +29,7 @@ from modelslab_async import (
     TextToVideoUltra,
 )
 from modelslab_async.batch import read_results
+from modelslab_async.emulator import skeleton
 from modelslab_async.protocol.operations import Endpoint
 from modelslab_async.protocol.request import Deployment
 
@@ -231,3 +234,32 @@ async def test_a_wrong_type_is_one_clear_error(make_world: MakeWorld) -> None:
             with pytest.raises(InvalidRequestError) as caught:
                 client.submit(wrong)
             assert [problem.field for problem in caught.value.problems] == [field]
+
+
+@pytest.mark.parametrize("name", [row.name for row in OPERATIONS.values() if "gif" in row.containers])
+async def test_a_gif_is_recognised_and_named_as_one(make_world: MakeWorld, tmp_path: Path, name: str) -> None:
+    """The client asks for an mp4 unless the caller wants a gif; a batch names each file after what it is."""
+    world = make_world()
+    wanted = [a_request_for(name, output_type=kind, seed=seed) for seed, kind in enumerate((None, "mp4", "gif"))]
+    await run(world, tmp_path / "videos", wanted)
+    files = [str(result.file) for result in sorted(read_results(tmp_path / "videos"), key=lambda each: each.line)]
+    assert [Path(file).suffix for file in files] == [".mp4", ".mp4", ".gif"]
+    assert (tmp_path / "videos" / files[2]).read_bytes().startswith(b"GIF89a")
+    async with world.client(journal=tmp_path / "other.db") as client:
+        video = await client.generate(wanted[2], track_id="mine")
+        assert video.container == "gif"
+    async with world.client(journal=tmp_path / "other.db", wait="poll") as client:
+        assert (await client.attach("mine")).result() == video
+        assert (await client.generate(wanted[2])).container == "gif"
+
+
+async def test_a_gif_is_no_result_of_an_operation_that_gives_none(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A link that gives a gif in place of an mp4 is not the video."""
+    world = make_world()
+    gif = attrs.evolve(a_work(), container="gif")
+    async with world.client() as client:
+        job = client.submit(a_request_for("text2video_ultra"))
+        await job.submitted()
+        world.transport.render = lambda _: skeleton(gif)
+        with pytest.raises(InvalidVideoError, match="not an mp4"):
+            await job
