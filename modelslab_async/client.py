@@ -24,6 +24,7 @@ from modelslab_async.engine.config import (
     require_key,
     wrapped_key,
 )
+from modelslab_async.engine.dedicated import DedicatedServer
 from modelslab_async.engine.engine import Engine
 from modelslab_async.engine.recorder import account_fingerprint
 from modelslab_async.engine.recovery import Recovery, new_ref
@@ -227,6 +228,11 @@ class Client:
     def budget(self) -> Budget | None:
         """The budget; None for no bound."""
         return self._engine.recorder.budget
+
+    @property
+    def dedicated_server(self) -> DedicatedServer:
+        """Commands to the dedicated server. Raises ClientStateError unless the client has `enterprise=True`."""
+        return DedicatedServer(self._engine)
 
     @property
     def api_key(self) -> ApiKey:

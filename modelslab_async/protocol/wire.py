@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
@@ -33,6 +33,8 @@ QUEUE_DEPTH_PATH = "/api/v6/processing/request_count"
 UPLOAD_PATH = "/api/v6/base64_to_url"
 VIDEO_UPLOAD_PATH = "/api/v6/video/base64_to_url"
 ASSETS_PATH = "/api/v6/assets_generated"
+ServerCommand = Literal["restart_server", "update_server", "clear_cache", "clear_queue", "system_details"]
+"""The commands to a dedicated server."""
 ASSETS_PER_PAGE = 30
 """The most that the service allows."""
 
@@ -151,6 +153,11 @@ def fetch_path(deployment: Deployment, job_id: str, operation: str = DEFAULT_OPE
     """
     folder = operation_named(operation).endpoints[deployment].fetch
     return folder + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
+
+
+def command_path(command: ServerCommand) -> str:
+    """Return the path at which a dedicated server takes a command."""
+    return submit_path(DEFAULT_OPERATION, Deployment.ENTERPRISE).rpartition("/")[0] + f"/{command}"
 
 
 # --- decoded replies ---
@@ -323,6 +330,16 @@ def assets(body: Body) -> tuple[Asset, ...]:
 def upload(body: Body) -> str:
     """Return the URL of an uploaded file."""
     return body.links[0]
+
+
+def message(body: Body) -> str:
+    """Return the words of a reply; "" if it has none."""
+    return brief(body.words)
+
+
+def details(body: Body) -> Mapping[str, Any]:
+    """Return all fields of a reply but its status."""
+    return {name: value for name, value in body.raw.items() if name != "status"}
 
 
 def queue_depth(body: Body) -> int:

@@ -74,12 +74,14 @@ class ServiceApi:
         except TransportError as error:
             return error
 
-    async def call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
+    async def call(
+        self, path: str, body: bytes, pick: Callable[[Body], _T], *, attempts: int = retry.CALL_ATTEMPTS
+    ) -> _T:
         """Make a call that costs nothing, and return what *pick* takes from the reply.
 
         Failures that may pass are retried. Raise APIError or TransportError after the last attempt.
         """
-        delays = islice(self.backoff(), retry.CALL_ATTEMPTS - 1)
+        delays = islice(self.backoff(), attempts - 1)
         while True:
             error: ModelsLabError
             try:

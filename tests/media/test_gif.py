@@ -89,7 +89,7 @@ def test_the_first_bytes_decide_the_container(at_once: int) -> None:
             parser.feed(WHOLE[start : start + at_once])
         assert (parser.is_whole, parser.is_wrong) == (is_whole, not is_whole)
     assert container_of(WHOLE[:64]) == "gif"
-    assert container_of(WHOLE[:64], ("mp4",)) is None
+    assert container_of(WHOLE[:64], ["mp4"]) is None
     assert container_of(b"\0\0\0\x18ftypisom") == "mp4"
     assert container_of(b"<html>") is None
     assert not Parser().is_whole
