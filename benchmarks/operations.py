@@ -113,7 +113,7 @@ async def _file_of_peer(url: str, operation: str, method: Method) -> str:
             if response.status == 200:
                 parser = Parser()
                 parser.feed(await response.read())
-                return parser.verdict().value
+                return str(parser.verdict().value)
         await asyncio.sleep(0.5)
     return "no file"
 
@@ -161,7 +161,8 @@ def main() -> int:
     wrong = [what for what in peers if not what.startswith("a whole")]
     targets = [Target("methods of modelslab-py without a whole file", float(len(wrong)), 0.0)]
     text = table(("operation", "modelslab_async", "modelslab-py"), rows)
-    return print_results(options, text, {"files": found, "conditions": __doc__.strip().partition("\n")[0]}, targets)
+    conditions = (__doc__ or "").strip().partition("\n")[0]
+    return print_results(options, text, {"files": found, "conditions": conditions}, targets)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,7 @@ def video_frames(work: Work) -> Iterator[Image]:
 
 def _decoded(video: bytes) -> list[Image]:
     import av  # noqa: PLC0415 - an optional dependency
+    from av.error import FFmpegError  # noqa: PLC0415
 
     frames: list[Image] = []
     try:
@@ -92,7 +93,7 @@ def _decoded(video: bytes) -> list[Image]:
                 frames.append(frame.to_image())  # type: ignore[no-untyped-call]
                 if len(frames) == _MOST_KEPT_FRAMES:
                     break
-    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
+    except (FFmpegError, OSError, ValueError, IndexError) as error:
         raise UnreadableVideoError(str(error)) from error
     if not frames:
         raise UnreadableVideoError("no frames")

@@ -74,7 +74,7 @@ class ImageToVideoUltra(Request):
     """
 
     operation: str = attrs.field(default="img2video_ultra", init=False, repr=False)
-    prompt: str
+    prompt: str = attrs.field()
     init_image: ImageInput = attrs.field(repr=shown)
     negative_prompt: str | None = None
     resolution: int | str | None = None
@@ -101,7 +101,7 @@ class TextToVideoUltra(Request):
     """
 
     operation: str = attrs.field(default="text2video_ultra", init=False, repr=False)
-    prompt: str
+    prompt: str = attrs.field()
     negative_prompt: str | None = None
     resolution: int | str | None = None
     num_frames: int | None = None
@@ -140,7 +140,7 @@ class VideoFusion(Request):
     """
 
     operation: str
-    model_id: str
+    model_id: str = attrs.field()
     prompt: str | None = None
     negative_prompt: str | None = None
     init_image: MediaInput | None = attrs.field(default=None, repr=shown)
@@ -170,8 +170,8 @@ class TextToVideo(Request):
     """
 
     operation: str = attrs.field(default="text2video", init=False, repr=False)
-    model_id: str
-    prompt: str
+    model_id: str = attrs.field()
+    prompt: str = attrs.field()
     negative_prompt: str | None = None
     height: int | None = None
     width: int | None = None
@@ -207,7 +207,7 @@ class ImageToVideo(Request):
     """
 
     operation: str = attrs.field(default="img2video", init=False, repr=False)
-    model_id: str
+    model_id: str = attrs.field()
     init_image: ImageInput = attrs.field(repr=shown)
     negative_prompt: str | None = None
     height: int | None = None
