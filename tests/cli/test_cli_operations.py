@@ -38,6 +38,7 @@ def test_files_and_parameters_of_an_operation(tmp_path: Path) -> None:
     with emulated_aside(tmp_path) as (shell, emulator):
         done = shell.run(*lip_sync, "--init-video", "clip.mp4", "--extra", "width=640", "--extra", "style=1")
         again = shell.run(*lip_sync, "--init-video", "clip.mp4", "--json")
+        shown = shell.run("show", json.loads(again.out)["ref"])
         (job, other) = emulator.service.jobs.values()
     assert (done.code, again.code) == (0, 0)
     assert done.err.splitlines()[0] == "an unknown price for one video"
@@ -45,6 +46,8 @@ def test_files_and_parameters_of_an_operation(tmp_path: Path) -> None:
     assert (job.params["model_id"], job.params["width"], job.params["style"]) == ("lipsync-2", 640, 1)
     assert json.loads(again.out)["cost"] is None
     assert other.id != job.id
+    assert "price                    unknown\n" in shown.out
+    assert "operation                lip-sync\n" in shown.out
 
 
 @pytest.mark.parametrize(
