@@ -24,12 +24,12 @@ import attrs
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from benchmarks._common import Server, Target, log, parse_options, print_results, table
 from modelslab_async import Client, Job
-from modelslab_async.web import EVENT_STREAM, server_sent_events
+from modelslab_async.web import event_stream
 from modelslab_async.webhook import Webhook
 
 STREAMS, RATE, SECONDS = 200, 1000.0, 8.0
@@ -106,8 +106,8 @@ def _app(webhook: Webhook, jobs: dict[str, Job]) -> Starlette:
         await request.body()
         return Response("ok")
 
-    async def events(request: Request) -> StreamingResponse:
-        return StreamingResponse(server_sent_events(jobs[request.path_params["ref"]]), media_type=EVENT_STREAM)
+    async def events(request: Request) -> Response:
+        return await event_stream(jobs[request.path_params["ref"]], request)
 
     routes = [Route("/nothing", nothing, methods=["POST"]), Route("/events/{ref}", events), Mount("/hooks", webhook)]
     return Starlette(routes=routes)

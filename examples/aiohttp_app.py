@@ -7,10 +7,9 @@ import os
 from aiohttp import web
 
 from modelslab_async import Client
-from modelslab_async.web import cleanup_ctx, server_sent_events
+from modelslab_async.web import CLIENT, cleanup_ctx, event_stream
 
 URL = os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")
-CLIENT = web.AppKey("modelslab", Client)
 
 
 async def submit(request: web.Request) -> web.StreamResponse:
@@ -20,17 +19,13 @@ async def submit(request: web.Request) -> web.StreamResponse:
         job = request.app[CLIENT].submit(prompt=params.get("prompt", ""), init_image=str(params.get("init_image")))
     except (TypeError, ValueError) as error:  # InvalidRequestError is a ValueError
         raise web.HTTPUnprocessableEntity(text=str(error)) from error
-    stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await stream.prepare(request)
-    async for event in server_sent_events(job):  # if the visitor leaves, the job continues
-        await stream.write(event)
-    return stream
+    return await event_stream(job, request)  # if the visitor leaves, the job continues
 
 
 def make_app() -> web.Application:
     """Return the application."""
     app = web.Application()
-    app.cleanup_ctx.append(cleanup_ctx(lambda: Client(base_url=URL, journal="jobs.db"), CLIENT))
+    app.cleanup_ctx.append(cleanup_ctx(lambda: Client(base_url=URL, journal="jobs.db")))
     app.router.add_post("/videos", submit)
     return app
 

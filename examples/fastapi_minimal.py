@@ -10,20 +10,20 @@ import tempfile
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi import FastAPI, Form, HTTPException, UploadFile
 from fastapi.responses import FileResponse
 
 from modelslab_async import Budget, BudgetExceededError, Client, InvalidRequestError, ModelsLabError
 from modelslab_async.web import lifespan
+from modelslab_async.web.fastapi import ModelsLabClient
 
 URL = os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")
 app = FastAPI(lifespan=lifespan(lambda: Client(base_url=URL, journal="jobs.db", budget=Budget(usd=5, per="day"))))
 
 
 @app.post("/videos")
-async def make(request: Request, prompt: Annotated[str, Form()], picture: UploadFile) -> FileResponse:
+async def make(client: ModelsLabClient, prompt: Annotated[str, Form()], picture: UploadFile) -> FileResponse:
     """Make a video for $0.20. The response is sent when it is ready; examples/studio shows the progress meanwhile."""
-    client: Client = request.state.modelslab
     try:
         job = client.submit(prompt=prompt, init_image=await picture.read(), num_frames=49)
         saved = await job.save(Path(tempfile.gettempdir()) / f"{job.ref}.mp4")

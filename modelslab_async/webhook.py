@@ -127,15 +127,19 @@ class Webhook:
         return await self._handle(path, read) or _UNREADABLE
 
     async def __call__(self, scope: _Scope, receive: _Receive, send: _Send) -> None:
-        """Handle a request as an ASGI application."""
+        """Handle a request as an ASGI application. A websocket is refused, which a server answers with 403."""
         with suppress(OSError):  # the sender disconnected
-            if scope["type"] == "websocket":
-                await send({"type": "websocket.close"})
-            elif scope["type"] == "http" and (answer := await self._handle_asgi(scope, receive)):
-                status, text = answer
-                headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
-                await send({"type": "http.response.start", "status": status, "headers": headers})
-                await send({"type": "http.response.body", "body": text})
+            match scope["type"]:
+                case "http":
+                    if answer := await self._handle_asgi(scope, receive):
+                        await _send_answer(send, *answer)
+                case "websocket":
+                    await receive()  # the server's "connect", which comes before any answer
+                    await send({"type": "websocket.close"})
+                case "lifespan":
+                    while (kind := (await receive())["type"]) != "lifespan.shutdown":
+                        await send({"type": f"{kind}.complete"})
+                    await send({"type": "lifespan.shutdown.complete"})
 
     async def _handle_asgi(self, scope: _Scope, receive: _Receive) -> _Answer | None:
         if scope["method"] != "POST":
@@ -217,6 +221,12 @@ def _parse(body: bytes) -> tuple[bool, str | None]:
     except (TypeError, ValueError, RecursionError):
         return False, None
     return reply.status == "processing", reply.id
+
+
+async def _send_answer(send: _Send, status: int, text: bytes) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": text})
 
 
 async def _asgi_body(receive: _Receive) -> bytes | None:

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from modelslab_async import Client, JobState
-from modelslab_async.emulator import Emulator
-from modelslab_async.emulator.options import EmulatorOptions
+from modelslab_async.emulator import Emulator, EmulatorOptions
 from modelslab_async.pytest_plugin import SPEED
 
 PICTURE = Path(__file__).parent.parent / "examples" / "rocket.jpg"
@@ -135,9 +134,9 @@ class Asynchronous(EmulatorMixin, unittest.IsolatedAsyncioTestCase):
 """
 # pytest-asyncio itself leaks an event loop if a synchronous test comes first, which is an unraisable exception.
 WARNINGS = ("-W", "error", "-W", "ignore::pytest.PytestUnraisableExceptionWarning")
-PYTEST = ("pytest", "-q", "-p", "no:cacheprovider", *WARNINGS, "test_mine.py")
+PYTEST = ("pytest", "-q", "-p", "no:cacheprovider", "-p", "no:looptime_plugin", *WARNINGS, "test_mine.py")
 STRICT = ("-p", "no:xdist", "-o", "asyncio_mode=strict", "-o", "asyncio_default_fixture_loop_scope=function")
-ALONE = ("-p", "no:asyncio", "-p", "no:looptime_plugin")  # looptime needs pytest-asyncio
+ALONE = ("-p", "no:asyncio")
 AUTO = (*STRICT, "-o", "asyncio_mode=auto")
 RUNNERS = {
     "pytest-asyncio, strict": (ASYNCHRONOUS.format(mark="@pytest.mark.asyncio"), STRICT, 5),

@@ -99,9 +99,17 @@ async def test_a_sender_that_disconnects_before_the_answer_causes_no_error(error
 
 
 async def test_a_websocket_is_refused() -> None:
-    """A websocket's handshake is answered by closing it."""
-    sent = await messages_sent(a_webhook(), path_of(a_webhook()), unread, type="websocket")
+    """A websocket's handshake is closed before it is accepted, which servers answer with 403."""
+    connecting = receive_of({"type": "websocket.connect"})
+    sent = await messages_sent(a_webhook(), path_of(a_webhook()), connecting, type="websocket")
     assert sent == [{"type": "websocket.close"}]
+
+
+async def test_a_lifespan_is_completed() -> None:
+    """Served by itself, a webhook answers the start and the shutdown of the server, and then ends."""
+    lifespan = receive_of({"type": "lifespan.startup"}, {"type": "lifespan.shutdown"})
+    sent = await messages_sent(a_webhook(), "", lifespan, type="lifespan")
+    assert sent == [{"type": "lifespan.startup.complete"}, {"type": "lifespan.shutdown.complete"}]
 
 
 @pytest.mark.parametrize("root", ["", "/app", "/app/"])

@@ -6,6 +6,9 @@
 A cookie identifies each visitor. A job's ref begins with the digest of its visitor's cookie, so no visitor can reach
 another's jobs. The digest of the picture and the prompt follows, so the studio asks before it makes a video twice.
 
+With --workers, several processes serve the page, and share the journal. Each can show the progress of every job. If a
+process dies, another one takes over its jobs.
+
 The server answers only to the host names that it was started for. Otherwise a page of another site could reach it
 under a name that its owner controls (DNS rebinding).
 """
@@ -15,13 +18,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import json
 import os
 import re
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -33,7 +38,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
 from modelslab_async import (
@@ -48,68 +53,122 @@ from modelslab_async import (
 )
 from modelslab_async.emulator import Emulator
 from modelslab_async.errors import Problem
-from modelslab_async.web import EVENT_STREAM, server_sent_events
+from modelslab_async.web import client_of, event_stream, lifespan, public_error
 from modelslab_async.webhook import Webhook
 
 MAX_UPLOAD_BYTES = 5_000_000
 MAX_PROMPT_CHARACTERS = 1000
 MAX_OPEN_JOBS = 50
 MAX_OPEN_JOBS_A_VISITOR = 3
+MAX_ROWS = 1000
+"""The journal's latest jobs, among which a visitor's own are searched."""
 FRAMES, FPS = 49, 16
 COOKIE = "visitor"
 PAGE = Path(__file__).with_name("page.html")
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
+SETTINGS = "STUDIO_SETTINGS"
+"""The variable of the environment through which the worker processes get their settings, in JSON."""
 _REF = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{16}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
-_HAS_MORE_TO_COME = (JobState.SUBMITTING, JobState.PROCESSING, JobState.READY, JobState.TIMED_OUT)
-"""States in which a job without a saved video is worth attaching to."""
+_IS_OPEN = (JobState.WAITING, JobState.SUBMITTING, JobState.PROCESSING)
+_HAS_MORE_TO_COME = (*_IS_OPEN, JobState.READY, JobState.TIMED_OUT)
+"""States in which a job without a saved video is worth following."""
 _NO_VIDEO = (JobState.REFUSED, JobState.CANCELLED, JobState.FAILED)
+_SECONDS_A_DAY = 86_400
+_STATUS_EVERY = 0.5
+"""Seconds for which all visitors get the same status."""
+_SAVING_SECONDS = 30.0
 
 
-@attrs.define
-class Studio:
-    """The application's state: its client, its open jobs, and the folders of its pictures and videos."""
+@attrs.frozen
+class Settings:
+    """How the studio was started.
 
-    client: Client
-    pictures: Path
-    videos: Path
-    budget: Budget
+    folder: for the journal, the pictures and the videos.
+    budget: USD per day.
+    hosts: the host names to answer to. That of STUDIO_PUBLIC_URL is added.
+    """
+
+    folder: Path
+    budget: float
+    hosts: Sequence[str]
     is_emulated: bool
-    jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
-    saves: dict[str, asyncio.Task[None]] = attrs.field(factory=dict[str, "asyncio.Task[None]"])
+
+    def as_json(self) -> str:
+        """Return the settings as text."""
+        return json.dumps({**attrs.asdict(self), "folder": str(self.folder)})
+
+    @classmethod
+    def from_json(cls, text: str) -> Settings:
+        """Return the settings of a text."""
+        values = json.loads(text)
+        return cls(**{**values, "folder": Path(values["folder"])})
+
+
+class Studio:
+    """The application's state: its open jobs, and the folders of its pictures and videos."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pictures, self.videos = settings.folder / "pictures", settings.folder / "videos"
+        self.budget = Budget(usd=settings.budget, per="day")
+        self.jobs: dict[str, Job] = {}
+        """The jobs whose videos this process saves, until they are saved."""
+        self._saves = dict[str, asyncio.Task[None]]()
+        self._status: tuple[float, Mapping[str, Any]] = (0.0, {})
+
+    def make_client(self, webhook: Webhook | None) -> Client:
+        """Return the client of this process."""
+        for each in (self.pictures, self.videos):
+            each.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {"base_url": os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")}
+        if self.settings.is_emulated:
+            options |= {"api_key": "any", "poll_cost": 0.25}
+        return Client(journal=self.settings.folder / "jobs.db", budget=self.budget, webhook=webhook, **options)
+
+    def video_of(self, ref: str) -> Path:
+        """Return where the job's video is saved."""
+        return self.videos / f"{ref}.mp4"
 
     def save_when_ready(self, job: Job) -> None:
         """Start a task that saves the job's video, once for each job. The journal records how the job ended."""
         if job.ref not in self.jobs:
             self.jobs[job.ref] = job
-            self.saves[job.ref] = asyncio.create_task(self._save(job))
+            self._saves[job.ref] = asyncio.create_task(self._save(job))
 
     async def _save(self, job: Job) -> None:
         try:
             with suppress(ModelsLabError, OSError):  # the page shows the error from the journal
-                await job.save(self.videos / f"{job.ref}.mp4")
+                await job.save(self.video_of(job.ref))
         finally:
-            del self.jobs[job.ref], self.saves[job.ref]
+            del self.jobs[job.ref], self._saves[job.ref]
 
-    def open_jobs(self, visitor: str = "") -> int:
-        """Return the number of unfinished jobs of a visitor, or of all visitors."""
-        return sum(ref.startswith(visitor) and not job.done() for ref, job in self.jobs.items())
+    async def recovered(self, job: Job) -> None:
+        """Save the video of a job that another process left."""
+        self.save_when_ready(job)
 
-    def require_room(self, visitor: str) -> None:
+    def open_refs(self, rows: Sequence[JobRecord]) -> set[str]:
+        """Return the refs of unfinished jobs of all processes. *rows* are the journal's."""
+        known = {row.ref for row in rows}
+        here = {ref for ref, job in self.jobs.items() if not job.done() and ref not in known}
+        return here | {row.ref for row in rows if row.state in _IS_OPEN}
+
+    def require_room(self, visitor: str, rows: Sequence[JobRecord]) -> None:
         """Raise HTTPException if the visitor, or the studio, has too many unfinished jobs."""
-        if self.open_jobs(visitor) >= MAX_OPEN_JOBS_A_VISITOR:
+        refs = self.open_refs(rows)
+        if sum(ref.startswith(visitor) for ref in refs) >= MAX_OPEN_JOBS_A_VISITOR:
             raise HTTPException(429, "Three of your videos are in progress. Wait until one of them is finished.")
-        if self.open_jobs() >= MAX_OPEN_JOBS:
+        if len(refs) >= MAX_OPEN_JOBS:
             raise HTTPException(503, "The studio is busy. Try again in a few minutes.")
 
-    def require_first(self, prefix: str, rows: Iterable[JobRecord]) -> None:
+    def require_first(self, prefix: str, rows: Sequence[JobRecord], price: str) -> None:
         """Raise HTTPException (409) with a question if the same video was, or may be, made before.
 
         prefix: how the refs of the visitor's jobs with the same picture and prompt begin.
         rows: the journal's rows.
         """
         states = [row.state for row in rows if row.ref.startswith(prefix) and row.state not in _NO_VIDEO]
-        if any(ref.startswith(prefix) for ref in self.jobs):
+        if any(ref.startswith(prefix) for ref in self.open_refs(rows)):
             happened = "This video is being made."
         elif JobState.READY in states:
             happened = "You made this video before."
@@ -117,18 +176,41 @@ class Studio:
             happened = "You requested this video before, and it may still be finished."
         else:
             return
-        raise HTTPException(409, f"{happened} Make another for ${self.client.prices.usd:.2f}?")
+        raise HTTPException(409, f"{happened} Make another for ${price}?")
 
-    def submit(self, prompt: str, picture: Path, ref: str) -> Job:
-        """Submit a job. Raise HTTPException, which says what the visitor can do, if it is refused."""
+    async def submit(self, client: Client, prompt: str, picture: Path, ref: str) -> Job:
+        """Submit a job. Return it once each process can find it in the journal.
+
+        Raise HTTPException, which says what the visitor can do, if it is refused.
+        """
         try:
-            job = self.client.submit(prompt=prompt, init_image=picture, num_frames=FRAMES, fps=FPS, track_id=ref)
+            job = client.submit(prompt=prompt, init_image=picture, num_frames=FRAMES, fps=FPS, track_id=ref)
         except InvalidRequestError as error:
             raise HTTPException(422, " ".join(_explain(problem) for problem in error.problems)) from error
         if isinstance(job.error, BudgetExceededError):
             raise HTTPException(429, "Today's budget is used up. Come back tomorrow.")
         self.save_when_ready(job)
+        await client.find(ref)
         return job
+
+    async def status(self, client: Client) -> Mapping[str, Any]:
+        """Return the price, the slots, the queue and the rest of today's budget, over all processes."""
+        at, known = self._status
+        if time.monotonic() - at < _STATUS_EVERY:
+            return known
+        rows = await client.history(MAX_ROWS)
+        states = [row.state for row in rows]
+        price = client.prices.usd
+        status = {
+            "price": f"{price:.2f}",
+            "running": states.count(JobState.SUBMITTING) + states.count(JobState.PROCESSING),
+            "waiting": states.count(JobState.WAITING),
+            "slots": client.statistics().cap,
+            "left_today": int((_usd(self.settings.budget) - _spent_today(rows)) // price),
+            "emulated": self.settings.is_emulated,
+        }
+        self._status = time.monotonic(), status
+        return status
 
 
 # --- routes ---
@@ -148,31 +230,25 @@ async def page(request: Request) -> Response:
 
 async def status(request: Request) -> Response:
     """Return the price, the slots, the queue and the rest of today's budget."""
-    studio: Studio = request.state.studio
-    statistics = studio.client.statistics()
-    waiting = studio.open_jobs() - statistics.in_flight
-    left = studio.budget.jobs_left(studio.client.prices, time.time())
-    price = f"{studio.client.prices.usd:.2f}"
-    queue = {"running": statistics.in_flight, "waiting": max(waiting, 0), "slots": statistics.cap}
-    return JSONResponse({"price": price, **queue, "left_today": left, "emulated": studio.is_emulated})
+    return JSONResponse(await _studio_of(request).status(client_of(request)))
 
 
 async def submit(request: Request) -> Response:
     """Submit a picture and a prompt. All checks come before the paid request."""
-    studio, visitor = request.state.studio, _visitor(request)
-    studio.require_room(visitor)
+    studio, client, visitor = _studio_of(request), client_of(request), _visitor(request)
+    rows = await client.history(MAX_ROWS)
+    studio.require_room(visitor, rows)
     prompt, content, is_confirmed = await _upload(request)
     prefix = f"{visitor}-{_digest(hashlib.sha256(content).digest() + prompt.encode())}-"
-    rows = () if is_confirmed else await studio.client.history(1000)
     ref = prefix + secrets.token_hex(8)
     path = studio.pictures / ref
     try:
         await asyncio.to_thread(path.write_bytes, content)
         # Other uploads may have been accepted meanwhile. From these checks to the submit there must be no await.
-        studio.require_room(visitor)
+        studio.require_room(visitor, rows)
         if not is_confirmed:
-            studio.require_first(prefix, rows)
-        studio.submit(prompt, path, ref)
+            studio.require_first(prefix, rows, f"{client.prices.usd:.2f}")
+        await studio.submit(client, prompt, path, ref)
     except Exception:
         path.unlink(missing_ok=True)
         raise
@@ -181,42 +257,37 @@ async def submit(request: Request) -> Response:
 
 async def gallery(request: Request) -> Response:
     """Return the visitor's last 100 jobs, the newest first."""
-    studio, visitor = request.state.studio, _visitor(request)
-    rows = [row for row in await studio.client.history(1000) if row.ref.startswith(visitor)]
-    return JSONResponse([_as_json(studio, row) for row in rows[:100]])
+    visitor = _visitor(request)
+    rows = [row for row in await client_of(request).history(MAX_ROWS) if row.ref.startswith(visitor)]
+    return JSONResponse([_as_json(_studio_of(request), row) for row in rows[:100]])
 
 
 async def follow(request: Request) -> Response:
-    """Stream a job's progress as server-sent events. The stream of a job that ended has its end at once."""
-    studio, ref = request.state.studio, _own_ref(request)
-    job = studio.jobs.get(ref)
-    if job is None:
-        if await studio.client.find(ref) is None:
-            raise HTTPException(404, "This video does not exist.")
-        try:
-            job = await studio.client.attach(ref)
-        except InvalidRequestError as error:
-            raise HTTPException(503, "Another server is making this video. Try again later.") from error
-        if not (studio.videos / f"{ref}.mp4").is_file():
-            studio.save_when_ready(job)
-    events = server_sent_events(job, last_event_id=request.headers.get("Last-Event-ID"))
-    return StreamingResponse(events, media_type=EVENT_STREAM, headers={"Cache-Control": "no-store"})
+    """Stream the progress of a job of any process. The stream of a job that ended has its end at once."""
+    studio, client, ref = _studio_of(request), client_of(request), _own_ref(request)
+    job = await client.follow(ref)
+    is_own = client.journal and job.record and job.record.owner == client.journal.owner
+    if (is_own or job.done()) and not studio.video_of(ref).is_file():  # else its own process saves it
+        studio.save_when_ready(job)
+    return await event_stream(job, request)
 
 
 async def picture(request: Request) -> Response:
     """Serve the picture of a job. An `<img>` recognises its format; opened by itself it is a download, never a page."""
-    path = request.state.studio.pictures / _own_ref(request)
+    path = _studio_of(request).pictures / _own_ref(request)
     if not path.is_file():
         raise HTTPException(404, "This picture does not exist.")
     return FileResponse(path, media_type="application/octet-stream", filename="picture")
 
 
 async def video(request: Request) -> Response:
-    """Serve a job's video once it is saved."""
-    studio, ref = request.state.studio, _own_ref(request)
-    if saving := studio.saves.get(ref):
-        await asyncio.wait([saving], timeout=30)
-    path = studio.videos / f"{ref}.mp4"
+    """Serve a job's video once a process has saved it."""
+    path, row = _studio_of(request).video_of(_own_ref(request)), await client_of(request).find(_own_ref(request))
+    if row and row.state in _HAS_MORE_TO_COME:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SAVING_SECONDS):
+                while not path.is_file():  # noqa: ASYNC110 - another process may save it
+                    await asyncio.sleep(0.1)
     if not path.is_file():
         raise HTTPException(404, "This video does not exist.")
     name = "video.mp4" if "download" in request.query_params else None
@@ -224,6 +295,11 @@ async def video(request: Request) -> Response:
 
 
 # --- helpers ---
+
+
+def _studio_of(request: Request) -> Studio:
+    studio: Studio = request.app.state.studio
+    return studio
 
 
 def _visitor(request: Request) -> str:
@@ -277,57 +353,48 @@ def _explain(problem: Problem) -> str:
             return f"{problem.field} {problem.requirement}."
 
 
+def _usd(amount: object) -> Decimal:
+    return Decimal(str(amount))
+
+
+def _spent_today(rows: Sequence[JobRecord]) -> Decimal:
+    """Return what the jobs of this UTC day cost, or will cost."""
+    since = time.time() // _SECONDS_A_DAY * _SECONDS_A_DAY
+    counted = [row for row in rows if row.charged is not False or row.state in _IS_OPEN]
+    return sum((row.price for row in counted if (row.accepted_at or row.created_at) >= since), Decimal(0))
+
+
 def _as_json(studio: Studio, row: JobRecord) -> Mapping[str, Any]:
-    is_saved = (studio.videos / f"{row.ref}.mp4").is_file()
+    is_saved = studio.video_of(row.ref).is_file()
     return {
         "ref": row.ref,
         "state": row.state.value,
         "prompt": (row.request or {}).get("prompt", ""),
-        "error": row.error,
         "seed": row.seed,
         "video": is_saved,
-        "open": row.ref in studio.jobs or (row.state in _HAS_MORE_TO_COME and not is_saved),
+        "open": row.state in _HAS_MORE_TO_COME and not is_saved,
     }
 
 
-async def _error_response(_: Request, error: Exception) -> Response:
+async def _answer_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - the only type it is registered for
     return JSONResponse({"error": error.detail}, error.status_code)
 
 
-def make_app(*, live: bool, folder: Path, budget: float = 5.0, hosts: Iterable[str] = LOCAL_HOSTS) -> Starlette:
-    """Return the application.
+async def _answer_error(_: Request, error: Exception) -> Response:
+    """Answer in words for a visitor. The log has the error itself."""
+    public = public_error(error)
+    return JSONResponse({"error": public.message}, public.status)
 
-    folder: for the journal, the pictures and the videos.
-    budget: USD per day.
-    hosts: the host names to answer to. That of STUDIO_PUBLIC_URL is added.
-    """
+
+def make_app(settings: Settings | None = None) -> Starlette:
+    """Return the application. None takes the settings from the environment, as in a worker process."""
+    settings = settings or Settings.from_json(os.environ[SETTINGS])
     public_url = os.environ.get("STUDIO_PUBLIC_URL")
     secret = os.environ.get("STUDIO_SECRET", "")
     webhook = Webhook(public_url=f"{public_url}/hooks", secret=secret) if public_url else None
-    limit = Budget(usd=budget, per="day")
-    names = [*hosts, *filter(None, [urlsplit(public_url or "").hostname])]
-
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Studio]]:
-        async with AsyncExitStack() as stack:
-            options: dict[str, Any] = {"base_url": os.environ.get("MODELSLAB_BASE_URL", "https://modelslab.com")}
-            if not live:
-                emulator = await stack.enter_async_context(Emulator(speed=4))
-                options = {"api_key": "any", "base_url": emulator.url, "poll_cost": 0.25}
-            pictures, videos = folder / "pictures", folder / "videos"
-            for each in (pictures, videos):
-                each.mkdir(parents=True, exist_ok=True)
-            client = Client(journal=folder / "jobs.db", budget=limit, webhook=webhook, **options)
-            await stack.enter_async_context(client)
-            app.state.client = client
-            studio = Studio(client, pictures, videos, limit, is_emulated=not live)
-            recovery = await client.recover()
-            for job in [*recovery.jobs, *await client.resubmit(recovery.unsent)]:
-                studio.save_when_ready(job)
-            yield {"studio": studio}
-            await client.aclose(drain=False)  # the next start recovers the unfinished jobs from the journal
-
+    names = [*settings.hosts, *filter(None, [urlsplit(public_url or "").hostname])]
+    studio = Studio(settings)
     routes: list[BaseRoute] = [
         Route("/", page),
         Route("/status", status),
@@ -338,31 +405,27 @@ def make_app(*, live: bool, folder: Path, budget: float = 5.0, hosts: Iterable[s
         Route("/jobs/{ref}/video", video),
     ]
     hooks = [Mount("/hooks", webhook)] if webhook else []
-    return Starlette(
+    app = Starlette(
         routes=[*routes, *hooks],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[*map(str.lower, names)], www_redirect=False)],
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _error_response},
+        # At the end, no job is waited for: another process, or the next start, takes over what this one leaves.
+        lifespan=lifespan(lambda: studio.make_client(webhook), grace=0.0, on_recovered=studio.recovered),
+        exception_handlers={HTTPException: _answer_http_error, ModelsLabError: _answer_error},
     )
-
-
-class Server(uvicorn.Server):
-    """Close the client before the connections, so that open streams end. Browsers reconnect after a restart."""
-
-    def __init__(self, app: Starlette) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
-        self._app = app
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Shut down at SIGTERM or Ctrl-C."""
-        await self._app.state.client.aclose(drain=False)
-        await super().shutdown(sockets)
+    app.state.studio = studio
+    return app
 
 
 def _host_name(text: str) -> str:
     if not _HOST_NAME.fullmatch(text):
         raise argparse.ArgumentTypeError(f"{text!r} must be a name without scheme and port, such as studio.example.com")
     return text
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"{text!r} must be a number from 1 to 64")
+    return int(text)
 
 
 def main() -> None:
@@ -373,6 +436,7 @@ def main() -> None:
         "--host", type=_host_name, default="127.0.0.1", help="address to listen on (default: 127.0.0.1)"
     )
     parser.add_argument("--port", type=int, default=8000, help="port to listen on, 0 for any free one (default: 8000)")
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="processes (default: 1)")
     parser.add_argument(
         "--folder",
         type=Path,
@@ -391,15 +455,34 @@ def main() -> None:
     args = parser.parse_args()
     if args.live and not os.environ.get("MODELSLAB_API_KEY"):
         parser.error("--live: needs an API key (hint: set MODELSLAB_API_KEY, or omit --live)")
-    try:
-        args.folder.mkdir(parents=True, exist_ok=True)
-        hosts = {*LOCAL_HOSTS, args.host, *args.allowed_host}
-        app = make_app(live=args.live, folder=args.folder, budget=args.budget, hosts=hosts)
-        listening = socket.create_server((args.host, args.port))
-    except (ModelsLabError, OSError, OverflowError) as error:
-        parser.error(f"{error}")
-    print(f"The studio is at http://{args.host}:{listening.getsockname()[1]} (stop it with Ctrl-C)", flush=True)
-    Server(app).run(sockets=[listening])
+    hosts = sorted({*LOCAL_HOSTS, args.host, *args.allowed_host})
+    settings = Settings(args.folder, args.budget, hosts, is_emulated=not args.live)
+    with ExitStack() as stack:
+        try:
+            args.folder.mkdir(parents=True, exist_ok=True)
+            make_app(settings)  # it checks the settings
+            listening = socket.create_server((args.host, args.port))
+            if not args.live:
+                os.environ["MODELSLAB_BASE_URL"] = stack.enter_context(Emulator.running(speed=4)).url
+        except (ModelsLabError, OSError, OverflowError) as error:
+            parser.error(f"{error}")
+        os.environ[SETTINGS] = settings.as_json()
+        print(f"The studio is at http://{args.host}:{listening.getsockname()[1]} (stop it with Ctrl-C)", flush=True)
+        _serve(listening, args.workers)
+
+
+def _serve(listening: socket.socket, workers: int) -> None:
+    host, port = listening.getsockname()[:2]
+    options: dict[str, Any] = {
+        "factory": True,
+        "log_level": "warning",
+        "timeout_graceful_shutdown": 2,  # then the open streams end, and the browsers connect again
+    }
+    if workers == 1:
+        uvicorn.Server(uvicorn.Config("server:make_app", **options)).run(sockets=[listening])
+    else:
+        listening.close()  # uvicorn opens it again for all of its processes
+        uvicorn.run("server:make_app", host=host, port=port, workers=workers, **options)
 
 
 if __name__ == "__main__":

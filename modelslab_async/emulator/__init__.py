@@ -8,6 +8,7 @@ from modelslab_async.emulator.files import skeleton
 from modelslab_async.emulator.inprocess import InProcess
 from modelslab_async.emulator.job import Work
 from modelslab_async.emulator.ledger import Charge, Ledger
+from modelslab_async.emulator.options import EmulatorOptions
 from modelslab_async.emulator.replies import Delivery
 from modelslab_async.emulator.server import Emulator
 from modelslab_async.emulator.service import Service
@@ -18,6 +19,7 @@ __all__ = [
     "Delivery",
     "Emulator",
     "EmulatorMixin",
+    "EmulatorOptions",
     "Fault",
     "InProcess",
     "Ledger",

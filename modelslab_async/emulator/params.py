@@ -19,7 +19,9 @@ from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff, sniff_media
 
 _MAX_NESTING = 40
 _MAX_ASPECT_RATIO = 4
-_SHOWN_CHARACTERS = 300
+_PICTURES = ("init_image", "base64_string")
+_SHOWN_CHARACTERS, _KEPT_CHARACTERS = 300, 10_000
+"""How many characters of a picture, and of any other text, are shown."""
 _UNREADABLE = "The init image could not be fetched, or is not a valid image."
 
 
@@ -114,12 +116,13 @@ def main_file(params: dict[str, Any], operation: Operation) -> Any:
 
 
 def shown_params(params: dict[str, Any]) -> dict[str, Any]:
-    """Return the request's parameters as they came, without the key. A long text is replaced by length and digest."""
-    return {name: _shortened(value) for name, value in params.items() if name != "key"}
+    """Return the request's parameters as they came, without the key. A picture is replaced by length and digest."""
+    return {name: _shortened(name, value) for name, value in params.items() if name != "key"}
 
 
-def _shortened(value: Any) -> Any:
-    if not isinstance(value, str) or len(value) <= _SHOWN_CHARACTERS:
+def _shortened(name: str, value: Any) -> Any:
+    most = _SHOWN_CHARACTERS if name in _PICTURES else _KEPT_CHARACTERS
+    if not isinstance(value, str) or len(value) <= most:
         return value
     digest = hashlib.sha256(value.encode(errors="surrogatepass")).hexdigest()
     return f"{value[:40]}... ({len(value)} characters, SHA-256 {digest})"

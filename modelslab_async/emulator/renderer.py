@@ -89,7 +89,7 @@ class Renderer:
             rendering.is_urgent = True
             self._changed.set()
 
-    def look_again(self) -> None:
+    def reschedule(self) -> None:
         """Notice that a due time or the clock has changed."""
         self._changed.set()
 

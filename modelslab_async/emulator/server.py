@@ -135,7 +135,8 @@ class Emulator:
         self._readable: OrderedDict[str, str] = OrderedDict()
         """The problem of each picture that was checked lately, by digest; "" if there is none."""
         self._videos = Videos(self.service, self._store, self._render)
-        self._offset = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._started = self._offset = 0.0
         self._clock_changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = asyncio.Event()
@@ -172,7 +173,7 @@ class Emulator:
 
     def now(self) -> float:
         """Return the seconds since the emulator started, `advance` included: the clock of its jobs and deliveries."""
-        return self._loop.time() - self._started + self._offset
+        return 0.0 if self._loop is None else self._loop.time() - self._started + self._offset
 
     # --- control, from any thread ---
 
@@ -220,9 +221,14 @@ class Emulator:
             finally:
                 self._wake()
 
-        with suppress(RuntimeError):  # no loop runs in this thread
-            if asyncio.get_running_loop() is self._loop:
-                return call()
+        if self._loop is None:  # not started
+            return function()
+        try:
+            running = asyncio.get_running_loop()
+        except RuntimeError:  # no loop runs in this thread
+            running = None
+        if running is self._loop:
+            return call()
         result: Future[_T] = Future()
 
         def deliver() -> None:
@@ -235,10 +241,10 @@ class Emulator:
         return result.result(_CONTROL_SECONDS)
 
     def _wake(self) -> None:
-        """Let everything that waits for a time look at the clock again."""
+        """Let everything that waits for a time check the clock again."""
         changed, self._clock_changed = self._clock_changed, asyncio.Event()
         changed.set()
-        self._videos.look_again()
+        self._videos.reschedule()
 
     async def _sleep_until(self, at: Callable[[], float]) -> None:
         """Sleep until the clock shows the time that *at* returns, which may change."""
@@ -252,7 +258,7 @@ class Emulator:
             raise ImportError(MISSING)
         if self._is_deterministic:
             _log.warning(
-                "deterministic: a journal of an earlier run takes the ids for those of its own jobs; use a new one"
+                "deterministic: a journal of an earlier run takes the ids for those of its jobs (hint: use a new one)"
             )
         self._recorder = Recorder(self._record_to) if self._record_to else None
         self._closing.clear()
@@ -425,6 +431,8 @@ class Emulator:
         await self._sleep_until(lambda: delivery.at)
         if delivery.kind is Kind.OUTCOME and rendering and not rendering.done():
             await asyncio.wait([rendering])
+        if delivery.job.id not in self.service.jobs:
+            return  # the emulator was reset
         with suppress(*_REQUEST_ERRORS):
             async with self._session.post(delivery.url, json=delivery.payload, timeout=_WEBHOOK_TIMEOUT) as response:
                 _log.info("webhook to %s: HTTP %d", delivery.url, response.status)

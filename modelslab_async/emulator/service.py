@@ -458,7 +458,7 @@ class Service:
         job = EmulatedJob(
             id=next(self._ids),
             account=account.name,
-            params={name: value for name, value in shown.items() if name not in operation.files},
+            params={name: each for name, each in params.items() if name != "key" and name not in operation.files},
             operation=operation,
             path=call.path,
             source=str(main_file(shown, operation) or ""),

@@ -121,9 +121,9 @@ class Videos:
         if job and job.is_rendering:
             self._renderer.hurry(_name(job))
 
-    def look_again(self) -> None:
+    def reschedule(self) -> None:
         """Notice that the clock or the end of a job has changed."""
-        self._renderer.look_again()
+        self._renderer.reschedule()
 
     def content(self, job: EmulatedJob) -> bytes:
         """Return the job's video. Raise LookupError or OSError if it has been removed."""

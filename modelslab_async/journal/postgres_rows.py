@@ -71,8 +71,9 @@ _COLUMNS = (
 _TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
 _TAKE_OVER = len(_COLUMNS)
 """Where the values of `WRITE` name the owner whose row may be taken."""
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target",
-            "operation", "is_unpriced")  # fmt: skip
+_DETAILS = (
+    "request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target", "operation", "is_unpriced",
+)  # fmt: skip
 """Fields without a column: JSON in the column `details`, without those that are empty or usual."""
 _EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 

@@ -50,8 +50,9 @@ _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
     "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
 )  # fmt: skip
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target",
-            "operation", "is_unpriced")  # fmt: skip
+_DETAILS = (
+    "request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target", "operation", "is_unpriced",
+)  # fmt: skip
 """Fields without a column: JSON in the column `details`, without those that are empty or usual."""
 _EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 

@@ -11,6 +11,7 @@ import pytest
 from aiohttp import web
 from helpers.emulator_server import BALANCE, FETCH, KEY, SUBMIT, RunningEmulator, other_server, running_emulator
 
+from modelslab_async import InvalidRequestError
 from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
 
 OTHER_KEY = "another-key-that-no-answer-may-show"
@@ -112,7 +113,8 @@ async def test_a_wrong_account_is_refused(params: dict[str, Any], says: str) -> 
 async def test_jobs_with_the_requests_as_they_came() -> None:
     """Each job has its request without the key. An inline picture is shown by length and digest."""
     async with running_emulator(speed=1.0) as running:
-        _, reply = await running.submit(track_id="mine", fps="12", unknown=[1], portrait=True)
+        prompt = "zoom in, " * 100
+        _, reply = await running.submit(track_id="mine", fps="12", unknown=[1], portrait=True, prompt=prompt)
         await running.submit(**OTHER)
         await running.post(f"{FETCH}{reply['id']}")
         _, listed = await call(running, "GET", "jobs?track_id=mine")
@@ -122,6 +124,7 @@ async def test_jobs_with_the_requests_as_they_came() -> None:
         assert job["link"] == reply["future_links"][0]
         body = job["request"]["body"]
         assert (job["request"]["path"], body["fps"], body["unknown"], body["portrait"]) == (SUBMIT, "12", [1], True)
+        assert body["prompt"] == prompt
         assert "SHA-256" in body["init_image"]
         assert (await call(running, "GET", f"jobs/{job['id']}"))[1]["id"] == job["id"]
         assert (await call(running, "GET", "jobs/1"))[0] == 404
@@ -132,7 +135,7 @@ _QUERIES = (f"key={KEY}", "state=processing", "state=success", "limit=1", f"key=
 
 
 async def test_a_job_is_finished_or_failed_now() -> None:
-    """A job ends when the test says so: its fetch, its link and its webhook tell the end at once."""
+    """A job ends when the test says so: its fetch, its link and its webhook report the end at once."""
     payloads: asyncio.Queue[Any] = asyncio.Queue()
 
     async def receive(request: web.Request) -> web.Response:
@@ -247,6 +250,36 @@ def test_the_methods_work_from_another_thread() -> None:
         assert emulator.now() - before >= 100
         emulator.reset()
         assert service.faults.states == []
+        wrong: Any = ["no rule"]
+        with pytest.raises(InvalidRequestError, match="faults"):
+            emulator.set_faults(wrong)
         for end in (emulator.finish_job, emulator.fail_job):
             with pytest.raises(LookupError, match="id=1"):
                 end(1)
+
+
+def test_the_methods_work_before_the_start() -> None:
+    """An emulator that has not started yet can be set up by its methods."""
+    emulator = Emulator(render=skeleton)
+    emulator.set_faults([Rule(Fault.ERROR_500)])
+    emulator.advance(5)
+    assert emulator.service.faults.states
+    emulator.reset()
+    assert not emulator.service.faults.states
+
+
+async def test_no_webhook_comes_after_a_reset() -> None:
+    """A webhook of a job that a reset has forgotten is not delivered to the next test."""
+    payloads: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def receive(request: web.Request) -> web.Response:
+        await payloads.put(await request.json())
+        return web.Response()
+
+    async with other_server(hook=receive) as other, running_emulator(speed=1.0) as running:
+        await running.submit(webhook=f"{other}/hook", track_id="old")
+        running.emulator.reset()
+        await running.submit(webhook=f"{other}/hook", track_id="new")
+        running.emulator.advance(1000)
+        assert (await payloads.get())["track_id"] == "new"
+        assert payloads.empty()

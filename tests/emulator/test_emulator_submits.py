@@ -92,8 +92,9 @@ def test_meta_has_the_fields_of_the_documentation_page() -> None:
 
 def test_meta_echoes_the_request() -> None:
     """Meta echoes the parameters, `shift_sample` as `sample_shift`, without the key and the picture."""
-    meta = json_of(emulated_service().submit(negative_prompt="low quality", guidance_scale=7.5, shift_sample=3))["meta"]
-    wanted = {"negative_prompt": "low quality", "guidance_scale": 7.5, "sample_shift": 3, "prompt": "moving character"}
+    long = "low quality, " * 2000
+    meta = json_of(emulated_service().submit(negative_prompt=long, guidance_scale=7.5, shift_sample=3))["meta"]
+    wanted = {"negative_prompt": long, "guidance_scale": 7.5, "sample_shift": 3, "prompt": "moving character"}
     assert {name: meta.get(name) for name in wanted} == wanted
     assert not {"key", "init_image", "shift_sample"} & set(meta)
 

@@ -22,7 +22,7 @@ from modelslab_async import (
     Timeouts,
 )
 from modelslab_async.emulator import Fault, Rule
-from modelslab_async.web import server_sent_events
+from modelslab_async.web import EventStream
 
 pytestmark = pytest.mark.looptime
 S = JobState
@@ -38,7 +38,7 @@ async def test_an_ended_job_is_found_by_ref_and_id(make_world: MakeWorld, tmp_pa
         requests = len(world.transport.requests)
         for name in (job.ref, job.id or ""):
             assert await client.attach(name) is job
-        stream = [part async for part in server_sent_events(await client.attach(job.ref))]
+        stream = [part async for part in EventStream(await client.attach(job.ref))]
         assert b"event: end" in stream[-1]
         assert len(world.transport.requests) == requests
 

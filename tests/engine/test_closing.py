@@ -11,7 +11,7 @@ from helpers.left_behind import row_of
 from helpers.world import KEY, PNG, MakeWorld, a_request
 
 from modelslab_async import Client, Job, JobDetachedError, JobState, SubmitUncertainError, Timeouts
-from modelslab_async.emulator import Emulator, Fault, Rule
+from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
 
 S = JobState
 SLOW = Rule(Fault.SLOW, seconds=20.0)
@@ -105,7 +105,7 @@ async def test_a_submit_whose_tasks_are_cancelled_is_uncertain(make_world: MakeW
 
 async def test_a_cancelled_scope_of_anyio_loses_no_reply(tmp_path: Path) -> None:
     """Although anyio cancels every await again until the task ends, the reply is awaited and its id kept."""
-    async with Emulator(speed=100, faults=[Rule(Fault.SLOW, seconds=30.0)]) as emulator:
+    async with Emulator(speed=100, render=skeleton, faults=[Rule(Fault.SLOW, seconds=30.0)]) as emulator:
         journal, jobs = tmp_path / "jobs.db", list[Job]()
         async with anyio.create_task_group() as group, Client(KEY, base_url=emulator.url, journal=journal) as client:
             jobs.append(client.submit(a_request(init_image=PNG)))

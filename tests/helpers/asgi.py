@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 Message = MutableMapping[str, Any]
@@ -55,3 +56,30 @@ async def status_of(app: Application, path: str, receive: Receive, **scope: Any)
     )
     assert dict(start["headers"])[b"content-length"] == str(len(end["body"])).encode()
     return int(start["status"])
+
+
+@asynccontextmanager
+async def started(app: Application) -> AsyncIterator[dict[str, Any]]:
+    """Run an application's lifespan as a server does. Yield the state for the scopes of its requests."""
+    state: dict[str, Any] = {}
+    to_app, from_app = asyncio.Queue[Message](), asyncio.Queue[Message]()
+    scope = {"type": "lifespan", "asgi": {"version": "3.0"}, "state": state}
+    running = asyncio.ensure_future(app(scope, to_app.get, from_app.put))
+    for kind in ("startup", "shutdown"):
+        await to_app.put({"type": f"lifespan.{kind}"})
+        message = await from_app.get()
+        if message["type"] != f"lifespan.{kind}.complete":
+            with suppress(Exception):
+                await running
+            raise RuntimeError(message.get("message"))
+        if kind == "startup":
+            yield state
+    await running
+
+
+async def answer_of(
+    app: Application, path: str, state: dict[str, Any] | None = None, **scope: Any
+) -> tuple[int, bytes]:
+    """Return the status and the body of an application's answer to a GET."""
+    sent = await messages_sent(app, path, receive_of(body_part(b"")), method="GET", state={**(state or {})}, **scope)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])

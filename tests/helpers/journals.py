@@ -31,6 +31,7 @@ FULL = JobRecord(
     links=("https://files.invalid/a.mp4",),
     video={"url": "https://files.invalid/a.mp4", "seed": 7, "meta": {}, "generation_time": None},
     error="why",
+    error_kind="JobError",
     submitted_at=2.0,
     accepted_at=3.0,
     ended_at=4.0,

@@ -136,7 +136,16 @@ def test_import_loads_no_optional_package() -> None:
         "asyncpg",
         "aiohttp.web",
         "modelslab_async.emulator",
+        "modelslab_async.web",
     } & set(loaded)
+
+
+def test_the_helpers_for_web_applications_load_no_other_framework() -> None:
+    """`modelslab_async.web` loads aiohttp's server at most, so that it serves in any framework."""
+    code = "import sys, modelslab_async.web; print(' '.join(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "modelslab_async.web.streams" in loaded
+    assert not {"starlette", "fastapi", "litestar", "django", "quart", "sanic", "anyio"} & set(loaded)
 
 
 def test_the_emulator_serves_without_the_renderer() -> None:

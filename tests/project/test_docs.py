@@ -28,7 +28,9 @@ def test_python_blocks_run(block: str, tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(block, encoding="utf-8")
     is_test = "def test_" in block and "unittest" not in block
     command = (
-        ["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_mine.py"] if is_test else ["-W", "error", "test_mine.py"]
+        ["-m", "pytest", "-q", "-p", "no:looptime_plugin", "test_mine.py"]
+        if is_test
+        else ["-W", "error", "test_mine.py"]
     )
     run = subprocess.run(
         [sys.executable, *command],

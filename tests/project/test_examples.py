@@ -40,7 +40,7 @@ async def serve_example(
             "PORT": str(port),
             "TMPDIR": str(folder),
         }
-        environment = {**os.environ, **settings, "PYTHONPATH": str(EXAMPLES)}
+        environment = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(EXAMPLES), str(EXAMPLES.parent)])}
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *arguments),
             cwd=folder,

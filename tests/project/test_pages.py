@@ -9,13 +9,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
-    "README.md",
-    "ARCHITECTURE.md",
-    "CONTRIBUTING.md",
-    "SECURITY.md",
-    "benchmarks/README.md",
-    "docs/emulator.md",
-    "docs/operations.md",
+    *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md"),
+    *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
 )
 BASES = (ROOT, ROOT / "modelslab_async")
 """Folders at which a path in a page may begin."""

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.asgi import answer_of, body_part, messages_sent, receive_of, started
 from procrastinate.testing import InMemoryConnector
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
 
 from modelslab_async.emulator import Emulator
 
@@ -73,24 +72,17 @@ async def test_applications_work(block: str, folder: Path, monkeypatch: pytest.M
     async with Emulator(speed=100, eta={"good": 1}) as emulator:
         options = f"api_key='any', base_url={emulator.url!r}, poll_cost=0.01, journal="
         exec(block.replace("Client(journal=", f"Client({options}"), names)  # noqa: S102 - the README's own code
-        async with names["app"].router.lifespan_context(names["app"]) as state:
-
-            async def answer(name: str, **path_params: str) -> Response:
-                async def receive() -> dict[str, Any]:
-                    return {"type": "http.request", "body": b'{"prompt": "zoom in", "id": "1001"}'}
-
-                scope = {"type": "http", "method": "POST", "headers": [], "state": state, "path_params": path_params}
-                response: Response = await names[name](Request(scope, receive))
-                return response
-
-            refs = [json.loads(bytes((await answer("submit")).body))["ref"] for _ in range(2)]
-            assert refs == ["1001", "1001"]
-            ref = refs[0]
+        app = names["app"]
+        async with started(app) as state:
+            order = body_part(b'{"prompt": "zoom in", "id": "1001"}')
             for _ in range(2):
-                stream = await answer("follow", ref=ref)
-                assert isinstance(stream, StreamingResponse)
-                assert b"event: end" in b"".join([bytes(part) async for part in stream.body_iterator])  # type: ignore[arg-type]
-            assert (await answer("follow", ref="unknown")).status_code == 404
+                start, end = await messages_sent(app, "/videos", receive_of(order), state={**state})
+                assert (start["status"], json.loads(end["body"])) == (202, {"ref": "1001"})
+            for _ in range(2):
+                status, body = await answer_of(app, "/videos/1001/events", state)
+                assert (status, b"event: end" in body) == (200, True)
+            status, body = await answer_of(app, "/videos/unknown/events", state)
+            assert (status, json.loads(body)["code"]) == (404, "not_found")
             assert len(emulator.ledger.charges) == 1
 
 

@@ -29,6 +29,7 @@ async def a_row_is_read_as_it_was_written(harness: Harness) -> None:
         links=("https://files.invalid/a.mp4", "https://files.invalid/b.mp4"),
         video={"url": "https://files.invalid/a.mp4", "seed": 7, "meta": {}, "generation_time": None},
         error="why",
+        error_kind="JobError",
         submitted_at=1764000000.123456,
         accepted_at=1764000001.5,
         ended_at=1764000002.25,

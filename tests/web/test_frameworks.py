@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import re
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,94 +16,19 @@ import pytest
 import uvicorn
 from aiohttp import web
 from fastapi import FastAPI, Request
-from fastapi.responses import StreamingResponse
+from helpers.server_sent_events import events_in
 from helpers.webhooks import SECRET
-from helpers.world import KEY, PNG, MakeWorld, a_request
+from helpers.world import KEY, PNG
 from starlette.applications import Starlette
 from starlette.requests import Request as StarletteRequest
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from modelslab_async import Client, ClientStateError
-from modelslab_async.emulator import Emulator, Fault, Rule, skeleton
-from modelslab_async.web import EVENT_STREAM, cleanup_ctx, lifespan, server_sent_events
+from modelslab_async.emulator import Emulator, skeleton
+from modelslab_async.web import CLIENT, cleanup_ctx, client_of, event_stream, lifespan
+from modelslab_async.web.fastapi import ModelsLabClient
 from modelslab_async.webhook import Webhook
-
-CLIENT = web.AppKey("modelslab", Client)
-
-
-# --- server-sent events ---
-
-
-def events_in(body: bytes) -> list[dict[str, Any]]:
-    """Return the events that a browser reads from a stream."""
-    found = []
-    for block in body.decode().split("\n\n"):
-        fields = dict(re.findall(r"^(\w+): (.*)$", block, re.MULTILINE))
-        if "data" in fields:
-            found.append({**json.loads(fields["data"]), "id": int(fields.get("id", 0)), "event": fields["event"]})
-    return found
-
-
-@pytest.mark.looptime
-async def test_a_stream_yields_each_event_once(make_world: MakeWorld) -> None:
-    """Events are numbered, progress comes each second, and the end is last. A browser can resume at any event."""
-    async with make_world().client() as client:
-        job = client.submit(a_request())
-        whole = b"".join([part async for part in server_sent_events(job)])
-        every = events_in(whole)
-        numbered = [event for event in every if event["id"]]
-        assert [event["id"] for event in numbered] == list(range(1, len(numbered) + 1))
-        assert all(after["elapsed"] - before["elapsed"] <= 1.01 for before, after in pairwise(every))
-        assert [event["progress"] for event in every] == sorted(event["progress"] for event in every)
-        assert [numbered[0]["state"], numbered[-1]["state"], numbered[-1]["event"]] == ["waiting", "ready", "end"]
-        assert (numbered[-1]["eta"], numbered[-1]["error"]) == (0, None)
-        for last in range(len(numbered) + 1):
-            rest = b"".join([part async for part in server_sent_events(job, last_event_id=str(last))])
-            assert events_in(rest) == (numbered[last:] or [numbered[-1]])
-        for bad_id in ("x; drop", "9" * 5000):  # Python converts no number of so many digits
-            again = b"".join([part async for part in server_sent_events(job, last_event_id=bad_id)])
-            assert events_in(again) == numbered
-
-
-@pytest.mark.looptime
-async def test_a_stream_without_events_stays_open(make_world: MakeWorld) -> None:
-    """While a job waits for its slot, comments keep proxies from closing the connection."""
-    async with make_world().client(max_in_flight=1) as client:
-        first, waiting = client.submit(a_request()), client.submit(a_request())
-        await first.submitted()
-        parts = [part async for part in server_sent_events(waiting, heartbeat=3)]
-    assert parts.count(b": still here\n\n") >= 5
-
-
-@pytest.mark.looptime
-async def test_a_stream_of_a_detached_job_has_no_end_event(make_world: MakeWorld) -> None:
-    """The job goes on at the service, so the stream just stops, and the browser connects again."""
-    async with make_world().client() as client:
-        job = client.submit(a_request())
-        await job.submitted()
-        await client.aclose(drain=False)
-        found = events_in(b"".join([part async for part in server_sent_events(job)]))
-    assert {event["event"] for event in found} == {"progress"}
-
-
-@pytest.mark.looptime
-async def test_a_failed_job_ends_its_stream_with_the_reason(make_world: MakeWorld) -> None:
-    """A reader that closes its stream early leaves no task behind."""
-    async with make_world(faults=[Rule(Fault.JOB_FAILS, times=1)]).client() as client:
-        failing, other = client.submit(a_request()), client.submit(a_request())
-        stream = server_sent_events(failing)
-        await anext(stream)
-        before = len(asyncio.all_tasks())
-        await stream.aclose()
-        assert len(asyncio.all_tasks()) < before
-        found = events_in(b"".join([part async for part in server_sent_events(failing)]))
-        assert (found[-1]["state"], found[-1]["event"]) == ("failed", "end")
-        assert "failed the job" in found[-1]["error"]
-        await other
-
-
-# --- servers ---
 
 
 @asynccontextmanager
@@ -135,7 +57,7 @@ async def visit(url: str, session: aiohttp.ClientSession) -> tuple[str, list[dic
     async with session.post(f"{url}/videos") as response:
         ref = (await response.json())["ref"]
     async with session.get(f"{url}/videos/{ref}/events") as response:
-        assert response.content_type == EVENT_STREAM
+        assert response.content_type == "text/event-stream"
         return ref, events_in(await response.read())
 
 
@@ -143,12 +65,12 @@ def starlette_app(make: Callable[[], Client], webhook: Webhook) -> Starlette:
     jobs = {}
 
     async def submit(request: StarletteRequest) -> JSONResponse:
-        job = request.state.modelslab.submit(prompt="zoom", init_image=PNG)
+        job = client_of(request).submit(prompt="zoom", init_image=PNG)
         jobs[job.ref] = job
         return JSONResponse({"ref": job.ref})
 
-    async def follow(request: StarletteRequest) -> StreamingResponse:
-        return StreamingResponse(server_sent_events(jobs[request.path_params["ref"]]), media_type=EVENT_STREAM)
+    async def follow(request: StarletteRequest) -> Response:
+        return await event_stream(jobs[request.path_params["ref"]], request)
 
     routes = [
         Route("/videos", submit, methods=["POST"]),
@@ -161,16 +83,16 @@ def starlette_app(make: Callable[[], Client], webhook: Webhook) -> Starlette:
 def fastapi_app(make: Callable[[], Client], webhook: Webhook) -> FastAPI:
     app, jobs = FastAPI(lifespan=lifespan(make)), {}
 
-    async def submit(request: Request) -> dict[str, str]:
-        job = request.state.modelslab.submit(prompt="zoom", init_image=PNG)
+    async def submit(client: ModelsLabClient) -> dict[str, str]:
+        job = client.submit(prompt="zoom", init_image=PNG)
         jobs[job.ref] = job
         return {"ref": job.ref}
 
-    async def follow(ref: str) -> StreamingResponse:
-        return StreamingResponse(server_sent_events(jobs[ref]), media_type=EVENT_STREAM)
+    async def follow(request: Request, ref: str) -> Response:
+        return await event_stream(jobs[ref], request)
 
     app.add_api_route("/videos", submit, methods=["POST"])
-    app.add_api_route("/videos/{ref}/events", follow, response_class=StreamingResponse)
+    app.add_api_route("/videos/{ref}/events", follow, response_class=Response)
     app.mount("/hooks", webhook)
     return app
 
@@ -211,7 +133,7 @@ async def test_in_an_aiohttp_application(unused_tcp_port: int) -> None:
         app.router.add_post("/videos", submit)
         app.router.add_post("/hooks/{name:.+}", webhook.aiohttp)
         make = partial(Client, KEY, base_url=emulator.url, webhook=webhook, poll_cost=0.1)
-        app.cleanup_ctx.append(cleanup_ctx(make, CLIENT))
+        app.cleanup_ctx.append(cleanup_ctx(make))
         runner = web.AppRunner(app)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
@@ -227,6 +149,40 @@ async def test_in_an_aiohttp_application(unused_tcp_port: int) -> None:
             clients[0].submit(prompt="zoom", init_image=PNG)
 
 
+async def test_an_aiohttp_stream_ends_when_its_visitor_leaves(unused_tcp_port: int) -> None:
+    """The handler ends within a heartbeat. Another visitor sees the end, and one that has seen it is sent away."""
+    async with running_emulator(speed=20) as emulator, aiohttp.ClientSession() as session:
+        handlers = list[asyncio.Task[Any] | None]()
+        async with Client(KEY, base_url=emulator.url, poll_cost=0.1) as client:
+            job = client.submit(prompt="zoom", init_image=PNG)
+
+            async def follow(request: web.Request) -> web.StreamResponse:
+                handlers.append(asyncio.current_task())
+                return await event_stream(job, request, heartbeat=0.1, every=0.1)
+
+            app = web.Application()
+            app.router.add_get("/events", follow)
+            runner = web.AppRunner(app)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+            url = f"http://127.0.0.1:{unused_tcp_port}/events"
+            async with aiohttp.ClientSession() as leaving, leaving.get(url) as answer:
+                assert answer.headers["Cache-Control"] == "no-store"
+                await answer.content.readline()
+            (first,) = handlers
+            assert first is not None
+            await asyncio.wait([first], timeout=1)
+            assert first.done()
+            assert not job.done()
+            async with session.get(url) as answer:
+                end = events_in(await answer.read())[-1]
+            assert (end["event"], end["state"]) == ("end", "ready")
+            async with session.get(url, headers={"Last-Event-ID": end["id"]}) as answer:
+                assert (answer.status, await answer.read()) == (204, b"")
+            await session.close()
+            await runner.cleanup()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="worker processes that share a socket")
 async def test_two_workers_share_the_deliveries(tmp_path: Path, unused_tcp_port: int) -> None:
     """A delivery that reaches one worker wakes the other worker's job through the journal, although that worker never
@@ -238,7 +194,7 @@ async def test_two_workers_share_the_deliveries(tmp_path: Path, unused_tcp_port:
         arguments = ["-m", "uvicorn", "helpers.two_workers:app", "--workers", "2", "--port", str(unused_tcp_port)]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, *arguments),
-            cwd=Path(__file__).parent,
+            cwd=Path(__file__).parents[1],
             env={**os.environ, **environment},
             stderr=asyncio.subprocess.PIPE,
         )
