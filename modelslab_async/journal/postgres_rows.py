@@ -15,6 +15,7 @@ from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Durat
 from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import (
     HOLDING,
@@ -125,9 +126,11 @@ _COLUMNS = (
 _TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
 _TAKE_OVER = len(_COLUMNS)
 """Where the values of `WRITE` name the owner whose row may be taken."""
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
-"""Fields without a column: JSON in the column `details`, without those that are empty."""
-_EMPTY: tuple[object, ...] = (None, (), {})
+_DETAILS = (
+    "request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target", "operation", "is_unpriced",
+)  # fmt: skip
+"""Fields without a column: JSON in the column `details`, without those that are empty or usual."""
+_EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 
 
 def _listed(states: Collection[JobState]) -> str:

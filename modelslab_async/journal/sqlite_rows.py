@@ -13,6 +13,7 @@ from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Durat
 from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import (
     HOLDING,
@@ -114,9 +115,11 @@ _COLUMNS = (
     "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details", "checksum",
 )  # fmt: skip
 _TIMES = ("created_at", "submitted_at", "accepted_at", "ended_at", "delivered_at")
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
-"""Fields without a column: JSON in the column `details`, without those that are empty."""
-_EMPTY: tuple[object, ...] = (None, (), {})
+_DETAILS = (
+    "request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target", "operation", "is_unpriced",
+)  # fmt: skip
+"""Fields without a column: JSON in the column `details`, without those that are empty or usual."""
+_EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 _STATES = {state.value: state for state in JobState}
 _decode: Callable[[str], dict[str, Any]] = json.JSONDecoder().decode
 

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from modelslab_async import OPERATIONS
 from modelslab_async.emulator import Fault
 from modelslab_async.emulator.__main__ import parser
 from modelslab_async.emulator.faults import fault_named
 
 ROOT = Path(__file__).parents[2]
 EMULATOR = (ROOT / "docs" / "emulator.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", EMULATOR, re.DOTALL)
+OPERATIONS_PAGE = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", EMULATOR + OPERATIONS_PAGE, re.DOTALL)
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
@@ -58,3 +61,15 @@ def test_named_faults_and_their_number() -> None:
 def test_the_page_says_that_this_is_not_modelslab() -> None:
     """The first paragraph says so."""
     assert "**It is not ModelsLab**" in EMULATOR.split("\n\n")[1]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_pages_list_each_operation(name: str) -> None:
+    """The page of operations has the row's facts, and the README its price and how sure its parameters are."""
+    row = OPERATIONS[name]
+    price = "unknown" if row.price is None else f"${row.price:.2f}"
+    facts = f"| `{name}` | `{row.request_type.__name__}` | {row.summary} | {price} | {row.confidence} |"
+    assert facts in OPERATIONS_PAGE
+    (line,) = [line for line in README.splitlines() if line.startswith("|") and f"`{name}`" in line.split("|")[1]]
+    assert line.endswith(f"| {price} | {row.confidence} |")
+    assert row.request_type.__name__ in line
