@@ -146,7 +146,8 @@ def _result_from(values: dict[str, Any]) -> Result:
     for name in _TIMES:
         if (value := values.get(name)) is not None:
             values[name] = datetime.fromisoformat(value)
-    values["state"], values["price"] = JobState(values["state"]), Decimal(values.get("price", 0))
+    price = values.get("price", 0)
+    values["state"], values["price"] = JobState(values["state"]), None if price is None else Decimal(price)
     result = Result(**values)
     for value, kind in ((result.item, str), (result.ref, str), (result.line, int), (result.request, dict)):
         if not isinstance(value, kind):
