@@ -110,7 +110,6 @@ class Studio:
 
 @asynccontextmanager
 async def a_studio(folder: Path, journal: Any = None, **options: Any) -> AsyncIterator[Studio]:
-    async with Emulator(
-        **{"speed": 100.0, "render": skeleton, "eta": {"good": 1}, "queue_limit": 4, **options}
-    ) as emulator:
+    usual: dict[str, Any] = {"speed": 100.0, "render": skeleton, "eta": {"good": 1}, "queue_limit": 4}
+    async with Emulator(**{**usual, **options}) as emulator:
         yield Studio(emulator, folder, journal or folder / "jobs.db")

@@ -225,7 +225,8 @@ class Held:
 def _emulator(folder: Path, options: Mapping[str, Any]) -> Emulator:
     """Return an emulator that renders no real videos, and put a picture into the folder."""
     (folder / "a.png").write_bytes(PNG)
-    return Emulator(**{"speed": 400, "render": skeleton, "eta": {"good": 1}, **options})
+    usual: dict[str, Any] = {"speed": 400, "render": skeleton, "eta": {"good": 1}}
+    return Emulator(**{**usual, **options})
 
 
 @asynccontextmanager

@@ -72,9 +72,10 @@ class RunningEmulator:
 @asynccontextmanager
 async def running_emulator(**options: Any) -> AsyncIterator[RunningEmulator]:
     """Run an emulator 400 times as fast as the service and without real videos, unless *options* say otherwise."""
+    usual: dict[str, Any] = {"speed": 400.0, "render": skeleton}
     async with (
         asyncio.timeout(20),
-        Emulator(**{"speed": 400.0, "render": skeleton, **options}) as emulator,
+        Emulator(**{**usual, **options}) as emulator,
         aiohttp.ClientSession() as session,
     ):
         yield RunningEmulator(emulator, session)

@@ -104,7 +104,8 @@ async def studio(
     environment: Mapping[str, str] = MappingProxyType({}),
     **options: Any,
 ) -> AsyncIterator[tuple[Server, Emulator]]:
-    async with Emulator(**{"speed": 40, "eta": {"good": 1}, **options}) as emulator:
+    usual: dict[str, Any] = {"speed": 40, "eta": {"good": 1}}
+    async with Emulator(**{**usual, **options}) as emulator:
         server = Server(folder, port, emulator.url, budget, arguments, environment)
         await server.start()
         try:

@@ -33,7 +33,8 @@ from modelslab_async.webhook import Webhook
 
 @asynccontextmanager
 async def running_emulator(**options: Any) -> AsyncIterator[Emulator]:
-    async with Emulator(**{"speed": 200, "render": skeleton, "eta": {"good": 1}, **options}) as emulator:
+    usual: dict[str, Any] = {"speed": 200, "render": skeleton, "eta": {"good": 1}}
+    async with Emulator(**{**usual, **options}) as emulator:
         yield emulator
 
 
