@@ -159,7 +159,7 @@ class Visit:
 class Gallery(Emulator):
     """An emulator for which every URL is a picture."""
 
-    async def fetch_picture(self, _: str) -> bytes:
+    async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - the name is that of the base class
         """Return a picture, without a download."""
         return _PICTURE
 

@@ -1,10 +1,12 @@
 """Kill a batch of the command three times and start it again. The baseline is a batch that is never killed.
 
-    python -m benchmarks.batch [--jobs N] [--json] [--check]       takes about 90 seconds
+    python -m benchmarks.batch [--jobs N | --finished N] [--json] [--check]       takes about 90 seconds
 
 The batch runs over HTTP against an accelerated emulator on which one of ten submits, fetches and files fails. The kills
 are SIGKILL at random moments. A job whose submit was on the wire at that moment is uncertain; the benchmark then does
 what the command asks the user to do, and resolves the job from the account's data.
+
+With --finished, a batch of N lines that an earlier run finished is run again instead, beside a bare loop.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ import asyncio
 import random
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import attrs
 
-from benchmarks import _batch
+from benchmarks import _again, _batch
 from benchmarks._common import Target, log, parse_options, print_results, table
 
 KILLS = 3
@@ -30,7 +34,13 @@ def main() -> int:
     """Measure and print the figures. Return the exit code."""
     more = argparse.ArgumentParser(add_help=False)
     more.add_argument("--jobs", type=int, default=300, metavar="N", help="number of jobs (default: 300)")
+    more.add_argument("--finished", type=int, default=0, metavar="N", help="run N finished lines again")
     options, args = parse_options(__doc__, more)
+    if args.finished:
+        with tempfile.TemporaryDirectory() as name:
+            found, again = asyncio.run(_again.measure(Path(name), args.finished))
+        text = table((f"{args.finished:,} finished lines", "measured"), found)
+        return print_results(options, text, {"benchmark": "batch", "figures": dict(found)}, again)
     rng = random.Random(_SEED)
     log(f"{args.jobs} jobs, never killed")
     unbroken = asyncio.run(_batch.outcome(args.jobs, 0, 0.0, rng))

@@ -44,6 +44,7 @@ async def open_batch(
     lookahead: int = DEFAULT_LOOKAHEAD,
     retry_failed: bool = False,
     resubmit_uncertain: bool = False,
+    verify: bool = False,
     emulator: bool = False,
 ) -> AsyncIterator[Batch]:
     """Open a batch in *folder*, and lock the folder. `run_batch` explains arguments and errors."""
@@ -52,6 +53,7 @@ async def open_batch(
         lookahead=lookahead,
         retry_failed=retry_failed,
         resubmit_uncertain=resubmit_uncertain,
+        verify=verify,
         emulator=emulator,
     )
     async with open_decider(client, folder, options) as decider:
@@ -67,14 +69,16 @@ async def run_batch(
     lookahead: int = DEFAULT_LOOKAHEAD,
     retry_failed: bool = False,
     resubmit_uncertain: bool = False,
+    verify: bool = False,
     emulator: bool = False,
     stop: asyncio.Event | None = None,
 ) -> AsyncGenerator[BatchEvent]:
     """Make the videos of a manifest in *folder*, write a line of `results.jsonl` for each, and yield the events.
 
     The client must have a journal. Run again with the same manifest, folder and journal, the batch continues. Finished
-    videos are kept; their files are compared by digest. Paid jobs are collected. Uncertain and failed items are left.
-    All other items are submitted. No item is paid for twice, and a failed item never stops the others.
+    videos are kept. The digest of a file is compared if its size, or the time of its last change, differs. Paid jobs
+    are collected. Uncertain and failed items are left. All other items are submitted. No item is paid for twice, and a
+    failed item never stops the others.
 
     The folder is locked against other runs, unless the journal is in PostgreSQL. Then runs on several hosts, with the
     same manifest, journal and folder, share the work: each item is made by one of them, and each run ends with all
@@ -87,6 +91,7 @@ async def run_batch(
     lookahead: the most items under way at once, from reading their line to the end of their download.
     retry_failed: submit items that failed in an earlier run again. They may be charged again.
     resubmit_uncertain: submit uncertain items again, under another ref. They may be charged twice.
+    verify: compare the digests of all finished videos.
     emulator: the service is an emulator that starts empty with each run, so another emulator may continue its folder.
     stop: once it is set, no more items are submitted. The iteration ends when the running jobs have ended.
 
@@ -103,6 +108,7 @@ async def run_batch(
             lookahead=lookahead,
             retry_failed=retry_failed,
             resubmit_uncertain=resubmit_uncertain,
+            verify=verify,
             emulator=emulator,
         ) as batch,
         aclosing(batch.run(manifest, stop=stop)) as events,

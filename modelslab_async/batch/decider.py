@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Sequence
+from functools import partial
 
 import attrs
 
@@ -29,6 +31,7 @@ class Options:
     lookahead: int
     retry_failed: bool
     resubmit_uncertain: bool
+    verify: bool
     emulator: bool
 
 
@@ -75,11 +78,29 @@ class Decider:
 
     async def decide(self, entry: Entry) -> Decision:
         """Return what to do with the item. Raises JournalError."""
+        [decision] = await self.decide_all([entry])
+        return decision
+
+    async def kept(self, entries: Sequence[Entry]) -> Sequence[Result | None]:
+        """Return for each item its last result if its file is unchanged, or None."""
         await self._read_new_results()
-        result = self.folder.last(entry.item)
-        if result and result.file and await self._has_file(result):
-            return Decision(action=Action.KEEP, ref=result.ref, result=result)
-        attempt, row = await self._last_attempt(entry, has_result=result is not None)
+        return await self._with_files([self.folder.last(entry.item) for entry in entries])
+
+    async def decide_all(self, entries: Sequence[Entry]) -> Sequence[Decision]:
+        """Return what to do with each of the items. Raises JournalError."""
+        await self._read_new_results()
+        results = [self.folder.last(entry.item) for entry in entries]
+        kept = await self._with_files(results)
+        others = [(entry, result) for entry, result, is_kept in zip(entries, results, kept, strict=True) if not is_kept]
+        attempts = iter(await self._last_attempts(others))
+        return [
+            Decision(action=Action.KEEP, ref=is_kept.ref, result=is_kept)
+            if is_kept
+            else self._decide(entry, result, *next(attempts))
+            for entry, result, is_kept in zip(entries, results, kept, strict=True)
+        ]
+
+    def _decide(self, entry: Entry, result: Result | None, attempt: int, row: Row | None) -> Decision:
         record = row and row.record
         options = self.options
         known = None if options.emulator and record is None else result  # the job ended with its emulator
@@ -108,20 +129,47 @@ class Decider:
             for result in await asyncio.get_running_loop().run_in_executor(None, self.folder.read_new):
                 self.folder.remember(result)
 
-    async def _has_file(self, result: Result) -> bool:
-        return await asyncio.get_running_loop().run_in_executor(None, self.folder.holds, result)
+    async def _with_files(self, results: Sequence[Result | None]) -> Sequence[Result | None]:
+        """Return the results, with None in the place of those without an unchanged file."""
+        if not any(result and result.file for result in results):
+            return [None] * len(results)
+        holds = partial(self.folder.holds, verify=self.options.verify)
 
-    async def _last_attempt(self, entry: Entry, *, has_result: bool) -> tuple[int, Row | None]:
-        """Return the number of the item's last attempt, from 1, and its journal row.
+        def check() -> Sequence[Result | None]:
+            return [result if result and holds(result) else None for result in results]
+
+        return await asyncio.get_running_loop().run_in_executor(None, check)
+
+    async def _last_attempts(self, items: Iterable[tuple[Entry, Result | None]]) -> Sequence[tuple[int, Row | None]]:
+        """Return for each item the number of its last attempt, from 1, and its journal row.
 
         An item with a result is looked up under the second ref too: the journal may be newer than the first attempt.
+        Rows are found by their refs only: `Client.find` also matches the service's ids, which a track_id may equal.
         """
-        attempt, row = 1, await self._find(entry, 1)
-        while (row or has_result) and (later := await self._find(entry, attempt + 1)):
-            attempt, row = attempt + 1, later
-        return attempt, row
+        batch = self.folder.batch
+        searches = [_Search(entry, is_on=True, has_result=result is not None) for entry, result in items]
+        while on := [search for search in searches if search.is_on]:
+            refs = [steps.ref_of(batch, search.entry, search.attempt + 1) for search in on]
+            rows = await self.journal.find_all(self.client.account_id, refs)
+            for search, ref in zip(on, refs, strict=True):
+                search.take(rows.get(ref))
+        return [(max(search.attempt, 1), search.row) for search in searches]
 
-    async def _find(self, entry: Entry, attempt: int) -> Row | None:
-        """Return the row by its ref only: `Client.find` also matches the service's ids, which a track_id may equal."""
-        ref = steps.ref_of(self.folder.batch, entry, attempt)
-        return await self.journal.find(self.client.account_id, ref=ref)
+
+@attrs.define
+class _Search:
+    """The search for the last attempt of an item. `attempt` is the last one that was looked up or found."""
+
+    entry: Entry
+    is_on: bool
+    has_result: bool
+    attempt: int = 0
+    row: Row | None = None
+
+    def take(self, row: Row | None) -> None:
+        """Take the row of the next attempt. The first attempt counts without a row too."""
+        if row or self.attempt == 0:
+            self.attempt, self.row = self.attempt + 1, row
+            self.is_on = row is not None or self.has_result
+        else:
+            self.is_on = False

@@ -51,6 +51,14 @@ def examine(path: Path) -> SavedVideo | None:
     return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.verdict() is mp4.Verdict.WHOLE else None
 
 
+def modified_at(path: Path) -> int | None:
+    """Return when a file was modified, nanoseconds since 1970; None if the file is gone."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
 async def save_as(
     job: Job, folder: Path, names: Iterable[str], claim: Callable[[str], bool] = lambda _: True
 ) -> tuple[str, SavedVideo]:

@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -17,7 +17,7 @@ from typing import IO
 import attrs
 
 from modelslab_async.batch.files import examine
-from modelslab_async.batch.results import RESULTS_FILE, Result, from_json, to_json
+from modelslab_async.batch.results import RESULTS_FILE, Line, Result, from_json, line_at, to_json
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.journal import liveness
 from modelslab_async.media.disk import flush_folder
@@ -53,88 +53,126 @@ class Folder:
     is_shared: bool
     _lock: IO[bytes]
     _results: IO[bytes]
+    _reader: IO[bytes]
+    """`results.jsonl`, to read single lines."""
     _index: sqlite3.Connection
-    """The last result of each item, and the item of each file. It is on disk: memory does not grow with the batch."""
+    """Where the results of each item are, and the item of each file. It is on disk: memory does not grow with the
+    batch."""
     _position: int
     """How much of `results.jsonl` was read, in bytes."""
+    _has_files: bool = False
+    """Whether the index has the item of each file. Only a run that saves a file needs that."""
     _one_thread: threading.Lock = attrs.field(factory=threading.Lock)
 
     def last(self, item: str) -> Result | None:
-        """Return the item's last result, or None."""
-        row = self._index.execute("SELECT line FROM items WHERE item = ?", [item]).fetchone()
-        return None if row is None else from_json(row[0])
+        """Return the item's last result that can be read, or None."""
+        sql = "SELECT offset, length FROM items WHERE item = ? ORDER BY offset DESC"
+        for offset, length in self._index.execute(sql, [item]):
+            self._reader.seek(offset)
+            if result := from_json(self._reader.read(length)):
+                return result
+        return None
 
-    def write(self, result: Result, known: Result | None) -> list[Result]:
+    def write(self, result: Result, known: Result | None) -> Sequence[Line]:
         """Append a line to `results.jsonl` and flush it to the disk: call it in a thread. Raises OSError.
 
-        known: the item's last result, or None. Return the results to remember. In a shared folder, the lines of other
-        runs are among them, and nothing is written if another run wrote the same result.
+        known: the item's last result, or None. Return the lines to remember. In a shared folder, those of other runs
+        are among them, and nothing is written if another run wrote the same result.
         """
         if not self.is_shared:
-            self._append(result)
-            return [result]
+            return [self._append(result)]
         with self._one_thread, _locked(self._results):
             found = self._read_new()
-            known = next((each for each in reversed(found) if each.item == result.item), known)
+            for line, data in found:
+                known = (from_json(data) or known) if line.item == result.item else known
+            lines = [line for line, _ in found]
             if known and _is_same(known, result):
-                return found
-            self._position += self._append(result)
-            return [*found, result]
+                return lines
+            mine = self._append(result)
+            self._position += mine.length
+            return [*lines, mine]
 
-    def _append(self, result: Result) -> int:
-        size = self._results.write(to_json(result) + b"\n")
+    def _append(self, result: Result) -> Line:
+        data, offset = to_json(result) + b"\n", self._results.seek(0, os.SEEK_END)
+        self._results.write(data)
         self._results.flush()
         os.fsync(self._results.fileno())
-        return size
+        return Line(result.item, result.file, offset, len(data))
 
-    def stored(self) -> Iterator[Result]:
-        """Yield the results that the file has now."""
+    def remember_stored(self) -> None:
+        """Put the results that the file has now into the index."""
+        self._index.execute("BEGIN")
+        self._index.executemany("INSERT INTO items VALUES (?, ?, ?, ?, FALSE)", self._stored())
+        self._index.execute("CREATE INDEX items_by_name ON items (item, offset)")
+        self._index.execute("COMMIT")
+
+    def _stored(self) -> Iterator[Line]:
         with (self.path / RESULTS_FILE).open("rb") as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    self._position += len(line)
-                    if result := from_json(line):
-                        yield result
+            for data in file:
+                if data.endswith(b"\n"):
+                    if line := line_at(self._position, data):
+                        yield line
+                    self._position += len(data)
 
-    def read_new(self) -> list[Result]:
+    def read_new(self) -> Sequence[Line]:
         """Return the results that other runs wrote since the last call: call it in a thread. Raises OSError."""
         with self._one_thread:
-            return self._read_new()
+            return [line for line, _ in self._read_new()]
 
-    def _read_new(self) -> list[Result]:
+    def _read_new(self) -> list[tuple[Line, bytes]]:
         with (self.path / RESULTS_FILE).open("rb") as file:
             file.seek(self._position)
             new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._position += len(whole)
-        return [result for line in whole.splitlines() if (result := from_json(line))]
+        found = list[tuple[Line, bytes]]()
+        for data in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
+            if line := line_at(self._position, data):
+                found.append((line, data))
+            self._position += len(data)
+        return found
 
     def was_written_meanwhile(self, item: str) -> bool:
         """Return whether the item's last result was written since the folder was opened, by this run or another one."""
-        row = self._index.execute("SELECT is_new FROM items WHERE item = ?", [item]).fetchone()
+        sql = "SELECT is_new FROM items WHERE item = ? ORDER BY offset DESC LIMIT 1"
+        row = self._index.execute(sql, [item]).fetchone()
         return row is not None and bool(row[0])
 
-    def remember(self, result: Result, *, is_new: bool = True) -> None:
-        """Put a result into the index. Call it in the event loop's thread: SQLite allows one thread at a time.
-
-        is_new: whether it was written since the folder was opened.
-        """
-        self._index.execute("INSERT OR REPLACE INTO items VALUES (?, ?, ?)", [result.item, to_json(result), is_new])
-        if result.file:
-            self.claim(result.item, result.file)
+    def remember(self, line: Line) -> None:
+        """Put a new result into the index. Call it in the event loop's thread: SQLite allows one thread at a time."""
+        self._index.execute("INSERT INTO items VALUES (?, ?, ?, ?, TRUE)", line)
+        if line.file is not None and self._has_files:
+            self.claim(line.item, line.file)
 
     def claim(self, item: str, name: str) -> bool:
         """Reserve a file name for an item. Return False if another item has the name."""
+        if not self._has_files:
+            self._has_files = True
+            sql = "INSERT OR IGNORE INTO files SELECT file, item FROM items WHERE file IS NOT NULL ORDER BY offset"
+            self._index.execute(sql)
         self._index.execute("INSERT OR IGNORE INTO files VALUES (?, ?)", [name, item])
         [owner] = self._index.execute("SELECT item FROM files WHERE name = ?", [name]).fetchone()
         return bool(owner == item)
 
-    def holds(self, result: Result) -> bool:
-        """Return whether the result's file is unchanged. It reads the file: call it in a thread."""
+    def holds(self, result: Result, *, verify: bool = False) -> bool:
+        """Return whether the result's file is unchanged. It may read the file: call it in a thread.
+
+        A file with the size and the time that the result names is unchanged. Otherwise, or with *verify*, its digest
+        is compared.
+        """
         if result.file is None:
             return False
+        if not verify and _facts_of(f"{self.path}/{result.file}") == (result.size_bytes, result.mtime_ns):
+            return True
         found = examine(self.path / result.file)
         return found is not None and found.sha256 == result.sha256
+
+
+def _facts_of(path: str) -> tuple[int, int] | None:
+    """Return a file's size and the time when it was modified; None if it cannot be read."""
+    try:
+        stat = os.stat(path)  # noqa: PTH116 - pathlib takes longer than the call itself, for each finished item
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _is_same(known: Result, result: Result) -> bool:
@@ -157,13 +195,16 @@ def opened(path: Path, owner: Owner, *, shared: bool = False) -> Iterator[Folder
         if not liveness.try_lock(lock, shared=shared):
             hint = "wait for its end, or choose another folder"
             raise _refusal(path, "cannot be used: another run is at work in it", hint)
-        with (path / RESULTS_FILE).open("ab+") as results, _open_index() as index:
+        with (
+            (path / RESULTS_FILE).open("ab+") as results,
+            (path / RESULTS_FILE).open("rb") as reader,
+            _open_index() as index,
+        ):
             with _locked(results):
                 batch = _identify(path, lock, owner)
                 _end_last_line(results)
-            folder = Folder(path, batch, shared, lock, results, index, 0)
-            for result in folder.stored():
-                folder.remember(result, is_new=False)
+            folder = Folder(path, batch, shared, lock, results, reader, index, 0)
+            folder.remember_stored()
             yield folder
 
 
@@ -222,8 +263,8 @@ def _open_index() -> Iterator[sqlite3.Connection]:
     connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "": a temporary file of its own
     try:
         connection.executescript(
-            "PRAGMA synchronous=OFF;"
-            "CREATE TABLE items (item TEXT PRIMARY KEY, line TEXT, is_new INTEGER) WITHOUT ROWID;"
+            "PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF; PRAGMA locking_mode=EXCLUSIVE;"
+            "CREATE TABLE items (item TEXT, file TEXT, offset INTEGER, length INTEGER, is_new INTEGER);"
             "CREATE TABLE files (name TEXT PRIMARY KEY, item TEXT) WITHOUT ROWID;"
         )
         yield connection

@@ -14,7 +14,7 @@ import attrs
 
 from modelslab_async.batch import steps
 from modelslab_async.batch.decider import Decision
-from modelslab_async.batch.files import examine, save_as, values_of
+from modelslab_async.batch.files import examine, modified_at, save_as, values_of
 from modelslab_async.batch.manifest import Entry
 from modelslab_async.batch.naming import names
 from modelslab_async.batch.results import Result
@@ -133,9 +133,11 @@ class LocalMaker:
         """Return the result of a video that the journal says is in the folder; None if no whole file is there."""
         name = steps.inside(self.folder, record.saved_path)
         is_compared = known is not None and known.file == name  # the decider found that its digest differs
-        if name and not is_compared and (found := await in_thread(examine, self.folder / name)):
-            return self._result(entry, record, saved=(name, found))
-        return None
+        if name is None or is_compared:
+            return None
+        mtime_ns = await in_thread(modified_at, self.folder / name)  # before the file is read: it may change meanwhile
+        found = await in_thread(examine, self.folder / name)
+        return self._result(entry, record, saved=(name, found), mtime_ns=mtime_ns) if found else None
 
     async def submit(self, entry: Entry, ref: str, observer: Observer) -> Made:
         """Submit the item. During an outage, submit it again until it is accepted."""
@@ -179,7 +181,8 @@ class LocalMaker:
         try:
             wanted = names(self.name, {**values_of(job, entry.line), "item": entry.item})
             file = await save_as(job, self.folder, wanted, partial(self.claim, entry.item))
-            return Made(self._result(entry, _record_of(job), saved=file, host=self.host), job)
+            mtime_ns = await in_thread(modified_at, file[1].path)
+            return Made(self._result(entry, _record_of(job), saved=file, mtime_ns=mtime_ns, host=self.host), job)
         except InvalidVideoError as unreadable:
             return Made(self._result(entry, _record_of(job), error=unreadable), job)
 

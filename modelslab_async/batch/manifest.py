@@ -21,7 +21,7 @@ from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.job.streams import as_async
 from modelslab_async.media.images import is_data_uri, sniff
 from modelslab_async.protocol.limits import unwritable
-from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra, is_http_url
+from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra
 from modelslab_async.protocol.wire import request_from
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
@@ -74,9 +74,9 @@ def read_manifest(path: Path, defaults: Mapping[str, Any] | None = None) -> Iter
     Raises InvalidRequestError if the manifest cannot be read.
     """
     try:
-        lines = _pictures(path) if path.is_dir() else _lines(path)
+        folder, lines = (path, _pictures(path)) if path.is_dir() else (path.parent, _lines(path))
         for line, params in lines:
-            yield _entry(line, params, defaults or {}, path if path.is_dir() else path.parent)
+            yield _entry(line, params, defaults or {}, folder)
     except _TableError as error:
         raise InvalidRequestError([Problem("manifest", repr(str(path)), *error.args)]) from None
     except (OSError, ValueError) as error:
@@ -130,7 +130,7 @@ def _found(wanted: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
     picture = wanted.get("init_image")
     if folder is None or not isinstance(picture, str) or not picture.strip() or wanted.get("base64") is True:
         return {}
-    if is_http_url(picture) or is_data_uri(picture) or "://" in picture:
+    if "://" in picture or is_data_uri(picture):
         return {}
     return {"init_image": folder / picture}
 
@@ -141,7 +141,7 @@ def _name_of(wanted: Mapping[str, Any], line: int) -> str:
         return track_id
     given = {name: value for name, value in wanted.items() if value is not None}
     try:
-        content = json.dumps(given, sort_keys=True, default=_digest)
+        content = _encode(given)
     except (TypeError, ValueError, RecursionError):  # an `extra` that is no JSON, and is refused for that
         return f"line-{line}"
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -151,6 +151,9 @@ def _digest(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return hashlib.sha256(value).hexdigest()
     return str(value)
+
+
+_encode = json.JSONEncoder(sort_keys=True, default=_digest).encode
 
 
 def _params_of(request: ImageToVideoUltra) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import assert_never
 
@@ -17,24 +17,43 @@ from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.protocol.problems import wrong
 
+_CHUNK = 256
+"""Items that are decided about at a time, with one query."""
+
 
 async def plan_run(decider: Decider, source: Source, *, check_wallet: bool) -> BatchPlan:
     """Return what a run would do with each item. Only the items to submit are checked and priced."""
     plan, client = BatchPlan(), decider.client
     with _open_items() as items:
-        async for entry in entries(source):
-            plan.lines += 1
-            if problem := _duplicate(items, entry):
-                plan.add_problem(problem, entry.line)
-            elif _count(plan, await decider.decide(entry)) is Action.SUBMIT:
-                for problem in problems_of(client, entry):
+        async for chunk in _chunks(source):
+            plan.lines += len(chunk)
+            duplicates = [_duplicate(items, entry) for entry in chunk]
+            unique = [entry for entry, problem in zip(chunk, duplicates, strict=True) if problem is None]
+            decisions = iter(await decider.decide_all(unique))
+            for entry, problem in zip(chunk, duplicates, strict=True):
+                if problem:
                     plan.add_problem(problem, entry.line)
+                elif _count(plan, next(decisions)) is Action.SUBMIT:
+                    for each in problems_of(client, entry):
+                        plan.add_problem(each, entry.line)
     _finish(plan, client)
     _check_budget(plan, client)
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
         requirement, hint = f"must cover the batch's cost of {usd(plan.usd)}", "add funds, or make fewer videos"
         plan.add_problem(Problem("wallet", usd(wallet), requirement, hint))
     return plan
+
+
+async def _chunks(source: Source) -> AsyncIterator[Sequence[Entry]]:
+    """Yield the items of a source, some at a time."""
+    chunk = list[Entry]()
+    async for entry in entries(source):
+        chunk.append(entry)
+        if len(chunk) == _CHUNK:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 async def plan_price(client: Client, source: Source) -> BatchPlan:

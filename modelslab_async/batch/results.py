@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import attrs
-from cattrs import BaseValidationError, Converter
+from cattrs import Converter
 
 from modelslab_async.protocol.lifecycle import JobState
 
 RESULTS_FILE = "results.jsonl"
+_TEXT = rb'"(?:[^"\\]|\\.)*"'
+_ITEM = re.compile(rb'\{"item": (' + _TEXT + rb"), ")
+"""The beginning of a line as `to_json` writes it."""
+_FILE_KEY = b'"file": '
+_FILE = re.compile(_FILE_KEY + rb"(null|" + _TEXT + rb")[,}]")
 
 
 @attrs.frozen(kw_only=True)
@@ -36,6 +42,7 @@ class Result:
     file: the video's path, relative to the folder; None without a video.
     sha256, size_bytes, width, height, frames, fps, duration: facts of the file; None if unknown. *duration* is in
         seconds.
+    mtime_ns: when the file was last modified, as its file system says, nanoseconds since 1970; None if unknown.
     created_at: when the item's turn came in this program. This and all other times are None if it did not happen.
     submitted_at: when the request was sent.
     accepted_at: when the service accepted the job.
@@ -63,6 +70,7 @@ class Result:
     frames: int | None = None
     fps: float | None = None
     duration: float | None = None
+    mtime_ns: int | None = None
     created_at: datetime | None = None
     submitted_at: datetime | None = None
     accepted_at: datetime | None = None
@@ -74,6 +82,10 @@ class Result:
     def cost(self) -> Decimal | None:
         """The cost in USD; None if it is unknown whether the job was charged."""
         return None if self.charged is None else self.price * self.charged
+
+
+_FIELDS = frozenset(attrs.fields_dict(Result))
+_TIMES = [name for name in attrs.fields_dict(Result) if name.endswith("_at")]
 
 
 def usd(amount: Decimal) -> str:
@@ -91,8 +103,6 @@ def _converter() -> Converter:
     converter = Converter()
     converter.register_unstructure_hook(Decimal, str)
     converter.register_unstructure_hook(datetime, _format_time)
-    converter.register_structure_hook(Decimal, lambda value, _: Decimal(value))
-    converter.register_structure_hook(datetime, lambda value, _: datetime.fromisoformat(value))
     return converter
 
 
@@ -114,9 +124,57 @@ def to_json(result: Result) -> bytes:
 def from_json(line: str | bytes) -> Result | None:
     """Return the result of a line, or None if the line cannot be read."""
     try:
-        return _converter().structure(json.loads(line), Result)
-    except (ValueError, ArithmeticError, BaseValidationError):
+        return _result_from(json.loads(line))
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
         return None
+
+
+def _result_from(values: dict[str, Any]) -> Result:
+    """Return a result from its JSON values. Raise some error if they are no result."""
+    for name in values.keys() - _FIELDS:
+        del values[name]  # of the reader's `cost`, or of a later version
+    for name in _TIMES:
+        if (value := values.get(name)) is not None:
+            values[name] = datetime.fromisoformat(value)
+    values["state"], values["price"] = JobState(values["state"]), Decimal(values.get("price", 0))
+    result = Result(**values)
+    for value, kind in ((result.item, str), (result.ref, str), (result.line, int), (result.request, dict)):
+        if not isinstance(value, kind):
+            raise TypeError(value)
+    if result.file is not None and not isinstance(result.file, str):
+        raise TypeError(result.file)
+    return result
+
+
+class Line(NamedTuple):
+    """The place of a result in `results.jsonl`.
+
+    offset, length: in bytes. item, file: of the result. If the line is damaged after all, `from_json` returns None.
+    """
+
+    item: str
+    file: str | None
+    offset: int
+    length: int
+
+
+def line_at(offset: int, data: bytes) -> Line | None:
+    """Return what a line names, or None if it cannot be read. A line that `to_json` wrote is not parsed as a whole."""
+    item = _ITEM.match(data)
+    key = data.rfind(_FILE_KEY)  # an earlier one may belong to the request; a quote within a text is escaped
+    file = _FILE.match(data, key) if key > 0 else None
+    try:
+        if item and file and data.endswith((b"}\n", b"}")):
+            return Line(_text_of(item[1]), None if file[1] == b"null" else _text_of(file[1]), offset, len(data))
+    except ValueError:
+        return None
+    result = from_json(data)
+    return Line(result.item, result.file, offset, len(data)) if result else None
+
+
+def _text_of(quoted: bytes) -> str:
+    """Return a text from its JSON. Raise ValueError if it is not UTF-8."""
+    return str(json.loads(quoted)) if b"\\" in quoted else quoted[1:-1].decode()
 
 
 def read_results(folder: Path) -> Iterator[Result]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Sequence
 from enum import Enum
 
 import attrs
@@ -63,6 +63,7 @@ class Run:
     _jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
     """The jobs that have begun and not ended, by item."""
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
+    _source_error: Exception | None = None
     _write_lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
     @property
@@ -96,17 +97,38 @@ class Run:
             await _cancel([reader, stopper, *self._tasks])
 
     async def _read(self, source: Source, free_slots: asyncio.Semaphore) -> None:
-        """Start a task for each item, as long as `lookahead` allows."""
+        """Start a task for each item that an earlier run did not finish, as long as `lookahead` allows."""
         items = entries(source)
-        while True:
+        is_ready = not isinstance(source, AsyncIterable)
+        while chunk := await self._next(items, free_slots, is_ready=is_ready):
+            for entry, result in zip(chunk, await self.decider.kept(chunk), strict=True):
+                if result:
+                    self._events.put_nowait(BatchEvent(entry=entry, step=Step.KEPT, result=result))
+                    continue
+                task = asyncio.create_task(self._process(entry))
+                self._tasks.add(task)
+                task.add_done_callback(self._on_done)
+
+    async def _next(
+        self, items: AsyncIterator[Entry], free_slots: asyncio.Semaphore, *, is_ready: bool
+    ) -> Sequence[Entry]:
+        """Return the next items, each of which has a slot now. Return none at the end.
+
+        They are all items for which there are slots, or one if the others may not be ready. An error of the source is
+        raised when the items before it were returned.
+        """
+        chunk = list[Entry]()
+        while self._source_error is None and (not chunk or (is_ready and not free_slots.locked())):
             await free_slots.acquire()
             try:
-                entry = await anext(items)
+                chunk.append(await anext(items))
             except StopAsyncIteration:
-                return
-            task = asyncio.create_task(self._process(entry))
-            self._tasks.add(task)
-            task.add_done_callback(self._on_done)
+                break
+            except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises
+                self._source_error = error
+        if self._source_error and not chunk:
+            raise self._source_error
+        return chunk
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -115,11 +115,13 @@ def result_of(
     now: datetime,
     host: str | None = None,
     saved: tuple[str, SavedVideo] | None = None,
+    mtime_ns: int | None = None,
     error: BaseException | None = None,
 ) -> Result:
     """Return the result of an item whose job ended.
 
     saved: the file's name in the folder, and its facts; None if no video was saved.
+    mtime_ns: when that file was modified, see `Result`.
     now: the time at which the file was saved.
     """
     name, file = saved or (None, None)
@@ -140,6 +142,7 @@ def result_of(
         seed=(record.video or {}).get("seed"),
         file=name,
         **({} if file is None else _facts(file)),
+        mtime_ns=mtime_ns,
         created_at=_at(record.created_at),
         submitted_at=_at(record.submitted_at),
         accepted_at=_at(record.accepted_at),

@@ -116,7 +116,8 @@ class _LazyGroup(click.Group):
 
         ctx.obj += keys_from_environment()
         logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # the command prints its own messages
-        ctx.default_map = dict.fromkeys(COMMANDS, config())
+        defaults = config()
+        ctx.default_map = {name: {**defaults, "prune": defaults} for name in COMMANDS}  # of `jobs prune` too
         return super().invoke(ctx)
 
 

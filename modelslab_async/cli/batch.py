@@ -82,6 +82,7 @@ _SET = option(
 @option("--budget", group=MONEY, type=_dollars, metavar="USD", help="spend at most this amount")
 @option("--check-wallet", group=MONEY, is_flag=True, help="check first that the account can pay")
 @option("--yes", group=MONEY, is_flag=True, help="do not ask for confirmation")
+@option("--verify", group=SAVING, is_flag=True, help="compare the digests of all finished videos")
 @option("--retry-failed", group=MONEY, is_flag=True, help="submit lines again that failed before")
 @option("--resubmit-uncertain", group=MONEY, is_flag=True, help="submit lines again that may be paid for")
 @option(

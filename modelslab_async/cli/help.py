@@ -166,3 +166,12 @@ class Command(click.Command):
             if records:
                 with formatter.section(name):
                     formatter.write_dl(records)
+
+
+class CommandGroup(Command, click.Group):
+    """A command that does something by itself, and has further commands."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, group by group, and then the commands."""
+        super().format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)

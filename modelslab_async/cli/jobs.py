@@ -1,8 +1,10 @@
-"""The commands for jobs in the journal: `jobs`, `show`, `collect`, `recover` and `resolve`."""
+"""The commands for jobs in the journal: `jobs`, `jobs prune`, `show`, `collect`, `recover` and `resolve`."""
 
 from __future__ import annotations
 
 import asyncio
+import re
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,15 +16,17 @@ from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names, pattern_problem
 from modelslab_async.batch.results import counted, usd
 from modelslab_async.cli.exit_codes import Exit, code_of
-from modelslab_async.cli.help import DECISION, SAVING, SELECTION, Command, WholeNumber, option
+from modelslab_async.cli.help import DECISION, SAVING, SELECTION, Command, CommandGroup, WholeNumber, option
 from modelslab_async.cli.output import plain_lines, problem_line, record_values
 from modelslab_async.cli.runner import handle_interrupts, open_client, run
 from modelslab_async.cli.settings import JOBS, JOURNAL, Settings, common_options
 from modelslab_async.client import Client
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, NotFoundError
 from modelslab_async.job.future import Job
+from modelslab_async.journal.pruning import archive_to
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import JobRecord
 
 _MAX_SEARCHED = 10_000
@@ -30,7 +34,7 @@ _MAX_SEARCHED = 10_000
 _COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
 
 
-@click.command(cls=Command, example="modelslab-async jobs --all --json")
+@click.group(cls=CommandGroup, example="modelslab-async jobs --all --json", invoke_without_command=True)
 @option("--all", "with_finished", group=SELECTION, is_flag=True, help="list finished and saved jobs too")
 @option(
     "--limit",
@@ -44,6 +48,8 @@ _COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
 @common_options(*JOURNAL)
 def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
     """List the account's unfinished jobs in the journal."""
+    if click.get_current_context().invoked_subcommand:
+        return
 
     async def work() -> Exit:
         async with open_client(settings) as client:
@@ -55,6 +61,50 @@ def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
                 rows = [row for row in rows if row.ref in open_refs]
         values = {"jobs": [record_values(row) for row in rows]}
         settings.output.table(values, _COLUMNS, [_cells(row) for row in rows], "no unfinished jobs")
+        return Exit.DONE
+
+    run(settings.output, work)
+
+
+def _time_of(_: click.Context, __: click.Parameter, text: str) -> float:
+    """Return a time in unix seconds: an age in days, such as 30d, or a date. A click callback."""
+    if re.fullmatch(r"\d{1,5}d", text):
+        return time.time() - int(text[:-1]) * DAY
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise click.BadParameter(f"{text}: must be an age in days or a date (hint: pass 30d or 2026-01-31)") from None
+
+
+@jobs.command(cls=Command, example="modelslab-async jobs prune --before 90d --archive jobs.jsonl.gz")
+@option(
+    "--before", group=SELECTION, required=True, callback=_time_of, metavar="AGE|DATE", help="when the jobs had ended"
+)
+@option(
+    "--archive",
+    group=SAVING,
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="append the jobs to this file: JSON Lines, gzip",
+)
+@option("--delete", group=SAVING, is_flag=True, help="keep no archive")
+@common_options(*JOURNAL)
+def prune(settings: Settings, *, before: float, archive: Path | None, delete: bool) -> None:
+    """Remove jobs that are over from the journal, and shrink its file.
+
+    A job is over if it failed or was not sent, or if its video was saved. Unfinished and uncertain jobs are kept.
+    Budgets still count what the removed jobs cost. A ref that is removed can be submitted, and paid for, again.
+    """
+    if (archive is not None) == delete:
+        raise click.UsageError("pass either --archive FILE or --delete")
+
+    async def work() -> Exit:
+        async with open_client(settings) as client:
+            assert client.journal is not None  # noqa: S101 - the command's client has one
+            keep = archive_to(archive) if archive else None
+            count = await client.journal.prune(client.account_id, before=before, archive=keep)
+        values = {"pruned": count, "archive": archive}
+        settings.output.result(values, f"{counted(count, 'job')} removed from the journal")
         return Exit.DONE
 
     run(settings.output, work)

@@ -40,6 +40,7 @@ async def open_batch(
     lookahead: int = DEFAULT_LOOKAHEAD,
     retry_failed: bool = False,
     resubmit_uncertain: bool = False,
+    verify: bool = False,
     emulator: bool = False,
     notify: Callable[[str], object] = _log.warning,
 ) -> AsyncIterator[Batch]:
@@ -54,6 +55,7 @@ async def open_batch(
         lookahead=lookahead,
         retry_failed=retry_failed,
         resubmit_uncertain=resubmit_uncertain,
+        verify=verify,
         emulator=emulator,
     )
     async with (
@@ -74,6 +76,7 @@ async def run_batch(
     lookahead: int = DEFAULT_LOOKAHEAD,
     retry_failed: bool = False,
     resubmit_uncertain: bool = False,
+    verify: bool = False,
     emulator: bool = False,
     notify: Callable[[str], object] = _log.warning,
     stop: asyncio.Event | None = None,
@@ -103,6 +106,7 @@ async def run_batch(
             lookahead=lookahead,
             retry_failed=retry_failed,
             resubmit_uncertain=resubmit_uncertain,
+            verify=verify,
             emulator=emulator,
             notify=notify,
         ) as batch,

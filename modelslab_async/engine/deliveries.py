@@ -21,6 +21,7 @@ READ_EVERY = 0.5
 WAKE_GAP = 1.0
 """Seconds between two wake-ups of a job."""
 _MOST_TASKS = 1000
+_MOST_OVER = 10_000
 _log = logging.getLogger("modelslab_async")
 
 
@@ -34,6 +35,10 @@ class DeliveryHandler:
         self.webhook_health = webhook_health
         self._tasks = set[asyncio.Task[None]]()
         self._closing = asyncio.Event()
+        self._passing_on = set[tuple[str, str | None]]()
+        """Received deliveries that are being passed on."""
+        self._over = dict[str, None]()
+        """The latest refs without a job that waits for a delivery. The journal is not asked about them again."""
         self._resting = dict[JobRun, bool]()
         """Jobs that were woken less than `WAKE_GAP` ago, and whether each is to be woken again."""
 
@@ -45,8 +50,12 @@ class DeliveryHandler:
         """Take a delivery for a job. *job_id* is the service's id in it, or None."""
         job_id = None if job_id and self.recorder.key.is_in(job_id) else job_id
         is_open = self.recorder.is_open and not self._closing.is_set()
-        if not self._deliver(ref, job_id) and is_open and len(self._tasks) < _MOST_TASKS:
-            self._start(self._pass_on(ref, job_id))
+        if self._deliver(ref, job_id) or not is_open or ref in self._over:
+            return
+        if len(self._tasks) < _MOST_TASKS and (ref, job_id) not in self._passing_on:
+            self._passing_on.add((ref, job_id))
+            task = self._start(self._pass_on(ref, job_id))
+            task.add_done_callback(lambda _: self._passing_on.discard((ref, job_id)))
 
     def _deliver(self, ref: str, job_id: str | None) -> bool:
         """Deliver to a job that is open here. Return whether there is one."""
@@ -98,6 +107,8 @@ class DeliveryHandler:
         row = await self.recoverer.find(ref)
         journal = self.recoverer.journal
         if row is None or row.record.state not in _OPEN:
+            if row is None or row.record.state in _OVER:
+                self._remember_over(ref)
             return
         record = row.record
         if record.owner != journal.owner and row.is_alive:
@@ -108,6 +119,11 @@ class DeliveryHandler:
         if run := await restoring:
             run.wake()
 
+    def _remember_over(self, ref: str) -> None:
+        while len(self._over) >= _MOST_OVER:
+            del self._over[next(iter(self._over))]
+        self._over[ref] = None
+
     async def _read(self) -> None:
         while not await wait_for_event(self._closing, READ_EVERY):
             with suppress(JournalError):
@@ -115,10 +131,11 @@ class DeliveryHandler:
                     if not self._deliver(ref, job_id):
                         self._start(self._pass_on(ref, job_id))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name="modelslab_async delivery")
         self._tasks.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -127,3 +144,5 @@ class DeliveryHandler:
 
 
 _OPEN = (JobState.SUBMITTING, JobState.UNCERTAIN, JobState.PROCESSING, JobState.TIMED_OUT)
+_OVER = (JobState.READY, JobState.FAILED)
+"""States of jobs that were sent, and for which no client waits. Their refs are not sent again."""

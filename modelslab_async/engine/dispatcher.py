@@ -122,7 +122,12 @@ class Dispatcher:
         return self._api.counters.snapshot(states, cap=self.slots.cap)
 
     def enqueue(self, run: JobRun) -> None:
-        """Queue a new job. It is submitted when a slot is free for it."""
+        """Queue a new job. It is submitted when a slot is free for it.
+
+        Two open jobs with one ref could be paid for twice, so that is refused here too, whatever the caller checked.
+        """
+        if self.jobs.get(run.ref, run) is not run:
+            raise AssertionError(f"a job with the ref {run.ref} is open already")
         self._notifier.notify(Telemetry.submitted, run.job)
         self.jobs[run.ref] = run
         if self.slots.is_full:  # then one more in the queue changes nothing

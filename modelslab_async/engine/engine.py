@@ -12,6 +12,7 @@ from typing import TypeVar
 import attrs
 
 from modelslab_async.aio import uninterrupted
+from modelslab_async.engine import durations
 from modelslab_async.engine.config import SharedResources, check_key
 from modelslab_async.engine.deliveries import DeliveryHandler
 from modelslab_async.engine.dispatcher import Dispatcher
@@ -126,6 +127,9 @@ class Engine:
         self.require_usable(opening=True)
         try:
             await self.recorder.open()
+            if self.recorder.journal and self.parent is None:
+                service = f"{self.shared.base_url} {self.shared.deployment.name}"
+                await durations.remember(self.shared.estimator, self.recorder.journal, service, self.key)
             await self.recorder.check_balance(self.balance)
         except BaseException:
             await self.close(drain=False)

@@ -74,9 +74,11 @@ class Recorder:
                 raise
         self.is_open = True
         if self.budget:
-            charges = await self.journal.charges(self.account)
+            now, known = self.clock(), self.budget.known(self.account)
+            charges = await self.journal.charges(self.account, since=self.budget.since(now), apart_from=known)
             submitting = await self._submitting_elsewhere(self.journal)
-            self.budget.spent_before(charge for charge in charges if charge.key not in submitting)
+            in_doubt = [charge for charge in charges.in_doubt if charge.key not in submitting]
+            self.budget.spent_elsewhere(self.account, charges._replace(in_doubt=in_doubt), now)
 
     async def _submitting_elsewhere(self, journal: Journal) -> set[str]:
         """Return the keys of jobs that other live clients submit now: only they learn whether the jobs are charged."""

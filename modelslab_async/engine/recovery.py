@@ -197,9 +197,11 @@ class Recoverer:
             return self.ended_job(uncertain)
         if run := await self.restore(record):
             return run.job
+        if mine := self.dispatcher.jobs.get(record.ref):
+            return mine.job  # this client took it over meanwhile
         now = await self.find(record.ref)
-        if now and now.record.created_at == record.created_at and now.record.owner != self.journal.owner:
-            return self.follow(now)  # another client was quicker
+        if now and now.record.created_at == record.created_at and now.record != record:
+            return await self.attach_row(now)  # another client, or this one, was quicker
         raise refusal(
             "ref_or_id", record.ref, "cannot be attached to: another client took it up just now", "attach again"
         )

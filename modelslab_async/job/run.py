@@ -175,7 +175,7 @@ class JobRun:
         record: JobRecord,
         request: ImageToVideoUltra | None,
         ages: Ages,
-        error: JobError | None,
+        error: ModelsLabError | None,
     ) -> JobRun:
         """Return the run of a journal row that ended with *error*, or that was withdrawn if *error* is None."""
         run = cls(runtime, request, record.ref)

@@ -3,11 +3,12 @@
 `sqlite` implements it in a file, and `memory` for the clients of one process.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from modelslab_async.protocol.claims import Ask, Claim
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charges, JobRecord
 
 
 class Row(NamedTuple):
@@ -15,6 +16,33 @@ class Row(NamedTuple):
 
     record: JobRecord
     is_alive: bool
+
+
+class Duration(NamedTuple):
+    """How long a job took, as an `Observation` of `polling.history` says it.
+
+    service: the service's base URL and deployment. operation: what the job did, such as "img2video_ultra".
+    kind: JSON of the workload's kind, see `polling.workload.Kind`.
+    after, by: when the job was last seen running, and first seen to have ended, seconds since its acceptance; *by* is
+        infinite if the end was not seen.
+    work: how much the service had to compute. eta: the service's estimate, seconds; None if it gave none.
+    """
+
+    service: str
+    operation: str
+    kind: str
+    after: float
+    by: float
+    work: float
+    eta: float | None
+
+
+DURATIONS_OF_KIND = 128
+"""Durations of each service, operation and kind that a journal keeps: the latest."""
+MAX_DURATIONS = 64 * DURATIONS_OF_KIND
+"""Durations that a journal keeps in all."""
+Archive = Callable[[Sequence[JobRecord]], object]
+"""Is called with records before they are deleted, in a thread. Returns when they are on disk, or raises OSError."""
 
 
 class Journal(Protocol):
@@ -141,6 +169,10 @@ class Journal(Protocol):
         """Return the account's job with this ref, or else with this id of the service. Return None if there is none."""
         ...
 
+    async def find_all(self, account: str, refs: Collection[str]) -> Mapping[str, Row]:
+        """Return the account's jobs with these refs, by ref. A ref without a job is left out."""
+        ...
+
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """Return the account's last *limit* jobs, the newest first."""
         ...
@@ -159,8 +191,33 @@ class Journal(Protocol):
         """
         ...
 
-    async def charges(self, account: str) -> Sequence[Charge]:
-        """Return what the account was charged, or may have been: one entry for each such job."""
+    async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
+        """Return what the account was charged, or may have been.
+
+        since: the begin of a UTC day, unix seconds; -infinity for all days. Of accepted jobs, those count that were
+            accepted since then.
+        apart_from: keys of accepted jobs that do not count, see `record.key_of`.
+        """
+        ...
+
+    async def prune(self, account: str, *, before: float, archive: Archive | None = None) -> int:
+        """Delete the account's jobs that are over and ended before *before* (unix seconds). Return their number.
+
+        A job is over if it was refused, cancelled or has failed, or if its video was saved or acknowledged. A job whose
+        reply was lost is never deleted, nor one that still needs a client. What a deleted job cost counts on in `claim`
+        and `charges`. Its ref is free again, so that `Client.ensure` would pay for it once more.
+
+        archive: is called with some records at a time, before they are deleted. If the process is killed then, they are
+            both in the archive and in the journal.
+        """
+        ...
+
+    def note_duration(self, duration: Duration) -> None:
+        """Keep a duration, and return at once. It is written with a later record, or lost: no job depends on it."""
+        ...
+
+    async def durations(self, service: str, operation: str) -> Sequence[Duration]:
+        """Return the latest durations of an operation, at most `DURATIONS_OF_KIND` of each kind, the oldest first."""
         ...
 
     async def close(self) -> None:

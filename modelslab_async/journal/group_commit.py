@@ -16,20 +16,22 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
 
 from modelslab_async.errors import JournalError, ModelsLabError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal import pruning
+from modelslab_async.journal.base import Archive, Duration, Row
 from modelslab_async.journal.store import Change, ClaimSlot, Outcome, PutBack, Store, UnwritableError, Write
 from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.problems import plural
-from modelslab_async.protocol.record import Charge, JobRecord, key_of
+from modelslab_async.protocol.record import Charges, JobRecord, key_of
 
 NOTE_DELAY = 0.05
 """Seconds for which a noted record may wait to share a transaction."""
@@ -63,6 +65,8 @@ class GroupCommitJournal:
         """Writes for the next transaction."""
         self._backlog: dict[str, _PendingChange] = {}
         """Writes that failed and are tried again with each transaction, by job."""
+        self._durations: list[Duration] = []
+        """Durations for the next transaction."""
         self._writer: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         """Starts the writer for noted records."""
@@ -163,6 +167,10 @@ class GroupCommitJournal:
         """As in `Journal`."""
         return await self._read(self._store.find, account, ref, job_id)
 
+    async def find_all(self, account: str, refs: Collection[str]) -> Mapping[str, Row]:
+        """As in `Journal`."""
+        return {row.record.ref: row for row in await self._read(self._store.find_all, account, list(refs))}
+
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """As in `Journal`."""
         return await self._read(self._store.recent, account, limit)
@@ -175,9 +183,29 @@ class GroupCommitJournal:
         """As in `Journal`."""
         return await self._call(self._store.delivered, account)
 
-    async def charges(self, account: str) -> Sequence[Charge]:
+    async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
         """As in `Journal`."""
-        return await self._read(self._store.charges, account)
+        return await self._read(self._store.charges, account, since, apart_from)
+
+    async def prune(self, account: str, *, before: float, archive: Archive | None = None) -> int:
+        """As in `Journal`."""
+        find = partial(self._read, self._store.prunable, account, before)
+        count = await pruning.prune(
+            lambda since: find(since, pruning.BATCH),
+            lambda records: self._call(self._store.delete, records, before),
+            archive,
+        )
+        if count:
+            await self._call(self._store.shrink)
+        return count
+
+    def note_duration(self, duration: Duration) -> None:
+        """As in `Journal`. The duration is written by the next transaction, at the latest by `close`."""
+        self._durations.append(duration)
+
+    async def durations(self, service: str, operation: str) -> Sequence[Duration]:
+        """As in `Journal`."""
+        return await self._call(self._store.durations, service, operation)
 
     async def close(self) -> None:
         """As in `Journal`. Writes that failed before are tried once more."""
@@ -186,6 +214,9 @@ class GroupCommitJournal:
             self._pending[:0] = self._backlog.values()
             self._backlog.clear()
             await self._flush()
+            with suppress(JournalError):
+                if durations := self._take_durations():
+                    await self._call(self._store.write, [], durations)
             if lost := len(self._backlog):
                 _log.error("%s: closed with %s that could not be written", self._store.name, plural(lost, "row"))
             with suppress(JournalError):
@@ -230,13 +261,18 @@ class GroupCommitJournal:
         outcomes: Sequence[Outcome]
         is_usable = True
         try:
-            outcomes = await self._call(self._store.write, [pending.change for pending in batch])
+            changes = [pending.change for pending in batch]
+            outcomes = await self._call(self._store.write, changes, self._take_durations())
         except JournalError as error:
             is_usable, outcomes = False, [error] * len(batch)
         for pending, outcome in zip(batch, outcomes, strict=True):
             self._update_backlog(pending, outcome)
             pending.resolve(outcome)
         return is_usable
+
+    def _take_durations(self) -> Sequence[Duration]:
+        durations, self._durations = self._durations, []
+        return durations
 
     def _update_backlog(self, pending: _PendingChange, outcome: Outcome) -> None:
         """Keep a write that failed for the next transaction; but not an intent, because that job is not submitted."""

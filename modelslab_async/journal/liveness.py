@@ -1,9 +1,11 @@
 """Track which clients are alive, across processes: each client locks a separate file until its process ends."""
 
+import glob
 import os
 import sys
 import uuid
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -63,7 +65,7 @@ class LivenessLock:
         """Be alive under a new name until `release`, or until the process ends in any way. Raise OSError."""
         self._path = Path(os.path.realpath(self._path))
         self.owner = uuid.uuid4().hex[:16]
-        self._file = self.path_of(self.owner).open("xb")
+        self._file = self.path_of(self.owner).open("xb", buffering=0)
         try_lock(self._file)
 
     def release(self) -> None:
@@ -89,6 +91,34 @@ class LivenessLock:
             return True
         return False
 
+    def write_count(self, count: int) -> None:
+        """Write a number into the lock's file, where it outlives a process that is killed."""
+        if self._file and not self._file.closed:
+            with suppress(OSError):  # it serves only to notice damage
+                self._file.seek(0)
+                self._file.write(b"%020d" % count)
+
+    def counts_of_dead(self) -> list[tuple[str, int]]:
+        """Return the dead clients whose files are still there, and the number that each wrote last, or 0."""
+        found = list[tuple[str, int]]()
+        path = Path(os.path.realpath(self._path))
+        for file in path.parent.glob(f"{glob.escape(path.name)}-*.alive"):
+            with suppress(OSError), file.open("rb") as opened:
+                if try_lock(opened):
+                    text = opened.read(20)
+                    found.append((_owner_of(path, file), int(text) if text.isdigit() else 0))
+        return found
+
+    def others_alive(self) -> bool:
+        """Return whether another client is alive."""
+        path = Path(os.path.realpath(self._path))
+        owners = [_owner_of(path, file) for file in path.parent.glob(f"{glob.escape(path.name)}-*.alive")]
+        return any(owner != self.owner and self.is_alive(owner) for owner in owners)
+
     def path_of(self, owner: str) -> Path:
         """Return the path of an owner's lock file."""
         return self._path.with_name(f"{self._path.name}-{owner}.alive")
+
+
+def _owner_of(path: Path, file: Path) -> str:
+    return file.name.removeprefix(f"{path.name}-").removesuffix(".alive")

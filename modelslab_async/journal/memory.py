@@ -1,18 +1,20 @@
 """The journal in memory, for tests and for clients of one process. Nothing is kept when the process ends."""
 
 import asyncio
+import math
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 
 from modelslab_async.aio import wait_for_event
 from modelslab_async.errors import JournalError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal import pruning
+from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Archive, Duration, Row
 from modelslab_async.protocol.claims import Account, AccountCap, Ask, Claim, Claimed, ClientAsk, Follow
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import HOLDING, UNFINISHED, UNSENT, Charge, JobRecord, belongs_to, key_of
+from modelslab_async.protocol.record import HOLDING, UNFINISHED, UNSENT, Charge, Charges, JobRecord, belongs_to, key_of
 
 _IN_DOUBT = (JobState.SUBMITTING, JobState.UNCERTAIN)
 _NOT_SENT = (JobState.WAITING, JobState.REFUSED)
@@ -37,6 +39,10 @@ class MemoryStorage:
         """The pictures of jobs that were not sent, by the key of the job."""
         self.alive: dict[str, asyncio.Event] = {}
         """The clients that are alive. Each has an event, which is set when another client changes something."""
+        self.name = f"memory {uuid.uuid4().hex}"
+        self.pruned: list[JobRecord] = []
+        """The jobs that were pruned and charged: they count on."""
+        self.durations = deque[Duration](maxlen=MAX_DURATIONS)
 
     def changed_by(self, owner: str) -> None:
         """Wake the other clients."""
@@ -161,6 +167,12 @@ class MemoryJournal:
             record = next((each for each in self.storage.of_account(account) if each.job_id == job_id), None)
         return Row(record, self._is_alive(record)) if record else None
 
+    async def find_all(self, account: str, refs: Collection[str]) -> dict[str, Row]:
+        """As in `Journal`."""
+        self._require_open()
+        found = [record for ref in refs if (record := self.storage.rows.get((account, ref)))]
+        return {record.ref: Row(record, self._is_alive(record)) for record in found}
+
     async def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Journal`."""
         self._require_open()
@@ -184,14 +196,54 @@ class MemoryJournal:
         ]
         return [(key[2], self.storage.deliveries.pop(key)) for key in mine]
 
-    async def charges(self, account: str) -> list[Charge]:
+    async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
         """As in `Journal`."""
         self._require_open()
-        return [
-            Charge(_key(record), _charged_at(record), record.price, record.accepted_at is not None)
-            for record in self.storage.of_account(account)
-            if record.charged is not False
+        charged = list(self._charged(account))
+        counts = Counter(
+            record.price
+            for record in charged
+            if record.accepted_at is not None and record.accepted_at >= since and _key(record) not in apart_from
+        )
+        in_doubt = [
+            Charge(_key(record), _charged_at(record), record.price, is_certain=False)
+            for record in charged
+            if record.accepted_at is None
         ]
+        return Charges(self.storage.name, counts, in_doubt)
+
+    async def prune(self, account: str, *, before: float, archive: Archive | None = None) -> int:
+        """As in `Journal`."""
+        self._require_open()
+
+        async def find(since: float) -> list[JobRecord]:
+            found = [record for record in self.storage.of_account(account) if pruning.is_prunable(record, before)]
+            found.sort(key=lambda record: record.created_at)
+            return [record for record in found if record.created_at >= since][: pruning.BATCH]
+
+        async def delete(records: Sequence[JobRecord]) -> int:
+            gone = [record for record in records if self.storage.rows.get((account, record.ref)) == record]
+            for record in gone:
+                del self.storage.rows[account, record.ref]
+            self.storage.pruned += [record for record in gone if record.charged is not False]
+            return len(gone)
+
+        return await pruning.prune(find, delete, archive)
+
+    def note_duration(self, duration: Duration) -> None:
+        """As in `Journal`."""
+        self.storage.durations.append(duration)
+
+    async def durations(self, service: str, operation: str) -> list[Duration]:
+        """As in `Journal`."""
+        self._require_open()
+        counts, latest = Counter[str](), list[Duration]()
+        for duration in reversed(self.storage.durations):
+            if (duration.service, duration.operation) == (service, operation):
+                counts[duration.kind] += 1
+                if counts[duration.kind] <= DURATIONS_OF_KIND:
+                    latest.append(duration)
+        return latest[::-1]
 
     async def close(self) -> None:
         """As in `Journal`."""
@@ -250,10 +302,14 @@ class MemoryJournal:
     def _count_charges(self, account: str, since: float) -> Counter[Decimal]:
         """Return how many jobs were charged since then, or may have been charged at any time, by price."""
         return Counter(
-            record.price
-            for record in self.storage.of_account(account)
-            if record.charged is None or (record.charged and _charged_at(record) >= since)
+            record.price for record in self._charged(account) if record.charged is None or _charged_at(record) >= since
         )
+
+    def _charged(self, account: str) -> Iterator[JobRecord]:
+        """Yield the jobs that were, or may have been, charged, also those that were pruned."""
+        for record in (*self.storage.of_account(account), *self.storage.pruned):
+            if record.account == account and record.charged is not False:
+                yield record
 
 
 def _may_replace(row: JobRecord, record: JobRecord, take_over: str | None) -> bool:

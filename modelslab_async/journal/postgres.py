@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Coroutine, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from modelslab_async.errors import JournalError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import Archive, Duration, Row
 from modelslab_async.journal.postgres_address import Address
 from modelslab_async.journal.postgres_queue import Change, PutBackClaim, Queued
 from modelslab_async.journal.store import Outcome, PutBack, Write
 from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.problems import is_positive, require
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charges, JobRecord
 from modelslab_async.protocol.secret import ApiKey
 
 if TYPE_CHECKING:
@@ -182,6 +183,10 @@ class PostgresJournal:
         """As in `Journal`."""
         return await self._call(self._store.find(account, ref, job_id))
 
+    async def find_all(self, account: str, refs: Collection[str]) -> Mapping[str, Row]:
+        """As in `Journal`."""
+        return await self._call(self._store.find_all(account, refs))
+
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """As in `Journal`."""
         return await self._call(self._store.recent(account, limit))
@@ -194,9 +199,22 @@ class PostgresJournal:
         """As in `Journal`."""
         return await self._call(self._store.delivered(account))
 
-    async def charges(self, account: str) -> Sequence[Charge]:
+    async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
         """As in `Journal`."""
-        return await self._call(self._store.charges(account))
+        return await self._call(self._store.charges(account, since, apart_from))
+
+    async def prune(self, account: str, *, before: float, archive: Archive | None = None) -> int:
+        """As in `Journal`."""
+        return await self._call(self._store.prune(account, before, archive))
+
+    def note_duration(self, duration: Duration) -> None:
+        """As in `Journal`. A duration that is noted after `close` is lost."""
+        if self._thread and self._thread.store:
+            self._thread.loop.call_soon_threadsafe(self._thread.store.note_duration, duration)
+
+    async def durations(self, service: str, operation: str) -> Sequence[Duration]:
+        """As in `Journal`."""
+        return await self._call(self._store.durations(service, operation))
 
     async def close(self) -> None:
         """As in `Journal`."""

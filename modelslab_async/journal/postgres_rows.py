@@ -7,14 +7,25 @@ transaction of the caller.
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Duration, Row
+from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, UNSENT, Charge, JobRecord, key_of
+from modelslab_async.protocol.pricing import DAY
+from modelslab_async.protocol.record import (
+    HOLDING,
+    SENT,
+    UNFINISHED,
+    UNSENT,
+    Charge,
+    JobRecord,
+    key_of,
+    ref_and_time_of,
+)
 
 if TYPE_CHECKING:
     import asyncpg
@@ -60,8 +71,52 @@ MIGRATIONS: Sequence[str] = (
     CREATE INDEX picture_uses_by_digest ON {SCHEMA}.picture_uses (digest);
     """,
     f"ALTER TABLE {SCHEMA}.jobs ADD COLUMN delivered_at double precision",
+    f"""
+    DROP INDEX {SCHEMA}.jobs_by_state, {SCHEMA}.jobs_by_charge;
+    CREATE INDEX jobs_active ON {SCHEMA}.jobs (account, state)
+        WHERE state IN ('processing', 'submitting', 'timed_out', 'uncertain', 'waiting');
+    CREATE INDEX jobs_open ON {SCHEMA}.jobs (account, created_at)
+        WHERE state IN ('processing', 'ready', 'submitting', 'timed_out', 'uncertain', 'waiting')
+              AND saved_path IS NULL AND delivered_at IS NULL;
+    CREATE INDEX jobs_in_doubt ON {SCHEMA}.jobs (account) WHERE accepted_at IS NULL AND charged IS NOT false;
+    CREATE TABLE {SCHEMA}.totals (
+        account text NOT NULL, day bigint NOT NULL, price numeric NOT NULL, is_certain boolean NOT NULL,
+        jobs bigint NOT NULL
+    );
+    CREATE INDEX totals_by_day ON {SCHEMA}.totals (account, day);
+    INSERT INTO {SCHEMA}.totals
+        SELECT account, floor(accepted_at / 86400), price, charged IS true, count(*) FROM {SCHEMA}.jobs
+        WHERE accepted_at IS NOT NULL AND charged IS NOT false GROUP BY 1, 2, 3, 4;
+    CREATE FUNCTION {SCHEMA}.count_charge() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF TG_OP = 'UPDATE' AND OLD.accepted_at IS NOT NULL AND OLD.charged IS NOT false THEN
+            INSERT INTO {SCHEMA}.totals
+                VALUES (OLD.account, floor(OLD.accepted_at / 86400), OLD.price, OLD.charged IS true, -1);
+        END IF;
+        IF NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT false THEN
+            INSERT INTO {SCHEMA}.totals
+                VALUES (NEW.account, floor(NEW.accepted_at / 86400), NEW.price, NEW.charged IS true, 1);
+        END IF;
+        RETURN NULL;
+    END $$;
+    CREATE TRIGGER count_new AFTER INSERT ON {SCHEMA}.jobs FOR EACH ROW
+        WHEN (NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT false) EXECUTE FUNCTION {SCHEMA}.count_charge();
+    CREATE TRIGGER count_changed AFTER UPDATE ON {SCHEMA}.jobs FOR EACH ROW
+        WHEN ((OLD.charged, OLD.accepted_at, OLD.price) IS DISTINCT FROM (NEW.charged, NEW.accepted_at, NEW.price))
+        EXECUTE FUNCTION {SCHEMA}.count_charge();
+    CREATE TABLE {SCHEMA}.durations (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, service text NOT NULL, operation text NOT NULL,
+        kind text NOT NULL, after double precision, by double precision, work double precision, eta double precision
+    );
+    CREATE INDEX durations_by_kind ON {SCHEMA}.durations (service, operation, kind, id);
+    """,
 )
-"""Script n makes a schema of version n one of version n + 1. The table `version` holds the version."""
+"""Script n makes a schema of version n one of version n + 1. The table `version` holds the version.
+
+The table `totals` counts the accepted jobs that were, or may have been, charged. Triggers add a row for each change, so
+that clients do not wait for each other, and `clean` adds the rows up. No trigger fires for a row that is deleted, so
+that a budget still counts the job.
+"""
 
 _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
@@ -70,12 +125,12 @@ _COLUMNS = (
 _TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
 _TAKE_OVER = len(_COLUMNS)
 """Where the values of `WRITE` name the owner whose row may be taken."""
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
 
 
-def _listed(states: Sequence[JobState]) -> str:
+def _listed(states: Collection[JobState]) -> str:
     return ", ".join(repr(state.value) for state in sorted(states, key=str))
 
 
@@ -96,8 +151,8 @@ WRITE = f"""
         WHERE -- the row is this job's, and this client's own
               (jobs.owner = excluded.owner AND {_IS_SAME_JOB})
               -- the ref is free: the row's job was certainly not sent; but the end of a job ends no other that waits
-           OR (jobs.state NOT IN ({_listed(tuple(SENT))})
-               AND NOT (jobs.state = {JobState.WAITING.value!r} AND excluded.state IN ({_listed(tuple(UNSENT))})))
+           OR (jobs.state NOT IN ({_listed(SENT)})
+               AND NOT (jobs.state = {JobState.WAITING.value!r} AND excluded.state IN ({_listed(UNSENT)})))
               -- a take-over from this owner, unless the job ended meanwhile or the row would lose its id
            OR (jobs.owner = $15 AND (jobs.ended_at IS NULL OR jobs.ended_at = excluded.ended_at)
                AND (jobs.job_id IS NULL OR jobs.job_id = excluded.job_id))
@@ -135,12 +190,46 @@ _SELECT = f"""
            {_IS_ALIVE} AS is_alive
     FROM {SCHEMA}.jobs AS jobs {_WITH_OWNERS}
 """
+# PostgreSQL uses a partial index only for a query that implies the index's condition.
 _NOT_TAKEN = "jobs.saved_path IS NULL AND jobs.delivered_at IS NULL"
-_AT = "coalesce(accepted_at, submitted_at, created_at)"
+_IS_OPEN = f"jobs.state IN ({_listed(UNFINISHED)}) AND {_NOT_TAKEN}"
+_IS_ACTIVE = f"jobs.state IN ({_listed([state for state in UNFINISHED if state is not JobState.READY])})"
+_IS_IN_DOUBT = "accepted_at IS NULL AND charged IS NOT false"
+_AT_OF_DOUBT = "coalesce(submitted_at, created_at)"
 _COUNT_CHARGES = f"""
-    SELECT price, count(*) AS count FROM {SCHEMA}.jobs
-    WHERE account = $1 AND (charged IS NULL OR (charged AND {_AT} >= $2)) GROUP BY price
+    SELECT price, sum(jobs)::bigint AS count FROM {SCHEMA}.totals
+    WHERE account = $1 AND (day >= $2 OR NOT is_certain) GROUP BY price
+    UNION ALL
+    SELECT price, count(*) FROM {SCHEMA}.jobs
+    WHERE account = $1 AND {_IS_IN_DOUBT} AND (charged IS NULL OR {_AT_OF_DOUBT} >= $2 * {DAY}::float8) GROUP BY price
 """
+_ADD_UP = f"""
+    WITH single AS (
+        DELETE FROM {SCHEMA}.totals WHERE (account, day, price, is_certain) IN (
+            SELECT account, day, price, is_certain FROM {SCHEMA}.totals GROUP BY 1, 2, 3, 4 HAVING count(*) > 1
+        ) RETURNING *
+    )
+    INSERT INTO {SCHEMA}.totals SELECT account, day, price, is_certain, sum(jobs) FROM single GROUP BY 1, 2, 3, 4
+"""
+_IS_PRUNABLE = f"""
+    (jobs.state IN ({_listed(OVER)})
+     OR (jobs.state = 'ready' AND (jobs.saved_path IS NOT NULL OR jobs.delivered_at IS NOT NULL)))
+    AND NOT ({_IS_IN_DOUBT}) AND coalesce(ended_at, created_at) < $2
+"""
+_DELETE = f"""
+    DELETE FROM {SCHEMA}.jobs AS jobs USING unnest($3::text[], $4::float8[]) AS wanted (ref, created_at)
+    WHERE jobs.account = $1 AND jobs.ref = wanted.ref AND jobs.created_at = wanted.created_at
+          AND {_IS_PRUNABLE.replace("created_at)", "jobs.created_at)")}
+    RETURNING jobs.ref
+"""
+_OLD_DURATIONS = f"""
+    DELETE FROM {SCHEMA}.durations WHERE id IN (
+        SELECT id FROM {SCHEMA}.durations WHERE service = $1 AND operation = $2 AND kind = $3
+        ORDER BY id DESC OFFSET {DURATIONS_OF_KIND}
+    ) OR id <= (SELECT max(id) FROM {SCHEMA}.durations) - {MAX_DURATIONS}
+"""
+_ADD_UP_LOCK = 0x4D4C6A32
+"""The key of the advisory lock under which one client at a time adds up: "MLj2"."""
 _DELIVER = f"""
     INSERT INTO {SCHEMA}.deliveries AS deliveries VALUES ($1, $2, $3, $4)
     ON CONFLICT (owner, account, ref) DO UPDATE SET job_id = coalesce(excluded.job_id, deliveries.job_id)
@@ -236,7 +325,7 @@ async def holding(connection: "AnyConnection", account: str, owner: str) -> list
     Their times are the database's.
     """
     whose = f"(jobs.owner <> $2 OR jobs.state = {JobState.UNCERTAIN.value!r})"
-    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({_listed(HOLDING)}) AND {whose}"
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND {_IS_ACTIVE} AND jobs.state IN ({_listed(HOLDING)}) AND {whose}"
     return [
         Row(
             _record_from(row)._replace(submitted_at=row["submitted_here"], accepted_at=row["accepted_here"]),
@@ -295,11 +384,23 @@ async def write_ask(connection: "AnyConnection", account: str, ask: ClientAsk) -
 
 
 async def count_charges(connection: "AnyConnection", account: str, since: float) -> Counter[Decimal]:
-    """Return how many jobs were charged since then, or may have been charged at any time, by price."""
+    """Return how many jobs were charged since then, or may have been charged at any time, by price.
+
+    since: the begin of a UTC day, unix seconds; -infinity for all days.
+    """
+    return _counted(await connection.fetch(_COUNT_CHARGES, account, _day(since)))
+
+
+def _counted(found: Sequence["asyncpg.Record"]) -> Counter[Decimal]:
     counts = Counter[Decimal]()
-    for row in await connection.fetch(_COUNT_CHARGES, account, since):
+    for row in found:
         counts[row["price"]] += row["count"]
     return counts
+
+
+def _day(since: float) -> int:
+    """Return the number of the UTC day in which *since* is; a day before all jobs for -infinity."""
+    return int(since // DAY) if math.isfinite(since) else -(2**31)
 
 
 async def beat(connection: "AnyConnection", owner: str, lease: float) -> float:
@@ -331,27 +432,36 @@ async def clean(connection: "AnyConnection") -> None:
     )
     await connection.execute(_DROP_USES)
     await connection.execute(_DROP_PICTURES)
+    if await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", _ADD_UP_LOCK):
+        await connection.execute(_ADD_UP)
 
 
 async def unfinished(connection: "AnyConnection", account: str, ready: bool) -> list[Row]:
     """As in `Journal`."""
-    states = _listed([state for state in UNFINISHED if ready or state is not JobState.READY])
-    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.state IN ({states}) AND {_NOT_TAKEN} ORDER BY created_at"
+    condition = _IS_OPEN if ready else f"{_IS_ACTIVE} AND {_NOT_TAKEN}"
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND {condition} ORDER BY created_at"
     return [_row_from(row) for row in await connection.fetch(sql, account)]
 
 
 async def orphaned(connection: "AnyConnection", account: str) -> list[JobRecord]:
     """As in `Journal`."""
-    where = f"jobs.account = $1 AND jobs.state IN ({_listed(UNFINISHED)}) AND {_NOT_TAKEN} AND NOT ({_IS_ALIVE})"
-    sql = f"{_SELECT} WHERE {where} ORDER BY created_at"
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND {_IS_OPEN} AND NOT ({_IS_ALIVE}) ORDER BY created_at"
     return [_record_from(row) for row in await connection.fetch(sql, account)]
 
 
 async def find(connection: "AnyConnection", account: str, ref: str | None, job_id: str | None) -> Row | None:
     """As in `Journal`."""
-    sql = f"{_SELECT} WHERE jobs.account = $1 AND (ref = $2 OR job_id = $3) ORDER BY (ref = $2) DESC NULLS LAST LIMIT 1"
+    by_ref = f"SELECT ref FROM {SCHEMA}.jobs WHERE account = $1 AND ref = $2"
+    by_id = f"SELECT ref FROM {SCHEMA}.jobs WHERE account = $1 AND job_id = $3"
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.ref = coalesce(({by_ref}), ({by_id}))"
     row = await connection.fetchrow(sql, account, ref, job_id)
     return _row_from(row) if row else None
+
+
+async def find_all(connection: "AnyConnection", account: str, refs: Collection[str]) -> list[Row]:
+    """As in `Journal`."""
+    sql = f"{_SELECT} WHERE jobs.account = $1 AND jobs.ref = ANY ($2)"
+    return [_row_from(row) for row in await connection.fetch(sql, account, list(refs))]
 
 
 async def recent(connection: "AnyConnection", account: str, limit: int) -> list[JobRecord]:
@@ -360,16 +470,62 @@ async def recent(connection: "AnyConnection", account: str, limit: int) -> list[
     return [_record_from(row) for row in await connection.fetch(sql, account, limit)]
 
 
-async def charges(connection: "AnyConnection", account: str) -> list[Charge]:
-    """As in `Journal`."""
+async def charges(
+    connection: "AnyConnection", account: str, since: float, apart_from: Collection[str]
+) -> tuple[Counter[Decimal], list[Charge]]:
+    """As in `Journal`: the counts by price, and the charges that are in doubt."""
     sql = f"""
-        SELECT ref, created_at, {_AT} AS at, price, accepted_at IS NOT NULL AS is_certain
-        FROM {SCHEMA}.jobs WHERE account = $1 AND charged IS NOT false
+        SELECT price, sum(jobs)::bigint AS count FROM {SCHEMA}.totals WHERE account = $1 AND day >= $2 GROUP BY price
     """
-    return [
-        Charge(key_of(account, row["ref"], row["created_at"]), row["at"], row["price"], row["is_certain"])
-        for row in await connection.fetch(sql, account)
+    counts = _counted(await connection.fetch(sql, account, _day(since)))
+    own = f"""
+        SELECT price, count(*) AS count FROM unnest($2::text[], $3::float8[]) AS own (ref, created_at)
+        JOIN {SCHEMA}.jobs AS jobs USING (ref, created_at)
+        WHERE account = $1 AND accepted_at IS NOT NULL AND charged IS NOT false AND accepted_at >= $4 GROUP BY price
+    """
+    if apart_from:
+        refs, times = zip(*(ref_and_time_of(account, key) for key in apart_from), strict=True)
+        counts.subtract(_counted(await connection.fetch(own, account, refs, times, since)))
+    doubted = f"""
+        SELECT ref, created_at, {_AT_OF_DOUBT} AS at, price FROM {SCHEMA}.jobs WHERE account = $1 AND {_IS_IN_DOUBT}
+    """
+    return counts, [
+        Charge(key_of(account, row["ref"], row["created_at"]), row["at"], row["price"], is_certain=False)
+        for row in await connection.fetch(doubted, account)
     ]
+
+
+async def prunable(
+    connection: "AnyConnection", account: str, before: float, since: float, limit: int
+) -> list[JobRecord]:
+    """Return jobs that are over, the oldest first: those that were created at *since* or later."""
+    sql = f"""
+        {_SELECT} WHERE jobs.account = $1 AND created_at >= $3 AND created_at < $2 AND {_IS_PRUNABLE}
+        ORDER BY created_at LIMIT $4
+    """
+    return [_record_from(row) for row in await connection.fetch(sql, account, before, since, limit)]
+
+
+async def delete(connection: "AnyConnection", records: Sequence[JobRecord], before: float) -> int:
+    """Delete jobs of one account that are still over. Return how many they were."""
+    refs, times = [record.ref for record in records], [record.created_at for record in records]
+    return len(await connection.fetch(_DELETE, records[0].account, before, refs, times))
+
+
+async def write_durations(connection: "AnyConnection", durations: Sequence[Duration]) -> None:
+    """Add durations, and delete old ones."""
+    names = ", ".join(Duration._fields)
+    sql = f"INSERT INTO {SCHEMA}.durations ({names}) VALUES ($1, $2, $3, $4, $5, $6, $7)"
+    await connection.executemany(sql, durations)
+    for kind in sorted({duration[:3] for duration in durations}):
+        await connection.execute(_OLD_DURATIONS, *kind)
+
+
+async def durations(connection: "AnyConnection", service: str, operation: str) -> list[Duration]:
+    """As in `Journal`."""
+    names = ", ".join(Duration._fields)
+    sql = f"SELECT {names} FROM {SCHEMA}.durations WHERE service = $1 AND operation = $2 ORDER BY id"
+    return [Duration(*row) for row in await connection.fetch(sql, service, operation)]
 
 
 async def deliver(connection: "AnyConnection", record: JobRecord, job_id: str | None) -> None:

@@ -8,9 +8,10 @@ import hashlib
 import logging
 import math
 import socket
+import sys
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -20,14 +21,15 @@ import asyncpg
 from modelslab_async.aio import wait_for_event
 from modelslab_async.errors import JournalError, ModelsLabError
 from modelslab_async.journal import postgres_rows as rows
-from modelslab_async.journal.base import Row
+from modelslab_async.journal import pruning
+from modelslab_async.journal.base import Archive, Duration, Row
 from modelslab_async.journal.postgres_address import Address
 from modelslab_async.journal.postgres_database import AwayError, Database, transaction
 from modelslab_async.journal.postgres_queue import RETRY_SECONDS, Change, PutBackClaim, Queued, WriteQueue
 from modelslab_async.journal.store import Outcome, PutBack, UnwritableError, Write
 from modelslab_async.protocol.claims import Account, AccountCap, Ask, Claim, Claimed, Follow
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord, belongs_to
+from modelslab_async.protocol.record import Charges, JobRecord, belongs_to
 
 if TYPE_CHECKING:
     from modelslab_async.journal.postgres_rows import AnyConnection
@@ -96,6 +98,8 @@ class PostgresStore:
         """Seconds by which the database's clock is ahead of this host's."""
         self._is_changed = asyncio.Event()
         """Set when another client may have changed the rows."""
+        self._durations: list[Duration] = []
+        """Durations that are written with the next beat."""
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- opening, closing, and being alive ---
@@ -115,7 +119,12 @@ class PostgresStore:
         if failure:
             await self._database.close()
             raise failure
-        works: list[Callable[[], Awaitable[None]]] = [self.queue.run, self._keep_alive, self._keep_clean]
+        works: list[Callable[[], Awaitable[None]]] = [
+            self.queue.run,
+            self._keep_alive,
+            self._keep_clean,
+            self._keep_durations,
+        ]
         self._tasks = [asyncio.create_task(_endless(work)) for work in works]
 
     async def close(self) -> None:
@@ -129,6 +138,7 @@ class PostgresStore:
         self.queue.end(self.address.error(JournalError, "it is closed", "open it again"))
         with suppress(JournalError, TimeoutError):
             async with asyncio.timeout(self._database.timeout):
+                await self._write_durations()
                 await self._database.run(partial(rows.leave, owner=self.owner), tries=1)
         await self._database.close()
 
@@ -165,6 +175,17 @@ class PostgresStore:
         await asyncio.sleep(self.lease.seconds)
         with suppress(JournalError):
             await self._database.run(rows.clean, tries=1)
+
+    async def _keep_durations(self) -> None:
+        """Write durations, once in each beat. Those that cannot be written are lost."""
+        await asyncio.sleep(self._beat_every)
+        await self._write_durations()
+
+    async def _write_durations(self) -> None:
+        durations, self._durations = self._durations, []
+        if durations:
+            with suppress(JournalError, asyncpg.UniqueViolationError):
+                await self._database.run(partial(rows.write_durations, durations=durations), tries=1)
 
     def _on_notification(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         if payload != self.owner:
@@ -340,13 +361,40 @@ class PostgresStore:
         row = await self._read(partial(rows.find, account=account, ref=ref, job_id=job_id))
         return row and self._seen(row)
 
+    async def find_all(self, account: str, refs: Collection[str]) -> dict[str, Row]:
+        """As in `Journal`."""
+        found = await self._read(partial(rows.find_all, account=account, refs=refs))
+        return {row.record.ref: self._seen(row) for row in found}
+
     async def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Journal`."""
         return await self._read(partial(rows.recent, account=account, limit=limit))
 
-    async def charges(self, account: str) -> list[Charge]:
+    async def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
         """As in `Journal`."""
-        return await self._read(partial(rows.charges, account=account))
+        work = partial(rows.charges, account=account, since=since, apart_from=apart_from)
+        return Charges(self.address.place, *await self._read(work))
+
+    async def prune(self, account: str, before: float, archive: Archive | None) -> int:
+        """As in `Journal`. The database uses the space of deleted rows again."""
+
+        async def find(since: float) -> list[JobRecord]:
+            since = max(since, -sys.float_info.max)
+            work = partial(rows.prunable, account=account, before=before, since=since, limit=pruning.BATCH)
+            return await self._read(work)
+
+        async def delete(records: Sequence[JobRecord]) -> int:
+            return await self._database.run(partial(rows.delete, records=records, before=before))
+
+        return await pruning.prune(find, delete, archive)
+
+    def note_duration(self, duration: Duration) -> None:
+        """As in `Journal`."""
+        self._durations.append(duration)
+
+    async def durations(self, service: str, operation: str) -> list[Duration]:
+        """As in `Journal`."""
+        return await self._database.run(partial(rows.durations, service=service, operation=operation))
 
     async def deliver(self, record: JobRecord, job_id: str | None) -> None:
         """As in `Journal`."""

@@ -3,28 +3,34 @@
 The file is in write-ahead mode, and each transaction is flushed to the disk (synchronous FULL).
 """
 
+import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import assert_never
 
 from modelslab_async.errors import BudgetExceededError, JournalError
 from modelslab_async.journal import sqlite_rows as rows
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import Duration, Row
 from modelslab_async.journal.group_commit import GroupCommitJournal
 from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.store import Change, ClaimSlot, Outcome, PutBack, UnwritableError, Write
 from modelslab_async.protocol.claims import Account, Ask, Claimed, Follow
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import Charge, JobRecord, belongs_to
+from modelslab_async.protocol.problems import plural
+from modelslab_async.protocol.record import Charges, JobRecord, belongs_to
 
 APPLICATION_ID = 0x4D4C6A31
 """SQLite's mark of the program that a file belongs to: "MLj1"."""
 BUSY_SECONDS = 5.0
 """How long another process may lock the file before that is an error."""
 _RETRY_SECONDS = 0.02
+_INCREMENTAL = 2
+"""SQLite's number of that way to vacuum."""
+_FREED_PAGES = 1000
+"""Pages that are given back in one transaction."""
 _DISK_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 """SQLite's codes for a full disk, and for a quota that is used up."""
 _HINTS = {
@@ -33,6 +39,7 @@ _HINTS = {
     "readonly": "make it writable, or choose another path",
     "unable to open": "check that the folder exists and is writable",
     "not a database": "the file is something else: choose another path",
+    "is damaged": "restore a copy of the file",
     "malformed": "the file is damaged: restore a copy, or move it away and start a new one",
     "I/O": "check the disk",
 }
@@ -101,22 +108,36 @@ class SqliteStore:
                     raise
                 time.sleep(_RETRY_SECONDS)
             else:
-                self._acquire_liveness()
-                return
-
-    def _acquire_liveness(self) -> None:
+                break
         try:
+            self._require_all_transactions()
             self.liveness.acquire()
-        except OSError:
+        except BaseException:
             self.close()
             raise
+
+    def _require_all_transactions(self) -> None:
+        """Raise JournalError if a client that was killed wrote transactions that the file does not have.
+
+        They were in the write-ahead log, which is a file of its own. If it is moved away, SQLite does not notice.
+        """
+        for owner, counted in self.liveness.counts_of_dead():
+            known = rows.transactions_of(self.connection, owner)
+            if counted > known:
+                log, mark = f"{self.path}-wal", self.liveness.path_of(owner)
+                lost = plural(counted - known, "transaction")
+                what = f"{lost} of a process that was killed are missing, because {log} was removed"
+                hint = f"put that file back; if it is lost, delete {mark}, and search with recover(search=True)"
+                raise JournalError(f"{self.name}: {what} (hint: {hint})")
 
     def close(self) -> None:
         """As in `Store`."""
         try:
             if self._connection:
-                with suppress(sqlite3.Error), self.transaction() as connection:
+                with suppress(sqlite3.Error), self._connection as connection:
+                    connection.execute("BEGIN IMMEDIATE")
                     rows.remove_asks(connection, self.owner)
+                    rows.remove_client(connection, self.owner)
                 self._connection.close()
                 self._connection = None
         finally:
@@ -128,14 +149,14 @@ class SqliteStore:
             _inherited.append(self._connection)
             self._connection = None
 
-    def write(self, batch: Sequence[Change]) -> list[Outcome]:
+    def write(self, batch: Sequence[Change], durations: Sequence[Duration] = ()) -> list[Outcome]:
         """As in `Store`, in one transaction.
 
         If the disk has no room for it, each write gets a separate transaction, because a small one may fit. The
         write-ahead log is copied into the file first, so that its pages can be used again.
         """
         try:
-            return self._write_together(batch)
+            return self._write_together(batch, durations)
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _DISK_FULL:
                 raise
@@ -149,7 +170,10 @@ class SqliteStore:
 
     def unfinished(self, account: str, ready: bool) -> list[Row]:
         """As in `Store`."""
-        found = rows.unfinished(self.connection, account, ready)
+        return self._seen(rows.unfinished(self.connection, account, ready))
+
+    def _seen(self, found: Sequence[JobRecord]) -> list[Row]:
+        """Return the records, and whether their owners are alive."""
         alive = {owner: self.liveness.is_alive(owner) for owner in {record.owner for record in found}}
         return [Row(record, alive[record.owner]) for record in found]
 
@@ -162,6 +186,10 @@ class SqliteStore:
         """As in `Store`."""
         record = rows.find(self.connection, account, ref, job_id)
         return Row(record, self.liveness.is_alive(record.owner)) if record else None
+
+    def find_all(self, account: str, refs: Sequence[str]) -> list[Row]:
+        """As in `Store`."""
+        return self._seen(rows.find_all(self.connection, account, refs))
 
     def recent(self, account: str, limit: int) -> list[JobRecord]:
         """As in `Store`."""
@@ -177,9 +205,37 @@ class SqliteStore:
         gone = [each for each in owners if each == self.owner or not self.liveness.is_alive(each)]
         return rows.take_deliveries(self.connection, account, gone)
 
-    def charges(self, account: str) -> list[Charge]:
+    def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
         """As in `Store`."""
-        return rows.charges(self.connection, account)
+        return Charges(os.path.realpath(self.path), *rows.charges(self.connection, account, since, apart_from))
+
+    def prunable(self, account: str, before: float, since: float, limit: int) -> list[JobRecord]:
+        """As in `Store`."""
+        return rows.prunable(self.connection, account, before, since, limit)
+
+    def delete(self, records: Sequence[JobRecord], before: float) -> int:
+        """As in `Store`."""
+        with self.transaction() as connection:
+            return rows.delete(connection, records, before)
+
+    def shrink(self) -> None:
+        """As in `Store`.
+
+        A file of an earlier version is written anew, if this is the only client. Any other file gives its free pages
+        back, some at a time.
+        """
+        connection = self.connection
+        if connection.execute("PRAGMA auto_vacuum").fetchone()[0] == _INCREMENTAL:
+            while connection.execute("PRAGMA freelist_count").fetchone()[0]:
+                connection.execute(f"PRAGMA incremental_vacuum({_FREED_PAGES})").fetchall()
+        elif not self.liveness.others_alive():
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            connection.execute("VACUUM")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def durations(self, service: str, operation: str) -> list[Duration]:
+        """As in `Store`."""
+        return rows.durations(self.connection, service, operation)
 
     def explain(self, error: Exception) -> JournalError:
         """As in `Store`."""
@@ -190,19 +246,26 @@ class SqliteStore:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Hold the file's write lock; commit at the end, or roll back if the block raises."""
-        connection = self.connection
+        connection, count = self.connection, 0
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield connection
+            if self.owner:
+                count = rows.count_transaction(connection, self.owner)
             connection.execute("COMMIT")
         except BaseException:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             raise
+        if count:
+            self.liveness.write_count(count)
 
-    def _write_together(self, batch: Sequence[Change]) -> list[Outcome]:
+    def _write_together(self, batch: Sequence[Change], durations: Sequence[Duration] = ()) -> list[Outcome]:
         with self.transaction() as connection:
-            return [self._make(connection, change) for change in batch]
+            outcomes = [self._make(connection, change) for change in batch]
+            if durations:
+                _keep_durations(connection, durations)
+            return outcomes
 
     def _write_alone(self, change: Change) -> Outcome:
         try:
@@ -275,6 +338,8 @@ class SqliteStore:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         version = self._schema_version(connection)
+        if not version:
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there are tables; later it has no effect
         if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
             raise JournalError(f"{self.name}: no write-ahead log is possible there (hint: choose a local disk)")
         connection.execute("PRAGMA synchronous = FULL")
@@ -303,7 +368,17 @@ class SqliteStore:
         with self.transaction() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             for script in rows.MIGRATIONS[version:]:
-                for statement in script.split(";"):
+                for statement in rows.statements(script):
                     connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {len(rows.MIGRATIONS)}")
+
+
+def _keep_durations(connection: sqlite3.Connection, durations: Sequence[Duration]) -> None:
+    """Write durations, or leave the table as it is. A table that is damaged harms no job."""
+    connection.execute("SAVEPOINT durations")
+    try:
+        rows.write_durations(connection, durations)
+    except (*rows.UNWRITABLE, sqlite3.DatabaseError):
+        connection.execute("ROLLBACK TO durations")
+    connection.execute("RELEASE durations")

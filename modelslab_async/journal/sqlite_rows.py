@@ -1,15 +1,29 @@
 """The tables of the SQLite journal: their schema, and the statements that read and write records."""
 
 import json
+import math
 import sqlite3
+import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
+from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Duration
+from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.record import HOLDING, SENT, UNFINISHED, UNSENT, Charge, JobRecord, key_of
+from modelslab_async.protocol.pricing import DAY
+from modelslab_async.protocol.record import (
+    HOLDING,
+    SENT,
+    UNFINISHED,
+    UNSENT,
+    Charge,
+    JobRecord,
+    key_of,
+    ref_and_time_of,
+)
 
 MIGRATIONS: Sequence[str] = (
     """
@@ -37,8 +51,58 @@ MIGRATIONS: Sequence[str] = (
     ) WITHOUT ROWID;
     """,
     "ALTER TABLE jobs ADD COLUMN delivered_at REAL",
+    """
+    DROP INDEX jobs_by_state;
+    DROP INDEX jobs_by_charge;
+    CREATE INDEX jobs_by_age ON jobs (account, created_at);
+    CREATE INDEX jobs_active ON jobs (account, state)
+        WHERE state IN ('processing', 'submitting', 'timed_out', 'uncertain', 'waiting');
+    CREATE INDEX jobs_open ON jobs (account, owner)
+        WHERE state IN ('processing', 'ready', 'submitting', 'timed_out', 'uncertain', 'waiting')
+              AND saved_path IS NULL AND delivered_at IS NULL;
+    CREATE INDEX jobs_in_doubt ON jobs (account, charged, coalesce(submitted_at, created_at), price)
+        WHERE accepted_at IS NULL AND charged IS NOT 0;
+    CREATE TABLE totals (
+        account TEXT NOT NULL, day INTEGER NOT NULL, price TEXT NOT NULL, is_certain INTEGER NOT NULL,
+        jobs INTEGER NOT NULL, PRIMARY KEY (account, day, price, is_certain)
+    ) WITHOUT ROWID;
+    INSERT INTO totals
+        SELECT account, CAST(accepted_at / 86400 AS INTEGER), price, charged IS 1, count(*) FROM jobs
+        WHERE accepted_at IS NOT NULL AND charged IS NOT 0 GROUP BY 1, 2, 3, 4;
+    CREATE TRIGGER count_new AFTER INSERT ON jobs WHEN NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT 0
+    BEGIN
+        INSERT INTO totals
+            VALUES (NEW.account, CAST(NEW.accepted_at / 86400 AS INTEGER), NEW.price, NEW.charged IS 1, 1)
+            ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+    END;
+    CREATE TRIGGER count_changed AFTER UPDATE ON jobs
+    WHEN (OLD.charged, OLD.accepted_at, OLD.price) IS NOT (NEW.charged, NEW.accepted_at, NEW.price)
+    BEGIN
+        UPDATE totals SET jobs = jobs - 1
+            WHERE account = OLD.account AND day = CAST(OLD.accepted_at / 86400 AS INTEGER) AND price = OLD.price
+                  AND is_certain = (OLD.charged IS 1) AND OLD.accepted_at IS NOT NULL AND OLD.charged IS NOT 0;
+        INSERT INTO totals
+            SELECT NEW.account, CAST(NEW.accepted_at / 86400 AS INTEGER), NEW.price, NEW.charged IS 1, 1
+            WHERE NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT 0
+            ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+    END;
+    CREATE TABLE durations (
+        id INTEGER PRIMARY KEY, service TEXT NOT NULL, operation TEXT NOT NULL, kind TEXT NOT NULL, after REAL, by REAL,
+        work REAL, eta REAL
+    );
+    CREATE INDEX durations_by_kind ON durations (service, operation, kind);
+    CREATE TABLE clients (owner TEXT PRIMARY KEY, transactions INTEGER NOT NULL) WITHOUT ROWID;
+    ALTER TABLE jobs ADD COLUMN checksum INTEGER;
+    """,
 )
-"""Script n makes a file of schema version n one of version n + 1. SQLite's `user_version` holds the version."""
+"""Script n makes a file of schema version n one of version n + 1. SQLite's `user_version` holds the version.
+
+The table `clients` counts the transactions of clients that are open, or were killed. The column `checksum` is NULL in
+rows that earlier versions wrote.
+
+The table `totals` counts the accepted jobs that were, or may have been, charged. Triggers keep it. It has no trigger
+for a row that is deleted, so that a budget still counts the job.
+"""
 UNWRITABLE = (
     TypeError, ValueError, OverflowError, RecursionError,
     sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError, sqlite3.IntegrityError,
@@ -47,23 +111,42 @@ UNWRITABLE = (
 
 _COLUMNS = (
     "account", "ref", "owner", "created_at", "state", "job_id", "price", "charged",
-    "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details",
+    "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details", "checksum",
 )  # fmt: skip
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "target")
+_TIMES = ("created_at", "submitted_at", "accepted_at", "ended_at", "delivered_at")
+_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
 """Fields without a column: JSON in the column `details`, without those that are empty."""
 _EMPTY: tuple[object, ...] = (None, (), {})
+_STATES = {state.value: state for state in JobState}
+_decode: Callable[[str], dict[str, Any]] = json.JSONDecoder().decode
 
 
 def _placeholders(values: Sequence[str]) -> str:
     return ", ".join("?" * len(values))
 
 
+def _listed(states: Collection[JobState]) -> str:
+    return ", ".join(repr(state.value) for state in sorted(states, key=str))
+
+
+def statements(script: str) -> Iterator[str]:
+    """Yield the statements of a migration. A trigger holds semicolons of its own."""
+    statement = ""
+    for line in script.strip().splitlines():
+        statement += f"{line}\n"
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""
+    if statement:
+        yield statement
+
+
 # S608 is about SQL made from strings: all names in these are ours.
-_MAY_BE_SENT = ", ".join(repr(state.value) for state in sorted(SENT, key=str))
+_MAY_BE_SENT = _listed(SENT)
 _WAITING = repr(JobState.WAITING.value)
-_ENDED_UNSENT = ", ".join(repr(state.value) for state in sorted(UNSENT, key=str))
-_IN_DOUBT = f"{JobState.SUBMITTING.value!r}, {JobState.UNCERTAIN.value!r}"
-_NOT_SENT = f"{JobState.WAITING.value!r}, {JobState.REFUSED.value!r}"
+_ENDED_UNSENT = _listed(UNSENT)
+_IN_DOUBT = _listed((JobState.SUBMITTING, JobState.UNCERTAIN))
+_NOT_SENT = _listed((JobState.WAITING, JobState.REFUSED))
 _WRITE = f"""
     INSERT INTO jobs ({", ".join(_COLUMNS)}) VALUES ({_placeholders(_COLUMNS)})
     ON CONFLICT (account, ref) DO UPDATE SET {", ".join(f"{name} = excluded.{name}" for name in _COLUMNS[2:])}
@@ -79,8 +162,46 @@ _WRITE = f"""
            AND (coalesce(excluded.job_id, excluded.accepted_at) IS NOT NULL OR excluded.state IN ({_NOT_SENT})))
 """  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
+# SQLite uses a partial index only for a query that repeats the index's condition. Without statistics it prefers the
+# rows of the whole account to any index, so each query names its index.
 _NOT_TAKEN = "saved_path IS NULL AND delivered_at IS NULL"
-REFS_WITH_ID = "SELECT ref FROM jobs WHERE account = ? AND job_id = ?"
+_IS_OPEN = f"state IN ({_listed(UNFINISHED)}) AND {_NOT_TAKEN}"
+_IS_ACTIVE = f"state IN ({_listed([state for state in UNFINISHED if state is not JobState.READY])})"
+_OPEN, _ACTIVE = "INDEXED BY jobs_open", "INDEXED BY jobs_active"
+_OWNERS = f"""
+    WITH RECURSIVE found (owner) AS (
+        SELECT min(owner) FROM jobs {_OPEN} WHERE account = :account AND {_IS_OPEN}
+        UNION ALL
+        SELECT (SELECT min(owner) FROM jobs {_OPEN} WHERE account = :account AND {_IS_OPEN} AND owner > found.owner)
+        FROM found WHERE owner IS NOT NULL
+    )
+    SELECT owner FROM found WHERE owner IS NOT NULL
+"""  # noqa: S608
+"""One search for each owner, however many jobs an owner has."""
+_HOLDING = f"""
+    WITH holding (state) AS (VALUES {", ".join(f"({state.value!r})" for state in HOLDING)})
+    SELECT {", ".join(f"jobs.{name}" for name in _COLUMNS)}
+    FROM holding CROSS JOIN jobs {_ACTIVE} ON jobs.state = holding.state
+    WHERE account = ? AND jobs.{_IS_ACTIVE} AND (owner != ? OR jobs.state = {JobState.UNCERTAIN.value!r})
+"""  # noqa: S608
+_IS_ACCEPTED_CHARGE = "accepted_at IS NOT NULL AND charged IS NOT 0"
+_IN_DOUBT_CHARGES = "FROM jobs INDEXED BY jobs_in_doubt WHERE account = ? AND accepted_at IS NULL AND charged IS NOT 0"
+_AT_OF_DOUBT = "coalesce(submitted_at, created_at)"
+_IS_PRUNABLE = f"""
+    (state IN ({_listed(OVER)}) OR (state = 'ready' AND (saved_path IS NOT NULL OR delivered_at IS NOT NULL)))
+    AND NOT (accepted_at IS NULL AND charged IS NOT 0) AND coalesce(ended_at, created_at) < ?
+"""
+_COUNT_TRANSACTION = """
+    INSERT INTO clients VALUES (?, 1) ON CONFLICT DO UPDATE SET transactions = transactions + 1 RETURNING transactions
+"""
+_OLD_DURATIONS = """
+    DELETE FROM durations WHERE id IN (
+        SELECT id FROM durations WHERE service = ? AND operation = ? AND kind = ? ORDER BY id DESC LIMIT -1 OFFSET ?
+    )
+"""
+_MAX_REFS = 500
+"""The most refs in one query. SQLite allows 999 parameters or more."""
+REFS_WITH_ID = "SELECT ref FROM jobs INDEXED BY jobs_by_id WHERE account = ? AND job_id = ?"
 _DELIVER = """
     INSERT INTO deliveries VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET job_id = ifnull(excluded.job_id, job_id)
 """
@@ -118,10 +239,7 @@ def _is_submitting(connection: sqlite3.Connection, record: JobRecord) -> bool:
 
 def holding(connection: sqlite3.Connection, account: str, owner: str) -> list[JobRecord]:
     """Return the jobs that may hold a slot: those of all clients but *owner*, and all that are UNCERTAIN."""
-    states = [state.value for state in HOLDING]
-    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND (owner != ? OR state = ?)"
-    values = account, *states, owner, JobState.UNCERTAIN.value
-    return [_record_from(row) for row in connection.execute(sql, values)]
+    return [_record_from(row) for row in connection.execute(_HOLDING, (account, owner))]
 
 
 def read_cap(connection: sqlite3.Connection, account: str) -> AccountCap:
@@ -152,58 +270,145 @@ def remove_asks(connection: sqlite3.Connection, owner: str) -> None:
 
 
 def count_charges(connection: sqlite3.Connection, account: str, since: float) -> Counter[Decimal]:
-    """Return how many jobs were charged since then, or may have been charged at any time, by price."""
-    at = "coalesce(accepted_at, submitted_at, created_at)"
-    certain = f"SELECT price, count(*) FROM jobs WHERE account = ? AND charged = 1 AND {at} >= ? GROUP BY price"  # noqa: S608
-    doubted = "SELECT price, count(*) FROM jobs WHERE account = ? AND charged IS NULL GROUP BY price"
-    counts = Counter[Decimal]()
-    for sql, values in ((certain, (account, since)), (doubted, (account,))):
-        for price, count in connection.execute(sql, values):
-            counts[Decimal(price)] += count
+    """Return how many jobs were charged since then, or may have been charged at any time, by price.
+
+    since: the begin of a UTC day, unix seconds; -infinity for all days.
+    """
+    accepted = """
+        SELECT price, sum(jobs) FROM totals WHERE account = ? AND (day >= ? OR NOT is_certain) GROUP BY price
+    """
+    doubted = f"SELECT price, count(*) {_IN_DOUBT_CHARGES} AND (charged IS NULL OR {_AT_OF_DOUBT} >= ?) GROUP BY price"
+    counts = _counted(connection, accepted, (account, _day(since)))
+    counts.update(_counted(connection, doubted, (account, since)))
     return counts
+
+
+def charges(
+    connection: sqlite3.Connection, account: str, since: float, apart_from: Collection[str]
+) -> tuple[Counter[Decimal], list[Charge]]:
+    """As in `Journal`: the counts by price, and the charges that are in doubt."""
+    sql = "SELECT price, sum(jobs) FROM totals WHERE account = ? AND day >= ? GROUP BY price"
+    counts = _counted(connection, sql, (account, _day(since)))
+    own = f"""
+        SELECT price FROM jobs
+        WHERE account = ? AND ref = ? AND created_at = ? AND {_IS_ACCEPTED_CHARGE} AND accepted_at >= ?
+    """  # noqa: S608
+    for key in apart_from:
+        for (price,) in connection.execute(own, (account, *ref_and_time_of(account, key), since)):
+            counts[Decimal(price)] -= 1
+    doubted = f"SELECT ref, created_at, {_AT_OF_DOUBT}, price {_IN_DOUBT_CHARGES}"
+    return counts, [
+        Charge(key_of(account, *job), at, Decimal(price), is_certain=False)
+        for *job, at, price in connection.execute(doubted, (account,))
+    ]
+
+
+def _counted(connection: sqlite3.Connection, sql: str, values: Sequence[Any]) -> Counter[Decimal]:
+    counts = Counter[Decimal]()
+    for price, count in connection.execute(sql, values):
+        counts[Decimal(price)] += count
+    return counts
+
+
+def _day(since: float) -> float:
+    """Return the number of the UTC day in which *since* is; -infinity for all days."""
+    return since // DAY if math.isfinite(since) else since
 
 
 def unfinished(connection: sqlite3.Connection, account: str, ready: bool) -> list[JobRecord]:
     """As in `Journal`."""
-    states = [state.value for state in UNFINISHED if ready or state is not JobState.READY]
-    sql = f"{_SELECT} WHERE account = ? AND state IN ({_placeholders(states)}) AND {_NOT_TAKEN} ORDER BY created_at"
-    return [_record_from(row) for row in connection.execute(sql, (account, *states))]
+    where = f"{_OPEN} WHERE {_IS_OPEN}" if ready else f"{_ACTIVE} WHERE {_IS_ACTIVE} AND {_NOT_TAKEN}"
+    rows = connection.execute(f"{_SELECT} {where} AND account = ? ORDER BY created_at", (account,))
+    return [_record_from(row) for row in rows]
 
 
 def owners(connection: sqlite3.Connection, account: str) -> list[str]:
     """Return the owners of unfinished jobs."""
-    states = [state.value for state in UNFINISHED]
-    sql = f"SELECT DISTINCT owner FROM jobs WHERE account = ? AND state IN ({_placeholders(states)}) AND {_NOT_TAKEN}"  # noqa: S608
-    return [owner for (owner,) in connection.execute(sql, (account, *states))]
+    return [owner for (owner,) in connection.execute(_OWNERS, {"account": account})]
 
 
 def unfinished_of(connection: sqlite3.Connection, account: str, owners: Sequence[str]) -> list[JobRecord]:
     """Return the unfinished jobs of these owners, the oldest first."""
-    states = [state.value for state in UNFINISHED]
-    is_open = f"state IN ({_placeholders(states)}) AND {_NOT_TAKEN}"
-    sql = f"{_SELECT} WHERE account = ? AND {is_open} AND owner IN ({_placeholders(owners)}) ORDER BY created_at"
-    return [_record_from(row) for row in connection.execute(sql, (account, *states, *owners))] if owners else []
+    if not owners:
+        return []
+    is_theirs = f"account = ? AND owner IN ({_placeholders(owners)})"
+    sql = f"{_SELECT} {_OPEN} WHERE {_IS_OPEN} AND {is_theirs} ORDER BY created_at"
+    return [_record_from(row) for row in connection.execute(sql, (account, *owners))]
 
 
 def find(connection: sqlite3.Connection, account: str, ref: str | None, job_id: str | None) -> JobRecord | None:
     """As in `Journal`."""
-    sql = f"{_SELECT} WHERE account = ? AND (ref = ? OR job_id = ?) ORDER BY ref = ? DESC LIMIT 1"
-    row = connection.execute(sql, (account, ref, job_id, ref)).fetchone()
+    row = connection.execute(f"{_SELECT} WHERE account = ? AND ref = ?", (account, ref)).fetchone()
+    if row is None and job_id is not None:
+        sql = f"{_SELECT} INDEXED BY jobs_by_id WHERE account = ? AND job_id = ? LIMIT 1"
+        row = connection.execute(sql, (account, job_id)).fetchone()
     return _record_from(row) if row else None
+
+
+def find_all(connection: sqlite3.Connection, account: str, refs: Sequence[str]) -> list[JobRecord]:
+    """As in `Journal`."""
+    found = list[JobRecord]()
+    for begin in range(0, len(refs), _MAX_REFS):
+        some = refs[begin : begin + _MAX_REFS]
+        sql = f"{_SELECT} WHERE account = ? AND ref IN ({_placeholders(some)})"
+        found += [_record_from(row) for row in connection.execute(sql, (account, *some))]
+    return found
 
 
 def recent(connection: sqlite3.Connection, account: str, limit: int) -> list[JobRecord]:
     """As in `Journal`."""
-    rows = connection.execute(f"{_SELECT} WHERE account = ? ORDER BY created_at DESC LIMIT ?", (account, limit))
+    sql = f"{_SELECT} INDEXED BY jobs_by_age WHERE account = ? ORDER BY created_at DESC LIMIT ?"
+    return [_record_from(row) for row in connection.execute(sql, (account, limit))]
+
+
+def prunable(connection: sqlite3.Connection, account: str, before: float, since: float, limit: int) -> list[JobRecord]:
+    """Return jobs that are over, the oldest first: those that were created at *since* or later."""
+    sql = f"""
+        {_SELECT} INDEXED BY jobs_by_age WHERE account = ? AND created_at >= ? AND created_at < ? AND {_IS_PRUNABLE}
+        ORDER BY created_at LIMIT ?
+    """
+    rows = connection.execute(sql, (account, since, before, before, limit))
     return [_record_from(row) for row in rows]
 
 
-def charges(connection: sqlite3.Connection, account: str) -> list[Charge]:
+def delete(connection: sqlite3.Connection, records: Sequence[JobRecord], before: float) -> int:
+    """Delete jobs that are still over. Return how many they were."""
+    sql = f"DELETE FROM jobs WHERE account = ? AND ref = ? AND created_at = ? AND {_IS_PRUNABLE}"  # noqa: S608
+    values = [(record.account, record.ref, record.created_at, before) for record in records]
+    return connection.executemany(sql, values).rowcount
+
+
+def write_durations(connection: sqlite3.Connection, durations: Sequence[Duration]) -> None:
+    """Add durations, and delete old ones."""
+    names = ", ".join(Duration._fields)
+    sql = f"INSERT INTO durations ({names}) VALUES ({_placeholders(Duration._fields)})"  # noqa: S608
+    connection.executemany(sql, durations)
+    for kind in {duration[:3] for duration in durations}:
+        connection.execute(_OLD_DURATIONS, (*kind, DURATIONS_OF_KIND))
+    connection.execute("DELETE FROM durations WHERE id <= (SELECT max(id) FROM durations) - ?", (MAX_DURATIONS,))
+
+
+def durations(connection: sqlite3.Connection, service: str, operation: str) -> list[Duration]:
     """As in `Journal`."""
-    at = "coalesce(accepted_at, submitted_at, created_at)"
-    columns = f"account, ref, created_at, {at}, price, accepted_at IS NOT NULL"
-    rows = connection.execute(f"SELECT {columns} FROM jobs WHERE account = ? AND charged IS NOT 0", (account,))  # noqa: S608
-    return [Charge(key_of(*job), at, Decimal(price), bool(is_certain)) for *job, at, price, is_certain in rows]
+    sql = f"SELECT {', '.join(Duration._fields)} FROM durations WHERE service = ? AND operation = ? ORDER BY id"  # noqa: S608
+    return [Duration(*row) for row in connection.execute(sql, (service, operation))]
+
+
+def count_transaction(connection: sqlite3.Connection, owner: str) -> int:
+    """Count a transaction of a client. Return how many there were."""
+    [count] = connection.execute(_COUNT_TRANSACTION, (owner,)).fetchone()
+    return int(count)
+
+
+def transactions_of(connection: sqlite3.Connection, owner: str) -> int:
+    """Return how many transactions of a client the file has."""
+    row = connection.execute("SELECT transactions FROM clients WHERE owner = ?", (owner,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def remove_client(connection: sqlite3.Connection, owner: str) -> None:
+    """Forget the transactions of a client that is gone."""
+    connection.execute("DELETE FROM clients WHERE owner = ?", (owner,))
 
 
 def deliver(connection: sqlite3.Connection, owner: str, account: str, ref: str, job_id: str | None) -> None:
@@ -226,14 +431,43 @@ def take_deliveries(
 
 
 def _row_from(record: JobRecord) -> tuple[Any, ...]:
+    """Return a record's row. Raise ValueError for a number that would not be read as it was written."""
     details = {name: value for name in _DETAILS if (value := getattr(record, name)) not in _EMPTY}
+    times = {name: getattr(record, name) for name in _TIMES}
+    times = {name: None if value is None else float(value) + 0.0 for name, value in times.items()}  # SQLite has no -0.0
+    if any(value is not None and math.isnan(value) for value in times.values()):
+        raise ValueError("a time must be a number")
+    charged = None if record.charged is None else int(record.charged)
     encoded = {"state": record.state.value, "price": str(record.price), "details": json.dumps(details)}
-    return tuple([encoded[name] if name in encoded else getattr(record, name) for name in _COLUMNS])
+    known: dict[str, Any] = {**times, **encoded, "charged": charged}
+    row = tuple([known[name] if name in known else getattr(record, name) for name in _COLUMNS[:-1]])
+    return (*row, _checksum(row))
+
+
+def _checksum(row: tuple[Any, ...]) -> int:
+    return zlib.crc32(json.dumps(row).encode())
 
 
 def _record_from(row: tuple[Any, ...]) -> JobRecord:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    details = json.loads(values.pop("details"))
-    charged = None if values["charged"] is None else bool(values["charged"])
-    decoded = {"state": JobState(values["state"]), "price": Decimal(values["price"]), "charged": charged}
-    return JobRecord(**{**values, **details, **decoded, "links": tuple(details.get("links", ()))})
+    account, ref, owner, created_at, state, job_id, price, charged, *times, saved_path, encoded, checksum = row
+    if checksum is not None and checksum != _checksum(row[:-1]):
+        raise sqlite3.DatabaseError(f"the row of the job {ref!r} is damaged: its checksum is wrong")
+    submitted_at, accepted_at, ended_at, delivered_at = times
+    details = _decode(encoded)
+    details["links"] = tuple(details.get("links", ()))
+    return JobRecord(
+        account,
+        ref,
+        owner,
+        created_at,
+        _STATES[state],
+        job_id,
+        price=Decimal(price),
+        charged=None if charged is None else bool(charged),
+        submitted_at=submitted_at,
+        accepted_at=accepted_at,
+        ended_at=ended_at,
+        delivered_at=delivered_at,
+        saved_path=saved_path,
+        **details,
+    )

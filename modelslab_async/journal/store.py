@@ -1,12 +1,12 @@
 """The `Store` protocol: the blocking half of a journal, which `group_commit` makes asynchronous."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple, Protocol
 
 from modelslab_async.errors import JournalError, ModelsLabError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import Duration, Row
 from modelslab_async.protocol.claims import Ask, Claim
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charges, JobRecord
 
 
 class Write(NamedTuple):
@@ -67,8 +67,8 @@ class Store(Protocol):
         """Get ready to read and write, under a new name."""
         ...
 
-    def write(self, batch: Sequence[Change]) -> Sequence[Outcome]:
-        """Make the changes of a batch in their order, and return once they are durable.
+    def write(self, batch: Sequence[Change], durations: Sequence[Duration] = ()) -> Sequence[Outcome]:
+        """Make the changes of a batch in their order, and return once they are durable. Keep the durations if possible.
 
         Return the outcome of each change, or the error that kept it from the store. UnwritableError is final; after any
         other JournalError the same change may be tried again later.
@@ -91,6 +91,10 @@ class Store(Protocol):
         """Return the job with this ref or id."""
         ...
 
+    def find_all(self, account: str, refs: Sequence[str]) -> Sequence[Row]:
+        """Return the jobs with these refs."""
+        ...
+
     def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         """Return the last jobs."""
         ...
@@ -103,8 +107,24 @@ class Store(Protocol):
         """Take the notifications for this client, and for all that are not alive."""
         ...
 
-    def charges(self, account: str) -> Sequence[Charge]:
+    def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
         """Return what was, or may have been, charged."""
+        ...
+
+    def prunable(self, account: str, before: float, since: float, limit: int) -> Sequence[JobRecord]:
+        """Return jobs that `Journal.prune` deletes, the oldest first: those that were created at *since* or later."""
+        ...
+
+    def delete(self, records: Sequence[JobRecord], before: float) -> int:
+        """Delete jobs that are still prunable. Return how many they were."""
+        ...
+
+    def shrink(self) -> None:
+        """Give the space of deleted jobs back to the system, as far as that keeps no other client waiting."""
+        ...
+
+    def durations(self, service: str, operation: str) -> Sequence[Duration]:
+        """Return the durations of an operation."""
         ...
 
     def close(self) -> None:

@@ -63,6 +63,15 @@ class DurationEstimator:
         self.plans = dict[_PlanKey, schedule.PollPlan]()
         self._recent = deque[tuple[Kind, Observation]](maxlen=_MAX_OTHERS)
         """The latest jobs of all kinds."""
+        self._remembered = dict[Kind, list[Observation]]()
+        """What an earlier process observed. A history takes it when its first job comes."""
+        self.on_observed: Callable[[Kind, Observation], object] | None = None
+        """Is called with each observation of a forecast; None for no call."""
+
+    def remember(self, kind: Kind, observation: Observation) -> None:
+        """Add an observation of an earlier process, the oldest first, before any job of this kind."""
+        self._remembered.setdefault(kind, []).append(observation)
+        self._recent.append((kind, observation))
 
     def learn(self, kind: Kind, observation: Observation) -> None:
         """Add the observation of a job of this kind."""
@@ -123,7 +132,8 @@ class DurationEstimator:
         if key not in self.histories:
             if len(self.histories) >= _MAX_HISTORIES:
                 del self.histories[next(iter(self.histories))]
-            self.histories[key] = History(has_eta=eta is not None)
+            self.histories[key] = history = History(has_eta=eta is not None)
+            history.replay(each for each in self._remembered.get(kind, ()) if (each.eta is not None) == history.has_eta)
         return self.histories[key]
 
 
@@ -173,7 +183,10 @@ class JobForecast:
         after: when the job was last seen running. by: when it was seen to have ended, infinite if never. Both are
         seconds since its acceptance.
         """
-        self.estimator.learn(self.workload.kind, Observation(after, by, self.workload.work, self.eta))
+        kind, observation = self.workload.kind, Observation(after, by, self.workload.work, self.eta)
+        self.estimator.learn(kind, observation)
+        if self.estimator.on_observed:
+            self.estimator.on_observed(kind, observation)
 
     @property
     def plan(self) -> schedule.PollPlan:

@@ -43,6 +43,8 @@ from modelslab_async.polling.distribution import Cells, Span
 
 MAX_OBSERVATIONS = 128
 """Observations that are kept. Older observations may no longer hold."""
+_REPLAY_STEP = 32
+"""Observations of an earlier process after which the model is made again."""
 WARM = 8
 """Observations from which on jobs of other kinds and the service's eta do not add to the distribution."""
 _WEIGHT_OF_OTHER, _WEIGHT_OF_OTHERS = 0.25, 2.0
@@ -201,6 +203,13 @@ class History:
     def is_doubtful(self) -> bool:
         """Whether the latest jobs may have ended long before their first poll."""
         return self._early_run.is_doubtful
+
+    def replay(self, observations: Iterable[Observation]) -> None:
+        """Add the observations of an earlier process. The model is made now and then, so that changes are noticed."""
+        for number, observation in enumerate(observations, 1):
+            self.learn(observation)
+            if number % _REPLAY_STEP == 0:
+                self._update()
 
     def learn(self, observation: Observation) -> None:
         """Add the observation of a job that ended."""

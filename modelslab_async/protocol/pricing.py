@@ -5,7 +5,7 @@ Money is Decimal. Callers pass the time as unix seconds.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import Enum, auto
 from typing import Literal, NamedTuple, cast
@@ -14,9 +14,10 @@ import attrs
 
 from modelslab_async.errors import BudgetExceededError
 from modelslab_async.protocol.problems import plural, refusal, require
-from modelslab_async.protocol.record import Charge
+from modelslab_async.protocol.record import Charge, Charges
 
-_DAY = 86_400
+DAY = 86_400
+"""Seconds of a UTC day."""
 _MAX_DIGITS = 12
 """Digits before and after the point. Sums of such amounts are exact in the 28 digits of Decimal's default context."""
 Money = Decimal | int | float | str
@@ -130,7 +131,8 @@ class SpendingLimit(NamedTuple):
 
     usd, jobs, credits: the limits; None for no limit.
     price: USD of the job that is about to be sent. credit: its price in credits of the budget's plan, or 0.
-    since: unix seconds; only charges since then count. Jobs that may have been charged always count.
+    since: the begin of a UTC day, unix seconds; -infinity for all days. Only charges since then count, and all jobs
+        that may have been charged.
     """
 
     usd: Decimal | None
@@ -190,6 +192,9 @@ class Budget:
         self._calls: dict[str, _Call] = {}
         self._counts = defaultdict[tuple[_State, int | None], Counter[_Price]](Counter)
         """The number of calls at each price. There are few prices and many jobs, so no sum iterates over the jobs."""
+        self._earlier: dict[tuple[str, str], tuple[int, Counter[_Price]]] = {}
+        """The calls of earlier runs and other processes, by account and storage: their period, and how many they are at
+        each price."""
 
     def __repr__(self) -> str:
         plan = self._plan and self._plan.name
@@ -209,7 +214,7 @@ class Budget:
 
     def spent(self, now: float) -> Decimal:
         """Return the USD that were charged in the period of *now*."""
-        return _usd(self._counts[_State.SETTLED, self._period(now)])
+        return _usd(self._settled(now))
 
     def remaining(self, now: float) -> Decimal | None:
         """Return the USD that may still be spent, never below 0. Return None if there is no limit in USD."""
@@ -243,8 +248,8 @@ class Budget:
         """
         if self._per is None:
             return None
-        since = self._period(now) * _DAY if self._per == "day" else -math.inf
-        return SpendingLimit(self._usd, self._jobs, self._credits, prices.usd, self._credits_of(prices), since)
+        credit, since = self._credits_of(prices), self.since(now)
+        return SpendingLimit(self._usd, self._jobs, self._credits, prices.usd, credit, since)
 
     def settle(self, key: str, now: float) -> None:
         """Count the job as charged, because the service accepted it."""
@@ -260,13 +265,32 @@ class Budget:
         if call := self._pop_unsettled(key):
             self._put(key, _Call(call.price, _State.HELD))
 
+    def since(self, now: float) -> float:
+        """Return the begin of the period of *now*, unix seconds; -infinity if all spending counts."""
+        return self._period(now) * DAY if self._per == "day" else -math.inf
+
+    def known(self, account: str) -> Collection[str]:
+        """Return the keys of the account's calls that count through this object."""
+        return [key for key in self._calls if key.startswith(f"{account}/")]
+
     def spent_before(self, charges: Iterable[Charge]) -> None:
-        """Count the charges of earlier runs, which the journal records. Without `per` they do not count."""
+        """Count single charges of earlier runs, which the journal records. Without `per` they do not count."""
         if self._per is not None:
             for charge in charges:
                 if charge.key not in self._calls:
                     state = (_State.SETTLED, self._period(charge.at)) if charge.is_certain else (_State.HELD, None)
                     self._put(charge.key, _Call(_Price(charge.usd, None), *state))
+
+    def spent_elsewhere(self, account: str, charges: Charges, now: float) -> None:
+        """Count what the journal records of an account, apart from the calls that are `known`.
+
+        The counts are those since `since`. They replace what the same storage reported of the account before. Without
+        `per` nothing of it counts.
+        """
+        if self._per is not None:
+            counts = Counter({_Price(usd, None): count for usd, count in charges.counts.items()})
+            self._earlier[account, charges.storage] = self._period(now), counts
+            self.spent_before(charges.in_doubt)
 
     def compare(self, wallet: Decimal, now: float) -> None:
         """Raise BudgetExceededError if a wallet of *wallet* USD holds less than may still be spent."""
@@ -277,7 +301,7 @@ class Budget:
 
     def _period(self, at: float) -> int:
         """Return the number of the period: that of the UTC day, or 0 if the budget does not count by day."""
-        return int(at // _DAY) if self._per == "day" else 0
+        return int(at // DAY) if self._per == "day" else 0
 
     def _put(self, key: str, call: _Call) -> None:
         self._calls[key] = call
@@ -294,8 +318,16 @@ class Budget:
 
     def _counting(self, now: float) -> Counter[_Price]:
         """Return the calls that were settled in the period of *now*, and all calls that are not settled."""
-        settled = self._counts[_State.SETTLED, self._period(now)]
-        return self._counts[_State.RESERVED, None] + self._counts[_State.HELD, None] + settled
+        return self._counts[_State.RESERVED, None] + self._counts[_State.HELD, None] + self._settled(now)
+
+    def _settled(self, now: float) -> Counter[_Price]:
+        """Return the calls that were settled in the period of *now*, here and elsewhere."""
+        period = self._period(now)
+        settled = self._counts[_State.SETTLED, period].copy()
+        for of_period, counts in self._earlier.values():
+            if of_period == period:
+                settled += counts
+        return settled
 
     def _credits_of(self, prices: PriceList) -> int:
         """Return the price of a call in credits of the budget's plan; 0 if the budget has no plan."""

@@ -4,7 +4,7 @@ A row holds all that is needed to collect the job later: the service's id, the l
 the key nor the picture, only the picture's source, length and digest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -49,6 +49,7 @@ class JobRecord(NamedTuple):
     links: the links that the service named.
     video: the fields of the finished video; None before the job has one.
     error: why the job has no video, as text without the charge; None if there is no error.
+    error_kind: the name of the error's class, such as "AuthenticationError"; None if there is no error.
     created_at, submitted_at, accepted_at: unix seconds; None if the event has not happened.
     ended_at: when the service ended the job, or the job was refused or cancelled, unix seconds; None before that, and
         for a job that timed out or is uncertain.
@@ -72,6 +73,7 @@ class JobRecord(NamedTuple):
     links: tuple[str, ...] = ()
     video: Mapping[str, Any] | None = None
     error: str | None = None
+    error_kind: str | None = None
     submitted_at: float | None = None
     accepted_at: float | None = None
     ended_at: float | None = None
@@ -112,6 +114,12 @@ def key_of(account: str, ref: str, created_at: float) -> str:
     return f"{account}/{ref}@{created_at!r}"
 
 
+def ref_and_time_of(account: str, key: str) -> tuple[str, float]:
+    """Return the ref and `created_at` of an account's job from its key."""
+    ref, _, created_at = key.removeprefix(f"{account}/").rpartition("@")
+    return ref, float(created_at)
+
+
 class Charge(NamedTuple):
     """A job that was charged, or may have been charged.
 
@@ -127,13 +135,29 @@ class Charge(NamedTuple):
     is_certain: bool = True
 
 
+class Charges(NamedTuple):
+    """What an account was charged, or may have been.
+
+    storage: the name of the storage that the journal's clients share.
+    counts: how many accepted jobs were, or may have been, charged, by price in USD.
+    in_doubt: the jobs that may have been accepted and charged: the reply to their submit is not known.
+    """
+
+    storage: str
+    counts: Mapping[Decimal, int]
+    in_doubt: Sequence[Charge]
+
+
 def after(record: JobRecord, event: lifecycle.Event, now: float) -> JobRecord:
     """Return *record* as it is after *event*, which happened at *now* (unix seconds)."""
     state = lifecycle.transition(record.state, event)
     changes = {**_changes(record, event, now), "charged": effects_of(event).charged}
     if error := getattr(event, "error", None):
-        changes["error"] = Exception.__str__(error)
+        changes["error"], changes["error_kind"] = Exception.__str__(error), type(error).__name__
     return record._replace(state=state, **changes)
+
+
+_NO_ERROR: Mapping[str, None] = {"error": None, "error_kind": None}
 
 
 def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str, Any]:
@@ -144,13 +168,13 @@ def _changes(record: JobRecord, event: lifecycle.Event, now: float) -> dict[str,
             return {"submitted_at": None}
         case wire.Accepted(id=job_id, eta=eta, future_links=links, meta=meta):
             known = {"eta": eta, "seed": seed_of(meta), "links": links}
-            return {**known, "job_id": job_id, "accepted_at": now, "error": None}
+            return {**known, "job_id": job_id, "accepted_at": now, **_NO_ERROR}
         case wire.Ready(id=job_id, links=links, future_links=announced):
             links = tuple(dict.fromkeys((*links, *announced, *record.links)))
             acceptance = {"job_id": record.job_id or job_id, "accepted_at": record.accepted_at or now}
             return {**acceptance, "links": links, "ended_at": now}
         case lifecycle.Verified(video=video):
-            return {"video": _video_row(video), "links": video.links, "error": None}
+            return {"video": _video_row(video), "links": video.links, **_NO_ERROR}
         case lifecycle.Cancelled() | lifecycle.Rejected() | lifecycle.NotFound():
             return {"ended_at": now}
         case lifecycle.Failed(id=job_id):

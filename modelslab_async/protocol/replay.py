@@ -3,11 +3,22 @@
 from collections.abc import Callable, Mapping
 
 from modelslab_async.errors import (
+    AuthenticationError,
+    BadRequestError,
+    BudgetExceededError,
+    ConnectError,
+    InsufficientCreditsError,
+    InvalidRequestError,
     InvalidVideoError,
     JobDetachedError,
     JobError,
     JobFailedError,
     JobTimeoutError,
+    JournalError,
+    ModelsLabError,
+    NotFoundError,
+    RateLimitError,
+    ServerError,
     SubmitUncertainError,
 )
 from modelslab_async.protocol import lifecycle, wire
@@ -18,8 +29,29 @@ from modelslab_async.protocol.record import JobRecord, video_of
 _S = JobState
 
 
-def error_of(record: JobRecord) -> JobError | None:
-    """Return the error that ended a row's job without a video; None if the job was withdrawn."""
+_REFUSALS: Mapping[str, Callable[[], ModelsLabError]] = {
+    kind.__name__: kind
+    for kind in (
+        AuthenticationError,
+        BadRequestError,
+        BudgetExceededError,
+        ConnectError,
+        InsufficientCreditsError,
+        InvalidRequestError,
+        JournalError,
+        NotFoundError,
+        RateLimitError,
+        ServerError,
+    )
+}
+"""The errors of jobs that are certainly not charged, by the name that a row has."""
+
+
+def error_of(record: JobRecord) -> ModelsLabError | None:
+    """Return the error that ended a row's job without a video; None if the job was withdrawn.
+
+    The error of a refusal has the class and the text of the first one, and nothing else.
+    """
     why = record.error
     match record.state:
         case _S.CANCELLED:
@@ -36,7 +68,9 @@ def error_of(record: JobRecord) -> JobError | None:
         case _S.READY:
             return InvalidVideoError(why or "no link returns an mp4")
         case _:
-            return JobError(why or "the service refused the job")
+            error = _REFUSALS.get(record.error_kind or "", JobError)()
+            error.args = (why or "the service refused the job",)
+            return error
 
 
 def events_to(state: JobState, record: JobRecord) -> list[Event]:
@@ -54,17 +88,17 @@ def events_to(state: JobState, record: JobRecord) -> list[Event]:
     return events
 
 
-def _accepted(record: JobRecord, _: JobError) -> Event:
+def _accepted(record: JobRecord, _: ModelsLabError) -> Event:
     meta = {} if record.seed is None else {"seed": record.seed}
     return wire.Accepted(id=record.job_id or "", eta=record.eta, future_links=record.links, meta=meta)
 
 
-def _read(record: JobRecord, error: JobError) -> Event | None:
+def _read(record: JobRecord, error: ModelsLabError) -> Event | None:
     video = video_of(record)
     return lifecycle.Verified(video) if video else lifecycle.Unreadable(error) if record.error else None
 
 
-_Step = Callable[[JobRecord, JobError], Event | None]
+_Step = Callable[[JobRecord, ModelsLabError], Event | None]
 _SENT_ON = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING, _S.READY, _S.FAILED, _S.TIMED_OUT)
 _STEPS: Mapping[tuple[JobState, JobState], _Step] = {
     **{(_S.WAITING, target): lambda *_: lifecycle.Started() for target in _SENT_ON},

@@ -62,12 +62,13 @@ def parse_request(params: Mapping[str, Any]) -> tuple[ImageToVideoUltra, list[Pr
         if known.setdefault("sample_shift", shift) != shift:
             requirement = "must equal sample_shift, which is the same parameter"
             problems.append(wrong("shift_sample", shift, requirement, "pass only sample_shift"))
-    problems += [_unknown(name) for name in known if name not in PARAMETERS and name != "extra"]
+    problems += [_unknown(name) for name in known if name not in _NAMES]
     problems += [Problem(name, "", "is required", hint) for name, hint in _REQUIRED.items() if known.get(name) is None]
-    given: dict[str, Any] = {name: value for name, value in known.items() if name in PARAMETERS or name == "extra"}
+    given: dict[str, Any] = {name: value for name, value in known.items() if name in _NAMES}
     return ImageToVideoUltra(**{**dict.fromkeys(_REQUIRED), **given}), problems
 
 
+_NAMES = frozenset((*PARAMETERS, "extra"))
 _REQUIRED = {"prompt": "describe the video", "init_image": "pass a URL, a path or bytes"}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from helpers.inside import engine_of
@@ -139,6 +139,22 @@ async def test_spending_of_earlier_runs_counts(make_world: MakeWorld, tmp_path: 
         with pytest.raises(BudgetExceededError):
             await client.submit(a_request())
     assert len(world.service.ledger.charges) == 2
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("per", ["day", "ever"])
+async def test_the_jobs_of_a_budget_count_once_over_several_clients(
+    make_world: MakeWorld, tmp_path: Path, per: Literal["day", "ever"]
+) -> None:
+    """Clients that follow each other use one budget and one journal. Their jobs, and those of another, count once."""
+    world, budget = make_world(), Budget(jobs=9, per=per)
+    async with at_noon(world.client(journal=tmp_path / "jobs.db")) as another:
+        await another.generate(a_request())
+    for turn in range(1, 4):
+        async with at_noon(world.client(journal=tmp_path / "jobs.db", budget=budget)) as client:
+            await client.generate(a_request())
+        assert budget.jobs_left(PRICES, NOON) == 9 - 1 - turn
+    assert budget.spent(NOON) == 4 * PRICES.usd
 
 
 @pytest.mark.looptime

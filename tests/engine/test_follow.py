@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 from helpers.inside import engine_of
-from helpers.left_behind import job_left_running, row_of
+from helpers.left_behind import job_left_running, row_of, until_known
 from helpers.world import MakeWorld, a_request
 
-from modelslab_async import JobDetachedError, JobState, NotFoundError, SubmitUncertainError
+from modelslab_async import InsufficientCreditsError, JobDetachedError, JobState, NotFoundError, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.looptime
@@ -153,3 +154,18 @@ async def test_a_job_of_an_earlier_client_is_resumed(make_world: MakeWorld, tmp_
         job = await client.follow(left.ref)
         assert (await job).id == left.id
         assert job.polls > 0
+
+
+async def test_the_error_of_a_refused_job_has_its_class_in_every_client(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A program that follows a job can tell an empty wallet from a wrong request, also after a restart."""
+    world, path = make_world(wallet=Decimal(0)), tmp_path / "jobs.db"
+    async with world.client(journal=path) as owner, world.client(journal=path) as other:
+        job = owner.submit(a_request(track_id="mine"))
+        await until_known(owner, "mine")
+        followed = await other.follow("mine")
+        for each in (job, followed):
+            with pytest.raises(InsufficientCreditsError) as caught:
+                await each
+            assert caught.value.charged is False
+    async with world.client(journal=path) as later:
+        assert isinstance((await later.follow("mine")).error, InsufficientCreditsError)

@@ -210,6 +210,22 @@ async def test_a_job_is_sent_once_if_it_is_submitted_while_it_is_taken_over(
     assert world.service.ledger.track_ids().count("mine") == 1
 
 
+@pytest.mark.parametrize("turns", range(0, 40, 3))
+async def test_a_job_can_be_followed_at_any_instant_of_its_recovery(
+    make_world: MakeWorld, tmp_path: Path, turns: int
+) -> None:
+    """A browser that connects again right after a restart gets the job, whatever the search does at that moment."""
+    world = make_world()
+    left = await job_left_running(world, tmp_path / "jobs.db")
+    async with world.client(journal=tmp_path / "jobs.db") as client, recovering(client) as jobs:
+        for _ in range(turns):
+            await asyncio.sleep(0.001)
+        followed = await client.follow(left.ref)
+        assert (await followed).ref == left.ref
+        assert [job.ref for job in jobs] == [left.ref]
+    assert len(world.service.ledger.charges) == 1
+
+
 async def test_the_search_goes_on_after_an_outage(make_world: MakeWorld) -> None:
     """While the journal cannot be read nothing is taken over; afterwards everything is."""
     world, storage = make_world(), MemoryStorage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,16 +98,16 @@ async def test_what_cannot_be_resolved_is_refused(make_world: MakeWorld, tmp_pat
 
 
 async def test_a_resolved_job_counts_on_the_day_of_its_submit(make_world: MakeWorld, tmp_path: Path) -> None:
-    """The budget of the client that resolves it counts it then, and so does that of a later client."""
+    """The budget of the client that resolves it counts it then, and so does that of a client of that day."""
     world, now, spent = make_world(faults=[LOST_REPLY]), 20_000 * 86_400.0, list[Decimal]()
     async with world.client(journal=tmp_path / "jobs.db") as client:
         engine_of(client).recorder.clock = lambda: now
         job = client.submit(a_request(track_id="mine"))
         await job.wait()
-    for _ in range(2):
+    for opened_at in (now + 86_400, now):
         budget = Budget(usd=1, per="day")
         client = world.client(journal=tmp_path / "jobs.db", budget=budget)
-        engine_of(client).recorder.clock = lambda: now + 86_400
+        engine_of(client).recorder.clock = partial(float, opened_at)
         async with client:
             if job.state is S.UNCERTAIN and not spent:
                 await client.resolve("mine", id=world.charged_id())

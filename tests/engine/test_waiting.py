@@ -186,7 +186,7 @@ async def test_cancelled_jobs_do_not_hasten_polls(make_world: MakeWorld) -> None
             runs.append((client.statistics().requests, took))
     (requests_alone, took_alone), (requests, took) = runs
     assert requests == requests_alone
-    assert took == pytest.approx(took_alone)
+    assert took == pytest.approx(took_alone, abs=0.05)  # a tick of the clock by which jobs are polled together
 
 
 async def test_hastened_polls_keep_to_the_rate_limit(make_world: MakeWorld) -> None:

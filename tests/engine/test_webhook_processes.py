@@ -8,12 +8,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from helpers.inside import engine_of
 from helpers.left_behind import row_of, uncertain_job
 from helpers.webhooks import Courier, a_delivery, a_webhook, client_with_webhook, webhook_url_of
 from helpers.world import MakeWorld, a_request
 
 from modelslab_async import JobState, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.journal.base import Row
+from modelslab_async.journal.sqlite import SqliteJournal
 
 pytestmark = pytest.mark.looptime
 S = JobState
@@ -123,3 +126,35 @@ async def test_a_job_is_taken_up_only_once(make_world: MakeWorld, tmp_path: Path
         )
         assert len({*found[0].jobs, *found[1].jobs}) == 1
         assert client.statistics().in_flight == 1
+
+
+class CountingJournal(SqliteJournal):
+    """Count the reads of single rows."""
+
+    reads = 0
+
+    async def find(self, account: str, *, ref: str | None = None, job_id: str | None = None) -> Row | None:
+        self.reads += 1
+        return await super().find(account, ref=ref, job_id=job_id)
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["unknown", "over"])
+async def test_repeated_deliveries_ask_the_journal_once(
+    make_world: MakeWorld, tmp_path: Path, *, is_known: bool
+) -> None:
+    """Deliveries for a ref without a job, or with one that is over, cost one read, together and one by one."""
+    world, webhook, journal = make_world(), a_webhook(), CountingJournal(tmp_path / "jobs.db")
+    async with world.client(journal=tmp_path / "jobs.db") as other:
+        job = other.submit(a_request())
+        await job
+        ref = job.ref if is_known else "unknown"
+        async with world.client(journal=journal, webhook=webhook) as client:
+            handler = engine_of(client).deliveries
+            for _ in range(10):
+                for _ in range(10):
+                    handler.receive(ref, None)
+                await asyncio.sleep(1)
+            assert journal.reads == 1
+            handler.receive("another", None)
+            await asyncio.sleep(1)
+            assert journal.reads == 2

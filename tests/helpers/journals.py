@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any, TypeVar
 
 from modelslab_async import JobState, Journal, JournalError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import Duration, Row
 from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.store import Change, Outcome, PutBack, Write
 from modelslab_async.protocol.claims import Claimed
-from modelslab_async.protocol.record import Charge, JobRecord
+from modelslab_async.protocol.record import Charges, JobRecord
 
 S = JobState
 FULL = JobRecord(
@@ -31,6 +31,7 @@ FULL = JobRecord(
     links=("https://files.invalid/a.mp4",),
     video={"url": "https://files.invalid/a.mp4", "seed": 7, "meta": {}, "generation_time": None},
     error="why",
+    error_kind="JobError",
     submitted_at=2.0,
     accepted_at=3.0,
     ended_at=4.0,
@@ -64,6 +65,7 @@ class MemoryStore:
         self.liveness = liveness
         self.rows: dict[str, JobRecord] = {}
         self.batches: list[list[tuple[str, JobState]]] = []
+        self.durations_written: list[Duration] = []
         self.errors: list[Exception] = []
         """Each makes one attempt to write a batch fail."""
         self.outcomes: dict[str, JournalError] = {}
@@ -81,8 +83,11 @@ class MemoryStore:
         if self.liveness:
             self.liveness.acquire()
 
-    def write(self, batch: Sequence[Change]) -> Sequence[Outcome]:
+    def write(self, batch: Sequence[Change], durations: Sequence[Duration] = ()) -> Sequence[Outcome]:
         self._use()
+        self.durations_written += durations
+        if not batch:
+            return []
         self.batches.append([(change.record.ref, change.record.state) for change in batch])
         if self.errors:
             raise self.errors.pop()
@@ -104,6 +109,9 @@ class MemoryStore:
         record = self.rows.get(ref or "")
         return Row(record, is_alive=True) if record else None
 
+    def find_all(self, account: str, refs: Sequence[str]) -> Sequence[Row]:
+        raise NotImplementedError
+
     def recent(self, account: str, limit: int) -> Sequence[JobRecord]:
         raise NotImplementedError
 
@@ -113,7 +121,19 @@ class MemoryStore:
     def delivered(self, account: str) -> Sequence[tuple[str, str | None]]:
         raise NotImplementedError
 
-    def charges(self, account: str) -> Sequence[Charge]:
+    def charges(self, account: str, since: float, apart_from: Collection[str]) -> Charges:
+        raise NotImplementedError
+
+    def prunable(self, account: str, before: float, since: float, limit: int) -> Sequence[JobRecord]:
+        raise NotImplementedError
+
+    def delete(self, records: Sequence[JobRecord], before: float) -> int:
+        raise NotImplementedError
+
+    def shrink(self) -> None:
+        raise NotImplementedError
+
+    def durations(self, service: str, operation: str) -> Sequence[Duration]:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from helpers.journals import MemoryStore, S, a_record, opened
 
 from modelslab_async import JournalError
+from modelslab_async.journal.base import Duration
 from modelslab_async.journal.group_commit import TRANSACTION_INTERVAL, GroupCommitJournal
 from modelslab_async.journal.liveness import LivenessLock
 from modelslab_async.journal.sqlite import SqliteJournal
@@ -103,9 +104,9 @@ async def test_writes_that_come_one_by_one_share_transactions_too(
     """The first write is committed at once; writes of the next 20 ms wait for each other."""
     loop, write, begun = asyncio.get_running_loop(), store.write, list[float]()
 
-    def record_begin(batch: Sequence[Change]) -> Sequence[Outcome]:
+    def record_begin(batch: Sequence[Change], durations: Sequence[Duration] = ()) -> Sequence[Outcome]:
         begun.append(journal.last_transaction_at)  # not the loop's time, which goes on until the thread runs
-        return write(batch)
+        return write(batch, durations)
 
     store.write = record_begin  # type: ignore[method-assign]
     first = loop.time()
@@ -234,3 +235,17 @@ async def test_all_that_wait_for_a_change_see_it(journal: GroupCommitJournal, st
     store.changes += 1
     done, _ = await asyncio.wait(waits, timeout=5)
     assert len(done) == 3
+
+
+async def test_durations_share_the_transaction_of_a_record() -> None:
+    """A noted duration causes no transaction of its own: it is written with the next record, or by `close`."""
+    store = MemoryStore()
+    first, second = (Duration("service", "video", "[]", float(number), 9.0, 1.0, None) for number in range(2))
+    async with opened(GroupCommitJournal(store)) as journal:
+        journal.note_duration(first)
+        await asyncio.sleep(0.2)  # more than a note waits
+        assert (store.batches, store.durations_written) == ([], [])
+        await journal.append(a_record(journal))
+        assert (len(store.batches), store.durations_written) == (1, [first])
+        journal.note_duration(second)
+    assert store.durations_written == [first, second]

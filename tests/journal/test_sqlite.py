@@ -13,7 +13,7 @@ from helpers.journals import FULL, S, a_record, opened
 
 from modelslab_async import JournalError
 from modelslab_async.journal.sqlite import APPLICATION_ID, SqliteJournal
-from modelslab_async.journal.sqlite_rows import MIGRATIONS, REFS_WITH_ID
+from modelslab_async.journal.sqlite_rows import MIGRATIONS, REFS_WITH_ID, statements
 
 
 @pytest.fixture
@@ -79,8 +79,9 @@ async def test_a_new_file_is_marked(tmp_path: Path) -> None:
 async def test_a_file_of_an_earlier_version_is_migrated(tmp_path: Path, version: int) -> None:
     """Opening it brings the schema up to date, and keeps its rows."""
     with closing(sqlite3.connect(tmp_path / "jobs.db", isolation_level=None)) as old:
-        for statement in ";".join(MIGRATIONS[:version]).split(";"):
-            old.execute(statement)
+        for script in MIGRATIONS[:version]:
+            for statement in statements(script):
+                old.execute(statement)
         old.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         old.execute(f"PRAGMA user_version = {version}")
         old.execute(

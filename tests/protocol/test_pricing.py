@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from modelslab_async import Budget, BudgetExceededError, InvalidRequestError, Plan, PriceList
-from modelslab_async.protocol.record import Charge
+from modelslab_async.protocol.record import Charge, Charges, key_of, ref_and_time_of
 
 PRICES = PriceList()
 CHEAP = PriceList(usd=Decimal("0.07"))
@@ -152,6 +153,37 @@ def test_release_returns_exactly_the_reserved_amount(prices: list[PriceList], ho
     for number in reversed(range(len(prices))):
         budget.release(str(number))
     assert amounts(budget, 0.0) == (0, 0, 0, 100)
+
+
+def test_what_a_storage_reports_replaces_what_it_reported_before() -> None:
+    """The counts of another storage or account are added. Jobs in doubt count once, and those of today count today."""
+    budget, price = Budget(usd=10, per="day"), Decimal("0.5")
+    doubt = Charge("a/doubt@1.0", 1.0, price, is_certain=False)
+    for storage, account, count in (("one", "a", 3), ("one", "a", 4), ("two", "a", 1), ("one", "b", 2)):
+        budget.spent_elsewhere(account, Charges(storage, {price: count}, [doubt]), now=DAY)
+    assert budget.spent(DAY) == (4 + 1 + 2) * price
+    assert budget.held == price
+    assert budget.remaining(DAY) == 10 - 8 * price
+    assert budget.remaining(2 * DAY) == 10 - price
+    budget.settle("a/doubt@1.0", 2.0 * DAY)
+    assert amounts(budget, 2 * DAY) == (0, 0, price, 10 - price)
+
+
+def test_a_budget_knows_its_calls_of_an_account() -> None:
+    """They are those whose keys begin with the account's name, in whichever state."""
+    budget = Budget(jobs=9, per="ever")
+    for number, account in enumerate(("a", "b", "a", "ab")):
+        budget.reserve(key_of(account, f"r{number}", 1.0), PRICES, 0.0)
+    budget.settle(key_of("a", "r0", 1.0), 0.0)
+    assert sorted(budget.known("a")) == [key_of("a", "r0", 1.0), key_of("a", "r2", 1.0)]
+    assert budget.since(3.5 * DAY) == -math.inf
+    assert Budget(jobs=9, per="day").since(3.5 * DAY) == 3 * DAY
+
+
+@pytest.mark.parametrize("ref", ["r", "a/b@c", "@", "1.5@2.5"])
+def test_a_key_gives_the_ref_and_the_time(ref: str) -> None:
+    """A key is unique to a job, so both can be read from it."""
+    assert ref_and_time_of("the/account", key_of("the/account", ref, 1764000000.123456)) == (ref, 1764000000.123456)
 
 
 def test_credits_count_at_the_price_of_their_reservation() -> None:

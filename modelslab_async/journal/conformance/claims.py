@@ -18,7 +18,7 @@ from modelslab_async.journal.conformance.harness import (
     row_of,
 )
 from modelslab_async.protocol.claims import Ask, Claim, Claimed, Follow, NoSlot
-from modelslab_async.protocol.pricing import SpendingLimit
+from modelslab_async.protocol.pricing import DAY, SpendingLimit
 from modelslab_async.protocol.record import SLOT_HOLD
 
 
@@ -228,7 +228,7 @@ async def concurrent_claims_stay_within_the_budget(harness: Harness) -> None:
 async def a_budget_of_a_day_counts_from_its_beginning(harness: Harness) -> None:
     """Charges before `since` do not count. A job that may have been charged always counts."""
     journal, other = await harness.open(), await harness.open()
-    since = time.time() - 3600
+    since = time.time() // DAY * DAY
     yesterday = {"submitted_at": since - 20, "accepted_at": since - 10, "charged": True}
     await other.append(a_record(harness, other, "yesterday", S.READY, **yesterday))
     await other.append(a_record(harness, other, "doubt", S.UNCERTAIN, submitted_at=since - 500, charged=None))

@@ -1,12 +1,14 @@
 """Which rows are written and read back, what is charged, and which notifications and pictures are kept."""
 
 import asyncio
+import math
 from decimal import Decimal
 from typing import Any
 
 from modelslab_async.errors import JournalError
-from modelslab_async.journal.base import Row
+from modelslab_async.journal.base import DURATIONS_OF_KIND, Duration, Row
 from modelslab_async.journal.conformance.harness import Check, Harness, S, a_record, expect, record_of, row_of, within
+from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import SENT, Charge, JobRecord, key_of
 
 
@@ -29,6 +31,7 @@ async def a_row_is_read_as_it_was_written(harness: Harness) -> None:
         links=("https://files.invalid/a.mp4", "https://files.invalid/b.mp4"),
         video={"url": "https://files.invalid/a.mp4", "seed": 7, "meta": {}, "generation_time": None},
         error="why",
+        error_kind="JobError",
         submitted_at=1764000000.123456,
         accepted_at=1764000001.5,
         ended_at=1764000002.25,
@@ -57,7 +60,7 @@ async def a_read_sees_each_earlier_note(harness: Harness) -> None:
     journal.note(a_record(harness, journal, "t", created_at=9.0))
     expect([record.ref for record in await journal.recent(harness.account, 1)], ["t"])
     journal.note(a_record(harness, journal, "u", S.UNCERTAIN, charged=None))
-    expect(len(await journal.charges(harness.account)), 1)
+    expect(len((await journal.charges(harness.account)).in_doubt), 1)
 
 
 async def notes_and_appends_keep_their_order(harness: Harness) -> None:
@@ -230,19 +233,85 @@ async def an_id_belongs_to_its_row_and_its_account(harness: Harness) -> None:
 
 async def charges_are_what_was_or_may_have_been_paid(harness: Harness) -> None:
     """Accepted and uncertain jobs with their prices; neither refused jobs nor jobs that were never sent."""
-    journal = await harness.open()
+    journal, other = await harness.open(), await harness.open()
     taken = {"charged": True, "submitted_at": 90.0, "accepted_at": 100.0, "price": Decimal("0.3")}
     rows = [
         a_record(harness, journal, "taken", S.READY, **taken),
+        a_record(harness, journal, "failed", S.FAILED, submitted_at=90.0, accepted_at=100.0, charged=None),
         a_record(harness, journal, "doubt", S.UNCERTAIN, charged=None, submitted_at=110.0),
         a_record(harness, journal, "no", S.REFUSED, charged=False, submitted_at=120.0),
         a_record(harness, journal, "waits", S.WAITING),
     ]
     await asyncio.gather(*map(journal.append, rows))
-    found = sorted(await journal.charges(harness.account), key=lambda charge: charge.at)
-    certain = Charge(key_of(harness.account, "taken", 1.0), 100.0, Decimal("0.3"), is_certain=True)
-    doubted = Charge(key_of(harness.account, "doubt", 1.0), 110.0, Decimal("0.2"), is_certain=False)
-    expect(found, [certain, doubted])
+    for reader in (journal, other):
+        found = await reader.charges(harness.account)
+        expect(dict(found.counts), {Decimal("0.3"): 1, Decimal("0.2"): 1})
+        expect(list(found.in_doubt), [Charge(key_of(harness.account, "doubt", 1.0), 110.0, Decimal("0.2"), False)])
+    expect((await journal.charges(harness.account)).storage, (await other.charges(harness.account)).storage)
+    nothing = await journal.charges(f"{harness.account} other")
+    expect((dict(nothing.counts), list(nothing.in_doubt)), ({}, []))
+
+
+async def charges_follow_each_change_of_a_row(harness: Harness) -> None:
+    """What counts is the job's last state: as it is accepted, fails, or turns out not to be charged."""
+    journal = await harness.open()
+    job = a_record(harness, journal, "r", S.SUBMITTING, charged=None, submitted_at=90.0)
+    accepted: dict[str, Any] = {"job_id": "77", "accepted_at": 100.0, "submitted_at": 90.0}
+    changes: tuple[tuple[JobRecord, int, int], ...] = (
+        (job, 0, 1),
+        (job._replace(state=S.PROCESSING, charged=True, **accepted), 1, 0),
+        (job._replace(state=S.FAILED, charged=None, **accepted), 1, 0),
+        (job._replace(state=S.FAILED, charged=False, **accepted), 0, 0),
+        (job._replace(state=S.READY, charged=True, price=Decimal("0.3"), **accepted), 1, 0),
+    )
+    for record, counted, in_doubt in changes:
+        expect(await journal.append(record), expected=True)
+        found = await journal.charges(harness.account)
+        counts = {usd: count for usd, count in found.counts.items() if count}
+        expect(counts, {record.price: 1} if counted else {}, of=record.state)
+        expect(len(found.in_doubt), in_doubt, of=record.state)
+
+
+async def charges_count_from_a_day_and_without_known_jobs(harness: Harness) -> None:
+    """Accepted jobs of earlier days are left out, and those that the caller names. A doubt always counts."""
+    journal = await harness.open()
+    rows = [
+        a_record(
+            harness, journal, f"r{day}", S.READY, charged=True, accepted_at=(day + 0.5) * DAY, created_at=day + 0.1
+        )
+        for day in range(4)
+    ]
+    rows.append(a_record(harness, journal, "doubt", S.UNCERTAIN, charged=None, submitted_at=110.0))
+    await asyncio.gather(*map(journal.append, rows))
+    known = [key_of(harness.account, ref, created_at) for ref, created_at in (("r0", 0.1), ("r2", 2.1), ("r3", 9.0))]
+    for day, apart_from, counted in ((0, (), 4), (2, (), 2), (5, (), 0), (0, known, 2), (2, known, 1)):
+        found = await journal.charges(harness.account, since=float(day * DAY), apart_from=apart_from)
+        expect(sum(found.counts.values()), counted, of=(day, apart_from))
+        expect(len(found.in_doubt), 1, of=day)
+
+
+async def many_jobs_are_found_by_their_refs(harness: Harness) -> None:
+    """Each ref gives its row, a ref without a job gives none, and an id of the service is no ref."""
+    journal, other = await harness.open(), await harness.open()
+    rows = [a_record(harness, journal, f"r{number}", S.PROCESSING, job_id=f"j{number}") for number in range(600)]
+    await asyncio.gather(*map(journal.append, rows[:599]))
+    journal.note(rows[599])
+    wanted = [*(row.ref for row in rows), "none", "j1", "r1"]
+    expect(dict(await journal.find_all(harness.account, wanted)), {row.ref: Row(row, is_alive=True) for row in rows})
+    expect(dict(await other.find_all(f"{harness.account} other", wanted)), {})
+    expect(dict(await other.find_all(harness.account, [])), {})
+
+
+async def a_ref_comes_before_an_id(harness: Harness) -> None:
+    """A search for a ref or an id finds the job with the ref, also if the id of another job equals it."""
+    journal = await harness.open()
+    await journal.append(a_record(harness, journal, "other", S.PROCESSING, job_id="77"))
+    await journal.append(a_record(harness, journal, "77"))
+    for wanted, found in (("77", "77"), ("other", "other")):
+        row = await journal.find(harness.account, ref=wanted, job_id=wanted)
+        expect(row and row.record.ref, found)
+    expect(await journal.find(harness.account, ref="78", job_id="78"), None)
+    expect(await journal.find(harness.account), None)
 
 
 async def the_newest_jobs_come_first(harness: Harness) -> None:
@@ -330,6 +399,93 @@ async def a_picture_is_kept_until_its_job_was_sent(harness: Harness) -> None:
     expect(await other.picture(two), None)
 
 
+async def only_jobs_that_are_over_are_pruned(harness: Harness) -> None:
+    """Refused, cancelled and failed jobs, and videos that were saved or acknowledged, if they ended before the time.
+
+    Neither unfinished jobs nor those whose reply was lost. The ones that remain are as they were.
+    """
+    journal, other = await harness.open(), await harness.open()
+    taken: dict[str, Any] = {"charged": True, "accepted_at": 2.0, "ended_at": 3.0}
+    over = [
+        a_record(harness, journal, "refused", S.REFUSED, ended_at=2.0),
+        a_record(harness, journal, "cancelled", S.CANCELLED),
+        a_record(harness, journal, "failed", S.FAILED, **{**taken, "charged": None}),
+        a_record(harness, journal, "saved", S.READY, saved_path="/videos/a.mp4", **taken),
+        a_record(harness, journal, "acknowledged", S.READY, delivered_at=5.0, created_at=2.0, **taken),
+        *(a_record(harness, journal, f"many {n}", S.CANCELLED, created_at=n / 1000) for n in range(1200)),
+    ]
+    kept = [
+        *(a_record(harness, journal, state, state) for state in S if state not in (S.REFUSED, S.CANCELLED, S.FAILED)),
+        a_record(harness, journal, "in doubt", S.FAILED, charged=None),
+        a_record(harness, journal, "recent", S.READY, saved_path="/videos/b.mp4", **{**taken, "ended_at": 50.0}),
+        a_record(harness, journal, "new", S.REFUSED, created_at=60.0),
+    ]
+    elsewhere = a_record(harness, journal, "refused", S.REFUSED, account=f"{harness.account} other")
+    await asyncio.gather(*map(journal.append, [*over, *kept, elsewhere]))
+    archived = list[JobRecord]()
+    expect(await other.prune(harness.account, before=50.0, archive=archived.extend), len(over))
+    expect({record.ref: record for record in archived}, {record.ref: record for record in over})
+    expect(len(archived), len(over))
+    for record in over:
+        expect(await journal.find(harness.account, ref=record.ref), None, of=record.ref)
+    for record in kept:
+        expect(await record_of(harness, journal, record.ref), record)
+    expect(await journal.find(elsewhere.account, ref="refused"), Row(elsewhere, is_alive=True))
+    expect(await journal.prune(harness.account, before=50.0), 0)
+
+
+async def a_budget_counts_what_was_pruned(harness: Harness) -> None:
+    """The charges of pruned jobs count in `charges` and in `claim`, as if the jobs were still there."""
+    journal = await harness.open()
+    at = 3.5 * DAY
+    jobs = [
+        a_record(harness, journal, "saved", S.READY, charged=True, accepted_at=at, ended_at=at, saved_path="/a.mp4"),
+        a_record(harness, journal, "failed", S.FAILED, charged=None, accepted_at=at, ended_at=at, price=Decimal("0.3")),
+        a_record(harness, journal, "refused", S.REFUSED, ended_at=at),
+    ]
+    await asyncio.gather(*map(journal.append, jobs))
+    before = await journal.charges(harness.account)
+    for _ in range(2):
+        for day, counted in ((0, 2), (3, 2), (4, 0)):
+            found = await journal.charges(harness.account, since=float(day * DAY))
+            expect(sum(found.counts.values()), counted, of=day)
+        expect(await journal.charges(harness.account), before)
+        await journal.prune(harness.account, before=4.0 * DAY)
+    expect(await journal.find(harness.account, ref="saved"), None)
+    again = jobs[0]._replace(state=S.PROCESSING, created_at=5.0, saved_path=None)
+    expect(await journal.append(again), expected=True, of="the ref is free")
+    expect(sum((await journal.charges(harness.account)).counts.values()), 3)
+
+
+async def an_archive_that_fails_deletes_nothing(harness: Harness) -> None:
+    """The error of the archive is raised, and the jobs are still there."""
+    journal = await harness.open()
+    await journal.append(a_record(harness, journal, "r", S.REFUSED))
+
+    def fail(_: object) -> None:
+        raise OSError("the disk is full")
+
+    try:
+        await journal.prune(harness.account, before=9.0, archive=fail)
+    except OSError as error:
+        expect(str(error), "the disk is full")
+    expect((await record_of(harness, journal, "r")).state, S.REFUSED)
+
+
+async def the_latest_durations_of_each_kind_are_kept(harness: Harness) -> None:
+    """A later client reads them in their order, also infinite ones. Those of another service are apart."""
+    journal, service = await harness.open(), harness.account
+    first = Duration(service, "video", '["a"]', 1.0, math.inf, 0.5, None)
+    many = [Duration(service, "video", '["b"]', float(number), number + 1.0, 1.0, 40.0) for number in range(200)]
+    for duration in (first, *many, first._replace(service="another"), first._replace(operation="picture")):
+        journal.note_duration(duration)
+    await journal.append(a_record(harness, journal, "r"))
+    await journal.close()
+    later = await harness.open()
+    expect(list(await later.durations(service, "video")), [first, *many[-DURATIONS_OF_KIND:]])
+    expect(list(await later.durations(service, "none")), [])
+
+
 async def _expect_error(awaitable: Any) -> None:
     try:
         await awaitable
@@ -355,10 +511,18 @@ CHECKS: tuple[Check, ...] = (
     two_writes_at_once_do_not_share_an_id,
     an_id_belongs_to_its_row_and_its_account,
     charges_are_what_was_or_may_have_been_paid,
+    charges_follow_each_change_of_a_row,
+    charges_count_from_a_day_and_without_known_jobs,
+    many_jobs_are_found_by_their_refs,
+    a_ref_comes_before_an_id,
     the_newest_jobs_come_first,
     a_notification_is_returned_once_with_the_last_id,
     a_dead_clients_notifications_go_to_one_other,
     a_change_by_another_client_ends_the_wait,
     a_wait_for_change_ends_in_time,
     a_picture_is_kept_until_its_job_was_sent,
+    only_jobs_that_are_over_are_pruned,
+    a_budget_counts_what_was_pruned,
+    an_archive_that_fails_deletes_nothing,
+    the_latest_durations_of_each_kind_are_kept,
 )

@@ -1,0 +1,89 @@
+"""Jobs that are over are deleted from a file: it shrinks, and the archive has them."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from helpers.command import Shell
+from helpers.journals import FULL, S, a_record, opened
+
+from modelslab_async.journal.pruning import archive_to
+from modelslab_async.journal.sqlite import SqliteJournal
+
+LONG = "x" * 3000
+
+
+async def fill(journal: SqliteJournal, count: int) -> None:
+    """Write jobs that are over, and one that is not."""
+    await asyncio.gather(*(journal.append(a_record(journal, f"r{n}", S.CANCELLED, error=LONG)) for n in range(count)))
+    await journal.append(a_record(journal, "open", S.PROCESSING, job_id="77"))
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["alone", "beside another client"])
+@pytest.mark.parametrize("is_old", [False, True], ids=["a new file", "a file of an earlier version"])
+async def test_the_file_shrinks(tmp_path: Path, *, shared: bool, is_old: bool) -> None:
+    """Its size falls to a tenth. Only a file of an earlier version that another client uses keeps its size."""
+    path = tmp_path / "jobs.db"
+    if is_old:
+        with closing(sqlite3.connect(path)) as old:
+            old.execute("PRAGMA auto_vacuum = NONE")
+            old.execute("CREATE TABLE t (x)")
+            old.execute("DROP TABLE t")
+    async with opened(SqliteJournal(path)) as journal:
+        await fill(journal, 1500)
+        other = SqliteJournal(path)
+        if shared:
+            await other.open()
+        await journal.prune("a", before=0.5)
+        full = path.stat().st_size
+        assert await journal.prune("a", before=9.0) == 1500
+        assert (path.stat().st_size < full / 10) != (shared and is_old)
+        assert [row.record.ref for row in await journal.unfinished("a")] == ["open"]
+        assert await journal.append(a_record(journal, "new"))
+        await other.close()
+
+
+async def test_other_clients_write_while_a_journal_is_pruned(tmp_path: Path) -> None:
+    """The rows are deleted some at a time, and the journal takes other writes in between."""
+    async with opened(SqliteJournal(tmp_path / "jobs.db")) as journal, opened(SqliteJournal(journal.path)) as other:
+        await fill(journal, 1600)
+        pruning = asyncio.create_task(journal.prune("a", before=9.0, archive=archive_to(tmp_path / "jobs.gz")))
+        written = 0
+        while not pruning.done():
+            assert await other.append(a_record(other, f"new {written}", S.PROCESSING))
+            written += 1
+        assert await pruning == 1600
+        assert len(await journal.unfinished("a")) == written + 1
+
+
+def test_an_archive_has_every_field(tmp_path: Path) -> None:
+    """It is JSON Lines, compressed by gzip. A second call appends."""
+    archive = archive_to(tmp_path / "jobs.jsonl.gz")
+    for ref in ("r1", "r2"):
+        archive([FULL._replace(ref=ref)])
+    with gzip.open(tmp_path / "jobs.jsonl.gz", "rt") as file:
+        lines = [json.loads(line) for line in file]
+    assert [line["ref"] for line in lines] == ["r1", "r2"]
+    expected = {name: value for name, value in FULL._asdict().items() if value is not None}
+    assert lines[0] == {**expected, "price": "0.20", "links": list(FULL.links)}
+
+
+def test_the_command_archives_or_deletes(tmp_path: Path) -> None:
+    """`jobs prune` needs --archive or --delete, and an age or a date. What ended later stays."""
+    shell = Shell(tmp_path)
+    shell.run("jobs", "--json")
+    for wrong in (
+        ["--before", "1d"],
+        ["--before", "1d", "--delete", "--archive", "a.gz"],
+        ["--before", "x", "--delete"],
+    ):
+        assert shell.run("jobs", "prune", *wrong).code == 2
+    done = shell.run("jobs", "prune", "--before", "2030-01-01", "--archive", "a.gz", "--json")
+    assert (done.code, done.json) == (0, {"pruned": 0, "archive": "a.gz"})
+    assert "0 jobs" in shell.run("jobs", "prune", "--before", "30d", "--delete").out
