@@ -20,6 +20,13 @@ def test_there_is_one_version() -> None:
     assert modelslab_async.__version__ in newest[:2]
 
 
+def test_every_extra_is_explained() -> None:
+    """The first page explains each extra, or says that it is for contributors."""
+    text = text_of("docs/index.md")
+    install = text[text.index("## Install") : text.index("## A program")]
+    assert {name for name in PROJECT["project"]["optional-dependencies"] if f"`{name}`" not in install} == set()
+
+
 def test_the_description_leads_to_no_file() -> None:
     """On the package's own page, no link and no picture is relative, because no file of the project is beside it."""
     text = text_of("README.md")

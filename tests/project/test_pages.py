@@ -8,6 +8,8 @@ import re
 import pytest
 from helpers.pages import DOCS, PAGES, ROOT, text_of
 
+from modelslab_async import JobState
+
 BASES = (ROOT, ROOT / "modelslab_async")
 """Folders at which a path in a page may begin."""
 
@@ -69,3 +71,9 @@ def test_the_reference_has_every_public_name(module: str) -> None:
     )
     shown = re.findall(rf"^::: modelslab_async{re.escape(module)}\.(\w+)$", text_of("docs/api.md"), re.MULTILINE)
     assert sorted(shown) == sorted({*names} - {"__version__"})
+
+
+def test_the_page_on_jobs_has_every_state() -> None:
+    """The table of states has each state of a job once."""
+    table = text_of("docs/jobs.md").split("| state |")[1].split("\n\n")[0]
+    assert sorted(re.findall(r"^\| ([A-Z_]+) \|", table, re.MULTILINE)) == sorted(JobState.__members__)
