@@ -18,7 +18,7 @@ from aiohttp import web
 from benchmarks._common import LINKS_AT_ONCE, PICTURE
 from modelslab_async.emulator import Emulator, skeleton
 from modelslab_async.emulator.job import EmulatedJob
-from modelslab_async.protocol.wire import SUBMIT_PATHS
+from modelslab_async.protocol.operations import operation_at
 
 _ROOT = Path(__file__).resolve().parents[1]
 _NO_SLOT = 429
@@ -37,7 +37,7 @@ class AccountEmulator(Emulator):
 
     async def _post(self, request: web.Request) -> web.StreamResponse:
         response = await super()._post(request)
-        self.refusals += response.status == _NO_SLOT and request.path in SUBMIT_PATHS.values()
+        self.refusals += response.status == _NO_SLOT and operation_at(request.path) is not None
         return response
 
     async def fetch_picture(self, url: str) -> bytes:  # noqa: ARG002 - the signature of Emulator

@@ -34,10 +34,12 @@ class SimulatedJob:
     """A job of the stream.
 
     frames: the size of its request. scale: its median time, as a multiple of the distribution's median.
+    operation: what it is, which the client knows.
     """
 
     frames: int
     scale: float
+    operation: str = "img2video_ultra"
 
 
 Stream = Callable[[int, random.Random], SimulatedJob]
@@ -70,6 +72,22 @@ def _sizes(time_of: Callable[[int], float]) -> Stream:
     return stream
 
 
+_OPERATIONS: Mapping[str, float] = {
+    "img2video_ultra": 1.0,
+    "text2video_ultra": 0.6,
+    "image-to-video": 3.0,
+    "lip-sync": 6.0,
+    "text2video": 0.3,
+}
+"""Made-up median times of operations, as multiples of that of a normal job."""
+
+
+def _mixed(_: int, rng: random.Random) -> SimulatedJob:
+    """Return a job of one of five operations, whose times have nothing to do with each other."""
+    operation = rng.choice(list(_OPERATIONS))
+    return SimulatedJob(_NORMAL_FRAMES, _OPERATIONS[operation], operation)
+
+
 def _changing(scale_of: Callable[[int], float]) -> Stream:
     """Return jobs of one size for a service whose speed changes."""
     return lambda number, _: SimulatedJob(_NORMAL_FRAMES, scale_of(number))
@@ -95,6 +113,8 @@ SERVICES: Mapping[str, Service] = {
     "the same, narrow": Service(_sizes(lambda frames: frames / _NORMAL_FRAMES), distribution="narrow"),
     "frames and 15 s more": Service(_sizes(lambda frames: (15 + 30 * frames / _NORMAL_FRAMES) / 45)),
     "frames do not matter": Service(_sizes(lambda _: 1.0)),
+    "five operations, mixed": Service(_mixed),
+    "five operations, after 30": Service(_mixed, known=30),
     "4 times slower after 1,000": Service(_step(4.0), known=1000, changes=True),
     "4 times slower after 10,000": Service(_step(4.0), known=10_000, changes=True),
     "1.5 times slower after 300": Service(_step(1.5), known=300, changes=True),
@@ -152,7 +172,7 @@ def run(name: str, poll_cost: float, eta: str, seed: int) -> Costs:
     ours, best, peers = list[float](), list[float](), {peer: list[float]() for peer in PEERS}
     for number in range(-service.known, service.scored):
         job = service.stream(number, rng)
-        workload = Workload(("model",), job.frames / _NORMAL_FRAMES)
+        workload = Workload((job.operation, "model"), job.frames / _NORMAL_FRAMES)
         forecast = JobForecast(estimator, workload, eta_of(job.scale * quantile(0.5), rng), rng)
         seconds = job.scale * quantile(rng.random())
         if number < -300:  # a short way to a long history

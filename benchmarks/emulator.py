@@ -27,14 +27,14 @@ from aiohttp import web
 
 from benchmarks._common import Figure, Samples, Target, log, parse_options, print_figures
 from modelslab_async.protocol.request import Deployment
-from modelslab_async.protocol.wire import SUBMIT_PATHS, fetch_path
+from modelslab_async.protocol.wire import fetch_path, submit_path
 
 AT_ONCE = 50
 REQUESTS, ROUNDS = 2000, 3
 VIDEOS, TIMED = 20, 100
 MEMORY_LIMIT = 150.0
 """MB of a process that has served 100,000 jobs."""
-_SUBMIT = SUBMIT_PATHS[Deployment.V6]
+_SUBMIT = submit_path("img2video_ultra", Deployment.V6)
 _ROCKET = Path(__file__).resolve().parents[1] / "examples" / "rocket.jpg"
 _TINY = base64.b64encode(b"\x89PNG\r\n\x1a\n" + bytes(60)).decode()
 _PHOTOGRAPH = base64.b64encode(_ROCKET.read_bytes()).decode()

@@ -38,9 +38,18 @@ if TYPE_CHECKING:
     from modelslab_async.journal.base import Journal
     from modelslab_async.media.saved import SavedVideo
     from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
+    from modelslab_async.protocol.operations import OPERATIONS, Operation
     from modelslab_async.protocol.pricing import Budget, Estimate, Plan, PriceList
     from modelslab_async.protocol.record import Charge, JobRecord
-    from modelslab_async.protocol.request import ImageToVideoUltra, RequestParams
+    from modelslab_async.protocol.request import (
+        ImageToVideo,
+        ImageToVideoUltra,
+        Request,
+        RequestParams,
+        TextToVideo,
+        TextToVideoUltra,
+        VideoFusion,
+    )
     from modelslab_async.protocol.statistics import Statistics
     from modelslab_async.protocol.timeouts import Timeouts
     from modelslab_async.protocol.wire import Asset, Balance
@@ -59,6 +68,7 @@ _MODULES = {
     "ClientStateError": "modelslab_async.errors",
     "ConnectError": "modelslab_async.errors",
     "Estimate": "modelslab_async.protocol.pricing",
+    "ImageToVideo": "modelslab_async.protocol.request",
     "ImageToVideoUltra": "modelslab_async.protocol.request",
     "InsecureTransportWarning": "modelslab_async.engine.config",
     "InsufficientCreditsError": "modelslab_async.errors",
@@ -77,20 +87,26 @@ _MODULES = {
     "MalformedReplyError": "modelslab_async.errors",
     "ModelsLabError": "modelslab_async.errors",
     "NotFoundError": "modelslab_async.errors",
+    "OPERATIONS": "modelslab_async.protocol.operations",
+    "Operation": "modelslab_async.protocol.operations",
     "Plan": "modelslab_async.protocol.pricing",
     "PriceList": "modelslab_async.protocol.pricing",
     "Problem": "modelslab_async.errors",
     "RateLimitError": "modelslab_async.errors",
     "Recovery": "modelslab_async.engine.recovery",
     "ReplyLostError": "modelslab_async.errors",
+    "Request": "modelslab_async.protocol.request",
     "RequestParams": "modelslab_async.protocol.request",
     "SavedVideo": "modelslab_async.media.saved",
     "ServerError": "modelslab_async.errors",
     "Statistics": "modelslab_async.protocol.statistics",
     "SubmitUncertainError": "modelslab_async.errors",
+    "TextToVideo": "modelslab_async.protocol.request",
+    "TextToVideoUltra": "modelslab_async.protocol.request",
     "Timeouts": "modelslab_async.protocol.timeouts",
     "TransportError": "modelslab_async.errors",
     "Video": "modelslab_async.protocol.lifecycle",
+    "VideoFusion": "modelslab_async.protocol.request",
 }
 """Where each public name is defined. Each is imported at its first use, so that the command's help stays fast."""
 
@@ -98,6 +114,7 @@ __version__ = "0.1.0"
 """The version of the package. Its metadata takes it from here."""
 
 __all__ = [
+    "OPERATIONS",
     "APIError",
     "Asset",
     "AuthenticationError",
@@ -111,6 +128,7 @@ __all__ = [
     "ClientStateError",
     "ConnectError",
     "Estimate",
+    "ImageToVideo",
     "ImageToVideoUltra",
     "InsecureTransportWarning",
     "InsufficientCreditsError",
@@ -129,20 +147,25 @@ __all__ = [
     "MalformedReplyError",
     "ModelsLabError",
     "NotFoundError",
+    "Operation",
     "Plan",
     "PriceList",
     "Problem",
     "RateLimitError",
     "Recovery",
     "ReplyLostError",
+    "Request",
     "RequestParams",
     "SavedVideo",
     "ServerError",
     "Statistics",
     "SubmitUncertainError",
+    "TextToVideo",
+    "TextToVideoUltra",
     "Timeouts",
     "TransportError",
     "Video",
+    "VideoFusion",
     "__version__",
 ]
 

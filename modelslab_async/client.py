@@ -16,6 +16,7 @@ from modelslab_async.engine.config import (
     AnyRequest,
     InsecureTransportWarning,
     SharedResources,
+    call_of,
     check_arguments,
     check_key,
     parse_request,
@@ -23,6 +24,7 @@ from modelslab_async.engine.config import (
     require_key,
     wrapped_key,
 )
+from modelslab_async.engine.dedicated import DedicatedServer
 from modelslab_async.engine.engine import Engine
 from modelslab_async.engine.recorder import account_fingerprint
 from modelslab_async.engine.recovery import Recovery, new_ref
@@ -38,15 +40,16 @@ from modelslab_async.polling.flow import WaitStrategy
 from modelslab_async.polling.schedule import DEFAULT_POLL_COST, RateLimiter, gaps_at
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.pricing import Budget, Estimate, PriceList
 from modelslab_async.protocol.problems import refusal, wrong
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.request import (
     Deployment,
     ImageInput,
-    ImageToVideoUltra,
     LimitsMode,
     NewRequestParams,
+    Request,
     RequestParams,
 )
 from modelslab_async.protocol.secret import ApiKey, hides_key
@@ -90,7 +93,7 @@ class Client:
         database, "postgresql://..." (extra `postgres`). All clients of an account together keep to its slots. Any
         `Journal` will do. A client with a journal is used as `async with`. None keeps nothing.
     budget: what may be spent, see `Budget`; several clients may share one. None for no bound.
-    prices: what a call costs, for budget and estimates; None for the documented prices.
+    prices: what calls cost, for budget and estimates; None for the documented prices.
     timeouts: see `Timeouts`.
     webhook: where the service reports ends, see `modelslab_async.webhook.Webhook`. A request that names another webhook
         keeps it. None only polls.
@@ -227,6 +230,11 @@ class Client:
         return self._engine.recorder.budget
 
     @property
+    def dedicated_server(self) -> DedicatedServer:
+        """Commands to the dedicated server. Raises ClientStateError unless the client has `enterprise=True`."""
+        return DedicatedServer(self._engine)
+
+    @property
     def api_key(self) -> ApiKey:
         """The account's key, wrapped: it removes the key from values and errors, and shows it nowhere."""
         return self._api_key
@@ -276,8 +284,9 @@ class Client:
     def submit(self, request: AnyRequest | None = None, /, **params: Any) -> Job:
         """Submit a request. Return its job future at once; the request is sent when a slot is free.
 
-        The request is an `ImageToVideoUltra`, a mapping with the names of the documentation page, or keywords.
-        Keywords override the others.
+        The request is an `ImageToVideoUltra` or the request of another operation, a mapping with the names of the
+        documentation page, or keywords. Keywords override the others. A mapping may name its `operation`; without it,
+        mappings and keywords are those of an `ImageToVideoUltra`.
 
         If the journal has a job with the same `track_id`, which was or may have been sent, nothing is sent: the new job
         becomes that one. If that one was another request, the new job ends as REFUSED.
@@ -343,8 +352,11 @@ class Client:
         """
         return await self._engine.follow(ref)
 
-    async def attach(self, ref_or_id: str | int) -> Job:
+    async def attach(self, ref_or_id: str | int, *, operation: str = DEFAULT_OPERATION) -> Job:
         """Return the job with this ref, or with this id of the service. Nothing is paid.
+
+        operation: the operation of a job that was submitted elsewhere: the service answers only where it was submitted.
+            A job that is known here has its own.
 
         - A job that is open here is returned as it is.
         - A job that ended here lately (the last 100) is returned as it is, unless a new poll may change its end. That
@@ -355,10 +367,10 @@ class Client:
         - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
           does not know it, the job ends with NotFoundError, not charged.
 
-        Raises InvalidRequestError for an empty name, for a name that holds the key, and for a job that cannot be
-        attached to now; JournalError; ClientStateError.
+        Raises InvalidRequestError for an empty name, for a name that holds the key, for an unknown operation, and for a
+        job that cannot be attached to now; JournalError; ClientStateError.
         """
-        return await self._engine.attach(str(ref_or_id).strip())
+        return await self._engine.attach(str(ref_or_id).strip(), operation)
 
     async def find(self, ref_or_id: str) -> JobRecord | None:
         """Return the journal's row of the job with this ref, or id of the service; None if there is none.
@@ -435,8 +447,11 @@ class Client:
         return run.job if run else None
 
     def estimate(self, requests: Iterable[AnyRequest]) -> Estimate:
-        """Return what these requests cost. They are counted, not checked, and nothing is sent or reserved."""
-        return self.prices.estimate(sum(1 for _ in requests))
+        """Return what these requests cost. They are counted, not checked, and nothing is sent or reserved.
+
+        A request whose price is unknown counts in `Estimate.unpriced`.
+        """
+        return self.prices.estimate_calls(map(call_of, requests))
 
     async def as_completed(self, jobs: Iterable[Job]) -> AsyncGenerator[Job]:
         """Yield each job when it ends, however it ends. `job.result()` then gives the video or raises."""
@@ -464,7 +479,7 @@ class Client:
         try:
             return self.submit(request)
         except InvalidRequestError as error:
-            known = request if isinstance(request, ImageToVideoUltra) else None
+            known = request if isinstance(request, Request) else None
             ref = known.track_id if known and isinstance(known.track_id, str) else None
             return self._engine.refused(known, ref or new_ref(), error).job
 
@@ -477,9 +492,10 @@ class Client:
         overwrite: bool = True,
         max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> SavedVideo:
-        """Save a video, or the file behind a URL, at *path*: streamed, resumed after a break, verified as a whole mp4.
+        """Save a video, or the file behind a URL, at *path*: streamed, resumed after a break, verified to be whole.
 
-        Missing folders are made. An existing file is replaced once the new one is whole and on disk.
+        A video is an mp4, or a gif if its operation gives one, see `Video.container`. Missing folders are made. An
+        existing file is replaced once the new one is whole and on disk.
 
         progress: called with the bytes received and the total, or None if the server does not say.
         overwrite: False never replaces an existing file.
@@ -487,7 +503,7 @@ class Client:
 
         At most 50 downloads run at once; further calls wait.
 
-        Raises InvalidVideoError if no link gives a whole mp4, InvalidRequestError for a path that cannot be a file,
+        Raises InvalidVideoError if no link gives a whole video, InvalidRequestError for a path that cannot be a file,
         FileExistsError without `overwrite`, OSError if the disk fails.
         """
         self._engine.require_usable(while_closing=True)
@@ -509,17 +525,16 @@ class Client:
         """
         return await self._engine.call(wire.QUEUE_DEPTH_PATH, self._engine.api.bare_body, wire.queue_depth)
 
-    async def upload(self, image: ImageInput) -> str:
-        """Upload a local picture (path, bytes or data URI; 5 MB at most). Return a URL that the service keeps 24 hours.
+    async def upload(self, file: ImageInput) -> str:
+        """Upload a local picture or mp4 (path, bytes or data URI; 5 MB at most).
 
-        Raises InvalidRequestError if *image* is not a picture, APIError or TransportError.
+        Return a URL that the service keeps 24 hours. Raises InvalidRequestError if *file* is neither, APIError or
+        TransportError.
         """
-        return await self._engine.upload(image)
+        return await self._engine.upload(file)
 
 
-def _with_ref(
-    parsed: tuple[ImageToVideoUltra, list[Problem]], ref: str
-) -> tuple[ImageToVideoUltra, str, list[Problem]]:
+def _with_ref(parsed: tuple[Request, list[Problem]], ref: str) -> tuple[Request, str, list[Problem]]:
     """Return the request, the ref, and what is wrong with the names or with a ref that contradicts the request's."""
     request, problems = parsed
     if request.track_id not in (None, ref):

@@ -210,6 +210,6 @@ class JobDetachedError(JobError):
 
 
 class InvalidVideoError(JobError):
-    """The service reports success, but none of the job's links gives a complete mp4."""
+    """The service reports success, but none of the job's links gives a complete video."""
 
     charged = True

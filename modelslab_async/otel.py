@@ -13,9 +13,9 @@ from modelslab_async.errors import ModelsLabError
 from modelslab_async.job.future import Job
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState, Video
+from modelslab_async.protocol.operations import OPERATIONS
 from modelslab_async.telemetry import Telemetry
 
-_DEFAULT_MODEL = "wan2.2"
 _OPERATION = "generate_content"
 
 
@@ -25,7 +25,7 @@ class OpenTelemetry(Telemetry):
     Spans: "generate_content MODEL", of kind client, from submit to end, with the events "slot" (with the seconds that
     the job had waited for it), "accepted", "poll", "refused" and "retry". A job that was taken over from a client that
     is gone has another span here, with the attribute modelslab_async.recovered. Both spans have the job's ref, as
-    modelslab_async.ref.
+    modelslab_async.ref. The service's operation is modelslab_async.operation, on spans and metrics.
     Metrics: gen_ai.client.operation.duration (s), modelslab_async.job.polls, modelslab_async.submit.refusals,
     modelslab_async.submit.retries, modelslab_async.download.size (By) and modelslab_async.download.duration (s).
     They hold no prompt, no picture and no key.
@@ -128,8 +128,11 @@ class OpenTelemetry(Telemetry):
 def _attributes(job: Job) -> dict[str, str]:
     """Return the attributes that the span and the metrics of a job share."""
     model = job.redact(job.request.model_id) if job.request else ""
+    row = OPERATIONS.get(job.operation)
+    usual = row.models[0] if row and row.models else "unknown"
     return {
         "gen_ai.operation.name": _OPERATION,
         "gen_ai.provider.name": "modelslab",
-        "gen_ai.request.model": model or _DEFAULT_MODEL,
+        "gen_ai.request.model": model or usual,
+        "modelslab_async.operation": job.operation,
     }

@@ -12,7 +12,7 @@ from helpers.inside import run_of
 from helpers.transports import PassOn, intercepted
 from helpers.world import PNG, MakeWorld, a_request
 
-from modelslab_async import BeyondDocumentationWarning, InvalidRequestError, JobState
+from modelslab_async import BeyondDocumentationWarning, ImageToVideoUltra, InvalidRequestError, JobState
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.protocol.reply import HttpReply
 
@@ -41,7 +41,7 @@ async def test_submit_takes_keywords_mappings_and_changes(make_world: MakeWorld)
             client.submit(a_request(prompt="b", sample_shift=7), prompt="a", shift_sample=3),
         ]
     for job in jobs:
-        assert job.request is not None
+        assert isinstance(job.request, ImageToVideoUltra)
         assert (job.request.prompt, job.request.sample_shift) == ("a", 3)
 
 
@@ -97,9 +97,9 @@ async def test_a_picture_is_released_once_it_is_sent(make_world: MakeWorld) -> N
     async with make_world().client() as client:
         job = client.submit(a_request(init_image=PNG))
         run = run_of(client, job.ref)
-        assert run.image is not None
+        assert run.media is not None
         await job.submitted()
-        assert run.image is None
+        assert run.media is None
 
 
 @pytest.mark.parametrize(("named", "expected"), [(False, 7), (True, 9)])

@@ -10,7 +10,7 @@ from helpers.world import MakeWorld, a_request
 
 from modelslab_async import Budget, JobError, JobState, ServerError
 from modelslab_async.emulator import InProcess
-from modelslab_async.media import images
+from modelslab_async.media import inputs
 from modelslab_async.protocol.reply import HttpReply
 
 pytestmark = pytest.mark.looptime
@@ -54,7 +54,7 @@ async def test_a_bug_before_the_request_costs_nothing(make_world: MakeWorld, mon
         raise MemoryError
 
     world, budget = make_world(), Budget(usd=5)
-    monkeypatch.setattr(images, "load", without_memory)
+    monkeypatch.setattr(inputs, "load", without_memory)
     async with world.client(budget=budget) as client:
         job = client.submit(a_request())
         with pytest.raises(JobError, match="please report it: MemoryError") as caught:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from modelslab_async.batch.naming import stem_of
 from modelslab_async.job.future import Job
-from modelslab_async.media import mp4
+from modelslab_async.media.containers import Parser
 from modelslab_async.media.saved import SavedVideo
+from modelslab_async.protocol.operations import OPERATIONS
 
 _BLOCK_BYTES = 2**20
 
@@ -21,10 +22,9 @@ def values_of(job: Job, line: int) -> dict[str, str | int]:
     The prompt is that of the journal row, which never holds the key.
     """
     record, seed = job.record, job.result().seed
-    picture = (record and record.picture) or {}
     request = (record and record.request) or {}
     return {
-        "stem": stem_of(picture.get("where")),
+        "stem": _stem(job),
         "seed": "x" if seed is None else str(seed),
         "line": line,
         "ref": job.ref,
@@ -34,12 +34,25 @@ def values_of(job: Job, line: int) -> dict[str, str | int]:
     }
 
 
+def _stem(job: Job) -> str:
+    """Return the name of the job's first file, without its suffix. Without files, return the operation's name."""
+    record, row = job.record, OPERATIONS.get(job.operation)
+    if row and not row.inputs:
+        return job.operation
+    where: object = ((record and record.picture) or {}).get("where")
+    request = (record and record.request) or {}
+    for each in row.inputs if row and where is None else ():
+        value = request.get(each.name)
+        where = where or (value[0] if isinstance(value, list) and value else value)
+    return stem_of(where if isinstance(where, str) and not where.startswith("sha256:") else None)
+
+
 def examine(path: Path) -> SavedVideo | None:
-    """Return the facts of a video file, or None if it is missing or no whole mp4.
+    """Return the facts of a video file, or None if it is missing or no whole video.
 
     It reads the whole file: call it in a thread.
     """
-    walk, digest, size = mp4.Parser(), hashlib.sha256(), 0
+    walk, digest, size = Parser(), hashlib.sha256(), 0
     try:
         with path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
@@ -48,7 +61,7 @@ def examine(path: Path) -> SavedVideo | None:
                 size += len(block)
     except OSError:
         return None
-    return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.verdict() is mp4.Verdict.WHOLE else None
+    return SavedVideo(path, size, digest.hexdigest(), *walk.facts()) if walk.is_whole else None
 
 
 def modified_at(path: Path) -> int | None:

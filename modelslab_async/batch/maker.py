@@ -25,7 +25,7 @@ from modelslab_async.job.future import Job
 from modelslab_async.journal.base import Journal
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import SENT, JobRecord
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 
 OUTAGE_PATIENCE = 600.0
 """Seconds for which submits are repeated during an outage, before the batch stops."""
@@ -179,7 +179,7 @@ class LocalMaker:
         if self.is_shared and (saved := await self._saved_by_owner(entry, job)):
             return Made(saved, job)
         try:
-            wanted = names(self.name, {**values_of(job, entry.line), "item": entry.item})
+            wanted = names(self.name, {**values_of(job, entry.line), "item": entry.item}, job.result().container)
             file = await save_as(job, self.folder, wanted, partial(self.claim, entry.item))
             mtime_ns = await in_thread(modified_at, file[1].path)
             return Made(self._result(entry, _record_of(job), saved=file, mtime_ns=mtime_ns, host=self.host), job)
@@ -224,7 +224,7 @@ async def in_thread(work: Callable[..., _T], *arguments: Any) -> _T:
     return await asyncio.get_running_loop().run_in_executor(None, partial(work, *arguments))
 
 
-def request_of(entry: Entry) -> ImageToVideoUltra:
+def request_of(entry: Entry) -> Request:
     """Return an entry's request. Raises InvalidRequestError if the entry could not be read."""
     if entry.request is None:
         raise InvalidRequestError(entry.problems)

@@ -21,13 +21,38 @@ from modelslab_async.errors import InvalidRequestError, Problem
 from modelslab_async.job.streams import as_async
 from modelslab_async.media.images import is_data_uri, sniff
 from modelslab_async.protocol.limits import unwritable
-from modelslab_async.protocol.request import RESERVED, ImageToVideoUltra
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS
+from modelslab_async.protocol.request import Request, is_http_url
 from modelslab_async.protocol.wire import request_from
 
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".avif", ".heic"}
 _TABLES = {".csv", ".tsv", ".tab"}
-_WHOLE = {"seed", "num_frames", "num_inference_steps", "fps", "sample_shift", "shift_sample", "resolution"}
-_FLAGS = {"portrait", "base64", "temp"}
+_WHOLE = {
+    "seed",
+    "num_frames",
+    "num_inference_steps",
+    "fps",
+    "sample_shift",
+    "shift_sample",
+    "resolution",
+    "width",
+    "height",
+    "clip_skip",
+    "upscale_height",
+    "upscale_width",
+    "upscale_num_inference_steps",
+    "improved_sampling_seed",
+    "motion_bucket_id",
+}
+_DECIMALS = {
+    "guidance_scale",
+    "upscale_strength",
+    "upscale_guidance_scale",
+    "min_guidance_scale",
+    "max_guidance_scale",
+    "noise_aug_strength",
+}
+_FLAGS = {"portrait", "base64", "temp", "generate_audio", "use_improved_sampling", "instant_response"}
 _WORDS = {"true": True, "yes": True, "1": True, "1.0": True, "false": False, "no": False, "0": False, "0.0": False}
 _MOST_FIELD_CHARACTERS = 16 * 2**20
 """Of a cell: a picture as a data URI fits."""
@@ -55,11 +80,11 @@ class Entry:
 
     line: int
     item: str
-    request: ImageToVideoUltra | None
+    request: Request | None
     problems: tuple[Problem, ...] = ()
 
 
-_Wanted = Entry | ImageToVideoUltra | Mapping[str, Any]
+_Wanted = Entry | Request | Mapping[str, Any]
 Source = Iterable[_Wanted] | AsyncIterable[_Wanted]
 _Line = tuple[int, Mapping[str, Any] | Problem]
 
@@ -67,9 +92,11 @@ _Line = tuple[int, Mapping[str, Any] | Problem]
 def read_manifest(path: Path, defaults: Mapping[str, Any] | None = None) -> Iterator[Entry]:
     """Yield the entries of a manifest. A parameter of `defaults` holds for each entry that does not have it.
 
+    An entry may name its `operation`. Without it, the entry is an Image to Video Ultra.
+
     A file that ends in .csv, .tsv or .tab is a table: its first row names the parameters, and commas, semicolons or
     tabs separate its cells. A folder gives an entry for each picture in it. Any other file is JSON Lines. Files are
-    UTF-8, or UTF-16 with a byte-order mark. A relative path of a picture starts at the manifest's folder.
+    UTF-8, or UTF-16 with a byte-order mark. A relative path of a file starts at the manifest's folder.
 
     Raises InvalidRequestError if the manifest cannot be read.
     """
@@ -89,9 +116,9 @@ class _TableError(Exception):
     """A table as a whole cannot be read. The arguments are the requirement that it breaks, and the hint."""
 
 
-def _entry_of(line: int, request: ImageToVideoUltra | Mapping[str, Any]) -> Entry:
+def _entry_of(line: int, request: Request | Mapping[str, Any]) -> Entry:
     """Return the entry of a request that comes from a program."""
-    params = _params_of(request) if isinstance(request, ImageToVideoUltra) else request
+    params = _params_of(request) if isinstance(request, Request) else request
     return _entry(line, params, {}, None)
 
 
@@ -105,7 +132,7 @@ def value_of(name: str, text: str) -> Any:
         if name in _WHOLE:
             whole, _, decimals = text.strip().partition(".")
             return text if decimals.strip("0") else int(whole)
-        if name == "guidance_scale":
+        if name in _DECIMALS:
             return float(text)
     except ValueError:
         return text
@@ -126,13 +153,25 @@ def _entry(line: int, params: Mapping[str, Any] | Problem, defaults: Mapping[str
 
 
 def _found(wanted: Mapping[str, Any], folder: Path | None) -> dict[str, Any]:
-    """Return init_image as a path in the manifest's folder, if it is a path."""
-    picture = wanted.get("init_image")
-    if folder is None or not isinstance(picture, str) or not picture.strip() or wanted.get("base64") is True:
+    """Return the files of an entry that are paths, as paths in the manifest's folder."""
+    operation = wanted.get("operation", DEFAULT_OPERATION)
+    row = OPERATIONS.get(operation) if isinstance(operation, str) else None
+    if folder is None or row is None or wanted.get("base64") is True:
         return {}
-    if "://" in picture or is_data_uri(picture):
-        return {}
-    return {"init_image": folder / picture}
+    return {each.name: _in_folder(wanted[each.name], folder) for each in row.inputs if wanted.get(each.name)}
+
+
+def _in_folder(value: Any, folder: Path) -> Any:
+    if isinstance(value, list):
+        return [_in_folder(item, folder) for item in value]
+    if not isinstance(value, str) or not value.strip() or is_http_url(value) or is_data_uri(value) or "://" in value:
+        return value
+    return folder / value
+
+
+def _columns() -> frozenset[str]:
+    """Return the names that a column may have, of all operations."""
+    return frozenset[str]().union(*(row.reserved for row in OPERATIONS.values()))
 
 
 def _name_of(wanted: Mapping[str, Any], line: int) -> str:
@@ -156,8 +195,8 @@ def _digest(value: object) -> str:
 _encode = json.JSONEncoder(sort_keys=True, default=_digest).encode
 
 
-def _params_of(request: ImageToVideoUltra) -> dict[str, Any]:
-    return {field.name: getattr(request, field.name) for field in attrs.fields(ImageToVideoUltra)}
+def _params_of(request: Request) -> dict[str, Any]:
+    return {field.name: getattr(request, field.name) for field in attrs.fields(type(request))}
 
 
 def _hidden(requirement: str, hint: str) -> Problem:
@@ -227,7 +266,8 @@ def _table(file: Iterable[str]) -> Iterator[_Line]:
     csv.field_size_limit(_MOST_FIELD_CHARACTERS)
     lines = _decoded(file)
     begin, first, separators = _first(lines)
-    separator = max(separators, key=lambda each: len(RESERVED & {*map(_column, first.replace('"', "").split(each))}))
+    known = _columns()
+    separator = max(separators, key=lambda each: len(known & {*map(_column, first.replace('"', "").split(each))}))
     rows = csv.reader(
         _trimmed(chain([first], lines), separator), delimiter=separator, skipinitialspace=True, strict=True
     )
@@ -278,7 +318,7 @@ def _trimmed(lines: Iterable[str], separator: str) -> Iterator[str]:
 def _head(cells: Iterable[str]) -> list[str]:
     """Return the names of the columns, "" for a column without a name. Raises _TableError for a row without names."""
     head = [_column(cell) for cell in cells]
-    if head and not RESERVED & {*head}:
+    if head and not _columns() & {*head}:
         hint = 'write a first row such as "prompt,init_image,seed"'
         raise _TableError("must begin with the names of its columns", hint)
     if twice := [name for name, count in Counter(head).items() if name and count > 1]:
@@ -288,7 +328,7 @@ def _head(cells: Iterable[str]) -> list[str]:
 
 def _column(cell: str) -> str:
     name = re.sub(r"[\s-]+", "_", cell.strip().lower())
-    if name in RESERVED:
+    if name in _columns():
         return name
     return "" if _UNNAMED.fullmatch(cell.strip()) else cell.strip()
 

@@ -52,18 +52,18 @@ def pattern_problem(pattern: str) -> Problem | None:
     return None
 
 
-def names(pattern: str, values: Mapping[str, str | int]) -> Iterator[str]:
-    """Yield the names that a file may have, the best first.
+def names(pattern: str, values: Mapping[str, str | int], container: str = "mp4") -> Iterator[str]:
+    """Yield the names that a file may have, the best first. A container that is no mp4 has its own suffix.
 
     They are relative to the batch's folder, with / between their parts, and any file system takes them.
     """
     filled = pattern.format_map({field: _tame(value) for field, value in values.items()})
     *folders, name = map(_portable, filled.removesuffix(".mp4").split("/"))
     base = "/".join([*filter(None, folders), name or "_"])
-    yield f"{base}.mp4"
+    yield f"{base}.{container}"
     number = 2
     while True:
-        yield f"{base}-{number}.mp4"
+        yield f"{base}-{number}.{container}"
         number += 1
 
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 import attrs
 
+from modelslab_async.batch.results import counted, usd
 from modelslab_async.errors import Problem
 
 MOST_PROBLEMS = 1000
@@ -20,7 +21,8 @@ class BatchPlan:
     collect: items that are paid for and not saved yet.
     kept: items that an earlier run finished.
     uncertain, failed: items that would be left as they are.
-    usd: the cost in USD of the items to submit.
+    usd: the cost in USD of the items to submit, without those of an unknown price.
+    unpriced: how many of the items to submit have an unknown price.
     problems: the first 1000 problems, by line and field.
     problem_count: the number of all problems.
     """
@@ -32,8 +34,17 @@ class BatchPlan:
     uncertain: int = 0
     failed: int = 0
     usd: Decimal = Decimal(0)
+    unpriced: int = 0
     problems: list[Problem] = attrs.field(factory=list[Problem])
     problem_count: int = 0
+
+    @property
+    def cost(self) -> str:
+        """The cost as text."""
+        unpriced = f"{counted(self.unpriced, 'video')} of an unknown price"
+        if self.unpriced and not self.usd:
+            return unpriced
+        return f"{usd(self.usd)} and {unpriced}" if self.unpriced else usd(self.usd)
 
     def add_problem(self, problem: Problem, line: int | None = None) -> None:
         """Add a problem of a line, or of the whole batch if *line* is None."""

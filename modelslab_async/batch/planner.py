@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import assert_never
@@ -14,16 +15,21 @@ from modelslab_async.batch.plan import BatchPlan
 from modelslab_async.batch.results import counted, usd
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
+from modelslab_async.engine.config import call_of
 from modelslab_async.errors import InvalidRequestError, Problem
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
+from modelslab_async.protocol.pricing import Estimate
 from modelslab_async.protocol.problems import wrong
 
 _CHUNK = 256
 """Items that are decided about at a time, with one query."""
+Calls = Counter[tuple[str, object]]
+"""How many items call each operation and model."""
 
 
 async def plan_run(decider: Decider, source: Source, *, check_wallet: bool) -> BatchPlan:
     """Return what a run would do with each item. Only the items to submit are checked and priced."""
-    plan, client = BatchPlan(), decider.client
+    plan, client, calls = BatchPlan(), decider.client, Calls()
     with _open_items() as items:
         async for chunk in _chunks(source):
             plan.lines += len(chunk)
@@ -34,10 +40,11 @@ async def plan_run(decider: Decider, source: Source, *, check_wallet: bool) -> B
                 if problem:
                     plan.add_problem(problem, entry.line)
                 elif _count(plan, next(decisions)) is Action.SUBMIT:
+                    calls += _call_of(entry)
                     for each in problems_of(client, entry):
                         plan.add_problem(each, entry.line)
-    _finish(plan, client)
-    _check_budget(plan, client)
+    _finish(plan, client, calls)
+    _check_budget(plan, client, calls)
     if check_wallet and (wallet := (await client.balance()).amount) < plan.usd:
         requirement, hint = f"must cover the batch's cost of {usd(plan.usd)}", "add funds, or make fewer videos"
         plan.add_problem(Problem("wallet", usd(wallet), requirement, hint))
@@ -56,24 +63,31 @@ async def _chunks(source: Source) -> AsyncIterator[Sequence[Entry]]:
         yield chunk
 
 
-async def plan_price(client: Client, source: Source) -> BatchPlan:
+async def plan_price(client: Client, source: Source) -> tuple[BatchPlan, Estimate]:
     """Return the price of all items that can be sent, as if none was made before, and the problems of the others."""
-    plan = BatchPlan()
+    plan, calls = BatchPlan(), Calls()
     with _open_items() as items:
         async for entry in entries(source):
             plan.lines += 1
             problems = [problem] if (problem := _duplicate(items, entry)) else problems_of(client, entry)
             plan.submit += not problems
+            calls += Calls() if problems else _call_of(entry)
             for problem in problems:
                 plan.add_problem(problem, entry.line)
-    _finish(plan, client)
-    return plan
+    return plan, _finish(plan, client, calls)
 
 
-def _finish(plan: BatchPlan, client: Client) -> None:
+def _call_of(entry: Entry) -> Calls:
+    """Return the call of an item. An item that cannot be read counts as an Image to Video Ultra."""
+    return Calls([call_of(entry.request) if entry.request else (DEFAULT_OPERATION, None)])
+
+
+def _finish(plan: BatchPlan, client: Client, calls: Calls) -> Estimate:
     """Hide the key in the problems, and compute the price."""
     plan.problems = [client.api_key.redact_problem(problem) for problem in plan.problems]
-    plan.usd = client.prices.estimate(plan.submit).usd
+    estimate = client.prices.estimate_calls(calls.elements())
+    plan.usd, plan.unpriced = estimate.usd, estimate.unpriced
+    return estimate
 
 
 @contextmanager
@@ -127,11 +141,17 @@ def problems_of(client: Client, entry: Entry) -> Sequence[Problem]:
     return ()
 
 
-def _check_budget(plan: BatchPlan, client: Client) -> None:
+def _check_budget(plan: BatchPlan, client: Client, calls: Calls) -> None:
+    if client.budget is None:
+        return
     now = time.time()
-    left = client.budget.jobs_left(client.prices, now) if client.budget else None
-    if client.budget and left is not None and left < plan.submit:
+    priced = [(client.prices.price_of(*call), count) for call, count in calls.items()]
+    try:
+        left = client.budget.allowed(priced, now)
+    except InvalidRequestError:  # each item with an unknown price has this problem already
+        return
+    if left < calls.total():
         remaining = client.budget.remaining(now)
         value = counted(left, "job") if remaining is None else usd(remaining)
-        requirement = f"must allow the batch's {counted(plan.submit, 'job')} at {usd(plan.usd)}; it allows {left}"
+        requirement = f"must allow the batch's {counted(calls.total(), 'job')} at {plan.cost}; it allows {left}"
         plan.add_problem(Problem("budget", value, requirement, "raise the budget, or make fewer videos"))

@@ -110,7 +110,8 @@ def _notice(results: Iterable[Result]) -> str:
 
 
 def _totals(results: Sequence[Result]) -> str:
-    uncertain = sum((result.price for result in results if result.charged is None), Decimal(0))
+    uncertain = sum((result.price or Decimal(0) for result in results if result.charged is None), Decimal(0))
+    unpriced = sum(result.price is None and result.charged is not False for result in results)
     spent, may_be_spent = "spent", "may have been spent"
     if _is_local(results):
         spent, may_be_spent = "would be spent", "might be spent"
@@ -118,6 +119,7 @@ def _totals(results: Sequence[Result]) -> str:
         (str(sum(result.file is not None for result in results)), f"of {counted(len(results), 'video')}"),
         (usd(sum((result.cost or Decimal(0) for result in results), Decimal(0))), spent),
         *([(usd(uncertain), may_be_spent)] if uncertain else []),
+        *([(str(unpriced), "of an unknown price")] if unpriced else []),
         *_medians(results),
     ]
     return f'<ul class="totals">{"".join(f"<li><b>{value}</b> {name}</li>" for value, name in totals)}</ul>'

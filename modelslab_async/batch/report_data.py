@@ -64,12 +64,15 @@ def details_of(result: Result) -> Mapping[str, str]:
         "" if result.fps is None else f"{result.fps:g} fps",
     ]
     details = {
-        "Cost": f"unknown, {usd(result.price)} at most" if result.cost is None else usd(result.cost),
+        "Operation": result.operation,
+        "Cost": _cost(result),
         "Waited": "" if waited is None else format_seconds(waited),
         "Processed": "" if processed is None else format_seconds(processed),
         "Video": ", ".join(filter(None, size)),
         "Seed": "" if result.seed is None else str(result.seed),
-        "Picture": _picture_name(result.request.get("init_image")),
+        "Picture": _file_name(result.request.get("init_image")),
+        "Source video": _file_name(result.request.get("init_video")),
+        "Sound": _file_name(result.request.get("init_audio")),
         "File": result.file or "",
         "Line": str(result.line),
         "Host": result.host or "",
@@ -110,8 +113,15 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 60}:{whole % 60:02} min" if whole < 3600 else f"{whole // 3600}:{whole % 3600 // 60:02} h"
 
 
-def _picture_name(where: object) -> str:
-    """Return a picture's file name, from its path or URL; empty if it has none."""
+def _cost(result: Result) -> str:
+    if result.cost is not None:
+        return usd(result.cost)
+    return "unknown" if result.price is None else f"unknown, {usd(result.price)} at most"
+
+
+def _file_name(where: object) -> str:
+    """Return a file's name, from its path or URL, or that of a list's first file; empty if it has none."""
+    where = where[0] if isinstance(where, list) and where else where
     if not isinstance(where, str) or where.startswith(("data:", "sha256:")):
         return ""
     path = unquote(urlsplit(where).path) if is_http_url(where) else where

@@ -15,6 +15,7 @@ import attrs
 from cattrs import Converter
 
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 
 RESULTS_FILE = "results.jsonl"
 _TEXT = rb'"(?:[^"\\]|\\.)*"'
@@ -32,10 +33,11 @@ class Result:
     ref: the job's ref, which differs for each attempt.
     line: the item's line in the manifest, from 1.
     state: how the job ended. "ready" without a *file* means that the video could not be saved yet; see *error*.
-    request: the parameters; init_image is where the picture came from.
+    request: the parameters; an input, such as init_image, is where the file came from.
     service: the base URL of the service.
     host: the host that made the video, or the worker of a cluster; None if this is unknown.
-    price: the price of the call in USD.
+    operation: the name of the operation.
+    price: the price of the call in USD; None if it is unknown.
     charged: whether the job was charged; None if that cannot be known here.
     job_id: the service's id, or None if the service named none.
     seed: the video's seed, or None if it is unknown.
@@ -58,7 +60,8 @@ class Result:
     request: Mapping[str, Any]
     service: str
     host: str | None = None
-    price: Decimal = Decimal(0)
+    operation: str = DEFAULT_OPERATION
+    price: Decimal | None = Decimal(0)
     charged: bool | None
     job_id: str | None = None
     seed: int | None = None
@@ -80,16 +83,23 @@ class Result:
 
     @property
     def cost(self) -> Decimal | None:
-        """The cost in USD; None if it is unknown whether the job was charged."""
-        return None if self.charged is None else self.price * self.charged
+        """The cost in USD; None if it is unknown whether the job was charged, or at which price."""
+        if self.charged is False:
+            return Decimal(0)
+        return self.price if self.charged else None
 
 
 _FIELDS = frozenset(attrs.fields_dict(Result))
 _TIMES = [name for name in attrs.fields_dict(Result) if name.endswith("_at")]
 
 
-def usd(amount: Decimal) -> str:
-    """Return an amount in USD as text: "$0.20". It has more than two decimals only if the amount has."""
+def usd(amount: Decimal | None) -> str:
+    """Return an amount in USD as text: "$0.20". It has more than two decimals only if the amount has.
+
+    None, for a price that is not known, gives "an unknown price".
+    """
+    if amount is None:
+        return "an unknown price"
     return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount}"
 
 
@@ -136,7 +146,8 @@ def _result_from(values: dict[str, Any]) -> Result:
     for name in _TIMES:
         if (value := values.get(name)) is not None:
             values[name] = datetime.fromisoformat(value)
-    values["state"], values["price"] = JobState(values["state"]), Decimal(values.get("price", 0))
+    price = values.get("price", 0)
+    values["state"], values["price"] = JobState(values["state"]), None if price is None else Decimal(price)
     result = Result(**values)
     for value, kind in ((result.item, str), (result.ref, str), (result.line, int), (result.request, dict)):
         if not isinstance(value, kind):

@@ -23,6 +23,7 @@ from modelslab_async.errors import (
 )
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS, inputs_of
 from modelslab_async.protocol.problems import shown
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
@@ -89,22 +90,24 @@ def refused(entry: Entry, error: ModelsLabError, *, service: str, ref: str, key:
         state=JobState.REFUSED,
         request=_shown_request(entry, key),
         service=service,
+        operation=entry.request.operation if entry.request else DEFAULT_OPERATION,
         charged=False,
         error=str(error),
     )
 
 
 def _shown_request(entry: Entry, key: ApiKey) -> Mapping[str, Any]:
-    """Return prompt and picture as a report shows them, without the key."""
+    """Return prompt and files as a report shows them, without the key."""
     request = entry.request
     if request is None:
         return {}
-    return {"prompt": str(request.prompt), "init_image": key.cut(key.redact(shown(_picture(request.init_image))))}
+    files = {each.name: key.cut(key.redact(shown(_file(value)))) for each, value in inputs_of(request)}
+    return {**({} if request.prompt is None else {"prompt": str(request.prompt)}), **files}
 
 
-def _picture(picture: object) -> object:
+def _file(value: object) -> object:
     """Return a path as text, because a report shows file names and not Python objects."""
-    return os.fspath(picture) if isinstance(picture, os.PathLike) else picture
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def result_of(
@@ -125,18 +128,20 @@ def result_of(
     now: the time at which the file was saved.
     """
     name, file = saved or (None, None)
-    picture = record.picture or {}
-    origin = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
-    request = {name: value for name, value in (record.request or {}).items() if name != "track_id"}
+    request = {name: value for name, value in (record.request or {}).items() if name not in ("track_id", "operation")}
+    if (operation := OPERATIONS.get(record.operation)) and operation.inline_input:
+        picture = record.picture or {}
+        request["init_image"] = picture.get("where") or f"sha256:{picture.get('sha256', 'unknown')}"
     return Result(
         item=entry.item,
         ref=record.ref,
         line=entry.line,
         state=record.state,
-        request={**request, "init_image": origin},
+        request=request,
         service=service,
         host=host,
-        price=record.price,
+        operation=record.operation,
+        price=record.usd,
         charged=error.charged if isinstance(error, ModelsLabError) else record.charged,
         job_id=record.job_id,
         seed=(record.video or {}).get("seed"),

@@ -19,7 +19,7 @@ import click
 from modelslab_async.batch import Batch, BatchEvent, BatchPlan, Entry, Step, open_batch, read_manifest
 from modelslab_async.batch.naming import DEFAULT_NAME
 from modelslab_async.batch.planner import plan_price
-from modelslab_async.batch.results import counted, to_values, usd
+from modelslab_async.batch.results import counted, to_values
 from modelslab_async.cli.display import BatchDisplay, format_duration
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.help import MONEY, REQUEST, SAVING, WAITING, Command, option
@@ -199,14 +199,14 @@ def _confirm(output: Output, plan: BatchPlan, *, yes: bool) -> bool:
     counts = {"kept": plan.kept, "to collect": plan.collect, "uncertain": plan.uncertain, "failed before": plan.failed}
     also = "".join(f", {count} {name}" for name, count in counts.items() if count)
     videos = counted(plan.submit, "video")
-    output.say(f"{counted(plan.lines, 'line')}: {videos} to make for {usd(plan.usd)}{also}")
+    output.say(f"{counted(plan.lines, 'line')}: {videos} to make for {plan.cost}{also}")
     if yes or not plan.submit:
         return True
     if not can_ask():
         raise click.UsageError("cannot ask for confirmation without a terminal (hint: pass --yes)")
     is_confirmed = False
     try:
-        is_confirmed = _ask(f"Spend {usd(plan.usd)}?")
+        is_confirmed = _ask(f"Spend {plan.cost}?")
     finally:
         if not is_confirmed:
             output.say("nothing was sent")
@@ -326,14 +326,14 @@ async def _cost(settings: Settings, *, manifest: Path, prompt: str | None, given
     usable = (key for key in output.keys if key.problem(is_any_length=False) is None)
     key = next(usable, wrapped_key("no key is needed"))
     async with Client(key, enterprise=settings.enterprise, limits=limits_mode(settings)) as client:
-        plan = await plan_price(client, read_manifest(manifest, defaults))
-        estimate = client.prices.estimate(plan.submit)
+        plan, estimate = await plan_price(client, read_manifest(manifest, defaults))
     _require_lines(plan, manifest)
     for problem in plan.problems:
         output.say(problem_line(problem), "red")
     by_plan = {plan.name.lower(): count for plan, count in estimate.credits.items()}
     known = {"lines": plan.lines, "videos": plan.submit, "usd": estimate.usd, "credits": by_plan}
+    known |= {"unpriced": plan.unpriced} if plan.unpriced else {}
     values = {**known, "problems": problem_values(plan.problems), "problem_count": plan.problem_count}
     by_plan_text = ", ".join(f"{counted(count, 'credit')} of the {name} plan" for name, count in by_plan.items())
-    output.result(values, f"{counted(plan.submit, 'video')}: {usd(estimate.usd)} ({by_plan_text})")
+    output.result(values, f"{counted(plan.submit, 'video')}: {plan.cost} ({by_plan_text})")
     return Exit.USAGE if plan.problem_count else Exit.DONE

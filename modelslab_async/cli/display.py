@@ -22,9 +22,11 @@ from modelslab_async.batch import BatchEvent, Step
 from modelslab_async.batch.results import usd
 from modelslab_async.cli.output import Output
 from modelslab_async.job.future import Job
+from modelslab_async.media import inputs
 from modelslab_async.media.images import is_data_uri
+from modelslab_async.media.inputs import has_inputs
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.request import is_http_url
+from modelslab_async.protocol.request import Request, is_http_url
 
 _FRAMES_PER_SECOND = 4
 _MAX_ROWS = 10
@@ -98,6 +100,13 @@ def picture_name(image: object) -> str:
     return unquote(path.replace("\\", "/").rstrip("/").rpartition("/")[2]) or where
 
 
+def label_of(request: Request | None) -> str:
+    """Return the name of a request's first file, or of its operation if the operation has no files."""
+    if request and not has_inputs(request):
+        return request.operation
+    return picture_name(inputs.label_of(request))
+
+
 @attrs.define
 class BatchDisplay:
     """Show a batch's progress: a status line, and the jobs that run.
@@ -108,6 +117,7 @@ class BatchDisplay:
     jobs: the jobs that have begun, by item.
     counts: the number of ended items by outcome.
     spent, uncertain: the USD that this run spent, and may have spent.
+    unpriced: the number of jobs that were, or may have been, charged an unknown price.
     is_stopping: whether the user asked the batch to stop.
     """
 
@@ -120,6 +130,7 @@ class BatchDisplay:
     counts: Counter[str] = attrs.field(factory=Counter[str])
     spent: Decimal = Decimal(0)
     uncertain: Decimal = Decimal(0)
+    unpriced: int = 0
     is_stopping: bool = False
 
     @contextmanager
@@ -153,9 +164,8 @@ class BatchDisplay:
             self.output.say(f"line {result.line}: {text}", "" if is_done else "red")
 
     def _label(self, event: BatchEvent) -> str:
-        """Return the name of an item's picture, and its line: several lines may have the same picture."""
-        request = event.entry.request
-        name = picture_name(request.init_image) if request else "picture"
+        """Return the name of an item's first file, and its line: several lines may have the same file."""
+        name = label_of(event.entry.request)
         return str(self.output.redact(f"{name}, line {event.entry.line}"))
 
     def count_running(self) -> None:
@@ -167,12 +177,13 @@ class BatchDisplay:
         """Count the known charge of a job whose end was not seen."""
         if record := job.record:
             at = None if record.submitted_at is None else datetime.fromtimestamp(record.submitted_at, UTC)
-            self._count_money(record.charged, record.price, at)
+            self._count_money(record.charged, record.usd, at)
 
-    def _count_money(self, charged: bool | None, price: Decimal, submitted_at: datetime | None) -> None:
+    def _count_money(self, charged: bool | None, price: Decimal | None, submitted_at: datetime | None) -> None:
         if submitted_at and submitted_at >= self.started_at:  # an earlier run paid for the others
-            self.spent += price if charged else 0
-            self.uncertain += price if charged is None else 0
+            self.spent += (price or 0) if charged else 0
+            self.uncertain += (price or 0) if charged is None else 0
+            self.unpriced += price is None and charged is not False
 
     def status(self) -> str:
         """Return the batch's status in one line."""
@@ -183,6 +194,7 @@ class BatchDisplay:
         parts += [f"{counts[name]} {name}" for name in ("failed", "unsaved", "uncertain", "left") if counts[name]]
         parts += [f"{usd(self.spent)} {self.spending}"]
         parts += [f"{usd(self.uncertain)} uncertain"] if self.uncertain else []
+        parts += [f"{self.unpriced} of an unknown price"] if self.unpriced else []
         return ", ".join(parts)
 
     def _remaining(self) -> str:

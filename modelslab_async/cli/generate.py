@@ -1,10 +1,11 @@
-"""The command `generate`: make one video of one picture."""
+"""The command `generate`: make one video."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -14,25 +15,56 @@ import click
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
 from modelslab_async.batch.results import counted, usd
-from modelslab_async.cli.display import follow, picture_name
+from modelslab_async.cli.display import follow, label_of
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.help import REQUEST, SAVING, WAITING, Command, option
 from modelslab_async.cli.output import Output
-from modelslab_async.cli.parameters import parameter_options
+from modelslab_async.cli.parameters import input_options, parameter_options
 from modelslab_async.cli.runner import handle_interrupts, open_client, run
 from modelslab_async.cli.settings import JOBS, Settings, common_options
 from modelslab_async.client import Client
-from modelslab_async.engine.config import normalize_request
+from modelslab_async.engine.config import call_of, normalize_request
 from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
 from modelslab_async.job.future import Job
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS, inputs_of, operation_named
 
 
-@click.command(cls=Command, example='modelslab-async generate castle.jpg -p "clouds pass" --seed 7 -o castle.mp4')
-@click.argument("image")
-@option("-p", "--prompt", group=REQUEST, metavar="TEXT", required=True, help="what the video should show")
+def _help() -> str:
+    rows = "\n".join(f"  {row.name:16} {_price(row.price):8} {row.confidence}" for row in OPERATIONS.values())
+    return f"""Turn IMAGE (a path or a URL) into an mp4, or make a video by another operation.
+
+    The operations, the price of a call, and how sure their parameters are:
+
+    \b
+{rows}
+
+    IMAGE is the parameter init_image. Without a price, ModelsLab documents none.
+    """
+
+
+def _price(price: Decimal | None) -> str:
+    return "unknown" if price is None else usd(price)
+
+
+@click.command(
+    cls=Command,
+    help=_help(),
+    example='modelslab-async generate castle.jpg -p "clouds pass" --seed 7 -o castle.mp4',
+)
+@click.argument("image", required=False)
+@option("-p", "--prompt", group=REQUEST, metavar="TEXT", help="what the video should show")
+@option(
+    "--operation",
+    group=REQUEST,
+    metavar="NAME",
+    default=DEFAULT_OPERATION,
+    show_default=True,
+    help="the service's operation, listed above",
+)
+@input_options
 @option(
     "-o",
     "--output",
@@ -40,14 +72,14 @@ from modelslab_async.protocol.lifecycle import JobState
     group=SAVING,
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="path of the mp4; default PICTURE-SEED.mp4",
+    help="path of the video; default PICTURE-SEED.mp4",
 )
 @option("--force", group=SAVING, is_flag=True, help="replace an existing file")
 @option("--no-wait", group=WAITING, is_flag=True, help="print the ref and exit; collect it later")
 @parameter_options
 @common_options("emulate", *JOBS, "limits")
 def generate(settings: Settings, **options: Any) -> None:
-    """Turn IMAGE (a path or a URL) into an mp4. Costs $0.20."""
+    """Make one video."""
     if options["no_wait"] and settings.emulate:
         raise click.UsageError(
             "--no-wait cannot be used with --emulate, whose emulator ends with the command "
@@ -59,8 +91,10 @@ def generate(settings: Settings, **options: Any) -> None:
 async def _generate(
     settings: Settings,
     *,
-    image: str,
-    prompt: str,
+    image: str | None,
+    prompt: str | None,
+    operation: str,
+    files: Mapping[str, Any],
     target: Path | None,
     force: bool,
     no_wait: bool,
@@ -71,11 +105,11 @@ async def _generate(
         _check_target(target, force=force)
     async with open_client(settings) as client:
         client.api_key.require_absent(output=target)
-        request: dict[str, Any] = {"prompt": prompt, "init_image": image, **params}
-        client.check(**request)
+        request = _request(image, prompt, operation, files, params)
+        client.check(request)
         await _check_unpaid(settings, client, request)
-        output.say(f"{usd(client.prices.estimate(1).usd)} for one video")
-        job = client.submit(**request)
+        output.say(f"{usd(client.prices.price_of(*call_of(request)).usd)} for one video")
+        job = client.submit(request)
         job.target = target or Path()
         try:
             async with handle_interrupts():
@@ -90,6 +124,28 @@ async def _generate(
             return Exit.INTERRUPTED
 
 
+def _request(
+    image: str | None, prompt: str | None, operation: str, files: Mapping[str, Any], params: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the request as a mapping. An --extra that is a parameter of the operation is passed as that parameter.
+
+    Raises InvalidRequestError for an unknown operation, click.UsageError for two pictures.
+    """
+    row = operation_named(operation)
+    if image is not None and "init_image" in files:
+        raise click.UsageError("pass the picture once: as IMAGE, or as --init-image")
+    extra = dict(params.get("extra", {}))
+    known = {name: extra.pop(name) for name in list(extra) if name in row.parameters and name not in params}
+    given = {"prompt": prompt, "init_image": image, **files}
+    return {
+        "operation": operation,
+        **{name: value for name, value in given.items() if value is not None},
+        **known,
+        **params,
+        **({"extra": extra} if "extra" in params else {}),
+    }
+
+
 async def _check_unpaid(settings: Settings, client: Client, request: Mapping[str, Any]) -> None:
     """Refuse a request that an earlier run paid for, or may have paid for, if its video was not saved.
 
@@ -99,23 +155,28 @@ async def _check_unpaid(settings: Settings, client: Client, request: Mapping[str
     """
     if "track_id" in request or client.journal is None:
         return
-    stored = {**wire.stored_request(normalize_request(request, {}), ref=""), "init_image": ""}
-    image = str(request["init_image"])
-    location, journal = _location(image), client.journal
+    wanted, journal = normalize_request(request, {}), client.journal
+    files = {each.name: value for each, value in inputs_of(wanted)}
+    asked = {**wire.stored_request(wanted, ref=""), **{name: _location(value) for name, value in files.items()}}
     for row, is_alive in await journal.unfinished(client.account_id):
-        is_same = row.picture and _location(str(row.picture.get("where", ""))) == location
         is_open = row.state is not JobState.WAITING and not is_alive
-        if is_same and is_open and {**(row.request or {}), "track_id": "", "init_image": ""} == stored:
+        known = {**(row.request or {}), "track_id": ""}
+        known |= {name: _location(known[name]) for name in files if name in known}
+        if is_open and row.operation == wanted.operation and known == asked:
             is_uncertain = row.state in (JobState.SUBMITTING, JobState.UNCERTAIN)
             command = settings.command("resolve" if is_uncertain else "collect", row.ref)
             requirement = "cannot be submitted: an earlier run paid, or may have paid, for the same request"
             hint = f"run {command}, or pass --track-id NAME to pay for another video"
-            raise InvalidRequestError([Problem("image", repr(image), requirement, hint)])
+            image = next(iter(files.values()), wanted.prompt)
+            raise InvalidRequestError([Problem("image" if files else "prompt", repr(image), requirement, hint)])
 
 
-def _location(image: str) -> str:
+def _location(file: Any) -> Any:
     """Return a URL unchanged, and a path as its shortest absolute form."""
-    return image if "://" in image else os.path.abspath(image)  # noqa: PTH100 - pathlib keeps ".."
+    if isinstance(file, list | tuple):
+        return [_location(each) for each in file]
+    where = str(file)
+    return where if "://" in where else os.path.abspath(where)  # noqa: PTH100 - pathlib keeps ".."
 
 
 def _check_target(target: Path, *, force: bool) -> None:
@@ -136,13 +197,13 @@ def _check_target(target: Path, *, force: bool) -> None:
 async def _save(client: Client, settings: Settings, job: Job, target: Path | None, *, force: bool) -> Exit:
     """Wait for the job, and save its video to *target*, or under a generated name if *target* is None."""
     output = settings.output
-    await follow(output, job, picture_name(job.request.init_image if job.request else None))
+    await follow(output, job, label_of(job.request))
     try:
         video = await job
         if target:
             saved = await job.save(target, overwrite=force)
         else:
-            _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1)))
+            _, saved = await save_as(job, Path(), names(DEFAULT_NAME, values_of(job, 1), video.container))
     except (ModelsLabError, OSError) as error:
         output.error(error)
         is_disk_error = not isinstance(error, ModelsLabError)
@@ -152,7 +213,7 @@ async def _save(client: Client, settings: Settings, job: Job, target: Path | Non
         _print_how_to_resolve(settings, job)
         return code_of(error)
     record = await client.find(job.ref)
-    _print_saved(output, job, saved, video.seed, record.price if record else None)
+    _print_saved(output, job, saved, video.seed, record.usd if record else None)
     return Exit.DONE
 
 

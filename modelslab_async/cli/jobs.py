@@ -29,6 +29,8 @@ from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import JobRecord
 
+_SUFFIXES = (".mp4", ".gif")
+"""With one of these, `-o` names a file."""
 _MAX_SEARCHED = 10_000
 """The most rows, the newest first, that are searched for the beginning of a ref."""
 _COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
@@ -152,7 +154,7 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path | None, name
     Waits for the jobs of REFS, or for all jobs that earlier runs left. A video is saved where the run that paid for it
     meant to save it: under the same -o, or in the folder of the batch.
     """
-    if target and target.suffix == ".mp4" and len(refs) != 1:
+    if target and target.suffix in _SUFFIXES and len(refs) != 1:
         raise click.UsageError("-o FILE needs exactly one REF (hint: pass a folder)")
     if problem := pattern_problem(name):
         error = InvalidRequestError([problem])
@@ -197,10 +199,10 @@ def _target_of(job: Job) -> Path:
 
 
 async def _save(job: Job, target: Path, name: str) -> SavedVideo:
-    if target.suffix == ".mp4":
+    if target.suffix in _SUFFIXES:
         return await job.save(target, overwrite=False)
     await job
-    return (await save_as(job, target, names(name, values_of(job, 1))))[1]
+    return (await save_as(job, target, names(name, values_of(job, 1), job.result().container)))[1]
 
 
 @click.command(cls=Command, example="modelslab-async recover --search")
@@ -286,6 +288,6 @@ async def _find(client: Client, ref: str) -> JobRecord:
 
 def _cells(row: JobRecord) -> tuple[str, ...]:
     since = datetime.fromtimestamp(row.submitted_at or row.created_at).astimezone()
-    cost = {True: usd(row.price), False: "-", None: f"{usd(row.price)}?"}[row.charged]
+    cost = {True: usd(row.usd), False: "-", None: f"{usd(row.usd)}?"}[row.charged]
     prompt = str((row.request or {}).get("prompt", ""))
     return row.ref, row.job_id or "", row.state.value, f"{since:%m-%d %H:%M:%S}", cost, prompt[:40]

@@ -65,7 +65,8 @@ def as_flags(text: str) -> str:
 
 def problem_line(problem: Problem) -> str:
     """Return a problem as a line, with its value as a user types it."""
-    return f"{problem.field}={_typed(problem.value)}: {problem.requirement} (hint: {problem.hint})"
+    subject = f"{problem.field}={_typed(problem.value)}" if problem.value else problem.field
+    return f"{subject}: {problem.requirement} (hint: {problem.hint})"
 
 
 def _typed(value: str) -> str:
@@ -185,8 +186,9 @@ def message_of(error: BaseException) -> str:
 
 def record_values(record: JobRecord) -> dict[str, Any]:
     """Return a journal row as JSON values."""
-    internal = ("account", "owner", "video")
+    internal = ("account", "owner", "video", "is_unpriced")
     values = {name: value for name, value in record._asdict().items() if name not in internal}
+    values["price"] = record.usd
     times = {name: _time(values[name]) for name in values if name.endswith("_at")}
     return {**values, "state": record.state.value, **times}
 
@@ -195,7 +197,7 @@ def plain_lines(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the values of a journal row as names and texts. A mapping gives a line for each of its values."""
     for name, value in values.items():
         match value:
-            case None if name == "charged":
+            case None if name in ("charged", "price"):
                 yield name, "unknown"
             case None | ():
                 pass

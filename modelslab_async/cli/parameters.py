@@ -11,22 +11,26 @@ import click
 
 from modelslab_async.batch.manifest import value_of
 from modelslab_async.cli.help import REQUEST, option
-from modelslab_async.protocol.request import PARAMETERS
+from modelslab_async.protocol.operations import OPERATIONS
 
+_WORDS = {"image": "the picture", "video": "the video", "audio": "the sound"}
 _OPTIONS = {
     "negative_prompt": ("TEXT", "what to avoid in the video"),
     "seed": ("INT", "the same seed gives the same video"),
-    "resolution": ("PIXELS", "of the shorter side, at most 480"),
+    "resolution": ("PIXELS", "of the shorter side, at most 480; 720p for v7"),
     "num_frames": ("INT", "frames of the video; default 81"),
     "num_inference_steps": ("INT", "steps of the model; default 20, at most 25"),
     "guidance_scale": ("FLOAT", "how closely to follow the prompt, 0 to 8"),
     "fps": ("INT", "frames a second, at most 16, and less than the frames"),
     "sample_shift": ("INT", "shift of the sampler; default 5, at most 10"),
     "portrait": ("yes|no", "taller than wide"),
+    "duration": ("SECONDS", "length of the video, for a v7 operation"),
+    "aspect_ratio": ("W:H", "shape of the video, for a v7 operation"),
+    "generate_audio": ("yes|no", "make sound too, for a v7 operation"),
     "temp": ("yes|no", "delete the file within 24 hours"),
     "webhook": ("URL", "address that the service calls at the end"),
     "track_id": ("TEXT", "the job's ref; a new one pays for another video"),
-    "model_id": ("TEXT", "the model; default wan2.2"),
+    "model_id": ("TEXT", "the model; default wan2.2. v7 operations need one"),
 }
 
 
@@ -50,17 +54,42 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="NAME=JSON",
         multiple=True,
         callback=_parse_extra,
-        help="a parameter that has no option here",
+        help="a parameter that has no option here, documented or not",
     )
     return reduce(lambda decorated, each: each(decorated), reversed([*options, extra]), with_params)
+
+
+def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add an option for each input. The command receives the given files as the mapping `files`."""
+    names = {each.name: each for row in OPERATIONS.values() for each in row.inputs}
+
+    @wraps(command)
+    def with_files(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in names}
+        files = {name: paths[0] if len(paths) == 1 else list(paths) for name, paths in given.items() if paths}
+        return command(files=files, **options)
+
+    options = [
+        option(
+            f"--{name.replace('_', '-')}",
+            name,
+            group=REQUEST,
+            metavar="FILE|URL",
+            multiple=True,
+            help=f"{_WORDS[each.kind]} that the operation takes; several for a list",
+        )
+        for name, each in names.items()
+    ]
+    return reduce(lambda decorated, each: each(decorated), reversed(options), with_files)
 
 
 def parse_defaults(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> Mapping[str, Any]:
     """Return the values of `--set NAME=VALUE`. A click callback."""
     pairs = [_pair(each) for each in given]
+    known = dict.fromkeys(name for row in OPERATIONS.values() for name in row.parameters)
     for name, _value in pairs:
-        if name not in PARAMETERS:
-            raise click.BadParameter(f"{name}: unknown parameter (hint: pass one of {', '.join(PARAMETERS)})")
+        if name not in (*known, "operation"):
+            raise click.BadParameter(f"{name}: unknown parameter (hint: pass one of {', '.join(known)})")
     return {name: value_of(name, value) for name, value in pairs}
 
 

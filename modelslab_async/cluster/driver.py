@@ -29,11 +29,12 @@ from modelslab_async.cluster import worker
 from modelslab_async.cluster.local import local_cluster
 from modelslab_async.cluster.messages import Outcome, Report, Setup, Task
 from modelslab_async.cluster.watcher import Watcher
+from modelslab_async.engine.config import call_of
 from modelslab_async.errors import ConnectError, InvalidRequestError, ModelsLabError
 from modelslab_async.journal.postgres import PostgresJournal
-from modelslab_async.media import images
+from modelslab_async.media import inputs
 from modelslab_async.protocol.problems import refusal
-from modelslab_async.protocol.request import Deployment
+from modelslab_async.protocol.request import Deployment, evolved
 
 _CONNECT_SECONDS = 15.0
 """Seconds in which the scheduler must answer and a worker must be there."""
@@ -200,7 +201,7 @@ class ClusterMaker:
         budget_key = f"{self._run}/{decision.ref}"
         budget = None if is_paid else self._client.budget
         if budget:
-            budget.reserve(budget_key, self._client.prices, time.time())
+            budget.reserve(budget_key, self._client.prices.price_of(*call_of(entry.request)), time.time())
         job = self._watcher.watch(entry.request, decision.ref, lambda job: observer.begun(entry, job))
         try:
             outcome = await self._outcome(task)
@@ -225,7 +226,7 @@ class ClusterMaker:
             return None
         where = result.request.get("init_image")
         if entry.request and isinstance(where, str) and self._setup.copies in Path(where).parents:
-            own = entry.request.init_image
+            own: object = getattr(entry.request, "init_image", None)
             shown = str(Path(own).absolute()) if isinstance(own, Path) else f"sha256:{Path(where).parent.name}"
             return attrs.evolve(result, request={**result.request, "init_image": shown})
         return result
@@ -294,24 +295,24 @@ class ClusterMaker:
         request = entry.request
         assert request is not None  # noqa: S101 - the caller makes no other items
         if is_paid:
-            picture: Any = request.init_image if isinstance(request.init_image, str) else ""
-            bare = attrs.evolve(request, init_image=picture if len(picture) < 2000 else "")
-            return Task(entry=attrs.evolve(entry, request=bare), ref=ref, is_paid=True)
-        image = images.examine(request, self._client.deployment)
-        if isinstance(image, images.ImageUrl):
-            return Task(entry=entry, ref=ref, is_paid=False)
-        data = await in_thread(images.load, image)
+            return Task(entry=attrs.evolve(entry, request=inputs.without_bytes(request)), ref=ref, is_paid=True)
+        media = inputs.examine(request, self._client.deployment)
+        request = inputs.with_absolute_paths(request, media)
+        image = media.picture
+        if image is None or isinstance(image, inputs.Url):
+            return Task(entry=attrs.evolve(entry, request=request), ref=ref, is_paid=False)
+        data = await in_thread(inputs.load, image)
         assert not isinstance(data, str)  # noqa: S101 - it is no URL
         digest = hashlib.sha256(data).hexdigest()
         copy = None
-        if isinstance(image, images.ImageFile):
-            request = attrs.evolve(request, init_image=image.path.absolute())
-        if self._copies_pictures or not isinstance(image, images.ImageFile):
-            name = image.path.name if isinstance(image, images.ImageFile) else "picture"
+        if isinstance(image, inputs.File):
+            request = evolved(request, init_image=image.path.absolute())
+        if self._copies_pictures or not isinstance(image, inputs.File):
+            name = image.path.name if isinstance(image, inputs.File) else "picture"
             copy = self._setup.copies / digest / name
             await in_thread(_copy, data, copy)
-            if not isinstance(image, images.ImageFile):  # the picture itself does not pass through Dask
-                request = attrs.evolve(request, init_image=copy, base64=None)
+            if not isinstance(image, inputs.File):  # the picture itself does not pass through Dask
+                request = evolved(request, init_image=copy, base64=None)
         return Task(entry=attrs.evolve(entry, request=request), ref=ref, is_paid=False, digest=digest, copy=copy)
 
 

@@ -21,7 +21,7 @@ from modelslab_async.protocol import lifecycle
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.replay import events_to
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 from modelslab_async.protocol.secret import ApiKey
 
 _CHECK_EVERY = 2.0
@@ -52,14 +52,15 @@ class Watcher:
         """The account's fingerprint."""
         return self._client.account_id
 
-    @property
-    def price(self) -> Decimal:
-        """The price of one job, USD."""
-        return self._client.prices.usd
+    def price_of(self, run: JobRun) -> Decimal | None:
+        """Return the price of the job, USD; None if it is unknown."""
+        request = run.request
+        return self._client.prices.price_of(run.operation, request.model_id if request else None).usd
 
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when a job is expected to end."""
-        return JobForecast(self._estimator, workload_of(run.request), eta, self._rng, PollValue(), run.has_webhook)
+        workload = workload_of(run.request, run.operation)
+        return JobForecast(self._estimator, workload, eta, self._rng, PollValue(), run.has_webhook)
 
     def on_event(self, run: JobRun, event: lifecycle.Event) -> None:
         """Do nothing: the job's own client has recorded the event."""
@@ -75,7 +76,7 @@ class Watcher:
     async def acknowledge(self, run: JobRun) -> None:
         """Do nothing: the batch keeps the video."""
 
-    def watch(self, request: ImageToVideoUltra | None, ref: str, on_row: Callable[[Job], None]) -> Job:
+    def watch(self, request: Request | None, ref: str, on_row: Callable[[Job], None]) -> Job:
         """Return the job with this ref. *on_row* is called with it once the journal has its row."""
         run = JobRun(self, request, ref)
         self._runs[ref] = run, on_row

@@ -29,6 +29,7 @@ from modelslab_async.journal.choose import is_database
 from modelslab_async.journal.postgres import PostgresJournal
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.problems import refusal
+from modelslab_async.protocol.request import evolved
 
 JOURNAL_VARIABLE = "MODELSLAB_JOURNAL"
 _OPENING = 60.0
@@ -202,9 +203,9 @@ def _with_picture(task: Task) -> Entry:
     request = task.entry.request
     if request is None or task.digest is None:
         return task.entry
-    for path in filter(None, (request.init_image, task.copy)):
+    for path in filter(None, (getattr(request, "init_image", None), task.copy)):
         if isinstance(path, str | os.PathLike):
             with suppress(OSError, ValueError):
                 if hashlib.sha256(Path(path).read_bytes()).hexdigest() == task.digest:
-                    return attrs.evolve(task.entry, request=attrs.evolve(request, init_image=Path(path)))
+                    return attrs.evolve(task.entry, request=evolved(request, init_image=Path(path)))
     raise _PictureMissingError

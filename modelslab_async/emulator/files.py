@@ -44,6 +44,8 @@ def file_response(answer: FileAnswer, content: bytes, request_headers: Mapping[s
     if answer.status != 200:
         return FileResponse(answer.status, {"Content-Type": "text/html"}, _NOT_FOUND_PAGE, breaks_off=False)
     content_type = "video/mp4" if answer.job or answer.is_video else "application/octet-stream"
+    if answer.job and answer.job.work.container == "gif":
+        content_type = "image/gif"
     match answer.fault:
         case Fault.HTML_AS_MP4:
             content = _NOT_FOUND_PAGE
@@ -74,7 +76,14 @@ def _requested_range(content: bytes, request_headers: Mapping[str, str]) -> tupl
 
 
 def skeleton(work: Work) -> bytes:
-    """Return the bare boxes of a whole mp4 without a picture, for tests that do not play the video."""
+    """Return the bare boxes of a whole mp4 without a picture, for tests that do not play the video.
+
+    If the job gives a gif, return a whole gif of one pixel.
+    """
     content = f"{work.seed} {work.prompt}".encode(errors="surrogatepass")
+    if work.container == "gif":
+        comment = b"!\xfe" + bytes([len(content[:255])]) + content[:255] + b"\0" if content else b""
+        image = b",\0\0\0\0\1\0\1\0\0\2\2D\1\0"
+        return b"GIF89a\1\0\1\0\x80\0\0\0\0\0\xff\xff\xff" + comment + image + b";"
     boxes = ((b"ftyp", b"isom\0\0\2\0isommp41"), (b"moov", b""), (b"mdat", content))
     return b"".join((8 + len(data)).to_bytes(4) + kind + data for kind, data in boxes)

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 import attrs
 
+from modelslab_async.emulator.operations import Operation
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, Container
+
 BASE_SECONDS = 40.0
 """Processing time of 81 frames of 832x480 in 20 steps: the service was measured at 34 to 44 s."""
 DAY_SECONDS = 86400.0
@@ -40,6 +43,8 @@ class Work:
     height: int
     frames: int
     fps: int
+    operation: str = DEFAULT_OPERATION
+    container: Container = "mp4"
 
 
 @attrs.define(kw_only=True)
@@ -50,11 +55,12 @@ class EmulatedJob:
     account: str
     """Fingerprint of the key that submitted the job."""
     params: dict[str, Any]
-    """Parameters of the request, without the key and the picture."""
+    """Parameters of the request, without the key and the files."""
     path: str
     """Path of the request."""
+    operation: Operation
     source: str
-    """The picture as the request names it: its URL, or the length and digest of an inline picture."""
+    """The first file as the request names it: its URL, or the length and digest of an inline picture."""
     picture: str
     """The name of the picture in the service's store; "" if it is not kept any more."""
     work: Work

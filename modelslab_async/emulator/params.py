@@ -15,7 +15,7 @@ import attrs
 
 from modelslab_async.emulator.job import Work, parse_bool, video_size
 from modelslab_async.emulator.operations import Number, Operation
-from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff
+from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff, sniff_media
 
 _MAX_NESTING = 40
 _MAX_ASPECT_RATIO = 4
@@ -73,6 +73,15 @@ class Picture:
     problem: str = ""
 
 
+def check_file(content: bytes | None, operation: Operation | None) -> Picture:
+    """Return the file from which the video is made. A video is judged when it is decoded."""
+    main = operation.main_file if operation else None
+    if main is None or main.kind == "image":
+        return check_picture(content)
+    problem = f"The {main.name.replace('_', ' ')} could not be fetched, or is not a valid {main.kind}."
+    return Picture(content) if content else Picture(problem=problem)
+
+
 def check_picture(content: bytes | None) -> Picture:
     """Return the picture of this content, judged by its first bytes only. None for content: it could not be fetched."""
     if content is None or kind_of(content) is None:
@@ -100,6 +109,12 @@ def inline_picture(params: dict[str, Any], operation: Operation) -> bytes | None
     return decode_base64(params.get("init_image")) or b""
 
 
+def main_file(params: dict[str, Any], operation: Operation) -> Any:
+    """Return the value of the file from which the video is made; None if there is none."""
+    value = params.get(operation.main_file.name) if operation.main_file else None
+    return value[0] if isinstance(value, list) and value else value
+
+
 def shown_params(params: dict[str, Any]) -> dict[str, Any]:
     """Return the request's parameters as they came, without the key. A picture is replaced by length and digest."""
     return {name: _shortened(name, value) for name, value in params.items() if name != "key"}
@@ -123,13 +138,15 @@ def read_work(
     Raises Refusal with every parameter that is wrong.
     """
     problems: dict[str, list[str]] = {}
+    texts = {"prompt", *operation.files}
     for name in operation.required:
-        if not isinstance(params.get(name), str) or not params[name].strip():
+        value = params.get(name)
+        if value in (None, []) or not str(value).strip() or (name in texts and not isinstance(value, str | list)):
             problems[name] = [f"The {name.replace('_', ' ')} field is required."]
     ratio = params.get("resolution")
     read: dict[str, Any] = {}
     for name, number in operation.numbers.items():
-        if name == "resolution" and _is_ratio(ratio):
+        if name == "resolution" and (_is_ratio(ratio) or number.limits is None):
             continue
         try:
             read[name] = _read_number(params.get(name), name, number, is_strict=is_strict)
@@ -137,22 +154,55 @@ def read_work(
             problems[name] = [str(error)]
     if is_strict and not problems and read["fps"] >= read["num_frames"]:
         problems["fps"] = ["The fps must be less than num frames."]
-    if "init_image" in operation.required and not problems and (picture is None or picture.problem):
-        problems["init_image"] = [picture.problem if picture else _UNREADABLE]
+    main = operation.main_file
+    is_needed = main is not None and (main.name in operation.required or bool(main_file(params, operation)))
+    if main and is_needed and not problems and (picture is None or picture.problem):
+        problems[main.name] = [(picture.problem if picture else _UNREADABLE).replace("init image", _words(main.name))]
     if problems:
         raise Refusal(400, problems)
     drawn_seed = rng.getrandbits(32)
-    width, height = video_size(read.get("resolution", str(ratio)), portrait=parse_bool(params.get("portrait")))
+    width, height = _size(params, read)
     work = Work(
         picture=b"",
-        prompt=params["prompt"],
+        prompt=str(params.get("prompt") or ""),
         seed=drawn_seed if read["seed"] is None else read["seed"],
         width=width,
         height=height,
-        frames=read["num_frames"],
+        frames=_frames(params, read),
         fps=read["fps"],
+        operation=operation.name,
+        container="gif" if "gif" in operation.containers and params.get("output_type") != "mp4" else "mp4",
     )
     return work, read["num_inference_steps"]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _size(params: dict[str, Any], read: dict[str, Any]) -> tuple[int, int]:
+    """Return the width and height of the video, by whichever parameters the operation has."""
+    resolution, shape = str(params.get("resolution") or ""), params.get("aspect_ratio")
+    if read["width"] and read["height"]:
+        return read["width"] // 2 * 2, read["height"] // 2 * 2
+    if exact := re.fullmatch(r"([0-9]{2,4})x([0-9]{2,4})", resolution):
+        return int(exact[1]) // 2 * 2, int(exact[2]) // 2 * 2
+    if "resolution" in read:
+        return video_size(read["resolution"], portrait=parse_bool(params.get("portrait")))
+    if _is_ratio(resolution):
+        return video_size(resolution, portrait=parse_bool(params.get("portrait")))
+    if _is_ratio(shape):
+        return video_size(str(shape), portrait=False)
+    lines = re.fullmatch(r"([0-9]{3,4})[pP]?", resolution)
+    return video_size(min(int(lines[1]), 1080) if lines else 480, portrait=False)
+
+
+def _frames(params: dict[str, Any], read: dict[str, Any]) -> int:
+    """Return the number of frames. A duration, which may come as a string, counts in seconds."""
+    seconds = params.get("duration")
+    if re.fullmatch(r"[1-9][0-9]?", str(seconds)):
+        return int(str(seconds)) * int(read["fps"])
+    return int(read["num_frames"])
 
 
 def _read_number(value: Any, name: str, number: Number, *, is_strict: bool) -> int | float | None:
@@ -178,7 +228,9 @@ def _is_ratio(value: Any) -> bool:
 
 
 def read_upload(params: dict[str, Any]) -> tuple[bytes, str]:
-    """Return an uploaded picture, and the file extension of its content. Raise Refusal if there is no valid picture."""
+    """Return an uploaded picture or mp4, and the file extension of its content. Raise Refusal if there is none."""
+    if "init_obj" in params:
+        return _read_video(params["init_obj"])
     text = params.get("base64_string")
     head, _, data = (text if isinstance(text, str) else "").partition(",")
     picture = decode_base64(data)
@@ -188,3 +240,13 @@ def read_upload(params: dict[str, Any]) -> tuple[bytes, str]:
     if len(picture) > MAX_IMAGE_BYTES:
         raise Refusal(400, {"base64_string": ["The image may not be greater than 5 MB."]})
     return picture, kind
+
+
+def _read_video(text: Any) -> tuple[bytes, str]:
+    head, _, data = (text if isinstance(text, str) else "").partition(",")
+    video = decode_base64(data)
+    if not head.startswith("data:video/mp4") or not video or sniff_media(video[:64]) != "video/mp4":
+        raise Refusal(400, {"init_obj": ["The init obj must be a data URI of an mp4."]})
+    if len(video) > MAX_IMAGE_BYTES:
+        raise Refusal(400, {"init_obj": ["The video may not be greater than 5 MB."]})
+    return video, "mp4"

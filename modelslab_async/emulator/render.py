@@ -1,5 +1,7 @@
 """Render an mp4 in which a camera moves over the submitted picture: H.264, yuv420p, fast start, for any browser.
 
+Without a picture, it shows what `scenes` draws.
+
 Seed and prompt choose the camera's path. Equal work gives equal bytes. A small label says that an emulator made the
 video. The renderer needs the extra `emulator` (PyAV, Pillow), and imports it when the first video is rendered.
 """
@@ -20,8 +22,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from modelslab_async.emulator import scenes
 from modelslab_async.emulator.job import Work
 from modelslab_async.emulator.params import kind_of
+from modelslab_async.protocol.operations import OPERATIONS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +54,7 @@ class UnwantedError(Exception):
 
 
 def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes:
-    """Return the video as an mp4: exactly `frames` frames at `fps`, of `width` × `height`.
+    """Return the video: exactly `frames` frames at `fps`, of `width` × `height`. It is an mp4, or a gif if so ordered.
 
     Call it in a thread: it takes about a second. *is_wanted* is called before each frame.
 
@@ -59,7 +63,9 @@ def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes
     """
     import av  # noqa: PLC0415 - an optional dependency
 
-    picture = _open_picture(work)
+    frames = _frames(_open_picture(work), work) if _shows_picture(work) else scenes.frames_of(work)
+    if work.container == "gif":
+        return _gif(frames, work, is_wanted)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "video.mp4"  # fast start rewrites the output, which must therefore be a file
         options = {"movflags": "+faststart", "fflags": "+bitexact"}
@@ -68,9 +74,10 @@ def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes
             stream = container.add_stream("libx264", rate=Fraction(work.fps), options=dict(_OPTIONS))
             stream.width, stream.height, stream.pix_fmt = work.width, work.height, "yuv420p"
             stream.codec_context.thread_count = 1  # the number of threads changes the bytes
-            for image in _frames(picture, work):
+            for image in frames:
                 if not is_wanted():
                     raise UnwantedError
+                _draw_label(image)
                 frame = av.VideoFrame.from_image(image)  # type: ignore[no-untyped-call]
                 container.mux(stream.encode(frame))
             container.mux(stream.encode(None))
@@ -92,6 +99,27 @@ def picture_problem(content: bytes) -> str:
     except UnreadablePictureError as error:
         return str(error)
     return ""
+
+
+def _gif(frames: Iterator[Image], work: Work, is_wanted: Callable[[], bool]) -> bytes:
+    """Return the frames as a gif that repeats."""
+    shown = []
+    for image in frames:
+        if not is_wanted():
+            raise UnwantedError
+        _draw_label(image)
+        shown.append(image)
+    file, first, others = io.BytesIO(), shown[0], shown[1:]
+    first.save(file, "GIF", save_all=True, append_images=others, duration=round(1000 / work.fps), loop=0)
+    return file.getvalue()
+
+
+def _shows_picture(work: Work) -> bool:
+    """Return whether the video is made from a picture. An operation without files shows its prompt."""
+    if scenes.is_video(work):
+        return False
+    row = OPERATIONS.get(work.operation)
+    return work.picture != b"" or (row is not None and any(each.is_required for each in row.inputs[:1]))
 
 
 def _open_picture(work: Work) -> Image:
@@ -181,9 +209,7 @@ def _frames(picture: Image, work: Work) -> Iterator[Image]:
             min(float(picture.width), (view.x + view.size / 2) * picture.width),
             min(float(picture.height), (view.y + view.size / 2) * picture.height),
         )
-        frame = picture.resize((work.width, work.height), Resampling.BILINEAR, box=box)
-        _draw_label(frame)
-        yield frame
+        yield picture.resize((work.width, work.height), Resampling.BILINEAR, box=box)
 
 
 def _draw_label(frame: Image) -> None:

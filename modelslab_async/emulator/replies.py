@@ -224,10 +224,10 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
         for name, value in job.params.items()
     }
     flags = {name: _yes_or_no(parse_bool(job.params.get(name))) for name in ("base64", "portrait", "temp")}
-    model = params.get("model_id")
+    model, models = params.get("model_id"), job.operation.models
     return {
         "instant_response": "no",
-        "output_type": "mp4",
+        "output_type": job.work.container,
         "watermark": "no",
         "rescale": "yes",
         "scale_down": 6,
@@ -239,11 +239,11 @@ def meta(job: EmulatedJob) -> dict[str, Any]:
         **params,
         **flags,
         "id": None,
-        "file_prefix": job.file_name.removesuffix(".mp4"),
+        "file_prefix": job.file_name.rpartition(".")[0],
         "fps": job.work.fps,
         "num_frames": job.work.frames,
         "seed": job.work.seed,
-        "model_id": model if model in ("wan2.2", "ltx-2.3", "wan2.1") else "wan2.2",
+        "model_id": model if not models or model in models else models[0],
     }
 
 

@@ -31,7 +31,7 @@ from modelslab_async.emulator.leaks import find_leak
 from modelslab_async.emulator.ledger import Ledger
 from modelslab_async.emulator.options import EmulatorOptions, check_server_options, split_options
 from modelslab_async.emulator.page import page
-from modelslab_async.emulator.params import Picture, check_picture
+from modelslab_async.emulator.params import Picture, check_file
 from modelslab_async.emulator.pictures import PictureFetcher
 from modelslab_async.emulator.recording import Recorder, Replay
 from modelslab_async.emulator.render import MISSING, is_available, picture_problem
@@ -368,9 +368,10 @@ class Emulator:
         if call.picture is None:
             return None
         fetched = await self.fetch_picture(call.picture) if isinstance(call.picture, str) else call.picture
-        picture = fetched if isinstance(fetched, Picture) else check_picture(fetched)
-        if picture.problem or self._render is not None:
-            return picture if picture.problem else check_picture(picture.content)
+        picture = fetched if isinstance(fetched, Picture) else check_file(fetched, call.operation)
+        main = call.operation and call.operation.main_file
+        if picture.problem or self._render is not None or (main and main.kind != "image"):
+            return picture if picture.problem else check_file(picture.content, call.operation)
         digest = digest_of(picture.content)
         if digest not in self._readable:
             self._readable[digest] = await asyncio.to_thread(picture_problem, picture.content)

@@ -31,23 +31,24 @@ from modelslab_async.emulator.job import (
 )
 from modelslab_async.emulator.ledger import Charge, Ledger, account_fingerprint
 from modelslab_async.emulator.operations import (
-    BY_SUBMIT_PATH,
     COUNT_PATH,
-    FETCH_FOLDERS,
     LIST_PATH,
     SERVER_COMMANDS,
     SERVER_FOLDERS,
     UPLOAD_PATHS,
     WALLET_PATH,
     Operation,
+    is_fetch_folder,
     occasion_of,
+    submitted_at,
 )
 from modelslab_async.emulator.options import Profile, check_of_faults, check_options
 from modelslab_async.emulator.params import (
     Picture,
     Refusal,
-    check_picture,
+    check_file,
     inline_picture,
+    main_file,
     parse_body,
     parse_positive,
     read_upload,
@@ -197,7 +198,7 @@ class Service:
 
     def work_of(self, job: EmulatedJob) -> Work:
         """Return what a renderer needs, with the picture. Raise LookupError if the picture is not kept any more."""
-        return attrs.evolve(job.work, picture=self.store.get(job.picture))
+        return attrs.evolve(job.work, picture=self.store.get(job.picture) if job.source else b"")
 
     # --- control ---
 
@@ -266,13 +267,13 @@ class Service:
         call = self.read(path, body)
         found = None
         if call.picture is not None:
-            found = check_picture(picture if isinstance(call.picture, str) else call.picture)
+            found = check_file(picture if isinstance(call.picture, str) else call.picture, call.operation)
         return self.answer(now, call, found, Links(origin or self.origin, origin or self.origin))
 
     def read(self, path: str, body: bytes) -> Call:
         """Decode a POST. A call that will be refused for its key or its body needs no picture."""
         params = parse_body(body)
-        operation = BY_SUBMIT_PATH.get(path)
+        operation = submitted_at(path)
         if params is None:
             refusal = Refusal(400, "Invalid API Request", tip="Send a JSON object, with its key.")
             return Call(path, None, None, None, refusal, operation, None)
@@ -283,10 +284,10 @@ class Service:
             refusal = Refusal(401, "Invalid API Key", tip="Pass the key of your account.")
             return Call(path, params, shown, None, refusal, operation, None)
         source: bytes | str | None = None
-        if operation and "init_image" in operation.required:
+        if operation and operation.main_file:
             source = inline_picture(params, operation)
-            if source is None and is_http_url(params.get("init_image")):
-                source = params["init_image"]
+            if source is None and is_http_url(url := main_file(params, operation)):
+                source = url
         return Call(path, params, shown, account, None, operation, source)
 
     def answer(
@@ -379,10 +380,10 @@ class Service:
             if call.operation:
                 return self._submit(now, account, call, call.operation, picture, rule, links, render_seconds)
             head, _, last = path.rpartition("/")
-            if path in FETCH_FOLDERS:
-                return self._fetch(now, account, str(params.get("request_id", "")), rule, links)
-            if head in FETCH_FOLDERS:
-                return self._fetch(now, account, last, rule, links)
+            if is_fetch_folder(path):
+                return self._fetch(now, account, path, str(params.get("request_id", "")), rule, links)
+            if is_fetch_folder(head):
+                return self._fetch(now, account, head, last, rule, links)
             return self._other_call(now, account, path, params, links)
         except Refusal as refusal:
             return self._refuse(refusal)
@@ -457,14 +458,15 @@ class Service:
         job = EmulatedJob(
             id=next(self._ids),
             account=account.name,
-            params={name: value for name, value in params.items() if name not in ("key", "init_image")},
+            params={name: each for name, each in params.items() if name != "key" and name not in operation.files},
+            operation=operation,
             path=call.path,
-            source=str(shown.get("init_image", "")),
+            source=str(main_file(shown, operation) or ""),
             picture=self.store.put(picture.content) if picture else "",
             work=work,
             origin=links.api,
             file_origin=links.files,
-            file_name=draw_file_name(self._names),
+            file_name=draw_file_name(self._names).replace(".mp4", f".{work.container}"),
             accepted_at=now,
             starts_at=starts_at,
             done_at=done_at,
@@ -485,9 +487,9 @@ class Service:
             return attrs.evolve(success, if_late=processing)
         return processing
 
-    def _fetch(self, now: float, account: Account, job_id: str, rule: Rule | None, links: Links) -> Answer:
+    def _fetch(self, now: float, account: Account, folder: str, job_id: str, rule: Rule | None, links: Links) -> Answer:
         job = self.jobs.get(int(job_id)) if re.fullmatch(r"[0-9]{1,18}", job_id) else None
-        if job is None or job.account != account.name:
+        if job is None or job.account != account.name or folder not in job.operation.fetch_folders:
             reply = {"status": "failed", "id": "", "message": "Request not found", "output": ""}
             return json_answer(reply, 404 if self._profile == "strict" else 200)
         job.polls += 1

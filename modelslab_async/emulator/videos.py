@@ -72,10 +72,10 @@ class Videos:
 
     def _maker(self, job: EmulatedJob) -> Callable[[], bytes]:
         """Return the function that makes the job's video, for a thread."""
-        path = self._store.path(job.picture)
+        path = self._store.path(job.picture) if job.source else None
 
         def make() -> bytes:
-            work = attrs.evolve(job.work, picture=path.read_bytes())
+            work = attrs.evolve(job.work, picture=path.read_bytes() if path else b"")
             return self._make(work) if self._make else render(work, is_wanted=lambda: not self._is_closing.is_set())
 
         return make

@@ -16,9 +16,10 @@ from modelslab_async.polling.estimator import DurationEstimator
 from modelslab_async.polling.flow import WaitStrategy
 from modelslab_async.polling.schedule import RateLimiter
 from modelslab_async.protocol import wire
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, operation_of
 from modelslab_async.protocol.pricing import Budget, PriceList
 from modelslab_async.protocol.problems import is_positive, refusal, require
-from modelslab_async.protocol.request import Deployment, ImageToVideoUltra, LimitsMode, RequestParams, is_loopback
+from modelslab_async.protocol.request import Deployment, LimitsMode, Request, RequestParams, is_loopback
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.timeouts import Timeouts
 from modelslab_async.telemetry import Telemetry
@@ -28,7 +29,7 @@ from modelslab_async.transport.proxies import Proxies, from_argument, from_envir
 if TYPE_CHECKING:
     from modelslab_async.webhook import Webhook
 
-AnyRequest = ImageToVideoUltra | RequestParams
+AnyRequest = Request | RequestParams | Mapping[str, Any]
 KEY_VARIABLE = "MODELSLAB_API_KEY"
 
 
@@ -90,7 +91,7 @@ def proxies_of(proxy: str | None, base_url: str, *, is_session_passed_in: bool) 
     return proxies
 
 
-def normalize_request(request: AnyRequest | Mapping[str, Any] | None, params: Mapping[str, Any]) -> ImageToVideoUltra:
+def normalize_request(request: AnyRequest | Mapping[str, Any] | None, params: Mapping[str, Any]) -> Request:
     """Return the request that was passed to `submit`. Raises InvalidRequestError for unknown and missing names."""
     wanted, problems = parse_request(request, params)
     if problems:
@@ -100,22 +101,30 @@ def normalize_request(request: AnyRequest | Mapping[str, Any] | None, params: Ma
 
 def parse_request(
     request: AnyRequest | Mapping[str, Any] | None, params: Mapping[str, Any]
-) -> tuple[ImageToVideoUltra, list[Problem]]:
+) -> tuple[Request, list[Problem]]:
     """Return the request that was passed to `submit`, and what is wrong with its names.
 
-    Raises InvalidRequestError if *request* is neither a request nor a mapping.
+    Raises InvalidRequestError if *request* is neither a request nor a mapping, or if its operation is unknown.
     """
     given: object = {} if request is None else request
-    if not isinstance(given, ImageToVideoUltra | Mapping):
-        requirement = "must be an ImageToVideoUltra or a mapping of parameters"
+    if not isinstance(given, Request | Mapping):
+        requirement = "must be a request, such as an ImageToVideoUltra, or a mapping of parameters"
         raise refusal("request", given, requirement, "pass submit(prompt=..., init_image=...)")
-    if isinstance(given, ImageToVideoUltra):
+    if isinstance(given, Request):
+        operation_of(given)
         if not params:
             return given, []
         given = attrs.asdict(given, recurse=False)
         if "shift_sample" in params:
-            del given["sample_shift"]
+            given.pop("sample_shift", None)
     return wire.parse_request({**given, **params})
+
+
+def call_of(request: AnyRequest) -> tuple[str, object]:
+    """Return the operation and the model of a request that was not checked."""
+    if isinstance(request, Request):
+        return request.operation, request.model_id
+    return str(request.get("operation", DEFAULT_OPERATION)), request.get("model_id")
 
 
 def _is_count(value: object) -> bool:

@@ -16,6 +16,7 @@ from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error
+from modelslab_async.media.inputs import is_large
 from modelslab_async.media.saved import Progress, SavedVideo
 from modelslab_async.polling.estimator import JobForecast
 from modelslab_async.protocol import lifecycle, record, wire
@@ -36,8 +37,6 @@ _MAX_ENDED_JOBS = 100
 """The latest jobs that ended are kept for `attach`. Older ones are found while the program holds them."""
 _MAX_ENDED_IDS = 1000
 """The ids of the latest jobs that ended are kept for late deliveries."""
-_LONG_URL = 10_000
-"""Characters. A picture's URL or path is shorter; a data URI is longer."""
 _TURNS = 5
 """Turns of the event loop that a result may take through shields, timeouts and tasks to the task that awaits it."""
 
@@ -89,10 +88,9 @@ class Dispatcher:
         """The account's fingerprint."""
         return self._recorder.account
 
-    @property
-    def price(self) -> Decimal:
-        """The price of one job, USD."""
-        return self._recorder.prices.usd
+    def price_of(self, run: JobRun) -> Decimal | None:
+        """Return the price of the job, USD; None if it is unknown."""
+        return self._recorder.price_of(run.request, run.operation).usd
 
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end. *eta* is the service's estimate in seconds, or None."""
@@ -165,13 +163,13 @@ class Dispatcher:
         """Record an event that has just changed a job's state, log it, and move the queue."""
         self._recorder.on_event(run, event)
         level = logging.WARNING if hasattr(event, "error") else logging.INFO
-        run.log(level, "%s", _described(event, self.price))
+        run.log(level, "%s", _described(event, run.price))
         self._notify(run, event)
         if effects_of(event).slot is not SlotEffect.KEEP:
             now = self._count_idle_time(run.loop.time())
             self._update_slots(run, event, now)
             if run.state is not JobState.WAITING:
-                run.image = None
+                run.media = None
             if self.slots.waiting:
                 self._pump(now)
 
@@ -364,7 +362,7 @@ class Dispatcher:
 class EndedJobs:
     """Remember the latest jobs that ended, by ref and by id, and find older ones while the program holds them.
 
-    A job whose picture was passed as bytes or a data URI is not kept alive here, because pictures take megabytes.
+    A job whose picture or video was passed as bytes or a data URI is not kept alive here, because files take megabytes.
     """
 
     def __init__(self) -> None:
@@ -381,8 +379,7 @@ class EndedJobs:
             self._found[run.ref] = self._found[run.id] = run.job
         else:
             self._found.setdefault(run.ref, run.job)  # a job that was refused for its ref does not hide the first one
-        picture = run.request.init_image if run.request else None
-        if not isinstance(picture, bytes | str) or len(picture) < _LONG_URL:
+        if not is_large(run.request):
             self._kept.append(run.job)
 
     def has_id(self, job_id: str | None) -> bool:
@@ -394,8 +391,9 @@ class EndedJobs:
         return self._found.get(ref_or_id)
 
 
-def _described(event: lifecycle.Event, price: Decimal) -> str:
+def _described(event: lifecycle.Event, price: Decimal | None) -> str:
     """Return a log line for an event: what happened, why, and what is known of the charge."""
+    cost = "an unknown price" if price is None else f"${price}"
     match event:
         case lifecycle.Started():
             return "submitting"
@@ -409,11 +407,11 @@ def _described(event: lifecycle.Event, price: Decimal) -> str:
         case lifecycle.Cancelled():
             return "cancelled before it was sent. Not charged"
         case wire.Accepted(eta=eta):
-            return f"accepted, charged ${price}{'' if eta is None else f'. The service expects {eta:.0f} s'}"
+            return f"accepted, charged {cost}{'' if eta is None else f'. The service expects {eta:.0f} s'}"
         case wire.Ready():
-            return f"the service reports success, charged ${price}"
+            return f"the service reports success, charged {cost}"
         case lifecycle.Verified():
             return "the video can be read"
         case _:
-            charged = {False: "Not charged", True: f"Charged ${price}", None: f"May have been charged ${price}"}
+            charged = {False: "Not charged", True: f"Charged {cost}", None: f"May have been charged {cost}"}
             return f"{Exception.__str__(event.error)}. {charged[effects_of(event).charged]}"

@@ -37,18 +37,19 @@ from modelslab_async.errors import (
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun
 from modelslab_async.journal.base import Row
-from modelslab_async.media import images
+from modelslab_async.media import inputs
 from modelslab_async.polling.estimator import PollValue
 from modelslab_async.polling.schedule import urgency
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.claims import Follow
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.limits import check
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, operation_named, operation_of
 from modelslab_async.protocol.pricing import Budget
 from modelslab_async.protocol.problems import refusal, wrong
 from modelslab_async.protocol.record import UNSENT, JobRecord
 from modelslab_async.protocol.reply import Body
-from modelslab_async.protocol.request import Deployment, ImageInput, ImageToVideoUltra, is_http_url
+from modelslab_async.protocol.request import ImageInput, Request, evolved, is_http_url
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.slots import Slots
 from modelslab_async.telemetry import Notifier, Telemetry
@@ -206,14 +207,14 @@ class Engine:
             for child in self.children.values():
                 stack.push_async_callback(child.close, drain=False)
 
-    def submit(self, request: ImageToVideoUltra, problems: Sequence[Problem] = ()) -> JobRun:
+    def submit(self, request: Request, problems: Sequence[Problem] = ()) -> JobRun:
         """Check a request, reserve its price, and queue its job. *problems* are known already.
 
         A job that the budget does not allow is REFUSED at once.
         """
         self.require_usable()
-        image = self.check(request, problems, stacklevel=5)
-        run = JobRun(self.dispatcher, request, request.track_id or new_ref(), image=image)
+        media = self.check(request, problems, stacklevel=5)
+        run = JobRun(self.dispatcher, request, request.track_id or new_ref(), media=media)
         self._enqueue(run)
         return run
 
@@ -235,13 +236,13 @@ class Engine:
     async def _send_followed(self, run: JobRun, record: JobRecord) -> bool:
         """Queue a job that another client never sent. Return False if another run of this client does that.
 
-        Raises InvalidRequestError if its picture cannot be had here.
+        Raises InvalidRequestError if its files cannot be had here.
         """
         if record.ref in self._sending:
             return False
         self._sending.add(record.ref)
         try:
-            await self._examine_picture(run, record)
+            await self._examine_files(run, record)
         finally:
             self._sending.discard(record.ref)
         if record.ref in self.dispatcher.jobs:  # it may have been submitted meanwhile
@@ -251,12 +252,14 @@ class Engine:
         self._on_taken_over(run)
         return True
 
-    async def _examine_picture(self, run: JobRun, record: JobRecord) -> None:
-        """Give a job from another client its request with its picture."""
-        assert run.request  # noqa: S101 - each row of a job that was not sent has its request
-        if run.image is None:
-            run.request = attrs.evolve(run.request, init_image=await self.picture_of(record, run.request))
-            run.image = images.examine(run.request, self.api.deployment)
+    async def _examine_files(self, run: JobRun, record: JobRecord) -> None:
+        """Give a job from another client its request with its files."""
+        if run.request is None:  # each row of a job that was not sent has its request
+            operation_named(record.operation)  # raises: this process does not know the operation
+            raise refusal("ref", record.ref, "has a row without a request", "submit the request again")
+        if run.media is None:
+            run.request = await self._with_picture(record, run.request)
+            run.media = inputs.examine(run.request, self.api.deployment)
         run.request = attrs.evolve(run.request, track_id=run.ref)
 
     async def _send_orphan(self, record: JobRecord) -> None:
@@ -269,24 +272,28 @@ class Engine:
             run.advance(lifecycle.Rejected(error))
             self._on_taken_over(run)
 
-    async def picture_of(self, record: JobRecord, request: ImageToVideoUltra | None) -> ImageInput:
-        """Return a row's picture: where it came from, or else as the journal kept it. Raises InvalidRequestError."""
+    async def _with_picture(self, record: JobRecord, request: Request) -> Request:
+        """Return a row's request with the picture that travels inside it, if there is one.
+
+        The picture comes from its place, or else from the journal. Raises InvalidRequestError if it is in neither.
+        """
         where = (record.picture or {}).get("where")
-        is_here = isinstance(where, str) and (is_http_url(where) or images.is_file(where))
-        if is_here and request:
-            return request.init_image
+        is_here = isinstance(where, str) and (is_http_url(where) or inputs.is_file(where))
+        if is_here or operation_of(request).inline_input is None:
+            return request
         kept = await self.recoverer.journal.picture(record)
         if kept is not None:
-            return kept
+            return evolved(request, init_image=kept)
         requirement = "cannot be sent: it was passed as bytes, which the journal does not keep"
         if where:
             requirement = "cannot be sent: the file is not there, and the journal has no copy"
         raise refusal("init_image", where or b"", requirement, "submit the request again, with its picture")
 
-    async def ensure(self, request: ImageToVideoUltra, ref: str, problems: Sequence[Problem] = ()) -> Job:
+    async def ensure(self, request: Request, ref: str, problems: Sequence[Problem] = ()) -> Job:
         """Return the job with this ref, which is submitted if it never was, see `Client.ensure`."""
         self.require_usable()
         self.key.require_absent(ref=ref)
+        operation_of(request)
         request = attrs.evolve(request, track_id=ref)
         run = self._open_run(ref)
         row = None if run else await self.recoverer.journal.find(self.account, ref=ref)
@@ -296,10 +303,10 @@ class Engine:
             await self.recoverer.find(ref)  # a read sees each row that was noted before: the job is on disk
             return job
         if record := run.record if run else row and row.record:
-            image = None
-            with suppress(InvalidRequestError):  # the picture may be gone, and is not needed any more
-                image = images.examine(request, self.api.deployment)
-            if found := [*problems, *await differences(request, image, record, self.key)]:
+            media = None
+            with suppress(InvalidRequestError):  # a file may be gone, and is not needed any more
+                media = inputs.examine(request, self.api.deployment)
+            if found := [*problems, *await differences(request, media, record, self.key)]:
                 raise InvalidRequestError(found)
         if run:
             return run.job
@@ -327,24 +334,28 @@ class Engine:
             return self.follower.follow(row)
         return await self.recoverer.attach_row(row)
 
-    def refused(self, request: ImageToVideoUltra | None, ref: str, error: InvalidRequestError) -> JobRun:
+    def refused(self, request: Request | None, ref: str, error: InvalidRequestError) -> JobRun:
         """Return a job that ended before it was sent."""
         run = JobRun(self.dispatcher, request, ref)
         run.advance(lifecycle.Rejected(error))
         return run
 
-    def check(
-        self, request: ImageToVideoUltra, known_problems: Sequence[Problem] = (), *, stacklevel: int
-    ) -> images.Image:
-        """Return the picture of a request.
+    def check(self, request: Request, known_problems: Sequence[Problem] = (), *, stacklevel: int) -> inputs.Media:
+        """Return the files of a request.
 
         Raises InvalidRequestError with every problem, or warns of those beyond the documentation, as `limits` says. A
         warning shows the line of the caller that is *stacklevel* calls away.
         """
+        operation_of(request)
         problems = self.key.problems_in(track_id=request.track_id) + check(request, self.api.deployment)
-        image = None
+        media = None
         try:
-            image = images.examine(request, self.api.deployment)
+            if self.recorder.budget:
+                self.recorder.budget.require_prices(self.recorder.price_of(request))
+        except InvalidRequestError as error:
+            problems += error.problems
+        try:
+            media = inputs.examine(request, self.api.deployment)
         except InvalidRequestError as error:
             problems += error.problems
         if isinstance(request.track_id, str) and self._open_run(request.track_id):
@@ -358,8 +369,8 @@ class Engine:
         for problem in map(self.key.redact_problem, problems if limits == "warn" else ()):
             what = f"{problem.field}={problem.value}: {problem.requirement}"
             warnings.warn(what, BeyondDocumentationWarning, stacklevel=stacklevel)
-        assert image  # noqa: S101 - without one there was a problem
-        return image
+        assert media is not None  # noqa: S101 - without them there was a problem
+        return media
 
     async def balance(self) -> wire.Balance:
         """Return what the account's wallet holds."""
@@ -370,13 +381,15 @@ class Engine:
         self.require_usable(while_closing=True)
         return await self.api.call(path, body, pick)
 
-    async def attach(self, ref_or_id: str) -> Job:
-        """Return the job with this ref or id."""
+    async def attach(self, ref_or_id: str, operation: str) -> Job:
+        """Return the job with this ref or id. *operation* is that of a job that only the service knows."""
+        self.key.require_absent(operation=operation)
+        operation_named(operation)
         self.require_usable()
         self.key.require_absent(ref_or_id=ref_or_id)
         if not ref_or_id:
             raise refusal("ref_or_id", ref_or_id, "must not be empty", "pass the id that the service gave, or a ref")
-        return await self.recoverer.attach(ref_or_id)
+        return await self.recoverer.attach(ref_or_id, operation)
 
     async def recover(self, refs: Collection[str] | None, *, search: bool) -> Recovery:
         """Take up what earlier clients left in the journal."""
@@ -411,9 +424,10 @@ class Engine:
     async def _resubmit(self, record: JobRecord) -> JobRun:
         request = request_from_record(record)
         try:
-            picture = await self.picture_of(record, request)
-            assert request  # noqa: S101 - a job that was not sent has its request
-            return self.submit(attrs.evolve(request, init_image=picture))
+            if request is None:
+                operation_named(record.operation)  # raises: this process does not know the operation
+                raise refusal("ref", record.ref, "has a row without a request", "submit the request again")
+            return self.submit(await self._with_picture(record, request))
         except InvalidRequestError as error:
             return self.refused(request, record.ref, error)
 
@@ -425,19 +439,15 @@ class Engine:
             raise refusal(
                 "id", job_id, "cannot decide: exactly one of id and lost is needed", "pass id=... or lost=True"
             )
-        if job_id and isinstance(await self.api.fetch(job_id, self.api.timeouts.fetch), wire.UnknownId):
-            raise refusal("id", job_id, "is unknown to the service", SEE_CANDIDATES)
+        if job_id:
+            row = await self.recoverer.find(ref)
+            operation = row.record.operation if row else DEFAULT_OPERATION
+            if isinstance(await self.api.fetch(operation, job_id, self.api.timeouts.fetch), wire.UnknownId):
+                raise refusal("id", job_id, "is unknown to the service", SEE_CANDIDATES)
         return await self.recoverer.resolve(ref, job_id=job_id)
 
-    async def upload(self, image: ImageInput) -> str:
-        """Upload a picture. Return the URL that the service gives it."""
+    async def upload(self, file: ImageInput) -> str:
+        """Upload a picture or an mp4. Return the URL that the service gives it."""
         self.require_usable(while_closing=True)
-        body = await asyncio.get_running_loop().run_in_executor(None, self._encode_upload, image)
-        return await self.call(wire.UPLOAD_PATH, body, wire.upload)
-
-    def _encode_upload(self, image: ImageInput) -> bytes:
-        picture = images.examine(ImageToVideoUltra(prompt="upload", init_image=image), Deployment.V6)
-        data = images.load(picture)
-        if isinstance(data, str):
-            raise refusal("image", image, "cannot be uploaded: it is a URL already", "pass the URL as init_image")
-        return wire.encode_upload(data, images.sniff(data) or "", self.key)
+        data, mime_type = await asyncio.get_running_loop().run_in_executor(None, inputs.load_upload, file)
+        return await self.api.upload(data, mime_type)

@@ -25,7 +25,7 @@ from modelslab_async.protocol.claims import Follow
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.replay import events_to
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 from modelslab_async.protocol.secret import ApiKey
 
 _GOES_ON = (JobState.PROCESSING, JobState.READY)
@@ -70,10 +70,9 @@ class Follower:
         """The account's fingerprint."""
         return self._dispatcher.account
 
-    @property
-    def price(self) -> Decimal:
-        """The price of one job, USD."""
-        return self._dispatcher.price
+    def price_of(self, run: JobRun) -> Decimal | None:
+        """Return the price of the job, USD; None if it is unknown."""
+        return self._dispatcher.price_of(run)
 
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end. *eta* is the service's estimate in seconds, or None."""
@@ -102,7 +101,7 @@ class Follower:
 
     def on_end(self, run: JobRun) -> None:
         """Forget a job that has just got its result or its error."""
-        run.image = run.body = None
+        run.media = run.body = None
         self._forget(run)
         self._dispatcher.on_end(run)
 
@@ -110,7 +109,7 @@ class Follower:
         if self.runs.get(run.ref) is run:
             del self.runs[run.ref]
 
-    def follow(self, row: Row, request: ImageToVideoUltra | None = None) -> Job:
+    def follow(self, row: Row, request: Request | None = None) -> Job:
         """Return the job of a row that another client owns. *request* is used if the job must be sent here."""
         record = row.record
         if run := self.runs.get(record.ref):
@@ -119,7 +118,7 @@ class Follower:
         if record.state in _GOES_ON:
             run = JobRun.restored(self, record, request, self._recorder.ages(record))
         else:
-            run = JobRun(self, request, record.ref)
+            run = JobRun(self, request, record.ref, operation=record.operation)
             run.submitted_at -= self._recorder.ages(record).since_creation
             if row.is_alive:
                 self._mirror(run, record)
@@ -161,7 +160,7 @@ class Follower:
         """Follow a job to its end, or until this client owns it."""
         try:
             if claimed and run.request:
-                if problems := await differences(run.request, run.image, claimed, self.api_key):
+                if problems := await differences(run.request, run.media, claimed, self.api_key):
                     run.advance(lifecycle.Rejected(InvalidRequestError(problems)))
                     return
                 run.record = claimed

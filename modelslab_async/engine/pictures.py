@@ -7,7 +7,7 @@ from collections import deque
 from modelslab_async.engine.recorder import Recorder
 from modelslab_async.errors import InvalidRequestError, JournalError
 from modelslab_async.job.run import JobRun
-from modelslab_async.media import images
+from modelslab_async.media import inputs
 from modelslab_async.protocol.lifecycle import JobState
 
 _CLOSE_SECONDS = 5.0
@@ -25,7 +25,8 @@ class PictureKeeper:
     def keep(self, run: JobRun) -> None:
         """Queue the picture of a job that was just queued itself. A URL needs no copy."""
         journal = self._recorder.journal
-        if journal is None or not journal.keeps_pictures or isinstance(run.image, images.ImageUrl):
+        picture = run.media.picture if run.media else None
+        if journal is None or not journal.keeps_pictures or picture is None or isinstance(picture, inputs.Url):
             return
         self._queue.append(run)
         if self._task is None:
@@ -46,11 +47,12 @@ class PictureKeeper:
             self._task = None
 
     async def _keep(self, run: JobRun) -> None:
-        journal, image, record = self._recorder.journal, run.image, run.record
+        journal, record = self._recorder.journal, run.record
+        image = run.media.picture if run.media else None
         if journal is None or image is None or record is None or run.state is not JobState.WAITING:
             return
         try:
-            picture = await asyncio.get_running_loop().run_in_executor(None, images.load, image)
+            picture = await asyncio.get_running_loop().run_in_executor(None, inputs.load, image)
             if run.state is JobState.WAITING and isinstance(picture, bytes):
                 await journal.keep_picture(record, picture)
         except (InvalidRequestError, JournalError) as error:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import TypeVar, assert_never
+from urllib.parse import urlsplit
 
 from modelslab_async.engine.webhook_health import WebhookHealth
 from modelslab_async.errors import InvalidVideoError, JobTimeoutError, NotFoundError, TransportError
 from modelslab_async.job.run import JobRun
-from modelslab_async.media import mp4
+from modelslab_async.media.containers import CONTAINERS, container_of
 from modelslab_async.polling import flow
 from modelslab_async.polling.estimator import DurationEstimator, JobForecast
 from modelslab_async.polling.schedule import RateLimiter
 from modelslab_async.polling.workload import workload_of
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.operations import OPERATIONS, Container
 from modelslab_async.protocol.record import seed_of
 from modelslab_async.telemetry import Notifier, Telemetry
 from modelslab_async.transport.api import ServiceApi
@@ -52,7 +54,9 @@ class Poller:
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         """Return when the job is expected to end, and so when to poll it. *eta* is the service's estimate, or None."""
         poll_value = self.webhook_health.poll_value
-        return JobForecast(self.estimator, workload_of(run.request), eta, self.api.rng, poll_value, run.has_webhook)
+        return JobForecast(
+            self.estimator, workload_of(run.request, run.operation), eta, self.api.rng, poll_value, run.has_webhook
+        )
 
     async def poll_until_done(self, run: JobRun) -> None:
         """Poll a job until the service says that it ended, and advance it by the outcome."""
@@ -97,23 +101,24 @@ class Poller:
             run.forecast.learn(last_running - run.accepted_at, math.inf)
 
     async def poll_until_readable(self, run: JobRun) -> None:
-        """Probe the links of a job that the service calls done until one returns an mp4, and advance the job."""
+        """Probe the links of a job that the service calls done until one returns the video, and advance the job."""
         accepted, ready = run.accepted, run.ready or wire.Ready()
         announced = accepted.future_links if accepted else ()
         links = tuple(dict.fromkeys((*ready.links, *ready.future_links, *announced)))
         if self.strategy == "poll" and links:
-            outcome: flow.Readable | flow.Unreadable = flow.Readable(links[0])
+            outcome: flow.Readable | flow.Unreadable = _announced(links[0], _containers_of(run))
         else:
             limits, now = self.api.timeouts, run.loop.time()
             backoff = partial(retry.delays, self.api.rng, _LONGEST_PROBE_GAP)
             steps = flow.poll_until_readable(links, backoff, now=now, probe_timeout=limits.fetch, grace=limits.link)
             outcome = await self._perform(run, steps)
         if isinstance(outcome, flow.Unreadable):
-            what = f"the service reports success, but no link returns an mp4: {outcome.reason}"
+            wanted = " or ".join(_containers_of(run))
+            what = f"the service reports success, but no link returns an {wanted}: {outcome.reason}"
             hint = f"(hint: Client.attach({run.id or run.ref!r}) tries again)"
             run.advance(lifecycle.Unreadable(InvalidVideoError(f"{what} {hint}")))
         else:
-            run.advance(lifecycle.Verified(_video(run, ready, outcome.url, links)))
+            run.advance(lifecycle.Verified(_video(run, ready, outcome, links)))
 
     async def _perform(self, run: JobRun, steps: Generator[flow.Action, flow.ActionResult, _Outcome]) -> _Outcome:
         """Drive a flow to its end."""
@@ -140,11 +145,11 @@ class Poller:
         """Ask the service or a link once."""
         found: _Found
         if isinstance(action, flow.Fetch):
-            found = await self.api.fetch(run.id or "", action.timeout)
+            found = await self.api.fetch(run.operation, run.id or "", action.timeout)
             if isinstance(found, TransportError):
                 run.log(logging.INFO, "a poll failed: %s", found)
         else:
-            found = await self._probe(action.url, action.timeout)
+            found = await self._probe(action.url, action.timeout, _containers_of(run))
         if isinstance(found, wire.NotReady):
             self.api.log_notes(found.notes)
         run.polled(running=isinstance(found, wire.NotReady))
@@ -152,7 +157,7 @@ class Poller:
         self.notifier.notify(Telemetry.polled, run.job, type(found).__name__)
         return found
 
-    async def _probe(self, url: str, timeout: float) -> flow.Readable | flow.Unreadable:
+    async def _probe(self, url: str, timeout: float, allowed: Sequence[Container]) -> flow.Readable | flow.Unreadable:
         """Read the first bytes of a link. The request carries no key."""
         try:
             reply = await self.api.probe(url, _PROBE_BYTES, timeout)
@@ -160,20 +165,36 @@ class Poller:
             return flow.Unreadable(str(error.args[0]))
         if reply.status not in (200, 206):
             return flow.Unreadable(f"HTTP {reply.status}")
-        return flow.Readable(url) if mp4.looks_like_mp4(reply.body) else flow.Unreadable("not an mp4")
+        if container := container_of(reply.body, allowed):
+            return flow.Readable(url, container)
+        return flow.Unreadable(f"not an {' or '.join(allowed)}")
 
 
-def _video(run: JobRun, ready: wire.Ready, url: str, links: tuple[str, ...]) -> Video:
+def _containers_of(run: JobRun) -> Sequence[Container]:
+    """Return what the job's video may be."""
+    row = OPERATIONS.get(run.operation)
+    return row.containers if row else CONTAINERS
+
+
+def _announced(url: str, allowed: Sequence[Container]) -> flow.Readable:
+    """Return a link that is not probed. Its suffix shows the container."""
+    is_gif = "gif" in allowed and urlsplit(url).path.lower().endswith(".gif")
+    return flow.Readable(url, "gif" if is_gif else "mp4")
+
+
+def _video(run: JobRun, ready: wire.Ready, readable: flow.Readable, links: tuple[str, ...]) -> Video:
     meta = ready.meta or (run.accepted and run.accepted.meta) or {}
     seed = seed_of(meta)
     requested_seed = run.request.seed if run.request else None
     return Video(
         id=run.id,
         ref=run.ref,
-        url=url,
+        url=readable.url,
         links=links,
         seed=requested_seed if seed is None else seed,
         meta=dict(meta),
         generation_time=ready.generation_time,
-        is_temporary=bool(run.request and run.request.temp),
+        is_temporary=bool(getattr(run.request, "temp", False)),
+        operation=run.operation,
+        container=readable.container,
     )

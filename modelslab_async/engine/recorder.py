@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from decimal import Decimal
 from typing import Any, assert_never
 
 import attrs
@@ -13,14 +14,15 @@ from modelslab_async.engine.changes import Changes
 from modelslab_async.errors import JournalError
 from modelslab_async.job.run import Ages, JobRun
 from modelslab_async.journal.base import Journal
-from modelslab_async.media import images
+from modelslab_async.media import inputs
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.claims import Ask, Claim
 from modelslab_async.protocol.effects import BudgetEffect, effects_of
 from modelslab_async.protocol.lifecycle import JobState
-from modelslab_async.protocol.pricing import Budget, PriceList
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS
+from modelslab_async.protocol.pricing import Budget, CallPrice, PriceList
 from modelslab_async.protocol.record import JobRecord, after, key_of
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 from modelslab_async.protocol.secret import ApiKey
 
 _log = logging.getLogger("modelslab_async")
@@ -100,8 +102,18 @@ class Recorder:
                     await self.changes.close()
                 await asyncio.shield(self.journal.close())
 
+    def price_of(self, request: Request | None, operation: str = DEFAULT_OPERATION) -> CallPrice:
+        """Return the price of a request, or of a job of this operation whose request is unknown."""
+        if request is None:
+            return self.prices.price_of(operation)
+        return self.prices.price_of(request.operation, request.model_id)
+
     def begin(self, run: JobRun) -> None:
-        """Reserve the job's price, and note its row as WAITING. Raises BudgetExceededError."""
+        """Reserve the job's price, and note its row as WAITING.
+
+        Raises BudgetExceededError; InvalidRequestError for a budget in USD if the price is unknown.
+        """
+        assert run.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
         if not (self.budget or self.journal):
             return
         if run.record:  # a client that is gone created the job
@@ -109,23 +121,24 @@ class Recorder:
         else:
             created_at = self._last_created_at = max(self.clock(), math.nextafter(self._last_created_at, math.inf))
         key = key_of(self.account, run.ref, created_at)
+        price = self.price_of(run.request)
         if self.budget:
-            self.budget.reserve(key, self.prices, created_at)
+            self.budget.reserve(key, price, created_at)
         run.budget_key = key  # only now, so that a job which the budget refuses releases nothing
         if self.journal:
-            assert run.request is not None  # noqa: S101 - a job without a request was submitted elsewhere
-            assert run.image is not None  # noqa: S101 - the picture is kept until it is sent
+            assert run.media is not None  # noqa: S101 - the files are kept until they are sent
             request = attrs.evolve(run.request, webhook=None) if run.has_webhook else run.request
-            picture = images.known_facts(run.image)
-            where = {"init_image": picture["where"]} if "where" in picture else {}
+            picture = inputs.known_facts(run.media.picture) if run.media.picture else None
             run.record = JobRecord(
                 account=self.account,
                 ref=run.ref,
                 owner=self.journal.owner,
                 created_at=created_at,
-                request=self.key.redact({**wire.stored_request(request, ref=run.ref), **where}),
+                request=self.key.redact({**wire.stored_request(request, ref=run.ref), **inputs.stored(run.media)}),
                 picture=self.key.redact(picture),
-                price=self.prices.usd,
+                price=price.usd or Decimal(0),
+                operation=run.operation,
+                is_unpriced=price.usd is None or None,
             )
             self.journal.note(run.record)
 
@@ -136,7 +149,8 @@ class Recorder:
         """
         assert self.journal is not None  # noqa: S101 - without a journal the slots decide
         assert run.record is not None  # noqa: S101 - `begin` made the row
-        spending = self.budget.shared_limit(self.prices, self.clock()) if self.budget else None
+        price = self.price_of(run.request)
+        spending = self.budget.shared_limit(price, self.clock()) if self.budget else None
         submitting = after(run.record, lifecycle.Started(), self.clock())
         return await self.journal.claim(submitting, ask._replace(spending=spending))
 
@@ -249,10 +263,14 @@ def _update_budget(budget: Budget, key: str, event: lifecycle.Event, now: float)
             assert_never(effect)
 
 
-def request_from_record(record: JobRecord) -> ImageToVideoUltra | None:
-    """Return the request of a journal row; None if there is none. A picture that was bytes is named by its digest."""
-    if record.request is None:
+def request_from_record(record: JobRecord) -> Request | None:
+    """Return the request of a journal row; None if there is none. A picture that was bytes is named by its digest.
+
+    Return None too for an operation that this process does not know.
+    """
+    operation = OPERATIONS.get(record.operation)
+    if record.request is None or operation is None:
         return None
-    picture = f"sha256:{(record.picture or {}).get('sha256', 'unknown')}"
-    request: dict[str, Any] = {"init_image": picture, **record.request}
-    return ImageToVideoUltra(**request)
+    digest = f"sha256:{(record.picture or {}).get('sha256', 'unknown')}"
+    picture = {operation.inline_input.name: digest} if operation.inline_input else {}
+    return operation.request({**picture, **record.request})

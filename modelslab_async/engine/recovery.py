@@ -152,13 +152,16 @@ class Recoverer:
         """Return those of the account's videos that are in no row."""
         return tuple([a for a in assets if await self.journal.find(self.recorder.account, job_id=a.id) is None])
 
-    async def attach(self, ref_or_id: str) -> Job:
-        """Return the job with this ref or id: open here, ended here, in the journal, or else known to the service."""
-        job = await self._find_job(ref_or_id)
+    async def attach(self, ref_or_id: str, operation: str) -> Job:
+        """Return the job with this ref or id: open here, ended here, in the journal, or else known to the service.
+
+        operation: that of a job that only the service knows.
+        """
+        job = await self._find_job(ref_or_id, operation)
         self._not_handed_out.discard(job.ref)
         return job
 
-    async def _find_job(self, ref_or_id: str) -> Job:
+    async def _find_job(self, ref_or_id: str, operation: str) -> Job:
         row = await self.find(ref_or_id) if self.recorder.is_open and self.recorder.journal else None
         record = row and row.record
         if run := self.dispatcher.open_job(ref_or_id):
@@ -174,9 +177,9 @@ class Recoverer:
         if ended and not ended.id:
             return ended
         if ended:
-            run = JobRun(self.dispatcher, ended.request, ended.ref, job_id=ended.id)
+            run = JobRun(self.dispatcher, ended.request, ended.ref, operation=ended.operation, job_id=ended.id)
         else:
-            run = JobRun(self.dispatcher, None, new_ref(), job_id=ref_or_id, is_unknown=True)
+            run = JobRun(self.dispatcher, None, new_ref(), operation=operation, job_id=ref_or_id, is_unknown=True)
         self.dispatcher.adopt(run)
         return run.job
 

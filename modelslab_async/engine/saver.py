@@ -3,15 +3,18 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from decimal import Decimal
 
 from modelslab_async.aio import now
 from modelslab_async.engine.recorder import Recorder
 from modelslab_async.errors import InvalidVideoError
 from modelslab_async.job.future import Job
 from modelslab_async.media import download
+from modelslab_async.media.containers import CONTAINERS
 from modelslab_async.media.saved import Progress, SavedVideo
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import Video
+from modelslab_async.protocol.operations import OPERATIONS
 from modelslab_async.protocol.problems import require
 from modelslab_async.telemetry import Notifier, Telemetry
 from modelslab_async.transport.api import ServiceApi
@@ -46,24 +49,36 @@ class Saver:
         ended = asyncio.get_running_loop().create_future()
         self.saves.add(ended)
         try:
+            price = video.price if isinstance(video, Job) else None
             video = await video if isinstance(video, Job) else video
+
+            row = OPERATIONS.get(video.operation) if isinstance(video, Video) else None
+            allowed = row.containers if row else CONTAINERS
 
             async def get(links: Sequence[str]) -> SavedVideo:
                 async with self.slots:
                     at = now()
                     saved = await download.save(
-                        self.api, links, path, progress=progress, overwrite=overwrite, max_bytes=max_bytes
+                        self.api,
+                        links,
+                        path,
+                        progress=progress,
+                        overwrite=overwrite,
+                        max_bytes=max_bytes,
+                        allowed=allowed,
                     )
                 if isinstance(video, Video):
                     self.notifier.notify(Telemetry.downloaded, video, saved, now() - at)
                 return saved
 
-            return await (get([video]) if isinstance(video, str) else self._collect(video, get))
+            return await (get([video]) if isinstance(video, str) else self._collect(video, get, price))
         finally:
             self.saves.discard(ended)
             ended.cancel()
 
-    async def _collect(self, video: Video, get: Callable[[Sequence[str]], Awaitable[SavedVideo]]) -> SavedVideo:
+    async def _collect(
+        self, video: Video, get: Callable[[Sequence[str]], Awaitable[SavedVideo]], price: Decimal | None
+    ) -> SavedVideo:
         """Try all links, then ask the service for fresh ones: links expire, and a gateway may answer with a page."""
         links, delays = list(dict.fromkeys((video.url, *video.links))), self.api.backoff()
         rounds = 0
@@ -73,7 +88,7 @@ class Saver:
             except InvalidVideoError as error:
                 rounds += 1
                 if rounds == _ROUNDS:
-                    error.about(ref=video.ref, job_id=video.id, charged=True, price=self.recorder.prices.usd)
+                    error.about(ref=video.ref, job_id=video.id, charged=True, price=price)
                     raise
                 await asyncio.sleep(next(delays))
                 links = list(dict.fromkeys((*await self._fresh_links(video), *links)))
@@ -83,5 +98,7 @@ class Saver:
 
     async def _fresh_links(self, video: Video) -> tuple[str, ...]:
         """Return the links that the service names now. Return none if it cannot be asked."""
-        answer = await self.api.fetch(video.id, self.api.timeouts.fetch) if video.id else None
+        if not video.id:
+            return ()
+        answer = await self.api.fetch(video.operation, video.id, self.api.timeouts.fetch)
         return answer.links if isinstance(answer, wire.Ready) else ()

@@ -16,10 +16,11 @@ from modelslab_async.errors import (
     TransportError,
 )
 from modelslab_async.job.run import JobRun, closed_before_sending, internal_error
-from modelslab_async.media import images
+from modelslab_async.media import inputs
+from modelslab_async.media.inputs import Sources
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.reply import Refused
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 from modelslab_async.protocol.slots import Slots
 from modelslab_async.telemetry import Notifier, Telemetry
 from modelslab_async.transport.api import ServiceApi, retry_after
@@ -53,13 +54,18 @@ class Submitter:
             run.advance(event)
 
     async def encode(self, run: JobRun) -> bool:
-        """Encode the request of a job, with its picture. Return False if that failed, which ends the job: not sent."""
+        """Encode the request of a job, with its files. Return False if that failed, which ends the job: not sent.
+
+        Files that do not travel inside the request are uploaded now.
+        """
         try:
-            if isinstance(run.image, images.ImageUrl):
-                body, facts = self._encode(run.request, run.ref, run.image)
+            assert run.media is not None  # noqa: S101 - the files are kept until they are sent
+            if not run.media.is_local:
+                body, facts = self._encode(run.request, run.ref, run.media)
             else:
+                run.media = run.media._replace(others=await self._uploaded(run.media.others))
                 loop = asyncio.get_running_loop()
-                body, facts = await loop.run_in_executor(None, self._encode, run.request, run.ref, run.image)
+                body, facts = await loop.run_in_executor(None, self._encode, run.request, run.ref, run.media)
         except Exception as error:  # noqa: BLE001 - the picture is gone, or a bug
             if not run.future.done():
                 known = error if isinstance(error, ModelsLabError) else internal_error(run, error)
@@ -70,15 +76,26 @@ class Submitter:
             run.record = run.record._replace(picture=self.api.key.redact(facts))
         return True
 
-    def _encode(
-        self, request: ImageToVideoUltra | None, ref: str, image: images.Image | None
-    ) -> tuple[bytes, Mapping[str, Any]]:
+    async def _uploaded(self, others: Mapping[str, Sources]) -> Mapping[str, Sources]:
+        """Return the files with a URL for each. Raise InvalidRequestError, APIError or TransportError."""
+        found = dict[str, Sources]()
+        for name, value in others.items():
+            urls = [await self._upload(each) for each in (value if isinstance(value, list) else [value])]
+            found[name] = urls if isinstance(value, list) else urls[0]
+        return found
+
+    async def _upload(self, source: inputs.Source) -> inputs.Source:
+        data = await asyncio.get_running_loop().run_in_executor(None, inputs.load, source)
+        return source if isinstance(data, str) else inputs.Url(await self.api.upload(data, inputs.type_of(data) or ""))
+
+    def _encode(self, request: Request | None, ref: str, media: inputs.Media) -> tuple[bytes, Mapping[str, Any] | None]:
         """Return a request's body, and what the journal keeps of the picture in it."""
         assert request is not None  # noqa: S101 - a job without a request was submitted elsewhere
-        assert image is not None  # noqa: S101 - the picture is kept until it is sent
-        params = wire.encode_request(request, ref=ref)
-        picture = images.load(image)
-        return wire.encode_body(params, self.api.key, picture=picture), images.facts(image, picture)
+        params = {**wire.encode_request(request, ref=ref), **inputs.stored(media._replace(picture=None))}
+        if media.picture is None:
+            return wire.encode_body(params, self.api.key), None
+        picture = inputs.load(media.picture)
+        return wire.encode_body(params, self.api.key, picture=picture), inputs.facts(media.picture, picture)
 
     async def _post_submit(self, run: JobRun, body: bytes) -> lifecycle.Event:
         """Send the paid request. Repeat it only while it certainly was not accepted."""
@@ -118,7 +135,7 @@ class Submitter:
 
     async def _post_once(self, run: JobRun, body: bytes) -> wire.SubmitReply | TransportError:
         try:
-            path = wire.SUBMIT_PATHS[self.api.deployment]
+            path = wire.submit_path(run.operation, self.api.deployment)
             reply = await self.api.post("submit", path, body, self.api.timeouts.submit)
         except TransportError as error:
             return error

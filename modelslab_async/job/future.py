@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable, Generator
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import attrs
 from modelslab_async.media.saved import DEFAULT_MAX_BYTES, Progress, SavedVideo
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
 from modelslab_async.protocol.record import JobRecord
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 from modelslab_async.protocol.secret import ApiKey, without_key
 
 if TYPE_CHECKING:
@@ -63,9 +64,19 @@ class Job:
         return self._run.id
 
     @property
-    def request(self) -> ImageToVideoUltra | None:
+    def request(self) -> Request | None:
         """What was asked for; None for a job that was attached to by its id."""
         return self._run.request
+
+    @property
+    def operation(self) -> str:
+        """The name of the operation, see `modelslab_async.OPERATIONS`."""
+        return self._run.operation
+
+    @property
+    def price(self) -> Decimal | None:
+        """USD that the job costs if it is charged; None if the price is unknown."""
+        return self._run.price
 
     @property
     def record(self) -> JobRecord | None:

@@ -12,14 +12,15 @@ from typing import NamedTuple, Protocol
 from modelslab_async.aio import wait_for_event
 from modelslab_async.errors import JobDetachedError, JobError, ModelsLabError, SubmitUncertainError
 from modelslab_async.job.future import Job
-from modelslab_async.media.images import Image
+from modelslab_async.media.inputs import Media
 from modelslab_async.media.saved import Progress, SavedVideo
 from modelslab_async.polling.estimator import JobForecast
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobEvent, JobState, Video
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.record import JobRecord, video_of
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.request import Request
 from modelslab_async.protocol.secret import ApiKey
 
 _NEVER = -math.inf
@@ -52,9 +53,8 @@ class JobRuntime(Protocol):
         """The fingerprint of the account, see `Client.account_id`."""
         ...
 
-    @property
-    def price(self) -> Decimal:
-        """The price of one job, USD."""
+    def price_of(self, run: JobRun) -> Decimal | None:
+        """Return the price of the job, USD; None if it is unknown."""
         ...
 
     @property
@@ -101,10 +101,11 @@ class JobRun:
     def __init__(
         self,
         runtime: JobRuntime,
-        request: ImageToVideoUltra | None,
+        request: Request | None,
         ref: str,
         *,
-        image: Image | None = None,
+        operation: str = DEFAULT_OPERATION,
+        media: Media | None = None,
         job_id: str | None = None,
         has_webhook: bool = False,
         is_unknown: bool = False,
@@ -113,8 +114,10 @@ class JobRun:
         self.runtime = runtime
         self.request, self.ref, self.id = request, ref, job_id
         self.state = JobState.WAITING if job_id is None else JobState.PROCESSING
-        self.image = image
-        """The picture to send, until it was sent."""
+        self.operation = request.operation if request else operation
+        """The name of the operation."""
+        self.media = media
+        """The files to send, until they were sent."""
         self.body: bytes | None = None
         """The encoded request, between the claim of a slot and the submit."""
         self.has_webhook = has_webhook
@@ -157,9 +160,9 @@ class JobRun:
             self.seen_running()
 
     @classmethod
-    def restored(cls, runtime: JobRuntime, record: JobRecord, request: ImageToVideoUltra | None, ages: Ages) -> JobRun:
+    def restored(cls, runtime: JobRuntime, record: JobRecord, request: Request | None, ages: Ages) -> JobRun:
         """Return the run of a journal row that is PROCESSING or READY."""
-        run = cls(runtime, request, record.ref, job_id=record.job_id or "")
+        run = cls(runtime, request, record.ref, operation=record.operation, job_id=record.job_id or "")
         run.state = record.state
         run.event_log.clear()
         run.resume(runtime, record, ages)
@@ -173,18 +176,18 @@ class JobRun:
         cls,
         runtime: JobRuntime,
         record: JobRecord,
-        request: ImageToVideoUltra | None,
+        request: Request | None,
         ages: Ages,
         error: ModelsLabError | None,
     ) -> JobRun:
         """Return the run of a journal row that ended with *error*, or that was withdrawn if *error* is None."""
-        run = cls(runtime, request, record.ref)
+        run = cls(runtime, request, record.ref, operation=record.operation)
         run.submitted_at = run.loop.time() - ages.since_creation
         run.record, run.id, run.state, run.charged = record, record.job_id, record.state, record.charged
         run.event_log.clear()
         run.log_event(None)
         if error:
-            run.fail(error, charged=record.charged, price=record.price)
+            run.fail(error, charged=record.charged)
         else:
             run.future.cancel()
         return run
@@ -403,11 +406,16 @@ class JobRun:
             ):
                 self.fail(error, charged=effects.charged)
 
-    def fail(self, error: ModelsLabError, *, charged: bool | None, price: Decimal | None = None) -> None:
-        """Give the job its error. *price* is in USD; None takes the account's price, unless the job is a stranger's."""
-        if price is None and (self.record or not self.submitted_elsewhere):
-            price = self.runtime.price
-        self.future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged, price=price))
+    @property
+    def price(self) -> Decimal | None:
+        """USD that the job costs if it is charged; None if that is unknown, as for a job that another client sent."""
+        if self.record:
+            return self.record.usd
+        return None if self.submitted_elsewhere else self.runtime.price_of(self)
+
+    def fail(self, error: ModelsLabError, *, charged: bool | None) -> None:
+        """Give the job its error."""
+        self.future.set_exception(error.about(ref=self.ref, job_id=self.id, charged=charged, price=self.price))
         self.future.exception()  # logs and the state report it, so asyncio need not log "exception was never retrieved"
 
     def _announce(self) -> None:

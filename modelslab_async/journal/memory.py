@@ -300,9 +300,11 @@ class MemoryJournal:
         return Account(self.storage.caps.get(account, AccountCap()), asks, holding)
 
     def _count_charges(self, account: str, since: float) -> Counter[Decimal]:
-        """Return how many jobs were charged since then, or may have been charged at any time, by price."""
+        """Return how many jobs were accepted since then, or are in doubt since any time, by price."""
         return Counter(
-            record.price for record in self._charged(account) if record.charged is None or _charged_at(record) >= since
+            record.price
+            for record in self._charged(account)
+            if (record.charged is None and record.accepted_at is None) or _charged_at(record) >= since
         )
 
     def _charged(self, account: str) -> Iterator[JobRecord]:

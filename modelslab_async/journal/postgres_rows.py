@@ -15,6 +15,7 @@ from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Durat
 from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import (
     HOLDING,
@@ -125,9 +126,11 @@ _COLUMNS = (
 _TYPES = ("text",) * 3 + ("float8", "text", "text", "numeric", "bool") + ("float8",) * 4 + ("text", "json")
 _TAKE_OVER = len(_COLUMNS)
 """Where the values of `WRITE` name the owner whose row may be taken."""
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
-"""Fields without a column: JSON in the column `details`, without those that are empty."""
-_EMPTY: tuple[object, ...] = (None, (), {})
+_DETAILS = (
+    "request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target", "operation", "is_unpriced",
+)  # fmt: skip
+"""Fields without a column: JSON in the column `details`, without those that are empty or usual."""
+_EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 
 
 def _listed(states: Collection[JobState]) -> str:
@@ -198,7 +201,7 @@ _IS_IN_DOUBT = "accepted_at IS NULL AND charged IS NOT false"
 _AT_OF_DOUBT = "coalesce(submitted_at, created_at)"
 _COUNT_CHARGES = f"""
     SELECT price, sum(jobs)::bigint AS count FROM {SCHEMA}.totals
-    WHERE account = $1 AND (day >= $2 OR NOT is_certain) GROUP BY price
+    WHERE account = $1 AND day >= $2 GROUP BY price
     UNION ALL
     SELECT price, count(*) FROM {SCHEMA}.jobs
     WHERE account = $1 AND {_IS_IN_DOUBT} AND (charged IS NULL OR {_AT_OF_DOUBT} >= $2 * {DAY}::float8) GROUP BY price
@@ -384,7 +387,7 @@ async def write_ask(connection: "AnyConnection", account: str, ask: ClientAsk) -
 
 
 async def count_charges(connection: "AnyConnection", account: str, since: float) -> Counter[Decimal]:
-    """Return how many jobs were charged since then, or may have been charged at any time, by price.
+    """Return how many jobs were accepted since then, or are in doubt since any time, by price.
 
     since: the begin of a UTC day, unix seconds; -infinity for all days.
     """

@@ -13,6 +13,7 @@ from modelslab_async.journal.base import DURATIONS_OF_KIND, MAX_DURATIONS, Durat
 from modelslab_async.journal.pruning import OVER
 from modelslab_async.protocol.claims import AccountCap, ClientAsk
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.pricing import DAY
 from modelslab_async.protocol.record import (
     HOLDING,
@@ -114,9 +115,11 @@ _COLUMNS = (
     "submitted_at", "accepted_at", "ended_at", "delivered_at", "saved_path", "details", "checksum",
 )  # fmt: skip
 _TIMES = ("created_at", "submitted_at", "accepted_at", "ended_at", "delivered_at")
-_DETAILS = ("request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target")
-"""Fields without a column: JSON in the column `details`, without those that are empty."""
-_EMPTY: tuple[object, ...] = (None, (), {})
+_DETAILS = (
+    "request", "picture", "eta", "seed", "links", "video", "error", "error_kind", "target", "operation", "is_unpriced",
+)  # fmt: skip
+"""Fields without a column: JSON in the column `details`, without those that are empty or usual."""
+_EMPTY: tuple[object, ...] = (None, (), {}, DEFAULT_OPERATION)
 _STATES = {state.value: state for state in JobState}
 _decode: Callable[[str], dict[str, Any]] = json.JSONDecoder().decode
 
@@ -270,13 +273,11 @@ def remove_asks(connection: sqlite3.Connection, owner: str) -> None:
 
 
 def count_charges(connection: sqlite3.Connection, account: str, since: float) -> Counter[Decimal]:
-    """Return how many jobs were charged since then, or may have been charged at any time, by price.
+    """Return how many jobs were accepted since then, or are in doubt since any time, by price.
 
     since: the begin of a UTC day, unix seconds; -infinity for all days.
     """
-    accepted = """
-        SELECT price, sum(jobs) FROM totals WHERE account = ? AND (day >= ? OR NOT is_certain) GROUP BY price
-    """
+    accepted = "SELECT price, sum(jobs) FROM totals WHERE account = ? AND day >= ? GROUP BY price"
     doubted = f"SELECT price, count(*) {_IN_DOUBT_CHARGES} AND (charged IS NULL OR {_AT_OF_DOUBT} >= ?) GROUP BY price"
     counts = _counted(connection, accepted, (account, _day(since)))
     counts.update(_counted(connection, doubted, (account, since)))

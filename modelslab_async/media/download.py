@@ -8,17 +8,18 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import AsyncIterable, Sequence
+from collections.abc import AsyncIterable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from modelslab_async.errors import InvalidVideoError, TransportError
-from modelslab_async.media import mp4
+from modelslab_async.media.containers import CONTAINERS, Parser
 from modelslab_async.media.disk import flush_folder
 from modelslab_async.media.saved import Progress, SavedVideo
 from modelslab_async.protocol.coding import GZIP_MAGIC, Gunzip
+from modelslab_async.protocol.operations import Container
 from modelslab_async.protocol.problems import refusal
 from modelslab_async.transport.api import ServiceApi
 from modelslab_async.transport.base import Incoming
@@ -37,13 +38,21 @@ class PartialDownload:
     the blocks in order.
     """
 
-    def __init__(self, file: BinaryIO, thread: ThreadPoolExecutor, progress: Progress | None, max_bytes: int) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        thread: ThreadPoolExecutor,
+        progress: Progress | None,
+        max_bytes: int,
+        allowed: Collection[Container] = CONTAINERS,
+    ) -> None:
         self.file, self.thread, self.progress, self.max_bytes = file, thread, progress, max_bytes
+        self.allowed = allowed
         self.total: int | None = None
         """The length that the server announced, bytes."""
         self.validator: str | None = None
         """ETag or Last-Modified: proves that the rest of a file belongs to this part."""
-        self.parser, self.digest = mp4.Parser(), hashlib.sha256()
+        self.parser, self.digest = Parser(allowed), hashlib.sha256()
         self.received = self._block_bytes = 0
         self._block = list[bytes]()
         self._writes = list[asyncio.Future[None]]()
@@ -51,7 +60,7 @@ class PartialDownload:
 
     def start_over(self, total: int | None, validator: str | None) -> None:
         """Forget what arrived: the file begins anew."""
-        self.parser, self.digest, self.received = mp4.Parser(), hashlib.sha256(), 0
+        self.parser, self.digest, self.received = Parser(self.allowed), hashlib.sha256(), 0
         self.total, self.validator = total, validator
 
     async def write(self, chunk: bytes) -> None:
@@ -101,8 +110,11 @@ async def save(
     overwrite: bool,
     progress: Progress | None,
     max_bytes: int,
+    allowed: Collection[Container] = CONTAINERS,
 ) -> SavedVideo:
-    """Stream the first link with a whole mp4 to *path*, in constant memory. An existing file is replaced only then.
+    """Stream the first link with a whole video to *path*, in constant memory. An existing file is replaced only then.
+
+    allowed: the containers that the video may have.
 
     Raise as `Client.download` does. The paid video stays at its links in each case.
     """
@@ -118,7 +130,7 @@ async def save(
         opening.add_done_callback(lambda opened: None if opened.exception() else _remove_part(opened.result(), part))
         raise
     try:
-        download = await _download_first_whole(api, links, file, progress, max_bytes)
+        download = await _download_first_whole(api, links, file, progress, max_bytes, allowed)
         await loop.run_in_executor(None, _move_into_place, file, part, target, overwrite)
     finally:
         await asyncio.shield(loop.run_in_executor(None, _remove_part, file, part))
@@ -171,16 +183,21 @@ def _file_exists(target: Path) -> FileExistsError:
 
 
 class _DeadLinkError(Exception):
-    """A link does not lead to a whole mp4, and trying again would not help."""
+    """A link does not lead to a whole video, and trying again would not help."""
 
 
 async def _download_first_whole(
-    api: ServiceApi, links: Sequence[str], file: BinaryIO, progress: Progress | None, max_bytes: int
+    api: ServiceApi,
+    links: Sequence[str],
+    file: BinaryIO,
+    progress: Progress | None,
+    max_bytes: int,
+    allowed: Collection[Container],
 ) -> PartialDownload:
     reasons, thread = [], ThreadPoolExecutor(1)
     try:
         for link in links:
-            download = PartialDownload(file, thread, progress, max_bytes)
+            download = PartialDownload(file, thread, progress, max_bytes, allowed)
             try:
                 await _download(api, link, download)
             except _DeadLinkError as error:
@@ -189,7 +206,8 @@ async def _download_first_whole(
                 return download
     finally:
         thread.shutdown(wait=False)
-    raise InvalidVideoError(f"no link leads to a whole mp4: {'; '.join(reasons) or 'there are no links'}")
+    wanted = " or ".join(allowed)
+    raise InvalidVideoError(f"no link leads to a whole {wanted}: {'; '.join(reasons) or 'there are no links'}")
 
 
 async def _download(api: ServiceApi, link: str, download: PartialDownload) -> None:
@@ -214,9 +232,8 @@ def _why_incomplete(download: PartialDownload) -> str:
     """Return why the file is not whole yet, or "" if it is. Raise _DeadLinkError if more bytes would not help."""
     if download.total is not None and download.received < download.total:
         return f"broke off after {download.received} of {download.total} bytes"
-    verdict = download.parser.verdict()
-    if verdict is not mp4.Verdict.WHOLE:
-        raise _DeadLinkError(f"{verdict.value}: {download.received} bytes")
+    if not download.parser.is_whole:
+        raise _DeadLinkError(f"{download.parser.verdict().value}: {download.received} bytes")
     return ""
 
 
@@ -262,7 +279,9 @@ async def _read_body(chunks: AsyncIterable[bytes], download: PartialDownload) ->
     """Write the body's chunks. A gzip stream is decoded, whether the headers announce it or not."""
     gunzip: Gunzip | None = None
     async for chunk in chunks:
-        if download.received == 0 and gunzip is None and chunk.startswith(GZIP_MAGIC):  # no mp4 begins with these bytes
+        if (
+            download.received == 0 and gunzip is None and chunk.startswith(GZIP_MAGIC)
+        ):  # no video begins with these bytes
             gunzip, download.total, download.validator = Gunzip(), None, None
         if gunzip is None:
             await _check_and_write(chunk, download)
@@ -281,8 +300,8 @@ async def _check_and_write(chunk: bytes, download: PartialDownload) -> None:
     if download.received + len(chunk) > download.max_bytes:
         raise _DeadLinkError(f"longer than max_bytes={download.max_bytes}")
     download.parser.feed(chunk)
-    if download.parser.verdict() is mp4.Verdict.NOT_MP4:
-        raise _DeadLinkError(mp4.Verdict.NOT_MP4.value)
+    if download.parser.is_wrong:
+        raise _DeadLinkError(download.parser.verdict().value)
     await download.write(chunk)
     if download.progress:
         download.progress(download.received, download.total)

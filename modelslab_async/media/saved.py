@@ -11,7 +11,7 @@ Progress = Callable[[int, int | None], object]
 
 
 class SavedVideo(NamedTuple):
-    """A whole mp4 on disk.
+    """A whole video on disk: an mp4, or a gif if the operation gives one.
 
     width, height: pixels. frames: their number. fps: frames per second. duration: seconds.
     Each of these is None if the file does not say it.

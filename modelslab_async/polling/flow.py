@@ -22,6 +22,7 @@ from modelslab_async.errors import (
 from modelslab_async.polling.schedule import RateLimiter, Schedule
 from modelslab_async.protocol import lifecycle, retry, wire
 from modelslab_async.protocol.decoding import brief
+from modelslab_async.protocol.operations import Container
 from modelslab_async.protocol.reply import Malformed, Refused
 from modelslab_async.protocol.timeouts import READY_GRACE
 
@@ -75,9 +76,10 @@ class Probe(NamedTuple):
 
 
 class Readable(NamedTuple):
-    """The link returns an mp4."""
+    """The link returns the video, which is a file of this kind."""
 
     url: str
+    container: Container = "mp4"
 
 
 class Unreadable(NamedTuple):

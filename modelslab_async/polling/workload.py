@@ -1,13 +1,16 @@
 """What the duration of a job depends on, as far as its request shows it."""
 
+import math
+import re
 from typing import NamedTuple
 
-from modelslab_async.protocol.request import ImageToVideoUltra
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS
+from modelslab_async.protocol.request import Request
 
 Kind = tuple[object, ...]
 """What two jobs must have in common so that one is forecast from the other."""
-_TYPICAL_FRAMES, _TYPICAL_RESOLUTION, _TYPICAL_STEPS = 81, 480, 20
 _MAX_PARAMETER = 1e6
+_DIGITS = re.compile(r"[0-9]{1,6}")
 
 
 class Workload(NamedTuple):
@@ -20,21 +23,27 @@ class Workload(NamedTuple):
     work: float = 1.0
 
 
-def work_of(request: ImageToVideoUltra) -> float:
-    """Return how much the service has to compute: the pixels of all frames times the steps; 1 for a typical request."""
-    frames = _relative(request.num_frames, _TYPICAL_FRAMES)
-    steps = _relative(request.num_inference_steps, _TYPICAL_STEPS)
-    return frames * steps * _relative(request.resolution, _TYPICAL_RESOLUTION) ** 2
+def work_of(request: Request) -> float:
+    """Return how much the service has to compute, such as the pixels of all frames times the steps.
+
+    It is 1 for a request with the typical values of its operation.
+    """
+    row = OPERATIONS.get(request.operation)
+    typical = row.typical if row else {}
+    factors = {name: _relative(getattr(request, name, None), usual) for name, usual in typical.items()}
+    return math.prod(factor**2 if name == "resolution" else factor for name, factor in factors.items())
 
 
-def workload_of(request: ImageToVideoUltra | None) -> Workload:
+def workload_of(request: Request | None, operation: str = DEFAULT_OPERATION) -> Workload:
     """Return the workload of *request*. None, for a job whose request is unknown, gives a kind of its own."""
     if request is None:
-        return Workload()
-    ratio = request.resolution if isinstance(request.resolution, str) else None
-    return Workload((request.model_id, ratio), work_of(request))
+        return Workload() if operation == DEFAULT_OPERATION else Workload((operation,))
+    size: object = getattr(request, "resolution", None)
+    kind = (request.operation, request.model_id, size if isinstance(size, str) else None)
+    return Workload(kind, work_of(request))
 
 
-def _relative(value: object, typical: int) -> float:
+def _relative(value: object, typical: float) -> float:
     """Return *value* as a multiple of the typical value. Return 1 if it is no number of a sensible size."""
-    return value / typical if isinstance(value, int | float) and 1 <= value < _MAX_PARAMETER else 1.0
+    number = float(value) if isinstance(value, str) and _DIGITS.fullmatch(value) else value
+    return number / typical if isinstance(number, int | float) and 1 <= number < _MAX_PARAMETER else 1.0

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import attrs
 
 from modelslab_async.errors import ModelsLabError
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, Container
 from modelslab_async.protocol.wire import Accepted, Ready
 
 
@@ -63,6 +64,8 @@ class Video:
     generation_time: the service's own figure, seconds; None if it gave none.
     is_temporary: True if the request set `temp`. The service deletes such a file within 24 hours, so save it at once.
         How long the service keeps other files is not documented.
+    operation: the name of the operation that made it.
+    container: what the file is: "mp4" or "gif".
     """
 
     id: str | None
@@ -73,6 +76,8 @@ class Video:
     meta: Mapping[str, Any] = attrs.field(factory=dict[str, Any], repr=False)
     generation_time: float | None = None
     is_temporary: bool = False
+    operation: str = DEFAULT_OPERATION
+    container: Container = "mp4"
 
 
 class JobEvent(NamedTuple):
@@ -116,7 +121,7 @@ class Cancelled(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """One of the job's links returns an mp4."""
+    """One of the job's links returns the video."""
 
     video: Video
 

@@ -1,74 +1,65 @@
 """Check requests against the documented limits and the type of each parameter.
 
-The limits come from the endpoint's documentation page, unless a comment names another source. The service does not
-enforce all of them: the page's own examples send 30 and 31 steps, although the page allows 25. So a user may override
-the problem of a value beyond a limit. A value that cannot be right is always refused.
+The limits are those of the operation's row. The service does not enforce all of them: the page of Image to Video Ultra
+sends 30 and 31 steps in its examples, although it allows 25. So a user may override the problem of a value beyond a
+limit. A value that cannot be right is always refused.
 """
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from modelslab_async.errors import Problem
+from modelslab_async.errors import InvalidRequestError, Problem
+from modelslab_async.protocol.operations import Operation, Range, operation_of
 from modelslab_async.protocol.problems import shown, wrong
-from modelslab_async.protocol.request import RESERVED, Deployment, ImageToVideoUltra, is_http_url
-
-
-class Range(NamedTuple):
-    """A documented range. Both ends are allowed values; None means that the range has no limit on that side."""
-
-    minimum: float | None = None
-    maximum: float | None = None
-
-    def requirement(self, value: float) -> str | None:
-        """Return the requirement that *value* breaks, or None if it is within the range."""
-        if self.maximum is not None and value > self.maximum:
-            return f"must be at most {self.maximum:g}"
-        if self.minimum is not None and value < self.minimum:
-            return f"must be at least {self.minimum:g}"
-        return None
-
-
-_PAGE: Mapping[str, Range] = {
-    "resolution": Range(maximum=480),
-    "num_inference_steps": Range(maximum=25),
-    "guidance_scale": Range(0.0, 8.0),
-    "fps": Range(maximum=16),
-    "sample_shift": Range(maximum=10),
-}
-_DEDICATED: Mapping[str, Range] = {
-    **_PAGE,
-    "num_inference_steps": Range(maximum=8),
-    "guidance_scale": Range(1.0, 2.0),
-    "fps": Range(maximum=18),
-}
-MODELS = ("wan2.2", "ltx-2.3", "wan2.1", "cogvideox")
-LIMITS: Mapping[Deployment, Mapping[str | None, Mapping[str, Range]]] = {
-    Deployment.V6: {
-        None: _PAGE,
-        "wan2.2": {**_PAGE, "resolution": Range(maximum=720)},  # the model's own, later page
-    },
-    Deployment.ENTERPRISE: {None: _DEDICATED},
-}
-"""The documented limits of each deployment and model. The row None holds for all models without a row of their own."""
-DEFAULT_NUM_FRAMES = {Deployment.V6: 81, Deployment.ENTERPRISE: 92}
+from modelslab_async.protocol.request import (
+    Deployment,
+    Request,
+    VideoFusion,
+    is_http_url,
+)
 
 _NUMBER = (int, float)
 _MAX_INTEGER = 2**63
 _MAX_FLOAT = 1e308
+_JSON_HINT = "pass texts, finite numbers, lists or dicts"
 _OVERRIDE = 'or pass Client(limits="warn") to send the value anyway'
 
 
-def check(request: ImageToVideoUltra, deployment: Deployment = Deployment.V6) -> list[Problem]:
-    """Return every problem of *request*, except those of its picture, which `media.images` checks."""
-    limits = LIMITS[deployment]
+def check(request: Request, deployment: Deployment = Deployment.V6) -> list[Problem]:
+    """Return every problem of *request*, except those of its inputs, which `media.inputs` checks.
+
+    An unknown operation, or one that this deployment does not serve, is the only problem.
+    """
+    try:
+        operation = operation_of(request)
+    except InvalidRequestError as error:
+        return list(error.problems)
+    endpoint = operation.endpoints.get(deployment)
+    if endpoint is None:
+        hint = "use a client of the public API, which is Client(enterprise=False)"
+        return [Problem("operation", shown(operation.name), "cannot be sent to a dedicated server", hint)]
     model = request.model_id if isinstance(request.model_id, str) else None
-    ranges = limits.get(model) or limits[None]
+    ranges = endpoint.limits.get(model) or endpoint.limits[None]
+    problems = _wrong_values(request, _table_of(operation), ranges)
+    for contradiction in _contradictions(request, endpoint.num_frames, deployment):
+        # it replaces a documented limit's problem
+        problems = [*(problem for problem in problems if problem.field != contradiction.field), contradiction]
+    if request.extra != {}:
+        problems += _wrong_extra(request, operation.reserved)
+    if operation.models:
+        fields = [problem.field for problem in problems]
+        undocumented = _undocumented(request, model, operation)
+        problems += [problem for problem in undocumented if problem.field not in fields]
+    return problems
+
+
+def _wrong_values(request: Request, table: "_Table", ranges: Mapping[str, Range]) -> list[Problem]:
     problems = []
-    for (name, problem_with), value in zip(_CHECKS, _values(request), strict=True):
-        if value is not None or name == "prompt":
+    for (name, problem_with), value in zip(table.checks, table.values(request), strict=True):
+        if value is not None or name in table.required:
             problem = problem_with(name, value)
             if problem is None and isinstance(value, str):
                 problem = unwritable(name, value)
@@ -76,14 +67,6 @@ def check(request: ImageToVideoUltra, deployment: Deployment = Deployment.V6) ->
                 problem = _out_of_range(name, value, ranges[name])
             if problem:
                 problems.append(problem)
-    if request.fps is not None or deployment is Deployment.ENTERPRISE:
-        for contradiction in _contradictions(request, deployment):  # it replaces a documented limit's problem
-            problems = [*(problem for problem in problems if problem.field != contradiction.field), contradiction]
-    if request.extra != {}:
-        problems += _wrong_extra(request)
-    if model is not None or isinstance(request.resolution, str):
-        fields = [problem.field for problem in problems]
-        problems += [problem for problem in _undocumented(request, model) if problem.field not in fields]
     return problems
 
 
@@ -137,6 +120,24 @@ _count = partial(_integer, minimum=1)
 _natural = partial(_integer, minimum=0)
 
 
+def _text_or_count(name: str, value: object) -> Problem | None:
+    return _name(name, value) if isinstance(value, str) else _count(name, value)
+
+
+def _duration(name: str, value: object) -> Problem | None:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value):
+        return None
+    return wrong(name, value, "must be seconds as a text", 'pass "5"')
+
+
+def _container(name: str, value: object) -> Problem | None:
+    return None if value in ("mp4", "gif") else wrong(name, value, 'must be "mp4" or "gif"', "omit it for mp4")
+
+
+def _json(name: str, value: object) -> Problem | None:
+    return None if _is_json(value) else wrong(name, value, "must be JSON, at most 20 levels deep", _JSON_HINT)
+
+
 def _resolution(name: str, value: object) -> Problem | None:
     if not isinstance(value, str):
         return _count(name, value)
@@ -145,38 +146,83 @@ def _resolution(name: str, value: object) -> Problem | None:
     return wrong(name, value, "must be pixels or a ratio", 'pass 480, or "16:9" for ltx-2.3')
 
 
-_CHECKS: Sequence[tuple[str, _Check]] = (
-    ("prompt", _prompt),
-    ("negative_prompt", _text),
-    ("seed", _integer),
-    ("resolution", _resolution),
-    ("num_frames", _count),
-    ("num_inference_steps", _count),
-    ("guidance_scale", _finite),
-    ("fps", _count),
-    ("portrait", _flag),
-    ("sample_shift", _natural),
-    ("base64", _flag),
-    ("temp", _flag),
-    ("webhook", _webhook),
-    ("track_id", _name),
-    ("model_id", _name),
-)
-"""The check of each parameter, whatever the limits. None is allowed for every parameter except the prompt."""
-_values = attrgetter(*(name for name, _ in _CHECKS))
+_CHECKS: Mapping[str, _Check] = {
+    "prompt": _prompt,
+    "negative_prompt": _text,
+    "seed": _integer,
+    "resolution": _resolution,
+    "num_frames": _count,
+    "num_inference_steps": _count,
+    "guidance_scale": _finite,
+    "fps": _count,
+    "portrait": _flag,
+    "sample_shift": _natural,
+    "base64": _flag,
+    "temp": _flag,
+    "webhook": _webhook,
+    "track_id": _name,
+    "model_id": _name,
+    "duration": _duration,
+    "aspect_ratio": _name,
+    "width": _count,
+    "height": _count,
+    "generate_audio": _flag,
+    "clip_skip": _natural,
+    "upscale_height": _count,
+    "upscale_width": _count,
+    "upscale_strength": _finite,
+    "upscale_guidance_scale": _finite,
+    "upscale_num_inference_steps": _count,
+    "use_improved_sampling": _flag,
+    "improved_sampling_seed": _integer,
+    "min_guidance_scale": _finite,
+    "max_guidance_scale": _finite,
+    "motion_bucket_id": _natural,
+    "noise_aug_strength": _finite,
+    "output_type": _container,
+    "instant_response": _flag,
+}
+"""The check of each parameter, whatever the limits. Another parameter may be any JSON value."""
+_CHECKS_OF: Mapping[type[Request], Mapping[str, _Check]] = {
+    VideoFusion: {"prompt": _text, "resolution": _text_or_count},
+}
+"""The checks of a class of requests in which a parameter is another thing."""
 
 
-def _contradictions(request: ImageToVideoUltra, deployment: Deployment) -> Iterator[Problem]:
-    fps: object = request.fps
-    frames: object = DEFAULT_NUM_FRAMES[deployment] if request.num_frames is None else request.num_frames
-    if isinstance(fps, int) and isinstance(frames, int) and fps >= frames > 0:
-        yield wrong("fps", fps, f"must be less than num_frames ({frames})", "pass fewer fps or more num_frames")
-    if deployment is Deployment.ENTERPRISE and request.base64:
+class _Table(NamedTuple):
+    """The checks of a type of request. A value that is None is checked only if the parameter is required."""
+
+    checks: Sequence[tuple[str, _Check]]
+    required: frozenset[str]
+    values: Callable[[Request], tuple[Any, ...]]
+
+
+@cache
+def _table_of(operation: Operation) -> _Table:
+    files = {each.name for each in operation.inputs}
+    names = [name for name in operation.parameters if name not in files]
+    own = {**_CHECKS, **_CHECKS_OF.get(operation.request_type, {})}
+    checks = [(name, own.get(name, _json)) for name in sorted(names, key=_place_of)]
+    return _Table(checks, frozenset(operation.required), attrgetter(*(name for name, _ in checks)))
+
+
+def _place_of(name: str) -> int:
+    return [*_CHECKS].index(name) if name in _CHECKS else len(_CHECKS)
+
+
+def _contradictions(request: Request, default_frames: int | None, deployment: Deployment) -> Iterator[Problem]:
+    fps: object = getattr(request, "fps", None)
+    if isinstance(fps, int) and default_frames is not None:
+        given: object = getattr(request, "num_frames", None)
+        frames = default_frames if given is None else given
+        if isinstance(frames, int) and fps >= frames > 0:
+            yield wrong("fps", fps, f"must be less than num_frames ({frames})", "pass fewer fps or more num_frames")
+    if deployment is Deployment.ENTERPRISE and getattr(request, "base64", None):
         hint = "pass the URL of await upload(image) as init_image"
         yield Problem("base64", "True", "cannot be used with an enterprise server", hint)
 
 
-def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
+def _wrong_extra(request: Request, reserved: frozenset[str]) -> Iterator[Problem]:
     extra: object = request.extra
     if not isinstance(extra, Mapping):
         yield wrong("extra", extra, "must be a mapping of names to JSON values", "pass a dict")
@@ -186,11 +232,10 @@ def _wrong_extra(request: ImageToVideoUltra) -> Iterator[Problem]:
             yield Problem("extra", _entry("key"), "cannot hold the API key", "pass it as Client(api_key=...)")
         elif not isinstance(name, str):
             yield Problem("extra", _entry(name), "must have names that are texts", "pass a str as the name")
-        elif name in RESERVED:
+        elif name in reserved:
             yield Problem("extra", _entry(name), "cannot hold a documented parameter", f"pass it as {name}=")
         elif not _is_json({name: value}):
-            hint = "pass texts, finite numbers, lists or dicts"
-            yield wrong("extra", {name: value}, "must be JSON, at most 20 levels deep", hint)
+            yield wrong("extra", {name: value}, "must be JSON, at most 20 levels deep", _JSON_HINT)
 
 
 def _entry(name: object) -> str:
@@ -222,11 +267,13 @@ def _out_of_range(name: str, value: Any, limit: Range) -> Problem | None:
     return wrong(name, value, requirement, f"stay within the documented limit, {_OVERRIDE}", overridable=True)
 
 
-def _undocumented(request: ImageToVideoUltra, model: str | None) -> Iterator[Problem]:
+def _undocumented(request: Request, model: str | None, operation: Operation) -> Iterator[Problem]:
     """Yield the problems with values that no page of the documentation names."""
-    if isinstance(request.resolution, str) and model != "ltx-2.3":
+    resolution: object = getattr(request, "resolution", None)
+    if isinstance(resolution, str) and model != "ltx-2.3":
         hint = f'pass pixels, or model_id="ltx-2.3", {_OVERRIDE}'
-        yield wrong("resolution", request.resolution, "must be pixels, except for ltx-2.3", hint, overridable=True)
-    if model is not None and model not in MODELS:
-        requirement = "is an unknown model, for which the service would silently use wan2.2"
-        yield wrong("model_id", model, requirement, f"pass one of {', '.join(MODELS)}, {_OVERRIDE}", overridable=True)
+        yield wrong("resolution", resolution, "must be pixels, except for ltx-2.3", hint, overridable=True)
+    if model is not None and model not in operation.models:
+        requirement = f"is an unknown model, for which the service would silently use {operation.models[0]}"
+        hint = f"pass one of {', '.join(operation.models)}, {_OVERRIDE}"
+        yield wrong("model_id", model, requirement, hint, overridable=True)

@@ -12,7 +12,8 @@ from typing import Literal, NamedTuple, cast
 
 import attrs
 
-from modelslab_async.errors import BudgetExceededError
+from modelslab_async.errors import BudgetExceededError, InvalidRequestError, Problem
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS
 from modelslab_async.protocol.problems import plural, refusal, require
 from modelslab_async.protocol.record import Charge, Charges
 
@@ -35,11 +36,35 @@ _CREDITS: Mapping[Plan, int] = {Plan.BASIC: 31, Plan.STANDARD: 43}
 
 
 class Estimate(NamedTuple):
-    """The cost of calls, in USD and in the credits of each plan."""
+    """The cost of calls, in USD and in the credits of each plan.
+
+    unpriced: how many of the calls have an unknown price, which the cost does not include.
+    """
 
     jobs: int
     usd: Decimal
     credits: Mapping[Plan, int]
+    unpriced: int = 0
+
+
+class CallPrice(NamedTuple):
+    """The price of one call.
+
+    usd: None if it is unknown. credits: by plan; empty if they are unknown.
+    call: the operation and the model, for errors.
+    """
+
+    usd: Decimal | None
+    credits: Mapping[Plan, int]
+    call: str
+
+    def require_known(self) -> Decimal:
+        """Return the price in USD. Raise InvalidRequestError if it is unknown."""
+        if self.usd is None:
+            requirement = f"must include the price of {self.call}, which no documentation names"
+            hint = f'pass PriceList(of={{"{self.call.partition(" ")[0]}": ...}}), or Budget(jobs=...)'
+            raise InvalidRequestError([Problem("prices", "unknown", requirement, hint)])
+        return self.usd
 
 
 def _money(value: Money) -> Decimal:
@@ -50,29 +75,86 @@ def _money(value: Money) -> Decimal:
     return Decimal(str(value)) if _is_amount(value, whole=False) else cast("Decimal", value)
 
 
+PriceOf = Mapping[str | tuple[str, str], Money]
+
+
+def _prices_of(value: PriceOf) -> Mapping[str | tuple[str, str], Decimal]:
+    return {each: _money(price) for each, price in value.items()} if isinstance(value, Mapping) else value
+
+
 @attrs.frozen(kw_only=True)
 class PriceList:
-    """The price of a call, by default the documentation page's.
+    """The prices of calls, by default the documentation pages'.
 
-    usd: the price in USD. The page names $0.2.
-    credits: the price in credits of each plan. The page names 31 for the Basic plan and 43 for the Standard plan.
+    usd: the price of an Image to Video Ultra in USD. The page names $0.2.
+    credits: its price in credits of each plan. The page names 31 for the Basic plan and 43 for the Standard plan. The
+        credits of other operations are not documented.
+    of: the prices in USD of other calls, by the operation's name, or by (operation, model_id), which comes first. An
+        operation that is not in it has its documented price, or none.
 
     Raises InvalidRequestError for prices that cannot be right.
     """
 
     usd: Decimal = attrs.field(default=Decimal("0.2"), converter=_money)
     credits: Mapping[Plan, int] = attrs.field(factory=lambda: dict(_CREDITS))
+    of: Mapping[str | tuple[str, str], Decimal] = attrs.field(
+        factory=dict[str | tuple[str, str], Decimal], converter=_prices_of
+    )
 
     def __attrs_post_init__(self) -> None:
         priced = self.credits.items() if isinstance(self.credits, Mapping) else ()
         are_credits = all(isinstance(plan, Plan) and _is_amount(price, whole=True) for plan, price in priced)
         requirement, hint = "must be whole numbers of at least 0, by Plan", "pass {Plan.BASIC: 31}, or omit it"
-        require(_amount("usd", self.usd), (bool(priced) and are_credits, "credits", self.credits, requirement, hint))
+        others = self.of.items() if isinstance(self.of, Mapping) else [(None, None)]
+        are_prices = all(_is_call(call) and _is_amount(price, whole=False) for call, price in others)
+        of_requirement = "must be amounts of USD by operation, or by (operation, model_id)"
+        of_hint = f'pass {{"image-to-video": 0.5}}; the operations are {", ".join(OPERATIONS)}'
+        require(
+            _amount("usd", self.usd),
+            (bool(priced) and are_credits, "credits", self.credits, requirement, hint),
+            (are_prices, "of", self.of, of_requirement, of_hint),
+        )
+
+    def price_of(self, operation: str, model_id: object = None) -> CallPrice:
+        """Return the price of a call."""
+        model = model_id if isinstance(model_id, str) else None
+        row, is_default = OPERATIONS.get(operation), operation == DEFAULT_OPERATION
+        usd = self.of.get((operation, model)) if model else None
+        if usd is None:
+            usd = self.of.get(operation)
+        if usd is None:
+            usd = self.usd if is_default else row.price if row else None
+        return CallPrice(usd, self.credits if is_default else {}, f"{operation} {model}" if model else operation)
 
     def estimate(self, jobs: int) -> Estimate:
-        """Return the cost of *jobs* calls. Raise InvalidRequestError if *jobs* is not a number of calls."""
+        """Return the cost of *jobs* calls of Image to Video Ultra.
+
+        Raise InvalidRequestError if *jobs* is not a number of calls.
+        """
         require(_amount("jobs", jobs))
         return Estimate(jobs, self.usd * jobs, {plan: price * jobs for plan, price in self.credits.items()})
+
+    def estimate_calls(self, calls: Iterable[tuple[str, object]]) -> Estimate:
+        """Return the cost of calls, each an operation and a model.
+
+        The credits are those of the calls whose credits are known.
+        """
+        jobs, unpriced, usd, by_plan = 0, 0, Decimal(0), dict.fromkeys(self.credits, 0)
+        for operation, model in calls:
+            price = self.price_of(operation, model)
+            jobs, unpriced, usd = jobs + 1, unpriced + (price.usd is None), usd + (price.usd or 0)
+            for plan, count in price.credits.items():
+                by_plan[plan] += count
+        return Estimate(jobs, usd, by_plan, unpriced)
+
+
+def _is_call(call: object) -> bool:
+    operation = call[0] if isinstance(call, tuple) and len(call) == 2 and isinstance(call[1], str) else call
+    return isinstance(operation, str) and operation in OPERATIONS
+
+
+Priced = PriceList | CallPrice
+"""What has the price of a call. A PriceList stands for that of an Image to Video Ultra."""
 
 
 class _State(Enum):
@@ -220,28 +302,47 @@ class Budget:
         """Return the USD that may still be spent, never below 0. Return None if there is no limit in USD."""
         return None if self._usd is None else max(self._usd - _usd(self._counting(now)), Decimal(0))
 
-    def jobs_left(self, prices: PriceList, now: float) -> int | None:
-        """Return how many more calls all limits allow at these prices. Return None if calls are free, for any number.
+    def jobs_left(self, prices: Priced, now: float) -> int | None:
+        """Return how many more calls all limits allow at this price. Return None if calls are free, for any number.
 
-        Raises InvalidRequestError for prices that lack those of the budget's plan.
+        Raises InvalidRequestError if the price is unknown in what the budget limits.
         """
         return min(
             (int(each.remaining // each.price) for each in self._limits(prices, now) if each.price), default=None
         )
 
-    def reserve(self, key: str, prices: PriceList, now: float) -> None:
+    def allowed(self, calls: Iterable[tuple[Priced, int]], now: float) -> int:
+        """Return how many of these calls all limits allow, in this order. Each entry is a price and a number of calls.
+
+        Raises InvalidRequestError if a price is unknown in what the budget limits.
+        """
+        allowed, used = 0, defaultdict[str, Decimal](Decimal)
+        for prices, count in calls:
+            limits = [each._replace(used=each.used + used[each.unit]) for each in self._limits(prices, now)]
+            most = min((int(each.remaining // each.price) for each in limits if each.price), default=count)
+            allowed += min(most, count)
+            for each in limits:
+                used[each.unit] += min(most, count) * each.price
+        return allowed
+
+    def require_prices(self, prices: Priced) -> None:
+        """Raise InvalidRequestError if the budget limits USD or credits, and the price in them is unknown."""
+        for _ in self._limits(prices, 0.0):
+            pass
+
+    def reserve(self, key: str, prices: Priced, now: float) -> None:
         """Reserve the price of a job that is to be submitted. A key that counts already is not counted again.
 
-        Raises BudgetExceededError if a limit does not allow the job. Raises InvalidRequestError for prices that lack
-        those of the budget's plan. In both cases nothing is reserved.
+        Raises BudgetExceededError if a limit does not allow the job. Raises InvalidRequestError if the budget limits
+        USD or a plan's credits, and the price in them is unknown. In both cases nothing is reserved.
         """
         if key in self._calls:
             return
         for each in self._limits(prices, now):
             each.require()
-        self._put(key, _Call(_Price(prices.usd, self._credits_of(prices)), _State.RESERVED))
+        self._put(key, _Call(_Price(prices.usd or Decimal(0), self._credits_of(prices)), _State.RESERVED))
 
-    def shared_limit(self, prices: PriceList, now: float) -> SpendingLimit | None:
+    def shared_limit(self, prices: Priced, now: float) -> SpendingLimit | None:
         """Return what this budget allows over all clients of an account, for one job at these prices.
 
         Return None without `per`: then the budget counts only the spending through this object.
@@ -249,7 +350,7 @@ class Budget:
         if self._per is None:
             return None
         credit, since = self._credits_of(prices), self.since(now)
-        return SpendingLimit(self._usd, self._jobs, self._credits, prices.usd, credit, since)
+        return SpendingLimit(self._usd, self._jobs, self._credits, prices.usd or Decimal(0), credit, since)
 
     def settle(self, key: str, now: float) -> None:
         """Count the job as charged, because the service accepted it."""
@@ -329,20 +430,24 @@ class Budget:
                 settled += counts
         return settled
 
-    def _credits_of(self, prices: PriceList) -> int:
+    def _credits_of(self, prices: Priced) -> int:
         """Return the price of a call in credits of the budget's plan; 0 if the budget has no plan."""
         if self._plan is None:
             return 0
+        if isinstance(prices, CallPrice) and not prices.credits:
+            requirement = f"must be known for a budget in credits: no documentation names those of {prices.call}"
+            raise refusal("prices.credits", {}, requirement, "pass Budget(usd=...) or Budget(jobs=...)")
         if self._plan not in prices.credits:
             requirement = f"must include credits of {self._plan}, which the budget counts"
             raise refusal("prices.credits", prices.credits, requirement, "pass PriceList(credits={plan: credits})")
         return prices.credits[self._plan]
 
-    def _limits(self, prices: PriceList, now: float) -> Iterator[_Limit]:
+    def _limits(self, prices: Priced, now: float) -> Iterator[_Limit]:
         """Yield the limits that are set."""
         counting, credit = self._counting(now), self._credits_of(prices)
         if self._usd is not None:
-            yield _Limit("USD", self._usd, prices.usd, _usd(counting))
+            price = prices.require_known() if isinstance(prices, CallPrice) else prices.usd
+            yield _Limit("USD", self._usd, price, _usd(counting))
         if self._jobs is not None:
             yield _Limit("job", Decimal(self._jobs), Decimal(1), Decimal(counting.total()))
         if self._credits is not None:

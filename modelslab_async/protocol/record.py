@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.effects import effects_of
 from modelslab_async.protocol.lifecycle import JobState, Video
-from modelslab_async.protocol.request import RequestParams
+from modelslab_async.protocol.operations import DEFAULT_OPERATION
 
 SLOT_HOLD = 120.0
 """Seconds for which a job that this client does not poll is assumed to hold a slot at the service.
@@ -39,10 +39,11 @@ class JobRecord(NamedTuple):
     state: the job's state.
     job_id: the service's id; None if the service has named none.
     request: what was asked for, as `Client.submit` takes it; None for a job that was attached to by its id. It has
-        init_image if the picture came from a URL or a path; a path is absolute.
-    picture: source ("path", "url" or "bytes"), where, length_bytes and sha256, as far as they are known; None if
-        nothing is known.
-    price: USD that the service charges for the job.
+        init_image if the picture came from a URL or a path; a path is absolute. Other inputs that were passed as bytes
+        are named by their digest.
+    picture: source ("path", "url" or "bytes"), where, length_bytes and sha256 of the picture that travels inside the
+        request, as far as they are known; None if nothing is known, or if the operation has no such picture.
+    price: USD that the service charges for the job; 0 if that is unknown, see `usd`.
     charged: whether the job was charged: False, True, or None if the client cannot know.
     eta: the service's estimate when it accepted the job, seconds; None if it gave none.
     seed: the seed that the service named when it accepted the job; None if it named none.
@@ -56,6 +57,8 @@ class JobRecord(NamedTuple):
     delivered_at: when the application acknowledged the video, see `Job.delivered`, unix seconds; None before that.
     saved_path: the path to which the video was saved; None if it was not saved.
     target: the file or folder that the video is meant for; None if the program did not say, see `Job.target`.
+    operation: the name of the operation.
+    is_unpriced: True if the price is unknown; None if it is known.
     """
 
     account: str
@@ -64,7 +67,7 @@ class JobRecord(NamedTuple):
     created_at: float
     state: JobState = JobState.WAITING
     job_id: str | None = None
-    request: RequestParams | None = None
+    request: Mapping[str, Any] | None = None
     picture: Mapping[str, Any] | None = None
     price: Decimal = Decimal(0)
     charged: bool | None = False
@@ -80,6 +83,13 @@ class JobRecord(NamedTuple):
     delivered_at: float | None = None
     saved_path: str | None = None
     target: str | None = None
+    operation: str = DEFAULT_OPERATION
+    is_unpriced: bool | None = None
+
+    @property
+    def usd(self) -> Decimal | None:
+        """USD that the service charges for the job; None if that is unknown."""
+        return None if self.is_unpriced else self.price
 
     @property
     def is_unfinished(self) -> bool:
@@ -192,11 +202,12 @@ def seed_of(meta: Mapping[str, Any]) -> int | None:
 
 def _video_row(video: Video) -> dict[str, Any]:
     plain = {name: getattr(video, name) for name in ("url", "seed", "generation_time", "is_temporary")}
-    return {**plain, "meta": dict(video.meta)}
+    container = {} if video.container == "mp4" else {"container": video.container}
+    return {**plain, **container, "meta": dict(video.meta)}
 
 
 def video_of(record: JobRecord) -> Video | None:
     """Return the finished video, or None if the job has none."""
     if record.video is None:
         return None
-    return Video(id=record.job_id, ref=record.ref, links=record.links, **record.video)
+    return Video(id=record.job_id, ref=record.ref, links=record.links, operation=record.operation, **record.video)

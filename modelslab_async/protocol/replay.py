@@ -66,7 +66,7 @@ def error_of(record: JobRecord) -> ModelsLabError | None:
         case _S.TIMED_OUT:
             return JobTimeoutError(why or "the job did not end in time")
         case _S.READY:
-            return InvalidVideoError(why or "no link returns an mp4")
+            return InvalidVideoError(why or "no link returns the video")
         case _:
             error = _REFUSALS.get(record.error_kind or "", JobError)()
             error.args = (why or "the service refused the job",)

@@ -1,10 +1,10 @@
-"""Define the request, with the parameters of the endpoint's documentation page ("the page" below)."""
+"""Define the requests, with the parameters of each operation's documentation page ("the page" below)."""
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 from urllib.parse import urlsplit
 
 import attrs
@@ -12,6 +12,7 @@ import attrs
 from modelslab_async.protocol.problems import shown
 
 ImageInput = str | os.PathLike[str] | bytes
+MediaInput = ImageInput | Sequence[ImageInput]
 LimitsMode = Literal["refuse", "warn"] | None
 
 
@@ -23,7 +24,31 @@ class Deployment(Enum):
 
 
 @attrs.frozen(kw_only=True)
-class ImageToVideoUltra:
+class Request:
+    """What the requests of all operations have. A parameter that is None is not sent.
+
+    Nothing is checked before the request is submitted.
+
+    operation: the name of the operation, see `modelslab_async.OPERATIONS`. A class for one operation fixes it.
+    prompt: description of the video.
+    seed: the same seed gives the same video. If it is None, the service chooses a seed, which `Video.seed` names.
+    webhook: an http(s) URL to which the service reports the end of the job.
+    track_id: the job's `ref`, which the service sends with the webhook. If it is None, the client makes one.
+    model_id: the service's name of the model.
+    extra: parameters that the page does not document, which are sent unchanged.
+    """
+
+    operation: str
+    prompt: str | None = None
+    seed: int | None = None
+    webhook: str | None = None
+    track_id: str | None = None
+    model_id: str | None = None
+    extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False)
+
+
+@attrs.frozen(kw_only=True)
+class ImageToVideoUltra(Request):
     """A request for a video. A parameter that is None is not sent, so the service's default applies.
 
     Nothing is checked before the request is submitted. A default is named here if the page documents it.
@@ -48,10 +73,10 @@ class ImageToVideoUltra:
     extra: parameters that the page does not document, which are sent unchanged.
     """
 
-    prompt: str
+    operation: str = attrs.field(default="img2video_ultra", init=False, repr=False)
+    prompt: str = attrs.field()
     init_image: ImageInput = attrs.field(repr=shown)
     negative_prompt: str | None = None
-    seed: int | None = None
     resolution: int | str | None = None
     num_frames: int | None = None
     num_inference_steps: int | None = None
@@ -61,10 +86,141 @@ class ImageToVideoUltra:
     sample_shift: int | None = None
     base64: bool | None = None
     temp: bool | None = None
-    webhook: str | None = None
-    track_id: str | None = None
-    model_id: str | None = None
-    extra: Mapping[str, Any] = attrs.field(factory=dict[str, Any], hash=False)
+
+
+@attrs.frozen(kw_only=True)
+class TextToVideoUltra(Request):
+    """A request for a video from a prompt alone. A parameter that is None is not sent.
+
+    Nothing is checked before the request is submitted. The parameters are those of `ImageToVideoUltra`, without the
+    picture. These differ:
+
+    resolution: at most 480. ltx-2.3 accepts a ratio such as "16:9".
+    num_inference_steps: default 25, at most 30.
+    model_id: "wan2.2" (which is sent if it is None) or "ltx-2.3".
+    """
+
+    operation: str = attrs.field(default="text2video_ultra", init=False, repr=False)
+    prompt: str = attrs.field()
+    negative_prompt: str | None = None
+    resolution: int | str | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    fps: int | None = None
+    portrait: bool | None = None
+    sample_shift: int | None = None
+    temp: bool | None = None
+
+
+def _text_of_number(value: str | int | None) -> str | None:
+    """Return a whole number as a text, because the service documents texts such as "5". The rest is checked later."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else cast("str | None", value)
+
+
+@attrs.frozen(kw_only=True)
+class VideoFusion(Request):
+    """A request to one of the many models behind the v7 API, each with parameters of its own.
+
+    Only types and the files of the operation are checked, because the documentation names no limits of the models. A
+    parameter that is None is not sent. Parameters that only some models have go into `extra`.
+
+    operation: "image-to-video", "text-to-video", "video-to-video", "lip-sync" or "motion-control".
+    model_id: the model, such as "seedance-i2v", "kling-v2-1-i2v", "lipsync-2" or "kling-motion-control".
+    prompt: description of the video; most models need it.
+    init_image, init_video, init_audio: the files to start from: http(s) URLs, or lists of them for models that take
+        several. A local picture, or a local mp4 of at most 5 MB, is uploaded first. A sound must be a URL. Required are
+        init_image for "image-to-video" and "motion-control", init_video for "video-to-video", "lip-sync" and
+        "motion-control", and init_audio for "lip-sync".
+    duration: seconds, such as "5". A whole number is sent as a text.
+    aspect_ratio: such as "16:9", "9:16" or "1:1".
+    resolution: such as "480p", "720p" or "1920x1080".
+    width, height: pixels, 512 to 1024 for most models that have them.
+    generate_audio: whether the video has sound, for models that make some.
+    """
+
+    operation: str
+    model_id: str = attrs.field()
+    prompt: str | None = None
+    negative_prompt: str | None = None
+    init_image: MediaInput | None = attrs.field(default=None, repr=shown)
+    init_video: MediaInput | None = attrs.field(default=None, repr=shown)
+    init_audio: MediaInput | None = attrs.field(default=None, repr=shown)
+    duration: str | None = attrs.field(default=None, converter=_text_of_number)
+    aspect_ratio: str | None = None
+    resolution: str | int | None = None
+    width: int | None = None
+    height: int | None = None
+    generate_audio: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class TextToVideo(Request):
+    """A request for a short video of at most 512 pixels from a prompt. A parameter that is None is not sent.
+
+    model_id: the page's schema names "cogvideox" and "wanx", its text "wan2.2" and "ltx-2.3".
+    height, width: pixels; default 512, at most 512.
+    num_frames: default 25, at most 25. num_inference_steps: default 20, at most 50. fps: at most 16.
+    guidance_scale: default 7, 0 to 8. clip_skip: at most 2.
+    upscale_height, upscale_width: pixels; default 640 and 1024, at most 1024.
+    upscale_strength: default 0.6, 0 to 1. upscale_num_inference_steps: default 20, at most 50.
+    upscale_guidance_scale: the page names 12 as default and 8 as maximum.
+    output_type: "mp4", which is sent if it is None, or "gif", which is the service's own default.
+    temp: whether the service deletes the file within 24 hours.
+    """
+
+    operation: str = attrs.field(default="text2video", init=False, repr=False)
+    model_id: str = attrs.field()
+    prompt: str = attrs.field()
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    clip_skip: int | None = None
+    upscale_height: int | None = None
+    upscale_width: int | None = None
+    upscale_strength: float | None = None
+    upscale_guidance_scale: float | None = None
+    upscale_num_inference_steps: int | None = None
+    use_improved_sampling: bool | None = None
+    improved_sampling_seed: int | None = None
+    fps: int | None = None
+    output_type: str | None = None
+    instant_response: bool | None = None
+    temp: bool | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ImageToVideo(Request):
+    """A request for a short video of at most 512 pixels from a picture. A parameter that is None is not sent.
+
+    model_id: the page's schema names "svd", its text "wan2.2" and "ltx-2.3".
+    init_image: an http(s) URL. A local picture of at most 5 MB is uploaded first.
+    height, width: pixels; at most 512. num_frames: default 16, at most 25. fps: at most 16.
+    num_inference_steps: default 20, at most 50.
+    min_guidance_scale, max_guidance_scale: default 1 and 3, 1 to 8.
+    motion_bucket_id: default 127. noise_aug_strength: 0 to 1.
+    output_type: "mp4", which is sent if it is None, or "gif".
+    temp: whether the service deletes the file within 24 hours.
+    """
+
+    operation: str = attrs.field(default="img2video", init=False, repr=False)
+    model_id: str = attrs.field()
+    init_image: ImageInput = attrs.field(repr=shown)
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    num_frames: int | None = None
+    num_inference_steps: int | None = None
+    min_guidance_scale: float | None = None
+    max_guidance_scale: float | None = None
+    motion_bucket_id: int | None = None
+    noise_aug_strength: float | None = None
+    fps: int | None = None
+    output_type: str | None = None
+    temp: bool | None = None
 
 
 class _OptionalParams(TypedDict, total=False):
@@ -103,13 +259,13 @@ class NewRequestParams(_OptionalParams):
     init_image: ImageInput
 
 
-PARAMETERS = tuple(field.name for field in attrs.fields(ImageToVideoUltra) if field.name != "extra")
-RESERVED = frozenset({*PARAMETERS, "key", "shift_sample"})
-"""Names that `extra` may not contain."""
-
-
 _PLAIN_URL = re.compile(r"https?://[a-z\d.-]*[a-z\d](:([1-5]\d{4}|[1-9]\d{0,3}))?/[\w./-]*", re.ASCII)
 """Matches nearly all links, so that `urlsplit` is rarely needed."""
+
+
+def evolved(request: Request, **changes: Any) -> Request:
+    """Return the request with these fields changed, which its type has and `Request` need not have."""
+    return attrs.evolve(request, **changes)
 
 
 def is_http_url(value: object) -> bool:

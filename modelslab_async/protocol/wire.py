@@ -11,37 +11,38 @@ import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
 from modelslab_async.protocol.decoding import brief
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, Operation, operation_named
 from modelslab_async.protocol.problems import shown_name, wrong
 from modelslab_async.protocol.reply import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
-from modelslab_async.protocol.request import PARAMETERS, Deployment, ImageToVideoUltra, is_http_url, is_loopback
+from modelslab_async.protocol.request import (
+    Deployment,
+    Request,
+    is_http_url,
+    is_loopback,
+)
 from modelslab_async.protocol.secret import ApiKey, SecretBytes
 
 DEFAULT_BASE_URL = "https://modelslab.com"
 BALANCE_PATH = "/api/wallet_balance"
 QUEUE_DEPTH_PATH = "/api/v6/processing/request_count"
 UPLOAD_PATH = "/api/v6/base64_to_url"
+VIDEO_UPLOAD_PATH = "/api/v6/video/base64_to_url"
 ASSETS_PATH = "/api/v6/assets_generated"
+ServerCommand = Literal["restart_server", "update_server", "clear_cache", "clear_queue", "system_details"]
+"""The commands to a dedicated server."""
 ASSETS_PER_PAGE = 30
 """The most that the service allows."""
-SUBMIT_PATHS = {
-    Deployment.V6: "/api/v6/video/img2video_ultra",
-    Deployment.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/img2video",
-}
-_FETCH_PATHS = {
-    Deployment.V6: "/api/v6/video/fetch/",
-    Deployment.ENTERPRISE: "/api/v1/enterprise/image_to_video_ultra/fetch/",
-}
 
 
 # --- encoding ---
 
 
-def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
+def request_from(params: Mapping[str, Any]) -> Request:
     """Return the request with these parameters, see `parse_request`. Raises InvalidRequestError with all problems."""
     request, problems = parse_request(params)
     if problems:
@@ -49,51 +50,61 @@ def request_from(params: Mapping[str, Any]) -> ImageToVideoUltra:
     return request
 
 
-def parse_request(params: Mapping[str, Any]) -> tuple[ImageToVideoUltra, list[Problem]]:
+def parse_request(params: Mapping[str, Any]) -> tuple[Request, list[Problem]]:
     """Return the request with these parameters, named as on the documentation page, and what is wrong with the names.
 
-    `shift_sample`, which the page's examples use, is another name of `sample_shift`. An empty `key` is ignored. If
-    there are problems, the request has what is known, so that its values can be checked too.
+    `operation` names the operation; without it, the request is one for Image to Video Ultra. `shift_sample`, which the
+    page's examples use, is another name of `sample_shift`. An empty `key` is ignored. If there are problems, the
+    request has what is known, so that its values can be checked too.
+
+    Raises InvalidRequestError for an unknown operation.
     """
-    known = {name: value for name, value in params.items() if not (name == "key" and not value)}
+    operation = operation_named(params.get("operation", DEFAULT_OPERATION))
+    names = {*operation.parameters, "extra"}
+    known = {name: value for name, value in params.items() if name != "operation" and not (name == "key" and not value)}
     problems = []
-    if "shift_sample" in known:
+    if "shift_sample" in known and "sample_shift" in names:
         shift = known.pop("shift_sample")
         if known.setdefault("sample_shift", shift) != shift:
             requirement = "must equal sample_shift, which is the same parameter"
             problems.append(wrong("shift_sample", shift, requirement, "pass only sample_shift"))
-    problems += [_unknown(name) for name in known if name not in _NAMES]
-    problems += [Problem(name, "", "is required", hint) for name, hint in _REQUIRED.items() if known.get(name) is None]
-    given: dict[str, Any] = {name: value for name, value in known.items() if name in _NAMES}
-    return ImageToVideoUltra(**{**dict.fromkeys(_REQUIRED), **given}), problems
+    problems += [_unknown(name, operation) for name in known if name not in names]
+    problems += [
+        Problem(name, "", "is required", _REQUIRED.get(name, f"pass {name}"))
+        for name in operation.required
+        if known.get(name) is None
+    ]
+    given: dict[str, Any] = {name: value for name, value in known.items() if name in names}
+    return operation.request({**dict.fromkeys(operation.required), **given}), problems
 
 
-_NAMES = frozenset((*PARAMETERS, "extra"))
 _REQUIRED = {"prompt": "describe the video", "init_image": "pass a URL, a path or bytes"}
 
 
-def _unknown(name: str) -> Problem:
+def _unknown(name: str, operation: Operation) -> Problem:
     if name == "key":
         return Problem("key", "", "cannot be a parameter", "pass it as Client(api_key=...)")
     from difflib import get_close_matches  # noqa: PLC0415 - needed only for a mistake
 
-    close = get_close_matches(str(name), PARAMETERS, n=1)
+    close = get_close_matches(str(name), operation.parameters, n=1)
     escaped = json.dumps(str(name))[1:-1]
     in_extra = f'pass it in extra={{"{escaped}": ...}}'
     hint = f"pass {close[0]} instead, or {in_extra}" if close else in_extra
     return Problem(shown_name(name), "", "unknown parameter", hint)
 
 
-def encode_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
-    """Return the parameters under the service's names, without the key, the picture and parameters that are None."""
-    params: dict[str, Any] = _unstructure()(request)
-    return {**params, **request.extra, "track_id": ref}
+def encode_request(request: Request, *, ref: str) -> dict[str, Any]:
+    """Return the parameters under the service's names, without the key, the inputs and parameters that are None."""
+    operation = operation_named(request.operation)
+    params: dict[str, Any] = _unstructure(operation)(request)
+    return {**operation.sent, **params, **request.extra, "track_id": ref}
 
 
-def stored_request(request: ImageToVideoUltra, *, ref: str) -> dict[str, Any]:
-    """Return the parameters as the journal keeps them, without the picture. `Client.submit` takes them again."""
+def stored_request(request: Request, *, ref: str) -> dict[str, Any]:
+    """Return the parameters as the journal keeps them, without the inputs. `Client.submit` takes them again."""
+    named = {} if request.operation == DEFAULT_OPERATION else {"operation": request.operation}
     extra = {"extra": dict(request.extra)} if request.extra else {}
-    return {**_unstructure()(request), **extra, "track_id": ref}
+    return {**named, **_unstructure(operation_named(request.operation))(request), **extra, "track_id": ref}
 
 
 def encode_body(params: Mapping[str, Any], key: ApiKey, *, picture: str | bytes | None = None) -> bytes:
@@ -113,36 +124,40 @@ def encode_body(params: Mapping[str, Any], key: ApiKey, *, picture: str | bytes 
     return SecretBytes(b"".join([*parts, b"}"]))
 
 
-def encode_upload(picture: bytes, mime_type: str, key: ApiKey) -> bytes:
-    """Return the body of an upload, with the picture as a data URI."""
-    uri = f"data:{mime_type};base64,{base64.b64encode(picture).decode()}"
-    return encode_body({"base64_string": uri}, key)
+def encode_upload(data: bytes, mime_type: str, key: ApiKey) -> bytes:
+    """Return the body of an upload, with the picture or the mp4 as a data URI."""
+    uri = f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
+    return encode_body({"init_obj" if mime_type.startswith("video/") else "base64_string": uri}, key)
 
 
 @cache
-def _unstructure() -> Callable[[ImageToVideoUltra], dict[str, Any]]:
+def _unstructure(operation: Operation) -> Callable[[Request], dict[str, Any]]:
     """Return the function that turns a request into a dict, without None and the fields that are encoded separately."""
     from cattrs import Converter  # noqa: PLC0415 - slower to import than the rest of the package
     from cattrs.gen import make_dict_unstructure_fn, override  # noqa: PLC0415
 
-    omitted = override(omit=True)
-    return make_dict_unstructure_fn(
-        ImageToVideoUltra,
-        Converter(),
-        _cattrs_omit_if_default=True,
-        extra=omitted,
-        base64=omitted,
-        init_image=omitted,
-        track_id=omitted,
-    )
+    omitted = ("operation", "extra", "track_id", "base64", *(each.name for each in operation.inputs))
+    fields: dict[str, Any] = {name: override(omit=True) for name in omitted}
+    return make_dict_unstructure_fn(operation.request_type, Converter(), _cattrs_omit_if_default=True, **fields)
 
 
-def fetch_path(deployment: Deployment, job_id: str) -> str:
+def submit_path(operation: str, deployment: Deployment) -> str:
+    """Return the path at which a paid request is submitted."""
+    return operation_named(operation).endpoints[deployment].submit
+
+
+def fetch_path(deployment: Deployment, job_id: str, operation: str = DEFAULT_OPERATION) -> str:
     """Return the path at which a job is fetched.
 
     The path is built from the id. The reply's `fetch_result` is not used, because the key may only go to our own URL.
     """
-    return _FETCH_PATHS[deployment] + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
+    folder = operation_named(operation).endpoints[deployment].fetch
+    return folder + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
+
+
+def command_path(command: ServerCommand) -> str:
+    """Return the path at which a dedicated server takes a command."""
+    return submit_path(DEFAULT_OPERATION, Deployment.ENTERPRISE).rpartition("/")[0] + f"/{command}"
 
 
 # --- decoded replies ---
@@ -313,8 +328,18 @@ def assets(body: Body) -> tuple[Asset, ...]:
 
 
 def upload(body: Body) -> str:
-    """Return the URL of an uploaded picture."""
+    """Return the URL of an uploaded file."""
     return body.links[0]
+
+
+def message(body: Body) -> str:
+    """Return the words of a reply; "" if it has none."""
+    return brief(body.words)
+
+
+def details(body: Body) -> Mapping[str, Any]:
+    """Return all fields of a reply but its status."""
+    return {name: value for name, value in body.raw.items() if name != "status"}
 
 
 def queue_depth(body: Body) -> int:

@@ -66,20 +66,22 @@ class ServiceApi:
         """Yield the seconds to wait after each failure of a series."""
         return retry.delays(self.rng)
 
-    async def fetch(self, job_id: str, timeout: float | None) -> wire.FetchReply | TransportError:
+    async def fetch(self, operation: str, job_id: str, timeout: float | None) -> wire.FetchReply | TransportError:
         """Ask the service how a job is, within *timeout* seconds. Return a TransportError instead of raising it."""
-        path = wire.fetch_path(self.deployment, job_id)
+        path = wire.fetch_path(self.deployment, job_id, operation)
         try:
             return wire.decode_fetch(await self.post("fetch", path, self.bare_body, timeout), self.key)
         except TransportError as error:
             return error
 
-    async def call(self, path: str, body: bytes, pick: Callable[[Body], _T]) -> _T:
+    async def call(
+        self, path: str, body: bytes, pick: Callable[[Body], _T], *, attempts: int = retry.CALL_ATTEMPTS
+    ) -> _T:
         """Make a call that costs nothing, and return what *pick* takes from the reply.
 
         Failures that may pass are retried. Raise APIError or TransportError after the last attempt.
         """
-        delays = islice(self.backoff(), retry.CALL_ATTEMPTS - 1)
+        delays = islice(self.backoff(), attempts - 1)
         while True:
             error: ModelsLabError
             try:
@@ -94,6 +96,13 @@ class ServiceApi:
             if delay is None or not retry.may_pass(error):
                 raise error
             await asyncio.sleep(max(delay, retry_after(error)))
+
+    async def upload(self, data: bytes, mime_type: str) -> str:
+        """Upload a picture or an mp4. Return the URL that the service gives it. Raise APIError or TransportError."""
+        path = wire.VIDEO_UPLOAD_PATH if mime_type.startswith("video/") else wire.UPLOAD_PATH
+        loop = asyncio.get_running_loop()
+        body = await loop.run_in_executor(None, wire.encode_upload, data, mime_type, self.key)
+        return await self.call(path, body, wire.upload)
 
     def log_notes(self, notes: tuple[str, ...]) -> None:
         """Log oddities of a reply: each note once, and 50 different notes at most."""

@@ -53,6 +53,7 @@ def test_the_details_of_a_job(tmp_path: Path) -> None:
     facts: dict[str, Any] = {"width": 1024, "height": 576, "frames": 81, "fps": 16.0, "job_id": "88"}
     [first, second] = jobs_of(written(tmp_path, [a_result(1, **facts), a_result(2, S.UNCERTAIN, seed=None)]))
     assert first["details"] == {
+        "Operation": "img2video_ultra",
         "Cost": "$0.20",
         "Waited": "10 s",
         "Processed": "40 s",
@@ -65,6 +66,7 @@ def test_the_details_of_a_job(tmp_path: Path) -> None:
         "Id": "88",
     }
     assert second["details"] == {
+        "Operation": "img2video_ultra",
         "Cost": "unknown, $0.20 at most",
         "Waited": "10 s",
         "Picture": "a.png",

@@ -11,7 +11,7 @@ from helpers.left_behind import row_of
 from helpers.webhooks import a_webhook
 from helpers.world import PNG, MakeWorld, a_request
 
-from modelslab_async import Budget, Client, InvalidRequestError, JobDetachedError, JobState
+from modelslab_async import Budget, Client, ImageToVideoUltra, InvalidRequestError, JobDetachedError, JobState
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.looptime
@@ -136,7 +136,7 @@ async def test_the_request_of_a_row_can_be_submitted(make_world: MakeWorld, tmp_
         (record,) = (await client.recover()).unsent
         assert record.request is not None
         job = client.submit(record.request)
-        assert job.request is not None
+        assert isinstance(job.request, ImageToVideoUltra)
         assert (job.ref, job.request.init_image) == (record.ref, str(picture))
         assert (job.request.seed, job.request.portrait, job.request.extra) == (7, True, {"style": "film"})
         await job

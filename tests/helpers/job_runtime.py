@@ -19,7 +19,6 @@ class FakeRuntime:
     """Stand in for the engine as a `JobRuntime`, and count the jobs that ended."""
 
     account = "a"
-    price = Decimal("0.2")
     api_key = ApiKey("any")
     sends_jobs = True
 
@@ -28,6 +27,9 @@ class FakeRuntime:
 
     def forecast(self, run: JobRun, eta: float | None) -> JobForecast:
         return JobForecast(DurationEstimator(), Workload(), eta, random.Random(1))
+
+    def price_of(self, run: JobRun) -> Decimal | None:
+        return Decimal("0.2")
 
     def on_event(self, run: JobRun, event: Event) -> None:
         """Do nothing."""

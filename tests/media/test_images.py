@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelslab_async import InvalidRequestError, Problem
-from modelslab_async.media.images import MAX_IMAGE_BYTES, ImageBytes, ImageFile, ImageUrl, examine, load, sniff
+from modelslab_async.media.images import MAX_IMAGE_BYTES, sniff
+from modelslab_async.media.inputs import Bytes, File, Url, examine, load
 from modelslab_async.protocol.request import Deployment
 
 HEADS = {
@@ -31,7 +32,7 @@ HEADS = {
 def examined(source: Any, deployment: Deployment = Deployment.V6, **more: Any) -> Any:
     """Return the picture, or the problem with it."""
     try:
-        return examine(a_request(init_image=source, **more), deployment)
+        return examine(a_request(init_image=source, **more), deployment).picture
     except InvalidRequestError as error:
         (problem,) = error.problems
         return problem
@@ -73,7 +74,7 @@ def test_files_that_cannot_be_sent(tmp_path: Path) -> None:
 def test_the_limit_is_exact() -> None:
     """5 MB are sent; one byte more is refused."""
     most = PNG + bytes(MAX_IMAGE_BYTES - len(PNG))
-    assert isinstance(examined(most), ImageBytes)
+    assert isinstance(examined(most), Bytes)
     assert isinstance(examined(most + b"\0"), Problem)
 
 
@@ -82,10 +83,10 @@ def test_ways_to_give_a_picture(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG)
     text = base64.b64encode(PNG).decode()
-    assert examined("https://example.com/a") == ImageUrl("https://example.com/a")
-    assert examined(str(path)) == ImageFile(path)
+    assert examined("https://example.com/a") == Url("https://example.com/a")
+    assert examined(str(path)) == File(path)
     for same in (examined(PNG), examined(f"data:image/png;base64,{text}"), examined(text, base64=True)):
-        assert same == ImageBytes(PNG)
+        assert same == Bytes(PNG)
 
 
 DATA_URI_HEADS = [
@@ -121,7 +122,7 @@ def test_base64_as_tools_write_it(encoder: str, more: bytes, head: str) -> None:
     """However a tool writes base64, raw or in a data URI, the picture is the same."""
     picture = PNG + more
     text = ENCODERS[encoder](picture)
-    assert examined(head + text) == examined(text, base64=True) == ImageBytes(picture)
+    assert examined(head + text) == examined(text, base64=True) == Bytes(picture)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
@@ -137,7 +138,7 @@ def test_base64_that_lost_its_plus_signs_is_refused(count: int) -> None:
 @given(st.text(max_size=60), st.sampled_from(["", "data:", *DATA_URI_HEADS]))
 def test_any_text_is_a_picture_or_a_problem(text: str, head: str) -> None:
     """Any text in place of base64 is a picture or one problem, and nothing else is raised."""
-    assert isinstance(examined(head + text, base64=True), Problem | ImageBytes)
+    assert isinstance(examined(head + text, base64=True), Problem | Bytes)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +173,7 @@ def test_anything_else_is_refused(source: object, more: dict[str, Any]) -> None:
 def test_an_enterprise_server_takes_only_urls() -> None:
     """A local picture has to be uploaded first, and the hint says how."""
     assert "upload" in examined(PNG, Deployment.ENTERPRISE).hint
-    assert isinstance(examined("https://example.com/a", Deployment.ENTERPRISE), ImageUrl)
+    assert isinstance(examined("https://example.com/a", Deployment.ENTERPRISE), Url)
 
 
 def test_a_file_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:

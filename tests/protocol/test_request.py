@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from modelslab_async import InvalidRequestError
 from modelslab_async.protocol import wire
-from modelslab_async.protocol.limits import LIMITS, check
+from modelslab_async.protocol.limits import check
+from modelslab_async.protocol.operations import OPERATIONS
 from modelslab_async.protocol.request import Deployment
 from modelslab_async.protocol.secret import ApiKey
 
+LIMITS = {where: endpoint.limits for where, endpoint in OPERATIONS["img2video_ultra"].endpoints.items()}
 PICTURE = "https://pub-3626123a908346a7a8be8d9295f44e26.r2.dev/livewire-tmp/a-metaNTliM2Vm==-.webp"
 FIRST_EXAMPLE = (
     '{"key":"","init_image":"' + PICTURE + '","prompt":"moving character","negative_prompt":"low quality",'
@@ -126,25 +128,6 @@ def test_fps_is_less_than_num_frames(frames: int | None, fps: int) -> None:
     """An fps that is not less than num_frames, or than its default, is refused and cannot be overridden."""
     hard = [problem for problem in check(a_request(num_frames=frames, fps=fps)) if not problem.overridable]
     assert [problem.field for problem in hard] == ["fps"]
-
-
-ROWS = [
-    (deployment, model, name, limit)
-    for deployment, models in LIMITS.items()
-    for model, limits in models.items()
-    for name, limit in limits.items()
-]
-
-
-@pytest.mark.parametrize(("deployment", "model", "name", "limit"), ROWS)
-def test_each_documented_limit(deployment: Deployment, model: str | None, name: str, limit: Any) -> None:
-    """A value at the limit is accepted. A value beyond it is the only problem, and is overridable."""
-    for edge, step in ((limit.maximum, 1), (limit.minimum, -0.5)):
-        if edge is not None:
-            assert check(a_request(model_id=model, **{name: edge}), deployment) == []
-            (problem,) = check(a_request(model_id=model, **{name: edge + step}), deployment)
-            assert (problem.field, problem.overridable) == (name, True)
-            assert "limits=" in problem.hint
 
 
 def test_the_documented_numbers() -> None:

@@ -15,7 +15,6 @@ from modelslab_async.protocol.reply import HttpReply
 from modelslab_async.protocol.request import Deployment
 from modelslab_async.protocol.secret import ApiKey
 from modelslab_async.protocol.wire import (
-    SUBMIT_PATHS,
     Accepted,
     NotReady,
     Ready,
@@ -24,6 +23,7 @@ from modelslab_async.protocol.wire import (
     encode_body,
     encode_request,
     fetch_path,
+    submit_path,
 )
 
 KEY = ApiKey("a-key-that-no-answer-may-show")
@@ -72,7 +72,7 @@ def charged_refs(
     service = Service(eta={"good": 1}, origin="http://emulator.invalid")
     params = encode_request(request, ref=ref)
     body = encode_body(params, KEY, picture=picture)
-    path = SUBMIT_PATHS[deployment]
+    path = submit_path("img2video_ultra", deployment)
     assert service.read(path, body).picture == (picture if isinstance(picture, str) else PNG)
 
     answer = service.handle(100.0, path, body, PNG if isinstance(picture, str) else None)

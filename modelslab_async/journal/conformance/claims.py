@@ -226,11 +226,13 @@ async def concurrent_claims_stay_within_the_budget(harness: Harness) -> None:
 
 
 async def a_budget_of_a_day_counts_from_its_beginning(harness: Harness) -> None:
-    """Charges before `since` do not count. A job that may have been charged always counts."""
+    """Jobs that were accepted before `since` do not count, also if they failed. A job in doubt always counts."""
     journal, other = await harness.open(), await harness.open()
     since = time.time() // DAY * DAY
     yesterday = {"submitted_at": since - 20, "accepted_at": since - 10, "charged": True}
     await other.append(a_record(harness, other, "yesterday", S.READY, **yesterday))
+    failed = {**yesterday, "charged": None, "ended_at": since - 5}
+    await other.append(a_record(harness, other, "failed yesterday", S.FAILED, **failed))
     await other.append(a_record(harness, other, "doubt", S.UNCERTAIN, submitted_at=since - 500, charged=None))
     await _expect_budget_exceeded(harness, journal, "r", Ask(slots=9, spending=_spending(jobs=1, since=since)))
     two = Ask(slots=9, spending=_spending(jobs=2, since=since))

@@ -38,6 +38,8 @@ async def a_row_is_read_as_it_was_written(harness: Harness) -> None:
         delivered_at=1764000003.5,
         saved_path="/videos/a.mp4",
         target="/videos/",
+        operation="lip-sync",
+        is_unpriced=True,
     )
     bare = JobRecord(account=harness.account, ref="bare", owner=journal.owner, created_at=0.1, charged=None)
     expect(await asyncio.gather(journal.append(full), journal.append(bare)), [True, True])

@@ -1,11 +1,13 @@
-"""The page about the emulator: it names flags and faults that exist."""
+"""The pages about the emulator and the operations: they name flags, faults and operations that exist."""
 
 from __future__ import annotations
 
 import re
 
+import pytest
 from helpers.pages import text_of
 
+from modelslab_async import OPERATIONS
 from modelslab_async.emulator import Fault
 from modelslab_async.emulator.__main__ import parser
 from modelslab_async.emulator.faults import fault_named
@@ -33,3 +35,16 @@ def test_named_faults_and_their_number() -> None:
 def test_the_page_says_that_this_is_not_modelslab() -> None:
     """The first paragraph says so."""
     assert "**It is not ModelsLab**" in EMULATOR.split("\n\n")[1]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_the_pages_list_each_operation(name: str) -> None:
+    """The page of operations has the row's facts, and the README its price and how sure its parameters are."""
+    row = OPERATIONS[name]
+    price = "unknown" if row.price is None else f"${row.price:.2f}"
+    facts = f"| `{name}` | `{row.request_type.__name__}` | {row.summary} | {price} | {row.confidence} |"
+    assert facts in text_of("docs/operations.md")
+    table = text_of("README.md").split("## What it can call")[1].split("\n\n")[1]
+    (line,) = [line for line in table.splitlines() if f"`{name}`" in line.split("|")[1]]
+    assert line.endswith(f"| {price} | {row.confidence} |")
+    assert row.request_type.__name__ in line

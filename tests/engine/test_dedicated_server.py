@@ -1,0 +1,68 @@
+"""Commands to a dedicated server: where they go, what they return, and that none is repeated."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from helpers.world import MakeWorld, a_request
+
+from modelslab_async import Client, ClientStateError, JobState, ServerError
+from modelslab_async.emulator import Fault, Rule
+
+pytestmark = pytest.mark.looptime
+FOLDER = "/api/v1/enterprise/image_to_video_ultra/"
+COMMANDS: dict[str, Callable[[Client], Awaitable[Any]]] = {
+    "restart_server": lambda client: client.dedicated_server.restart(),
+    "update_server": lambda client: client.dedicated_server.update(),
+    "clear_cache": lambda client: client.dedicated_server.clear_cache(),
+    "clear_queue": lambda client: client.dedicated_server.clear_queue(),
+    "system_details": lambda client: client.dedicated_server.system_details(),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_each_command_has_its_path(make_world: MakeWorld, name: str) -> None:
+    """A command is one post to the server, with the key alone, and costs nothing."""
+    world = make_world()
+    async with world.client(enterprise=True) as client:
+        answer = await COMMANDS[name](client)
+    assert world.transport.requests == [f"{FOLDER}{name}"]
+    assert (answer == ()) if name == "clear_queue" else "emulator" in str(answer)
+    assert world.service.ledger.charges == []
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+async def test_a_command_with_effects_is_not_repeated(make_world: MakeWorld, name: str) -> None:
+    """After a failure, a command that changes something may have been carried out. Only a question is asked again."""
+    world = make_world(faults=[Rule(Fault.ERROR_500, on="call", times=1)])
+    async with world.client(enterprise=True) as client:
+        if name == "system_details":
+            await COMMANDS[name](client)
+        else:
+            with pytest.raises(ServerError):
+                await COMMANDS[name](client)
+    assert len(world.transport.requests) == (2 if name == "system_details" else 1)
+
+
+async def test_clear_queue_names_what_it_drops(make_world: MakeWorld) -> None:
+    """The jobs of this client that were on the server fail; one that waits for its turn is made afterwards."""
+    world = make_world()
+    async with world.client(enterprise=True, max_in_flight=2) as client:
+        jobs = [client.submit(a_request(seed=seed)) for seed in range(3)]
+        await asyncio.sleep(5.0)
+        assert set(await client.dedicated_server.clear_queue()) == set(jobs[:2])
+        for job in jobs:
+            await job.wait()
+    assert [job.state for job in jobs] == [JobState.FAILED, JobState.FAILED, JobState.READY]
+
+
+async def test_the_public_api_takes_no_commands(make_world: MakeWorld) -> None:
+    """A client of the public API is told how to reach a dedicated server, and nothing is sent."""
+    world = make_world()
+    async with world.client() as client:
+        with pytest.raises(ClientStateError, match="enterprise=True"):
+            assert client.dedicated_server
+    assert world.transport.requests == []
