@@ -110,7 +110,8 @@ _MODULES = {
 }
 """Where each public name is defined. Each is imported at its first use, so that the command's help stays fast."""
 
-__version__: str
+__version__ = "0.1.0"
+"""The version of the package. Its metadata takes it from here."""
 
 __all__ = [
     "OPERATIONS",
@@ -172,10 +173,6 @@ logging.getLogger("modelslab_async").addHandler(logging.NullHandler())  # the ap
 
 
 def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 - it takes longer to import than click and rich
-
-        return version("modelslab_async")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_MODULES[name]), name)

@@ -5,10 +5,10 @@ Names follow the semantic conventions for generative AI where they have one
 """
 
 from collections.abc import Mapping
-from importlib.metadata import version
 
 from opentelemetry import metrics, trace
 
+from modelslab_async import __version__
 from modelslab_async.errors import ModelsLabError
 from modelslab_async.job.future import Job
 from modelslab_async.media.saved import SavedVideo
@@ -37,7 +37,7 @@ class OpenTelemetry(Telemetry):
         tracer_provider: trace.TracerProvider | None = None,
         meter_provider: metrics.MeterProvider | None = None,
     ) -> None:
-        library = "modelslab_async", version("modelslab_async")
+        library = "modelslab_async", __version__
         self._tracer = trace.get_tracer(*library, tracer_provider=tracer_provider)
         meter = metrics.get_meter(*library, meter_provider=meter_provider)
         self._spans: dict[str, trace.Span] = {}
