@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the command's flags. Its names are those of the options of `Emulator`."""
     parser = argparse.ArgumentParser(
         prog="python -m modelslab_async.emulator",
-        description="Emulate ModelsLab's Image to Video Ultra endpoint on this machine. This is not ModelsLab.",
+        description="Emulate ModelsLab's video endpoints on this machine. This is not ModelsLab.",
         epilog=f"Each flag has a variable, such as {PREFIX}PORT for --port; texts of a flag that may be repeated are "
         f"separated by blanks. {_EXITS}.",
     )

@@ -74,9 +74,9 @@ def page(service: Service, now: float, origin: str) -> str:
 <title>modelslab_async emulator (not ModelsLab)</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>{_STYLE}</style></head><body>
 <h1>modelslab_async emulator</h1>
-<p class="notice">This is <b>not ModelsLab</b>. This server emulates ModelsLab's Image to Video Ultra endpoint on your
-machine, to write and test programs without an account. Each video is the submitted picture with a moving camera.
-The emulator charges no money.</p>
+<p class="notice">This is <b>not ModelsLab</b>. This server emulates ModelsLab's video endpoints on your machine, to
+write and test programs without an account. Its videos show what was submitted, such as the picture with a moving
+camera. It charges no money.</p>
 <p>Connect a client with <code>Client(api_key="any", base_url="{escape(origin)}")</code>.</p>
 <div class="figures" id="figures" data-live>{figures}</div>
 <h2>Recent jobs</h2><div class="jobs" id="jobs" data-live>{recent or "<p>No jobs yet.</p>"}</div>
