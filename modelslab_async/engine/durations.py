@@ -54,7 +54,7 @@ def _is_possible(observation: Observation) -> bool:
     after, by, work, eta = observation
     if not all(isinstance(value, float | int) for value in (after, by, work, 1.0 if eta is None else eta)):
         return False
-    has_end = after <= by and (math.isinf(by) or by < _MAX)
+    has_end = after <= by and (by < _MAX or (math.isinf(by) and after > 0))
     return 0 <= after < _MAX and has_end and 0 < work < _MAX and (eta is None or 0 < eta <= _MAX)
 
 

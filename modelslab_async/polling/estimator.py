@@ -181,8 +181,10 @@ class JobForecast:
         """Add the observed end of the job to the estimator.
 
         after: when the job was last seen running. by: when it was seen to have ended, infinite if never. Both are
-        seconds since its acceptance.
+        seconds since its acceptance. A job whose end was not seen says something only if it outlived its estimate.
         """
+        if math.isinf(by) and after < self.estimator.expected_duration(self.workload, self.eta):
+            return
         kind, observation = self.workload.kind, Observation(after, by, self.workload.work, self.eta)
         self.estimator.learn(kind, observation)
         if self.estimator.on_observed:

@@ -80,11 +80,12 @@ async def test_an_odd_table_harms_nothing() -> None:
     journal = MemoryJournal()
     await journal.open()
     good = Duration(SERVICE, durations.OPERATION, '["a-model", null]', 40.0, math.inf, 1.0, 40.0)
+    nothing = good._replace(after=0.0)
     kinds: tuple[Any, ...] = ("", "{}", "[[1]]", "null", '"a"', "[" * 5000, 5, None)
     numbers: tuple[Any, ...] = (math.nan, -1.0, "x", b"", 1e300)
     odd = [good._replace(kind=kind) for kind in kinds]
     odd += [good._replace(**{name: value}) for name in ("after", "by", "work", "eta") for value in numbers]
-    for each in (*odd, good, good._replace(by=1.0), good._replace(work=0.0), good._replace(after=math.inf)):
+    for each in (*odd, good, good._replace(by=1.0), good._replace(work=0.0), good._replace(after=math.inf), nothing):
         journal.note_duration(each)
     estimator = await remembered(journal)
     assert estimator.expected_duration(JOB, 40.0) > 0

@@ -210,3 +210,15 @@ def test_the_time_left_is_never_over(elapsed: float, eta: float | None) -> None:
     """While a job runs some time is left, and a poll that finds it running moves the end by a quarter of its age."""
     forecast = JobForecast(DurationEstimator(), JOB, eta, random.Random(1))
     assert forecast.left(elapsed) == max(forecast.left(0.0) - elapsed, elapsed / 4)
+
+
+@pytest.mark.parametrize("eta", [None, 40.0])
+@pytest.mark.parametrize("age", [0.0, 0.001, 20.0])
+def test_a_job_that_was_given_up_early_teaches_nothing(eta: float | None, age: float) -> None:
+    """A job that was given up before its expected end leaves the estimate of the next job as it was."""
+    seen: list[object] = []
+    estimator, cold = DurationEstimator(), DurationEstimator()
+    estimator.on_observed = lambda *observed: seen.append(observed)
+    JobForecast(estimator, Workload(), eta, random.Random(0)).learn(age, math.inf)
+    assert estimator.expected_duration(Workload(), eta) == cold.expected_duration(Workload(), eta)
+    assert seen == []
