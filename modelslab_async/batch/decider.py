@@ -126,8 +126,9 @@ class Decider:
     async def _read_new_results(self) -> None:
         """Read what other runs of the batch wrote."""
         if self.folder.is_shared:
-            for result in await asyncio.get_running_loop().run_in_executor(None, self.folder.read_new):
-                self.folder.remember(result)
+            async with self.folder.changing:
+                for line in await asyncio.get_running_loop().run_in_executor(None, self.folder.read_new):
+                    self.folder.remember(line)
 
     async def _with_files(self, results: Sequence[Result | None]) -> Sequence[Result | None]:
         """Return the results, with None in the place of those without an unchanged file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -62,6 +63,8 @@ class Folder:
     """How much of `results.jsonl` was read, in bytes."""
     _has_files: bool = False
     """Whether the index has the item of each file. Only a run that saves a file needs that."""
+    changing: asyncio.Lock = attrs.field(factory=asyncio.Lock)
+    """Held from the read of lines until they are remembered, so that no line is known to the file but not to `last`."""
     _one_thread: threading.Lock = attrs.field(factory=threading.Lock)
 
     def last(self, item: str) -> Result | None:

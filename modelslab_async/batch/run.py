@@ -64,7 +64,6 @@ class Run:
     """The jobs that have begun and not ended, by item."""
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
     _source_error: Exception | None = None
-    _write_lock: asyncio.Lock = attrs.field(factory=asyncio.Lock)
 
     @property
     def client(self) -> Client:
@@ -178,7 +177,7 @@ class Run:
     async def _write(self, result: Result) -> Result:
         """Write the result without the key, which any value of a manifest may hold by mistake."""
         result = attrs.evolve(result, **self.client.api_key.redact(attrs.asdict(result, recurse=False)))
-        async with self._write_lock:
+        async with self.folder.changing:
             written = await in_thread(self.folder.write, result, self.folder.last(result.item))
             for each in written:
                 self.folder.remember(each)
