@@ -56,7 +56,9 @@ async def test_two_runs_share_the_work(make_world: MakeWorld, tmp_path: Path) ->
         assert {event.result.state for event in last.values() if event.result} == {S.READY}
     assert charges(here) == 12
     assert len(list(folder.glob("*.mp4"))) == 12
-    assert Counter(result.item for result in results(folder)).most_common(1)[0][1] == 1
+    # The run that follows a job may write its line before the run that made it, whose line names the host too.
+    assert len({(result.item, result.host is None) for result in results(folder)}) == len(results(folder))
+    assert len({(result.item, result.file, result.sha256) for result in results(folder)}) == 12
     owners = Counter(record.owner for record in hosts.storage.rows.values())
     assert min(owners.values()) > 1
     assert len(owners) == 2
