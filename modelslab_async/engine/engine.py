@@ -30,7 +30,6 @@ from modelslab_async.errors import (
     BudgetExceededError,
     ClientStateError,
     InvalidRequestError,
-    ModelsLabError,
     NotFoundError,
     Problem,
 )
@@ -234,9 +233,10 @@ class Engine:
             self.pictures.keep(run)
 
     async def _send_followed(self, run: JobRun, record: JobRecord) -> bool:
-        """Queue a job that another client never sent. Return False if another run of this client does that.
+        """Queue a job that another client never sent.
 
-        Raises InvalidRequestError if its files cannot be had here.
+        Return False if another run of this client does that, or if the client closes: a later one finds the job.
+        Raises InvalidRequestError if its files cannot be had here, JournalError.
         """
         if record.ref in self._sending:
             return False
@@ -245,7 +245,7 @@ class Engine:
             await self._examine_files(run, record)
         finally:
             self._sending.discard(record.ref)
-        if record.ref in self.dispatcher.jobs:  # it may have been submitted meanwhile
+        if record.ref in self.dispatcher.jobs or self.api.closing.is_set():  # it may have been submitted meanwhile
             return False
         run.runtime, run.record = self.dispatcher, record
         self._enqueue(run)
@@ -263,12 +263,12 @@ class Engine:
         run.request = attrs.evolve(run.request, track_id=run.ref)
 
     async def _send_orphan(self, record: JobRecord) -> None:
-        """Queue a job that its client never sent. It is refused if its picture cannot be had here."""
+        """Queue a job that its client never sent, or refuse it if its files cannot be had here. Raises JournalError."""
         run = JobRun(self.dispatcher, request_from_record(record), record.ref)
         run.record = record
         try:
             await self._send_followed(run, record)
-        except ModelsLabError as error:
+        except InvalidRequestError as error:
             run.advance(lifecycle.Rejected(error))
             self._on_taken_over(run)
 

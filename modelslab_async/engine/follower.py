@@ -14,7 +14,7 @@ from modelslab_async.engine.recorder import Recorder, request_from_record
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.engine.requests import differences
 from modelslab_async.engine.rows import RowReader
-from modelslab_async.errors import InvalidRequestError, JobTimeoutError, JournalError, ModelsLabError
+from modelslab_async.errors import InvalidRequestError, JobTimeoutError, JournalError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error
 from modelslab_async.journal.base import Row
@@ -211,10 +211,10 @@ class Follower:
             run.seen_running()
 
     async def _send(self, run: JobRun, record: JobRecord) -> None:
-        """Send a job that was never sent, and whose client is gone."""
+        """Send a job that was never sent, and whose client is gone. Raises JournalError."""
         try:
             is_queued = await self._submit(run, record)
-        except ModelsLabError as error:
+        except InvalidRequestError as error:
             run.advance(lifecycle.Rejected(error))
         else:
             if is_queued:

@@ -20,7 +20,7 @@ class Orphans:
     """Report each job that this client takes over, and search for more while a reader waits for them.
 
     is_open: whether a job with this ref is open here. Its follower takes it over.
-    send: queues a job that was never sent.
+    send: queues a job that was never sent. Raises JournalError.
     """
 
     def __init__(
@@ -29,6 +29,9 @@ class Orphans:
         self._recoverer, self._is_open, self._send = recoverer, is_open, send
         self._readers = list[list[Job]]()
         """The jobs that each reader has not read yet."""
+        self._unsent = list[JobRecord]()
+        """Rows that are this client's now, of jobs that it has not queued yet: the journal was away."""
+        self._searching = asyncio.Lock()
         self._changed = asyncio.Event()
         self._is_closed = False
 
@@ -67,13 +70,20 @@ class Orphans:
 
     async def _search(self, *, resubmit: bool) -> None:
         recoverer = self._recoverer
-        orphans = await recoverer.journal.orphaned(recoverer.recorder.account)
-        orphans = [each for each in orphans if not self._is_open(each.ref)]
-        if not resubmit:
-            orphans = [each for each in orphans if each.state is not JobState.WAITING]
-        if orphans and not self._is_closed:
-            for record in await recoverer.take_over(orphans):
-                await self._send(record)
+        async with self._searching:
+            orphans = await recoverer.journal.orphaned(recoverer.recorder.account)
+            orphans = [each for each in orphans if not self._is_open(each.ref)]
+            if not resubmit:
+                orphans = [each for each in orphans if each.state is not JobState.WAITING]
+            if orphans and not self._is_closed:
+                self._unsent += await recoverer.take_over(orphans)
+            while self._unsent and not self._is_closed:
+                record = self._unsent.pop(0)
+                try:
+                    await self._send(record)
+                except (JournalError, asyncio.CancelledError):
+                    self._unsent.append(record)
+                    raise
 
     def _wake(self) -> None:
         self._changed.set()

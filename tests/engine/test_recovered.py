@@ -9,6 +9,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
+from helpers.inside import engine_of
 from helpers.left_behind import job_left_running, jobs_left_running, row_of
 from helpers.world import PNG, MakeWorld, World, a_request
 
@@ -159,6 +160,17 @@ class Away(MemoryJournal):
         return await super().orphaned(account)
 
 
+async def left_waiting(make_world: MakeWorld) -> tuple[World, MemoryStorage]:
+    """Return a storage with a job that waits, and whose client is closed. Its picture is kept there."""
+    world, storage = make_world(queue_limit=5), MemoryStorage()
+    earlier = world.client(journal=MemoryJournal(storage), max_in_flight=1)
+    await earlier.__aenter__()
+    await earlier.submit(a_request()).submitted()
+    earlier.submit(a_request(init_image=PNG, track_id="mine"))
+    await earlier.aclose(drain=False)
+    return world, storage
+
+
 class Slow(MemoryJournal):
     """Take a second to take over rows, and five to fetch a picture, as a database far away does."""
 
@@ -176,12 +188,7 @@ async def test_a_job_is_sent_once_if_it_is_followed_while_it_is_taken_over(
     make_world: MakeWorld, seconds: float
 ) -> None:
     """The search and the follower both find that a job waits, and that its client is gone. One of them sends it."""
-    world, storage = make_world(queue_limit=5), MemoryStorage()
-    earlier = world.client(journal=MemoryJournal(storage), max_in_flight=1)
-    await earlier.__aenter__()
-    await earlier.submit(a_request()).submitted()
-    earlier.submit(a_request(init_image=PNG, track_id="mine"))
-    await earlier.aclose(drain=False)
+    world, storage = await left_waiting(make_world)
     async with world.client(journal=Slow(storage)) as client, recovering(client) as jobs:
         await asyncio.sleep(seconds)
         followed = await client.follow("mine")
@@ -195,18 +202,59 @@ async def test_a_job_is_sent_once_if_it_is_submitted_while_it_is_taken_over(
     make_world: MakeWorld, seconds: float
 ) -> None:
     """A task that runs again submits the job that the search has just found."""
-    world, storage = make_world(queue_limit=5), MemoryStorage()
-    earlier = world.client(journal=MemoryJournal(storage), max_in_flight=1)
-    await earlier.__aenter__()
-    await earlier.submit(a_request()).submitted()
-    earlier.submit(a_request(init_image=PNG, track_id="mine"))
-    await earlier.aclose(drain=False)
+    world, storage = await left_waiting(make_world)
     async with world.client(journal=Slow(storage)) as client, recovering(client):
         await asyncio.sleep(seconds)
         with suppress(InvalidRequestError):  # once the job is open here, its ref is in use
             await client.submit(a_request(init_image=PNG, track_id="mine"))
         assert (await client.follow("mine")).ref == "mine"
         await asyncio.sleep(120)
+    assert world.service.ledger.track_ids().count("mine") == 1
+
+
+class AwayFor(MemoryJournal):
+    """Fail to fetch a picture at first."""
+
+    failures = 2
+
+    async def picture(self, record: JobRecord) -> bytes | None:
+        if self.failures:
+            self.failures -= 1
+            raise JournalError("the disk is away")
+        return await super().picture(record)
+
+
+@pytest.mark.parametrize("is_followed", [True, False])
+async def test_a_waiting_job_survives_an_outage_during_its_take_over(make_world: MakeWorld, is_followed: bool) -> None:
+    """The client that took it over tries again, and refuses nothing because of the journal."""
+    world, storage = await left_waiting(make_world)
+    async with world.client(journal=AwayFor(storage)) as client:
+        if is_followed:
+            assert (await (await client.follow("mine"))).ref == "mine"
+        else:
+            async with recovering(client) as jobs:
+                await asyncio.sleep(120)
+                (job,) = [job for job in jobs if job.ref == "mine"]
+                assert job.state is S.READY
+    assert world.service.ledger.track_ids().count("mine") == 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0, 5.9])
+async def test_a_job_that_is_taken_over_during_a_close_waits_for_the_next_client(
+    make_world: MakeWorld, seconds: float
+) -> None:
+    """A client that closes before it could queue the job leaves it in the journal, and starts nothing more."""
+    world, storage = await left_waiting(make_world)
+    client = world.client(journal=Slow(storage))
+    await client.__aenter__()
+    async with recovering(client) as jobs:
+        await asyncio.sleep(seconds)
+        await client.aclose(drain=False)
+        await asyncio.sleep(10)
+        assert [job for job in jobs if job.ref == "mine" and not job.done()] == []
+        assert not engine_of(client).dispatcher.jobs
+    async with world.client(journal=MemoryJournal(storage)) as later:
+        assert (await (await later.follow("mine"))).ref == "mine"
     assert world.service.ledger.track_ids().count("mine") == 1
 
 
