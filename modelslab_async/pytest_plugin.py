@@ -1,7 +1,7 @@
 """Pytest fixtures for tests of programs that use the service. Pytest loads them from the installed package.
 
-The emulator serves in a thread of its own. So synchronous and asynchronous tests may use the same fixtures, under any
-plugin that runs asynchronous tests, and under none.
+The emulator serves in a separate thread. So synchronous and asynchronous tests may use the same fixtures, with any
+plugin that runs asynchronous tests, or without one.
 """
 
 from __future__ import annotations
@@ -49,6 +49,6 @@ def modelslab_emulator_session_options() -> EmulatorOptions:
 def modelslab_emulator_session(modelslab_emulator_session_options: EmulatorOptions) -> Iterator[Emulator]:
     """Run one emulator for all tests of the session; with pytest-xdist, one for each worker.
 
-    The tests share its ledger and its faults. A test keeps apart from the others by a key of its own.
+    The tests share its ledger and its faults. A test that uses a different key does not see the jobs of the others.
     """
     yield from _running(modelslab_emulator_session_options)

@@ -263,7 +263,7 @@ def _refusal(path: Path, requirement: str, hint: str) -> InvalidRequestError:
 
 @contextmanager
 def _open_index() -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "": a temporary file of its own
+    connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)  # "": a new temporary file
     try:
         connection.executescript(
             "PRAGMA synchronous=OFF; PRAGMA journal_mode=OFF; PRAGMA locking_mode=EXCLUSIVE;"

@@ -93,7 +93,7 @@ def _finish(plan: BatchPlan, client: Client, calls: Calls) -> Estimate:
 @contextmanager
 def _open_items() -> Iterator[sqlite3.Connection]:
     """Open a set of items on disk, so that memory does not grow with the manifest."""
-    with closing(sqlite3.connect("")) as items:  # "": a temporary file of its own
+    with closing(sqlite3.connect("")) as items:  # "": a new temporary file
         items.execute("CREATE TABLE items (item TEXT PRIMARY KEY, line INTEGER) WITHOUT ROWID")
         yield items
 

@@ -30,14 +30,23 @@ _T = TypeVar("_T")
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command's flags. Its names are those of the options of `Emulator`."""
+    """Return the parser of the command's flags."""
+    return _parser_and_flags()[0]
+
+
+def _parser_and_flags() -> tuple[argparse.ArgumentParser, Sequence[argparse.Action]]:
+    """Return the parser, and its flags. Their names are those of the options of `Emulator`."""
     parser = argparse.ArgumentParser(
         prog="python -m modelslab_async.emulator",
         description="Emulate ModelsLab's video endpoints on this machine. This is not ModelsLab.",
         epilog=f"Each flag has a variable, such as {PREFIX}PORT for --port; texts of a flag that may be repeated are "
         f"separated by blanks. {_EXITS}.",
     )
-    add = parser.add_argument
+    flags = list[argparse.Action]()
+
+    def add(*names: str, **options: Any) -> None:
+        flags.append(parser.add_argument(*names, **options))
+
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8787, help="port to listen on, 0 for a free port (default: 8787)")
     add("--public-url", metavar="URL", help="begins all links (default: the Host header of each request)")
@@ -61,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     add("--record", metavar="FILE", help="append each exchange to a file, without the key")
     add("--replay", metavar="FILE", help="answer from a recording")
     add("--verbose", action="store_true", help="log each request to stderr")
-    return parser
+    return parser, flags
 
 
 def _checked(read: Callable[[str], _T]) -> Callable[[str], _T]:
@@ -91,10 +100,10 @@ def _eta(text: str) -> dict[str, float]:
 def arguments_from(environment: Mapping[str, str]) -> list[str]:
     """Return the flags that the environment orders."""
     arguments: list[str] = []
-    for action in parser()._actions:  # noqa: SLF001 - argparse lists its flags nowhere else
+    for action in _parser_and_flags()[1]:
         flag = action.option_strings[-1]
         text = environment.get(PREFIX + flag.removeprefix("--").replace("-", "_").upper(), "")
-        if not text or flag == "--help":
+        if not text:
             continue
         if action.nargs == 0:
             arguments += [flag] if text.lower() in _TRUE else []

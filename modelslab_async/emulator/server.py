@@ -74,8 +74,8 @@ class Emulator:
     """An HTTP server on this machine that speaks the service's protocol, without an account. It is not ModelsLab.
 
     `async with Emulator() as emulator: Client(api_key="any", base_url=emulator.url)` serves in the running event loop.
-    `with Emulator.running() as emulator:` serves in a thread of its own, which synchronous code needs. If synchronous
-    code blocks the loop of an emulator, its request is answered with HTTP 503 and the reason, after 5 s.
+    `with Emulator.running() as emulator:` serves in a separate thread, as synchronous code needs it. If synchronous
+    code blocks the event loop of an emulator, its request gets HTTP 503 and the reason after 5 s.
 
     `emulator.ledger` and `GET /emulator/ledger` say what ModelsLab would have charged. `GET /` is a page for people.
     The paths under `/emulator/` control the emulator from any language, and so do the methods from any thread.
@@ -150,7 +150,7 @@ class Emulator:
     @classmethod
     @contextmanager
     def running(cls, **options: Unpack[EmulatorOptions]) -> Iterator[Self]:
-        """Run an emulator in a thread and an event loop of its own, for synchronous programs and tests.
+        """Run an emulator in a separate thread with a separate event loop, for synchronous programs and tests.
 
         `with Emulator.running() as emulator: requests.post(emulator.url + ...)`. The options are those of the class.
 

@@ -10,11 +10,11 @@ from modelslab_async.emulator.server import Emulator
 
 
 class EmulatorMixin(TestCase):
-    """A base of test cases that gives each test an emulator of its own, in `self.emulator`.
+    """Base class of test cases: each test gets a new emulator, `self.emulator`.
 
-    It serves in a thread of its own, so synchronous and asynchronous tests may use it. `emulator_options` are those
-    of `Emulator`; by default it is 100 times as fast as the service, and its etas are accurate. A class that overrides
-    `setUp` must call `super().setUp()`.
+    The emulator serves in a separate thread, so synchronous and asynchronous tests may use it. `emulator_options` are
+    those of `Emulator`. By default it is 100 times as fast as the service, and its etas are accurate. A class that
+    overrides `setUp` must call `super().setUp()`.
     """
 
     emulator_options: ClassVar[EmulatorOptions] = {}

@@ -1,4 +1,4 @@
-"""Run the emulator in a thread of its own, and answer for one whose event loop synchronous code blocks."""
+"""Run the emulator in a separate thread, and answer with an error while synchronous code blocks its event loop."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 
 BLOCKED_SECONDS = 5.0
-"""A loop that does not react for so long is blocked; requests that wait for it are then answered by the guard."""
+"""A loop that does not react for this long counts as blocked. Then the guard answers the requests that wait for it."""
 _CHECK_SECONDS = 0.5
 _DRAIN_SECONDS = 1.0
 _BLOCKED = (
-    "the emulator cannot answer: code of its own thread blocks the event loop that it serves in, "
+    "the emulator cannot answer: synchronous code blocks the event loop that it serves in, "
     "for example a synchronous HTTP client (hint: `with Emulator.running() as emulator:` serves in another thread)"
 )
 _log = logging.getLogger("modelslab_async.emulator")

@@ -170,7 +170,7 @@ class Journal(Protocol):
         ...
 
     async def find_all(self, account: str, refs: Collection[str]) -> Mapping[str, Row]:
-        """Return the account's jobs with these refs, by ref. A ref without a job is left out."""
+        """Return the account's jobs with these refs, by ref. Omit the refs that have no job."""
         ...
 
     async def recent(self, account: str, limit: int) -> Sequence[JobRecord]:

@@ -59,7 +59,7 @@ class LivenessLock:
         self._path = path
         self._file: IO[bytes] | None = None
         self.owner = ""
-        """The client's name. `acquire` draws it, so that processes forked before have names of their own."""
+        """The client's name. `acquire` draws it, so that processes that were forked before have different names."""
 
     def acquire(self) -> None:
         """Be alive under a new name until `release`, or until the process ends in any way. Raise OSError."""

@@ -119,7 +119,7 @@ class SqliteStore:
     def _require_all_transactions(self) -> None:
         """Raise JournalError if a client that was killed wrote transactions that the file does not have.
 
-        They were in the write-ahead log, which is a file of its own. If it is moved away, SQLite does not notice.
+        They were in the write-ahead log, which is a separate file. SQLite does not notice if that file is removed.
         """
         for owner, counted in self.liveness.counts_of_dead():
             known = rows.transactions_of(self.connection, owner)

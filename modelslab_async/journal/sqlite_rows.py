@@ -133,7 +133,7 @@ def _listed(states: Collection[JobState]) -> str:
 
 
 def statements(script: str) -> Iterator[str]:
-    """Yield the statements of a migration. A trigger holds semicolons of its own."""
+    """Yield the statements of a migration. A trigger contains semicolons, so that a split at each would break it."""
     statement = ""
     for line in script.strip().splitlines():
         statement += f"{line}\n"

@@ -178,7 +178,7 @@ def load(source: Source) -> str | bytes:
 def stored(media: Media) -> dict[str, Any]:
     """Return the inputs as the journal keeps them: URLs, absolute paths, and digests in place of bytes.
 
-    A picture inside the request that was passed as bytes is left out: the row has its facts.
+    A picture that was passed as bytes, and travels inside the request, is omitted: the row has its facts.
     """
     where = origin(media.picture).get("where") if media.picture else None
     kept: dict[str, Any] = {

@@ -35,7 +35,7 @@ def work_of(request: Request) -> float:
 
 
 def workload_of(request: Request | None, operation: str = DEFAULT_OPERATION) -> Workload:
-    """Return the workload of *request*. None, for a job whose request is unknown, gives a kind of its own."""
+    """Return the workload of *request*. If the request is unknown (None), its kind is that of no known request."""
     if request is None:
         return Workload() if operation == DEFAULT_OPERATION else Workload((operation,))
     size: object = getattr(request, "resolution", None)

@@ -1,1 +1,1 @@
-"""The service's protocol and the rules of a job, without I/O, clock, randomness or environment of their own."""
+"""The service's protocol and the rules of a job, which do no I/O and read no clock, random source or environment."""

@@ -113,7 +113,7 @@ def _decoded(text: str, start: int = 0) -> tuple[Any, int]:
 
 
 def _integer(digits: str) -> int | None:
-    """Return the integer, or None if it has more digits than any number of a reply. Python is slow to read so many."""
+    """Return the integer, or None if it has more digits than any number of a reply: Python reads those slowly."""
     return int(digits) if len(digits) <= _MAX_DIGITS else None
 
 

@@ -43,7 +43,7 @@ class Range(NamedTuple):
 
 
 Limits = Mapping[str | None, Mapping[str, Range]]
-"""The documented ranges of parameters, by model. The row None holds for all models without a row of their own."""
+"""The documented ranges of parameters, by model. The row None holds for all other models."""
 
 
 @attrs.frozen

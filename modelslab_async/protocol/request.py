@@ -120,10 +120,10 @@ def _text_of_number(value: str | int | None) -> str | None:
 
 @attrs.frozen(kw_only=True)
 class VideoFusion(Request):
-    """A request to one of the many models behind the v7 API, each with parameters of its own.
+    """A request to one of the many models behind the v7 API. Each model has different parameters.
 
-    Only types and the files of the operation are checked, because the documentation names no limits of the models. A
-    parameter that is None is not sent. Parameters that only some models have go into `extra`.
+    Only types and the required files are checked, because the documentation names no limits of the models. A parameter
+    that is None is not sent. Parameters that only some models have go into `extra`.
 
     operation: "image-to-video", "text-to-video", "video-to-video", "lip-sync" or "motion-control".
     model_id: the model, such as "seedance-i2v", "kling-v2-1-i2v", "lipsync-2" or "kling-motion-control".

@@ -200,12 +200,16 @@ async def test_a_cancel_scope_around_a_stream_stays_in_charge(make_world: MakeWo
 async def test_a_connection_that_breaks_ends_the_response(make_world: MakeWorld) -> None:
     """A server that raises OSError for a connection that is gone gets no error back."""
     async with running_job(make_world) as job:
+        sent = list[str]()
 
         async def send(message: Message) -> None:
+            sent.append(message["type"])
             if message["type"] == "http.response.body":
                 raise OSError("the connection is gone")
 
         await EventStream(job)({"type": "http"}, receive_of(), send)
+        assert sent == ["http.response.start", "http.response.body"]  # nothing more is sent after the error
+        assert not job.done()
 
 
 async def test_an_error_of_the_server_is_not_hidden(make_world: MakeWorld) -> None:

@@ -8,7 +8,7 @@ breaks the law. Write a `Harness` that opens clients on one storage, and run eve
         async with MyHarness() as harness:
             await check(harness)
 
-The checks use accounts of their own, so that they may share one storage.
+Each check uses a different account, so that all may share one storage.
 """
 
 from modelslab_async.journal.conformance import asking, claims, outcomes, rows
