@@ -10,9 +10,9 @@ from modelslab_async.journal.base import Duration, Journal
 from modelslab_async.polling.estimator import DurationEstimator
 from modelslab_async.polling.history import Observation
 from modelslab_async.polling.workload import Kind
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS
 from modelslab_async.protocol.secret import ApiKey
 
-OPERATION = "img2video_ultra"
 _MAX = 1e9
 """No time in seconds, and no work, is more."""
 _log = logging.getLogger("modelslab_async")
@@ -23,18 +23,20 @@ async def remember(estimator: DurationEstimator, journal: Journal, service: str,
 
     service: names the service that runs the jobs. key: is never written. An error of the journal is logged.
     """
+    found = list[Duration]()
     try:
-        found = await journal.durations(service, OPERATION)
+        for operation in OPERATIONS:
+            found += await journal.durations(service, operation)
     except JournalError as error:
         _log.warning("how long earlier jobs took could not be read: %s", error)
-        found = ()
     for kind, observation in _readable(found):
         estimator.remember(kind, observation)
 
     def keep(kind: Kind, observation: Observation) -> None:
         text = _encoded(kind)
         if text is not None and not key.is_in(text):
-            journal.note_duration(Duration(service, OPERATION, text, *observation))
+            operation = str(kind[0]) if kind else DEFAULT_OPERATION
+            journal.note_duration(Duration(service, operation, text, *observation))
 
     estimator.on_observed = keep
 

@@ -81,29 +81,29 @@ MIGRATIONS: Sequence[str] = (
               AND saved_path IS NULL AND delivered_at IS NULL;
     CREATE INDEX jobs_in_doubt ON {SCHEMA}.jobs (account) WHERE accepted_at IS NULL AND charged IS NOT false;
     CREATE TABLE {SCHEMA}.totals (
-        account text NOT NULL, day bigint NOT NULL, price numeric NOT NULL, is_certain boolean NOT NULL,
-        jobs bigint NOT NULL
+        account text NOT NULL, day bigint NOT NULL, price numeric NOT NULL, jobs bigint NOT NULL
     );
     CREATE INDEX totals_by_day ON {SCHEMA}.totals (account, day);
     INSERT INTO {SCHEMA}.totals
-        SELECT account, floor(accepted_at / 86400), price, charged IS true, count(*) FROM {SCHEMA}.jobs
-        WHERE accepted_at IS NOT NULL AND charged IS NOT false GROUP BY 1, 2, 3, 4;
+        SELECT account, floor(accepted_at / 86400), price, count(*) FROM {SCHEMA}.jobs
+        WHERE accepted_at IS NOT NULL AND charged IS NOT false GROUP BY 1, 2, 3;
     CREATE FUNCTION {SCHEMA}.count_charge() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF TG_OP = 'UPDATE' AND OLD.accepted_at IS NOT NULL AND OLD.charged IS NOT false THEN
             INSERT INTO {SCHEMA}.totals
-                VALUES (OLD.account, floor(OLD.accepted_at / 86400), OLD.price, OLD.charged IS true, -1);
+                VALUES (OLD.account, floor(OLD.accepted_at / 86400), OLD.price, -1);
         END IF;
         IF NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT false THEN
             INSERT INTO {SCHEMA}.totals
-                VALUES (NEW.account, floor(NEW.accepted_at / 86400), NEW.price, NEW.charged IS true, 1);
+                VALUES (NEW.account, floor(NEW.accepted_at / 86400), NEW.price, 1);
         END IF;
         RETURN NULL;
     END $$;
     CREATE TRIGGER count_new AFTER INSERT ON {SCHEMA}.jobs FOR EACH ROW
         WHEN (NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT false) EXECUTE FUNCTION {SCHEMA}.count_charge();
     CREATE TRIGGER count_changed AFTER UPDATE ON {SCHEMA}.jobs FOR EACH ROW
-        WHEN ((OLD.charged, OLD.accepted_at, OLD.price) IS DISTINCT FROM (NEW.charged, NEW.accepted_at, NEW.price))
+        WHEN ((OLD.charged IS NOT false, OLD.accepted_at, OLD.price)
+              IS DISTINCT FROM (NEW.charged IS NOT false, NEW.accepted_at, NEW.price))
         EXECUTE FUNCTION {SCHEMA}.count_charge();
     CREATE TABLE {SCHEMA}.durations (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, service text NOT NULL, operation text NOT NULL,
@@ -208,11 +208,11 @@ _COUNT_CHARGES = f"""
 """
 _ADD_UP = f"""
     WITH single AS (
-        DELETE FROM {SCHEMA}.totals WHERE (account, day, price, is_certain) IN (
-            SELECT account, day, price, is_certain FROM {SCHEMA}.totals GROUP BY 1, 2, 3, 4 HAVING count(*) > 1
+        DELETE FROM {SCHEMA}.totals WHERE (account, day, price) IN (
+            SELECT account, day, price FROM {SCHEMA}.totals GROUP BY 1, 2, 3 HAVING count(*) > 1
         ) RETURNING *
     )
-    INSERT INTO {SCHEMA}.totals SELECT account, day, price, is_certain, sum(jobs) FROM single GROUP BY 1, 2, 3, 4
+    INSERT INTO {SCHEMA}.totals SELECT account, day, price, sum(jobs) FROM single GROUP BY 1, 2, 3
 """
 _IS_PRUNABLE = f"""
     (jobs.state IN ({_listed(OVER)})

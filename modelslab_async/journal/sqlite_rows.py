@@ -64,26 +64,26 @@ MIGRATIONS: Sequence[str] = (
     CREATE INDEX jobs_in_doubt ON jobs (account, charged, coalesce(submitted_at, created_at), price)
         WHERE accepted_at IS NULL AND charged IS NOT 0;
     CREATE TABLE totals (
-        account TEXT NOT NULL, day INTEGER NOT NULL, price TEXT NOT NULL, is_certain INTEGER NOT NULL,
-        jobs INTEGER NOT NULL, PRIMARY KEY (account, day, price, is_certain)
+        account TEXT NOT NULL, day INTEGER NOT NULL, price TEXT NOT NULL, jobs INTEGER NOT NULL,
+        PRIMARY KEY (account, day, price)
     ) WITHOUT ROWID;
     INSERT INTO totals
-        SELECT account, CAST(accepted_at / 86400 AS INTEGER), price, charged IS 1, count(*) FROM jobs
-        WHERE accepted_at IS NOT NULL AND charged IS NOT 0 GROUP BY 1, 2, 3, 4;
+        SELECT account, CAST(accepted_at / 86400 AS INTEGER), price, count(*) FROM jobs
+        WHERE accepted_at IS NOT NULL AND charged IS NOT 0 GROUP BY 1, 2, 3;
     CREATE TRIGGER count_new AFTER INSERT ON jobs WHEN NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT 0
     BEGIN
         INSERT INTO totals
-            VALUES (NEW.account, CAST(NEW.accepted_at / 86400 AS INTEGER), NEW.price, NEW.charged IS 1, 1)
+            VALUES (NEW.account, CAST(NEW.accepted_at / 86400 AS INTEGER), NEW.price, 1)
             ON CONFLICT DO UPDATE SET jobs = jobs + 1;
     END;
     CREATE TRIGGER count_changed AFTER UPDATE ON jobs
-    WHEN (OLD.charged, OLD.accepted_at, OLD.price) IS NOT (NEW.charged, NEW.accepted_at, NEW.price)
+    WHEN (OLD.charged IS NOT 0, OLD.accepted_at, OLD.price) IS NOT (NEW.charged IS NOT 0, NEW.accepted_at, NEW.price)
     BEGIN
         UPDATE totals SET jobs = jobs - 1
             WHERE account = OLD.account AND day = CAST(OLD.accepted_at / 86400 AS INTEGER) AND price = OLD.price
-                  AND is_certain = (OLD.charged IS 1) AND OLD.accepted_at IS NOT NULL AND OLD.charged IS NOT 0;
+                  AND OLD.accepted_at IS NOT NULL AND OLD.charged IS NOT 0;
         INSERT INTO totals
-            SELECT NEW.account, CAST(NEW.accepted_at / 86400 AS INTEGER), NEW.price, NEW.charged IS 1, 1
+            SELECT NEW.account, CAST(NEW.accepted_at / 86400 AS INTEGER), NEW.price, 1
             WHERE NEW.accepted_at IS NOT NULL AND NEW.charged IS NOT 0
             ON CONFLICT DO UPDATE SET jobs = jobs + 1;
     END;

@@ -20,7 +20,7 @@ from modelslab_async.polling.workload import Workload
 from modelslab_async.protocol.secret import ApiKey
 
 SERVICE = "https://service.invalid V6"
-KIND = ("a-model", None)
+KIND = ("text2video_ultra", "a-model", None)
 JOB = Workload(KIND)
 
 
@@ -79,7 +79,7 @@ async def test_an_odd_table_harms_nothing() -> None:
     """Whatever the table holds, only possible durations are used."""
     journal = MemoryJournal()
     await journal.open()
-    good = Duration(SERVICE, durations.OPERATION, '["a-model", null]', 40.0, math.inf, 1.0, 40.0)
+    good = Duration(SERVICE, "text2video_ultra", '["text2video_ultra", "a-model", null]', 40.0, math.inf, 1.0, 40.0)
     nothing = good._replace(after=0.0)
     kinds: tuple[Any, ...] = ("", "{}", "[[1]]", "null", '"a"', "[" * 5000, 5, None)
     numbers: tuple[Any, ...] = (math.nan, -1.0, "x", b"", 1e300)
