@@ -132,6 +132,11 @@ class Exchange:
     """The beginning of the reply, up to the end of its head."""
 
     @property
+    def is_in_status_line(self) -> bool:
+        """Whether the next byte of the reply belongs to the first line of HTTP, whose status may have begun."""
+        return self.reply.startswith(b"HTTP/") and b"\n" not in self.reply
+
+    @property
     def is_in_fields(self) -> bool:
         """Whether the next byte of the reply belongs to a header field."""
         return b"\n" in self.reply and not self._has_head
@@ -201,6 +206,8 @@ class Lane:
                 yield damage.seconds
             case Kind.DRIP:
                 self._dripping, self._pause = damage.size, damage.seconds
+            case Kind.REPEAT if self._is_reply and self._talk.current.is_in_status_line:
+                pass  # it could make another status, which no network invents
             case Kind.REPEAT if self._last:
                 yield self._last[-damage.size :]
             case Kind.GARBAGE:
