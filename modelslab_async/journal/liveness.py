@@ -3,6 +3,7 @@
 import glob
 import os
 import sys
+import time
 import uuid
 import weakref
 from contextlib import suppress
@@ -12,6 +13,7 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
+_RETRY_SECONDS = 0.001
 _locked = weakref.WeakSet[IO[bytes]]()
 
 
@@ -62,11 +64,15 @@ class LivenessLock:
         """The client's name. `acquire` draws it, so that processes that were forked before have different names."""
 
     def acquire(self) -> None:
-        """Be alive under a new name until `release`, or until the process ends in any way. Raise OSError."""
+        """Be alive under a new name until `release`, or until the process ends in any way. Raise OSError.
+
+        Another client that reads all lock files may hold the new one for a moment.
+        """
         self._path = Path(os.path.realpath(self._path))
         self.owner = uuid.uuid4().hex[:16]
         self._file = self.path_of(self.owner).open("xb", buffering=0)
-        try_lock(self._file)
+        while not try_lock(self._file):
+            time.sleep(_RETRY_SECONDS)
 
     def release(self) -> None:
         """Release the lock and remove its file. A forked child leaves its parent's file alone: its copy is closed."""
@@ -77,17 +83,12 @@ class LivenessLock:
 
     def is_alive(self, owner: str) -> bool:
         """Return whether the client of this name is alive; True if that is unknown. Remove the file of a dead one."""
-        if owner == self.owner:
-            return True
         path = self.path_of(owner)
+        if owner == self.owner or _is_locked(path):
+            return True
         try:
-            with path.open("rb") as file:
-                if not try_lock(file):
-                    return True
-            path.unlink()
-        except FileNotFoundError:
-            return False
-        except OSError:
+            path.unlink(missing_ok=True)
+        except OSError:  # on Windows, this is how to know
             return True
         return False
 
@@ -110,14 +111,29 @@ class LivenessLock:
         return found
 
     def others_alive(self) -> bool:
-        """Return whether another client is alive."""
+        """Return whether another client is alive. Files are left alone: a client that is opening has not locked its own.
+
+        On Windows, a file that is there counts as that of a client which is alive.
+        """
         path = Path(os.path.realpath(self._path))
-        owners = [_owner_of(path, file) for file in path.parent.glob(f"{glob.escape(path.name)}-*.alive")]
-        return any(owner != self.owner and self.is_alive(owner) for owner in owners)
+        files = path.parent.glob(f"{glob.escape(path.name)}-*.alive")
+        others = [file for file in files if _owner_of(path, file) != self.owner]
+        return any(sys.platform == "win32" or _is_locked(file) for file in others)
 
     def path_of(self, owner: str) -> Path:
         """Return the path of an owner's lock file."""
         return self._path.with_name(f"{self._path.name}-{owner}.alive")
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a process has locked the file; True if that is unknown. A file that is not there is not locked."""
+    try:
+        with path.open("rb") as file:
+            return not try_lock(file)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _owner_of(path: Path, file: Path) -> str:

@@ -131,9 +131,10 @@ class SqliteStore:
                 raise JournalError(f"{self.name}: {what} (hint: {hint})")
 
     def close(self) -> None:
-        """As in `Store`."""
+        """As in `Store`. The count goes first: without its row, the count of a dead client would look like damage."""
         try:
             if self._connection:
+                self.liveness.write_count(0)
                 with suppress(sqlite3.Error), self._connection as connection:
                     connection.execute("BEGIN IMMEDIATE")
                     rows.remove_asks(connection, self.owner)

@@ -14,7 +14,8 @@ import pytest
 from helpers.journals import FULL, S, a_record, opened
 
 from modelslab_async import JournalError
-from modelslab_async.journal.sqlite import SqliteJournal
+from modelslab_async.journal.liveness import LivenessLock
+from modelslab_async.journal.sqlite import SqliteJournal, SqliteStore
 
 COLUMNS = (
     "ref",
@@ -31,7 +32,8 @@ COLUMNS = (
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from modelslab_async.journal.sqlite import SqliteJournal
+from modelslab_async.journal.liveness import LivenessLock
+from modelslab_async.journal.sqlite import SqliteJournal, SqliteStore
 from modelslab_async.protocol.record import JobRecord
 async def main():
     journal = SqliteJournal(Path(sys.argv[1]))
@@ -107,3 +109,22 @@ async def test_a_client_that_closes_leaves_no_count(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as file:
         assert file.execute("SELECT count(*) FROM clients").fetchone() == (0,)
     assert not list(tmp_path.glob("*.alive"))
+
+
+async def test_a_client_that_is_killed_while_it_closes_leaves_no_count(tmp_path: Path) -> None:
+    """Its file stays. The next client finds no lack of transactions, because all were written."""
+
+    class KilledAtTheEnd(LivenessLock):
+        def release(self) -> None:
+            assert self._file is not None
+            self._file.close()  # as the system does; nobody removes the file
+
+    path = tmp_path / "jobs.db"
+    store = SqliteStore(path, KilledAtTheEnd(path))
+    store.open()
+    with store.transaction():
+        pass
+    store.close()
+    assert list(tmp_path.glob("*.alive"))
+    async with opened(SqliteJournal(path)) as journal:
+        assert await journal.recent("a", 5) == []

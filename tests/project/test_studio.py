@@ -144,6 +144,11 @@ RECORD_PROGRESS = """() => {
   new MutationObserver(record).observe(document.querySelector("li progress"), { attributes: true });
 }"""
 
+VIDEO_HAS_BEGUN = """async () => {
+  const video = document.querySelector("li video");
+  while (!video.readyState && !video.error) await new Promise((resume) => setTimeout(resume, 50));
+}"""
+
 PLAY = """async () => {
   const video = document.querySelector("li video");
   await video.play();
@@ -269,8 +274,7 @@ async def test_a_video_that_is_not_saved_is_saved_when_its_visitor_returns(
         whole = f"fetch('jobs/{ref}/video').then(answer => answer.ok && answer.blob()).then(blob => blob.size > 0)"
         assert await page.evaluate(whole)  # it waits for the save
         # The server opens a file after it has sent the head of its reply. No request may be at that point now.
-        begun = "[document.querySelector('li video')].every(video => video.readyState || video.error)"
-        await page.wait_for_function(begun)
+        await page.evaluate(VIDEO_HAS_BEGUN)
         (tmp_path / "videos" / f"{ref}.mp4").unlink()
         await page.reload()
         await page.locator("li a.button").wait_for(timeout=TIMEOUT)
