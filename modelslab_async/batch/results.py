@@ -135,7 +135,7 @@ def from_json(line: str | bytes) -> Result | None:
     """Return the result of a line, or None if the line cannot be read."""
     try:
         return _result_from(json.loads(line))
-    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError):
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, RecursionError):
         return None
 
 

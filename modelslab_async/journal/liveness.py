@@ -111,7 +111,7 @@ class LivenessLock:
         return found
 
     def others_alive(self) -> bool:
-        """Return whether another client is alive. Files are left alone: a client that is opening has not locked its own.
+        """Return whether another client is alive. Leave the files alone: who is opening has not locked its own yet.
 
         On Windows, a file that is there counts as that of a client which is alive.
         """

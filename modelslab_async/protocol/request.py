@@ -113,9 +113,14 @@ class TextToVideoUltra(Request):
     temp: bool | None = None
 
 
+_LONG_NUMBER = 10**9
+"""No duration has so many seconds. Python refuses to write much longer numbers."""
+
+
 def _text_of_number(value: str | int | None) -> str | None:
     """Return a whole number as a text, because the service documents texts such as "5". The rest is checked later."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else cast("str | None", value)
+    is_short = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LONG_NUMBER
+    return str(value) if is_short else cast("str | None", value)
 
 
 @attrs.frozen(kw_only=True)

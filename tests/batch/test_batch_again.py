@@ -106,6 +106,12 @@ async def test_a_plan_asks_the_journal_once_for_many_lines(world: MakeWorld, tmp
     assert queries == [200, 3]
 
 
+@pytest.mark.parametrize("line", ["", "null", "[]", '{"item": 1}', "[" * 100_000, "\ud800"], ids=lambda it: it[:9])
+def test_a_line_that_cannot_be_read_is_no_result(line: str) -> None:
+    """Whatever a file holds, reading it raises nothing."""
+    assert from_json(line) is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -186,3 +186,10 @@ def test_a_budget_allows_calls_of_several_prices_in_their_order() -> None:
     assert Budget(usd=3).allowed([(dear, 2), (cheap, 9)], 0.0) == 2 + 5
     assert Budget(usd=3, jobs=4).allowed([(cheap, 3), (dear, 3)], 0.0) == 3 + 1
     assert Budget(usd="0.5").allowed([(dear, 1), (cheap, 1)], 0.0) == 1
+
+
+@pytest.mark.parametrize("duration", [10**5000, -(10**5000), 10**9, True], ids=["long", "negative", "large", "bool"])
+def test_a_duration_that_is_no_text_of_seconds_is_refused(duration: Any) -> None:
+    """Python writes no numbers of thousands of digits, so such a number stays one, and the check refuses it."""
+    request = a_request_for("image-to-video", duration=duration)
+    assert [problem.field for problem in check(request)] == ["duration"]
