@@ -89,8 +89,9 @@ class PriceList:
     usd: the price of an Image to Video Ultra in USD. The page names $0.2.
     credits: its price in credits of each plan. The page names 31 for the Basic plan and 43 for the Standard plan. The
         credits of other operations are not documented.
-    of: the prices in USD of other calls, by the operation's name, or by (operation, model_id), which comes first. An
-        operation that is not in it has its documented price, or none.
+    of: the prices in USD of other calls, by the operation's name, or by (operation, model_id), which comes first. A
+        request without a model has the operation's default model. An operation that is not in it has its documented
+        price, or none.
 
     Raises InvalidRequestError for prices that cannot be right.
     """
@@ -117,8 +118,8 @@ class PriceList:
 
     def price_of(self, operation: str, model_id: object = None) -> CallPrice:
         """Return the price of a call."""
-        model = model_id if isinstance(model_id, str) else None
         row, is_default = OPERATIONS.get(operation), operation == DEFAULT_OPERATION
+        model = model_id if isinstance(model_id, str) else row.default_model if row else None
         usd = self.of.get((operation, model)) if model else None
         if usd is None:
             usd = self.of.get(operation)
@@ -132,7 +133,8 @@ class PriceList:
         Raise InvalidRequestError if *jobs* is not a number of calls.
         """
         require(_amount("jobs", jobs))
-        return Estimate(jobs, self.usd * jobs, {plan: price * jobs for plan, price in self.credits.items()})
+        usd = self.price_of(DEFAULT_OPERATION).usd or Decimal(0)
+        return Estimate(jobs, usd * jobs, {plan: price * jobs for plan, price in self.credits.items()})
 
     def estimate_calls(self, calls: Iterable[tuple[str, object]]) -> Estimate:
         """Return the cost of calls, each an operation and a model.

@@ -55,6 +55,14 @@ def test_money_may_be_written_in_many_ways(usd: Any) -> None:
     assert isinstance(budget.remaining(0.0), Decimal)
 
 
+def test_a_request_without_a_model_has_the_price_of_the_default_model() -> None:
+    """The service uses its default model then, so a price for that model counts, alone and in estimates."""
+    prices = PriceList(of={("text2video_ultra", "wan2.2"): "0.3", "img2video_ultra": "0.5"})
+    assert prices.price_of("text2video_ultra").usd == Decimal("0.3")
+    assert prices.price_of("text2video_ultra", "wan2.1").usd == Decimal("0.2")
+    assert prices.estimate(3).usd == prices.estimate_calls([("img2video_ultra", None)] * 3).usd == Decimal("1.5")
+
+
 @pytest.mark.parametrize(
     ("limits", "unit", "needed", "remaining"),
     [
