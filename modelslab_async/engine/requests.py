@@ -32,8 +32,10 @@ async def differences(request: Request, media: Media | None, record: JobRecord, 
     others = inputs.stored(media._replace(picture=None)) if media else {}
     asked = dict(key.redact({**wire.stored_request(request, ref=record.ref), **others}))
     known: dict[str, Any] = dict(record.request)
-    files = {each.name for each in operation_named(request.operation).inputs}
-    compared = {*asked, *known} - {*_NOT_COMPARED} - ({each for each in files if each not in others})
+    row = operation_named(request.operation)
+    by_digest = {row.inline_input.name} if row.inline_input else set[str]()
+    not_compared = by_digest if media else {each.name for each in row.inputs}
+    compared = {*asked, *known} - {*_NOT_COMPARED} - not_compared
     problems = [
         _different(name, asked.get(name), known.get(name))
         for name in sorted(compared)

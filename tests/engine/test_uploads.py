@@ -92,6 +92,20 @@ async def test_ensure_compares_files_by_where_they_are(make_world: MakeWorld, tm
     assert len(world.service.ledger.charges) == 1
 
 
+async def test_ensure_notices_a_file_that_was_added_or_dropped(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A request with one file more or less is another request."""
+    world = make_world()
+    files = {"init_image": "https://files.invalid/a.png"}
+    more = {**files, "init_audio": "https://files.invalid/a.mp3"}
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        for ref, first, second in (("a", files, more), ("b", more, files)):
+            await (await client.ensure(a_request_for("image-to-video", **first), ref=ref))
+            with pytest.raises(InvalidRequestError) as caught:
+                await client.ensure(a_request_for("image-to-video", **second), ref=ref)
+            assert [problem.field for problem in caught.value.problems] == ["init_audio"]
+    assert len(world.service.ledger.charges) == 2
+
+
 async def test_an_upload_by_hand(make_world: MakeWorld) -> None:
     """`Client.upload` takes a picture or an mp4, and returns a URL that a request may name."""
     world = make_world()
