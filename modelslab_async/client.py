@@ -265,7 +265,7 @@ class Client:
         check_arguments({"max_in_flight": slots, "budget": budget}, key)
         require_key(key)
         check_key(key, self.base_url)
-        if account_fingerprint(key, self.base_url) == root.account:
+        if account_fingerprint(key, self.base_url, self.deployment) == root.account:
             if budget or max_in_flight:
                 requirement = "cannot be the first client's own key, which has its budget and slots already"
                 raise refusal("api_key", "hidden", requirement, "pass only the key")

@@ -177,6 +177,7 @@ class Dispatcher:
         """Forget a job that has just got its result or its error."""
         if self.jobs.get(run.ref) is run:  # a refused job may share the ref of an open one
             del self.jobs[run.ref]
+        run.media = run.body = None
         self.ended.add(run)
         self._api.counters.ended[run.state] += 1
         self._notifier.notify(Telemetry.ended, run.job)

@@ -43,7 +43,7 @@ from modelslab_async.protocol import lifecycle, wire
 from modelslab_async.protocol.claims import Follow
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.limits import check
-from modelslab_async.protocol.operations import DEFAULT_OPERATION, operation_named, operation_of
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, endpoint_of, operation_named, operation_of
 from modelslab_async.protocol.pricing import Budget
 from modelslab_async.protocol.problems import refusal, wrong
 from modelslab_async.protocol.record import UNSENT, JobRecord
@@ -79,7 +79,13 @@ class Engine:
         self.shared, self.key, self.parent = shared, key, parent
         self.api = ServiceApi(shared.transport, key, shared.base_url, shared.deployment, shared.timeouts, shared.rng)
         self.recorder = Recorder(
-            key, shared.base_url, shared.journal, budget, shared.prices, shares_journal=parent is not None
+            key,
+            shared.base_url,
+            shared.journal,
+            budget,
+            shared.prices,
+            deployment=shared.deployment,
+            shares_journal=parent is not None,
         )
         if parent:
             self.recorder.changes = parent.recorder.changes
@@ -139,7 +145,7 @@ class Engine:
 
     async def child(self, key: ApiKey, *, budget: Budget | None, max_in_flight: int) -> Engine:
         """Return the open engine of another account on the same resources. The same key gives the same engine."""
-        account = account_fingerprint(key, self.shared.base_url)
+        account = account_fingerprint(key, self.shared.base_url, self.shared.deployment)
         async with self._opening_child:
             child = self.children.get(account)
             if child is None or child.is_closed:
@@ -275,15 +281,16 @@ class Engine:
     async def _with_picture(self, record: JobRecord, request: Request) -> Request:
         """Return a row's request with the picture that travels inside it, if there is one.
 
-        The picture comes from its place, or else from the journal. Raises InvalidRequestError if it is in neither.
+        The picture comes from the journal, or else from its place. Raises InvalidRequestError if it is in neither.
         """
         where = (record.picture or {}).get("where")
-        is_here = isinstance(where, str) and (is_http_url(where) or inputs.is_file(where))
-        if is_here or operation_of(request).inline_input is None:
+        if operation_of(request).inline_input is None or (isinstance(where, str) and is_http_url(where)):
             return request
         kept = await self.recoverer.journal.picture(record)
-        if kept is not None:
+        if kept is not None:  # the file may be another one by now, or on this host
             return evolved(request, init_image=kept)
+        if isinstance(where, str) and inputs.is_file(where):
+            return request
         requirement = "cannot be sent: it was passed as bytes, which the journal does not keep"
         if where:
             requirement = "cannot be sent: the file is not there, and the journal has no copy"
@@ -384,7 +391,7 @@ class Engine:
     async def attach(self, ref_or_id: str, operation: str) -> Job:
         """Return the job with this ref or id. *operation* is that of a job that only the service knows."""
         self.key.require_absent(operation=operation)
-        operation_named(operation)
+        endpoint_of(operation, self.shared.deployment)
         self.require_usable()
         self.key.require_absent(ref_or_id=ref_or_id)
         if not ref_or_id:

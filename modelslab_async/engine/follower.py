@@ -101,7 +101,6 @@ class Follower:
 
     def on_end(self, run: JobRun) -> None:
         """Forget a job that has just got its result or its error."""
-        run.media = run.body = None
         self._forget(run)
         self._dispatcher.on_end(run)
 

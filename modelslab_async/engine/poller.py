@@ -11,7 +11,13 @@ from typing import TypeVar, assert_never
 from urllib.parse import urlsplit
 
 from modelslab_async.engine.webhook_health import WebhookHealth
-from modelslab_async.errors import InvalidVideoError, JobTimeoutError, NotFoundError, TransportError
+from modelslab_async.errors import (
+    InvalidRequestError,
+    InvalidVideoError,
+    JobTimeoutError,
+    NotFoundError,
+    TransportError,
+)
 from modelslab_async.job.run import JobRun
 from modelslab_async.media.containers import CONTAINERS, container_of
 from modelslab_async.polling import flow
@@ -78,7 +84,10 @@ class Poller:
             age=now - run.accepted_at,
             links=run.accepted.future_links if run.accepted else (),
         )
-        outcome = await self._perform(run, steps)
+        try:
+            outcome = await self._perform(run, steps)
+        except InvalidRequestError as error:  # a row of an operation that this version or this server does not have
+            outcome = lifecycle.Abandoned(error)
         if not run.submitted_elsewhere:
             self._learn_from(run, outcome)
         if run.has_webhook and isinstance(outcome, lifecycle.Abandoned):
@@ -86,7 +95,7 @@ class Poller:
         elif run.has_webhook:
             self.webhook_health.ended(run.ref)
         if run.is_unknown and isinstance(outcome, lifecycle.Abandoned) and isinstance(outcome.error, NotFoundError):
-            run.advance(lifecycle.NotFound(outcome.error))
+            run.advance(lifecycle.NotFound(_not_found(run, outcome.error)))
         else:
             run.advance(outcome)
 
@@ -198,3 +207,11 @@ def _video(run: JobRun, ready: wire.Ready, readable: flow.Readable, links: tuple
         operation=run.operation,
         container=readable.container,
     )
+
+
+def _not_found(run: JobRun, error: NotFoundError) -> NotFoundError:
+    """Return the error of a job that was attached to by an id which the service does not know."""
+    if not (run.id or "").isdecimal():  # it is no id at all
+        return error
+    hint = f"if it is not a job of {run.operation}, pass its operation="
+    return NotFoundError(f"{error.message} (hint: {hint})", http_status=error.http_status)

@@ -22,7 +22,7 @@ from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS
 from modelslab_async.protocol.pricing import Budget, CallPrice, PriceList
 from modelslab_async.protocol.record import JobRecord, after, key_of
-from modelslab_async.protocol.request import Request
+from modelslab_async.protocol.request import Deployment, Request
 from modelslab_async.protocol.secret import ApiKey
 
 _log = logging.getLogger("modelslab_async")
@@ -32,9 +32,13 @@ _WRITTEN_BEFORE = (lifecycle.Started, lifecycle.PutBack, wire.Accepted)
 """Events that are durable before they are reported: by a claim, a put-back or an append."""
 
 
-def account_fingerprint(key: ApiKey, base_url: str) -> str:
-    """Return a name for an account that does not reveal its key."""
-    return key.fingerprint(f"modelslab_async journal {base_url}")
+def account_fingerprint(key: ApiKey, base_url: str, deployment: Deployment = Deployment.V6) -> str:
+    """Return a name for an account that does not reveal its key.
+
+    A dedicated server has other paths and limits, so its jobs are not those of the public API with the same key.
+    """
+    server = " enterprise" if deployment is Deployment.ENTERPRISE else ""
+    return key.fingerprint(f"modelslab_async journal {base_url}{server}")
 
 
 class Recorder:
@@ -51,13 +55,14 @@ class Recorder:
         budget: Budget | None,
         prices: PriceList,
         *,
+        deployment: Deployment = Deployment.V6,
         shares_journal: bool = False,
     ) -> None:
         self.key, self.journal, self.budget, self.prices = key, journal, budget, prices
         self.shares_journal = shares_journal
         self.clock: Callable[[], float] = time.time
         """Gives unix seconds, because other processes read the rows."""
-        self.account = account_fingerprint(key, base_url)
+        self.account = account_fingerprint(key, base_url, deployment)
         self.is_open = False
         self.changes = Changes(journal) if journal else None
         """The changes that other clients make to the journal. A client that shares the journal shares them."""
@@ -123,7 +128,7 @@ class Recorder:
         key = key_of(self.account, run.ref, created_at)
         price = self.price_of(run.request)
         if self.budget:
-            self.budget.reserve(key, price, created_at)
+            self.budget.reserve(key, price, self.clock())
         run.budget_key = key  # only now, so that a job which the budget refuses releases nothing
         if self.journal:
             assert run.media is not None  # noqa: S101 - the files are kept until they are sent

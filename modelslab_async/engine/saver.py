@@ -98,7 +98,8 @@ class Saver:
 
     async def _fresh_links(self, video: Video) -> tuple[str, ...]:
         """Return the links that the service names now. Return none if it cannot be asked."""
-        if not video.id:
+        row = OPERATIONS.get(video.operation)
+        if not video.id or row is None or self.api.deployment not in row.endpoints:
             return ()
         answer = await self.api.fetch(video.operation, video.id, self.api.timeouts.fetch)
         return answer.links if isinstance(answer, wire.Ready) else ()

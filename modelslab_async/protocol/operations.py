@@ -127,6 +127,12 @@ class Operation:
     reserved: frozenset[str] = attrs.field(init=False, default=attrs.Factory(_reserved, takes_self=True))
 
     @property
+    def default_model(self) -> str | None:
+        """The model of a request that names none: the one that is sent then, or the first documented one, or None."""
+        sent = self.sent.get("model_id")
+        return sent if isinstance(sent, str) else self.models[0] if self.models else None
+
+    @property
     def inline_input(self) -> Input | None:
         """The input that travels inside the request; None if there is none."""
         return next((each for each in self.inputs if each.is_inline), None)
@@ -334,6 +340,15 @@ def operation_named(name: object) -> Operation:
         hint = f"pass one of {', '.join(OPERATIONS)}"
         raise InvalidRequestError([Problem("operation", shown(name), "is an unknown operation", hint)])
     return found
+
+
+def endpoint_of(operation: str, deployment: Deployment) -> Endpoint:
+    """Return where a deployment serves an operation. Raise InvalidRequestError if it does not, or if there is none."""
+    endpoint = operation_named(operation).endpoints.get(deployment)
+    if endpoint is None:
+        hint = "use a Client without enterprise=True"
+        raise InvalidRequestError([Problem("operation", shown(operation), "is not served by a dedicated server", hint)])
+    return endpoint
 
 
 def operation_of(request: Request) -> Operation:

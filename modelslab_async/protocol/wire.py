@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 from modelslab_async.errors import APIError, InvalidRequestError, MalformedReplyError, Problem
 from modelslab_async.protocol.decoding import brief
-from modelslab_async.protocol.operations import DEFAULT_OPERATION, Operation, operation_named
+from modelslab_async.protocol.operations import DEFAULT_OPERATION, Operation, endpoint_of, operation_named
 from modelslab_async.protocol.problems import shown_name, wrong
 from modelslab_async.protocol.reply import NO_REASON, Body, HttpReply, Malformed, Refused, read, refused, whole_number
 from modelslab_async.protocol.request import (
@@ -143,7 +143,7 @@ def _unstructure(operation: Operation) -> Callable[[Request], dict[str, Any]]:
 
 def submit_path(operation: str, deployment: Deployment) -> str:
     """Return the path at which a paid request is submitted."""
-    return operation_named(operation).endpoints[deployment].submit
+    return endpoint_of(operation, deployment).submit
 
 
 def fetch_path(deployment: Deployment, job_id: str, operation: str = DEFAULT_OPERATION) -> str:
@@ -151,7 +151,7 @@ def fetch_path(deployment: Deployment, job_id: str, operation: str = DEFAULT_OPE
 
     The path is built from the id. The reply's `fetch_result` is not used, because the key may only go to our own URL.
     """
-    folder = operation_named(operation).endpoints[deployment].fetch
+    folder = endpoint_of(operation, deployment).fetch
     return folder + (job_id if job_id.isascii() and job_id.isalnum() else quote(job_id, safe=""))
 
 

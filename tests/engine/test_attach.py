@@ -7,6 +7,7 @@ import gc
 from pathlib import Path
 
 import pytest
+from helpers.inside import inner_state_of
 from helpers.interfering_journals import InterruptedJournal
 from helpers.left_behind import job_left_running, row_of
 from helpers.world import PNG, MakeWorld, a_request
@@ -196,6 +197,21 @@ async def test_the_pictures_of_ended_jobs_are_not_kept(make_world: MakeWorld) ->
             await (await client.attach(ref))
 
 
+@pytest.mark.parametrize("end", ["refused", "cancelled", "ready"])
+async def test_a_job_that_ended_holds_no_files(make_world: MakeWorld, end: str) -> None:
+    """The program may keep the job, but its picture and its body are of no use any more."""
+    world = make_world(keys=["another"] if end == "refused" else None)
+    async with world.client(max_in_flight=1) as client:
+        if end == "cancelled":
+            client.submit(a_request())
+        job = client.submit(a_request(init_image=PNG))
+        if end == "cancelled":
+            job.cancel()
+        await job.wait()
+        assert (inner_state_of(job)["media"], inner_state_of(job)["body"]) == (None, None)
+        assert str(job.state) == end
+
+
 async def test_a_job_of_a_closed_client_is_polled_to_its_end(make_world: MakeWorld) -> None:
     """The video of a job that another client submitted costs nothing more."""
     world = make_world()
@@ -217,6 +233,7 @@ async def test_an_unknown_id_is_polled_again_by_the_next_call(make_world: MakeWo
             with pytest.raises(NotFoundError) as caught:
                 await job
             assert (job.state, caught.value.charged, world.count("fetch")) == (S.REFUSED, False, polls)
+            assert "pass its operation=" in str(caught.value)  # ids of other operations are unknown there
 
 
 async def test_resume_takes_only_what_was_sent(make_world: MakeWorld, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from helpers.inside import engine_of
+from helpers.left_behind import until_known
 from helpers.transports import intercepted
 from helpers.world import KEY, MakeWorld, a_request
 
@@ -280,3 +281,23 @@ async def test_a_job_that_the_budget_refuses_releases_nothing_else(make_world: M
         with pytest.raises(BudgetExceededError):
             await client.submit(a_request(track_id="mine"))
         assert budget.held == PRICES.usd
+
+
+@pytest.mark.looptime
+async def test_a_job_that_waited_since_yesterday_is_paid_from_todays_budget(
+    make_world: MakeWorld, tmp_path: Path
+) -> None:
+    """A day's budget counts what is sent on that day, also if the job was submitted the day before."""
+    world = make_world(queue_limit=5)
+    async with at_noon(world.client(journal=tmp_path / "jobs.db", max_in_flight=1)) as client:
+        client.submit(a_request(seed=1))
+        client.submit(a_request(seed=2, track_id="waiting"))
+        await until_known(client, "waiting")
+        await client.aclose(drain=False)
+    tomorrow = world.client(journal=tmp_path / "jobs.db", budget=Budget(jobs=1, per="day"))
+    engine_of(tomorrow).recorder.clock = lambda: NOON + 86_400
+    async with tomorrow as client:
+        await client.generate(a_request(seed=3))
+        with pytest.raises(BudgetExceededError):
+            await (await client.follow("waiting"))
+    assert len(world.service.ledger.charges) == 2

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.world import MakeWorld, a_request
 
-from modelslab_async import Client, ClientStateError, JobState, ServerError
+from modelslab_async import Client, ClientStateError, InvalidRequestError, JobState, ServerError, TextToVideoUltra
 from modelslab_async.emulator import Fault, Rule
 
 pytestmark = pytest.mark.looptime
@@ -65,4 +66,29 @@ async def test_the_public_api_takes_no_commands(make_world: MakeWorld) -> None:
     async with world.client() as client:
         with pytest.raises(ClientStateError, match="enterprise=True"):
             assert client.dedicated_server
+    assert world.transport.requests == []
+
+
+async def test_its_jobs_are_not_those_of_the_public_api(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Two clients with one key and one journal, of which one uses the server, leave each other's jobs alone."""
+    world, path = make_world(), tmp_path / "jobs.db"
+    async with world.client(journal=path, enterprise=True) as client:
+        await client.submit(a_request(track_id="on the server")).submitted()
+        await client.aclose(drain=False)
+    async with world.client(journal=path) as client:
+        assert (await client.recover()).jobs == ()
+        assert await client.find("on the server") is None
+    async with world.client(journal=path, enterprise=True) as client:
+        (job,) = (await client.recover()).jobs
+        assert (await job).ref == "on the server"
+
+
+async def test_another_operation_is_refused(make_world: MakeWorld) -> None:
+    """The server makes only Image to Video Ultra. The error says so before any network access, also for an id."""
+    world = make_world()
+    async with world.client(enterprise=True) as client:
+        with pytest.raises(InvalidRequestError, match="operation"):
+            await client.submit(TextToVideoUltra(prompt="x"))
+        with pytest.raises(InvalidRequestError, match="operation"):
+            await (await client.attach("1", operation="lip-sync"))
     assert world.transport.requests == []

@@ -157,6 +157,23 @@ async def test_a_waiting_job_with_a_picture_in_memory_is_sent_by_another_client(
     assert storage.pictures == {}
 
 
+async def test_the_picture_that_was_submitted_is_sent(make_world: MakeWorld, tmp_path: Path) -> None:
+    """A journal that keeps pictures has the one that the user chose. The file may be another one by now."""
+    world, storage = make_world(queue_limit=5), MemoryStorage(asyncio.get_running_loop().time)
+    (tmp_path / "a.png").write_bytes(PNG)
+    async with world.client(journal=MemoryJournal(storage), max_in_flight=1) as first:
+        running = first.submit(a_request())
+        first.submit(a_request(init_image=tmp_path / "a.png", track_id="waiting"))
+        await running.submitted()
+        await until_known(first, "waiting")
+        await first.aclose(drain=False)
+    (tmp_path / "a.png").write_bytes(PNG + b"another")
+    async with world.client(journal=MemoryJournal(storage)) as second:
+        await (await second.follow("waiting"))
+    sent = next(job for job in world.service.jobs.values() if job.track_id == "waiting")
+    assert world.service.store.get(sent.picture) == PNG
+
+
 async def test_pictures_in_memory_are_compared_while_the_job_waits(make_world: MakeWorld, tmp_path: Path) -> None:
     """Another picture with the ref is refused although the first one was not sent yet."""
     world, path = make_world(queue_limit=5), tmp_path / "jobs.db"

@@ -6,6 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from helpers.interfering_journals import FailingJournal
 from helpers.left_behind import job_left_running, jobs_left_running, row_of
 from helpers.world import MakeWorld, a_request
 
-from modelslab_async import InvalidRequestError, JobRecord, ModelsLabError, SubmitUncertainError
+from modelslab_async import InvalidRequestError, JobRecord, JobState, ModelsLabError, SubmitUncertainError
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.journal.sqlite import SqliteJournal
 
@@ -181,3 +182,17 @@ async def test_a_journal_under_another_path_has_the_same_clients(
             monkeypatch.chdir(folder)
             found = await other.recover()
             assert (found.jobs, [record.ref for record in found.owned_elsewhere]) == ((), [job.ref])
+
+
+async def test_a_row_of_an_operation_of_a_later_version_stays(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Another version of the library may know more operations. The error names the operation, and the row is kept."""
+    world, path = make_world(), tmp_path / "jobs.db"
+    left = await job_left_running(world, path)
+    with closing(sqlite3.connect(path)) as file, file:
+        file.execute("UPDATE jobs SET checksum = NULL, details = json_set(details, '$.operation', 'of-tomorrow')")
+    async with world.client(journal=path) as client:
+        (job,) = (await client.recover()).jobs
+        with pytest.raises(InvalidRequestError, match=r"of-tomorrow.*unknown operation"):
+            await job
+        assert (await row_of(client, left.ref)).job_id == left.id
+        assert (await row_of(client, left.ref)).state is JobState.TIMED_OUT
