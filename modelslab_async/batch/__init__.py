@@ -98,7 +98,7 @@ async def run_batch(
     Raises InvalidRequestError for wrong arguments, a manifest that cannot be read or a folder that cannot be used;
     ClientStateError without a journal. During an outage, submits are repeated for ten minutes. These errors stop the
     batch, and are raised once all running jobs have ended: AuthenticationError, InsufficientCreditsError,
-    BudgetExceededError, JournalError, OSError of the disk, and ConnectError or ServerError after an outage.
+    BudgetExceededError, JournalError, OSError of the disk, and TransportError or ServerError after an outage.
     """
     async with (
         open_batch(

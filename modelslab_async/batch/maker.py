@@ -147,7 +147,7 @@ class LocalMaker:
             except InvalidRequestError as error:
                 return Made(self.refused(entry, ref, error))
             made = await self.wait(entry, job, observer)
-            if made.result or not isinstance(job_error(job), steps.TRANSIENT):
+            if made.result or not steps.is_transient(job_error(job)):
                 return made
             await self.wait_out(entry, job, observer)
         return Made()
@@ -171,7 +171,7 @@ class LocalMaker:
         error = job_error(job)
         if isinstance(error, steps.ENDS_THE_BATCH):
             raise error
-        if job.cancelled() or isinstance(error, (JobDetachedError, *steps.TRANSIENT)):
+        if job.cancelled() or isinstance(error, JobDetachedError) or steps.is_transient(error):
             return Made(job=job)
         self._outage_began_at = None
         if job.state is not JobState.READY:

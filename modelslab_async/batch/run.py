@@ -15,6 +15,7 @@ from modelslab_async.batch.manifest import Entry, Source, entries
 from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
+from modelslab_async.errors import BudgetExceededError
 from modelslab_async.job.future import Job
 
 
@@ -64,6 +65,7 @@ class Run:
     """The jobs that have begun and not ended, by item."""
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
     _source_error: Exception | None = None
+    """The error after which no more items are read; None if there was none."""
 
     @property
     def client(self) -> Client:
@@ -90,8 +92,8 @@ class Run:
                         free_slots.release()
             if not reader.cancelled():
                 await reader
-            if self.error:
-                raise self.error
+            if error := self.error or self._source_error:
+                raise error
         finally:
             await _cancel([reader, stopper, *self._tasks])
 
@@ -141,12 +143,14 @@ class Run:
             job.cancel()
 
     async def _process(self, entry: Entry) -> None:
+        event = BatchEvent(entry=entry, step=Step.LEFT)
         try:
             event = await self._event_of(entry)
+        except BudgetExceededError as error:  # the items before this one are within the budget, and go on
+            self._source_error = self._source_error or error
         except Exception as error:  # noqa: BLE001 - `events` raises it once all running jobs have ended
             self.error = self.error or error
             self.stop.set()
-            event = BatchEvent(entry=entry, step=Step.LEFT)
         self._events.put_nowait(event)
 
     async def _event_of(self, entry: Entry) -> BatchEvent:

@@ -15,11 +15,11 @@ from modelslab_async.batch.results import Result
 from modelslab_async.errors import (
     AuthenticationError,
     BudgetExceededError,
-    ConnectError,
     InsufficientCreditsError,
     JournalError,
     ModelsLabError,
     ServerError,
+    TransportError,
 )
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol.lifecycle import JobState
@@ -30,8 +30,14 @@ from modelslab_async.protocol.secret import ApiKey
 
 ENDS_THE_BATCH = (AuthenticationError, BudgetExceededError, InsufficientCreditsError, JournalError)
 """Errors of a job that the next jobs would meet too, and that do not pass with time."""
-TRANSIENT = (ConnectError, ServerError)
-"""Errors of an outage: nothing was accepted, and the same item may be submitted again."""
+
+
+def is_transient(error: BaseException | None) -> bool:
+    """Return whether a job's error is that of an outage: nothing was accepted, and the item may be submitted again.
+
+    A lost reply to a submit is a SubmitUncertainError, and so never one of them.
+    """
+    return isinstance(error, TransportError | ServerError) and error.charged is False
 
 
 class Action(Enum):

@@ -19,11 +19,12 @@ from modelslab_async.job.run import JobRun, closed_before_sending, internal_erro
 from modelslab_async.media import inputs
 from modelslab_async.media.inputs import Sources
 from modelslab_async.protocol import lifecycle, retry, wire
+from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.reply import Refused
 from modelslab_async.protocol.request import Request
 from modelslab_async.protocol.slots import Slots
 from modelslab_async.telemetry import Notifier, Telemetry
-from modelslab_async.transport.api import ServiceApi, retry_after
+from modelslab_async.transport.api import ServiceApi, finite, retry_after
 
 _log = logging.getLogger("modelslab_async")
 
@@ -54,16 +55,17 @@ class Submitter:
             run.advance(event)
 
     async def encode(self, run: JobRun) -> bool:
-        """Encode the request of a job, with its files. Return False if that failed, which ends the job: not sent.
+        """Encode the request of a job, with its files. Return False if the job is not to be sent.
 
-        Files that do not travel inside the request are uploaded now.
+        Files that do not travel inside the request are uploaded now. A failure ends the job.
         """
         try:
             assert run.media is not None  # noqa: S101 - the files are kept until they are sent
             if not run.media.is_local:
                 body, facts = self._encode(run.request, run.ref, run.media)
             else:
-                run.media = run.media._replace(others=await self._uploaded(run.media.others))
+                if not await self._upload_files(run):
+                    return False
                 loop = asyncio.get_running_loop()
                 body, facts = await loop.run_in_executor(None, self._encode, run.request, run.ref, run.media)
         except Exception as error:  # noqa: BLE001 - the picture is gone, or a bug
@@ -75,6 +77,33 @@ class Submitter:
         if run.record:
             run.record = run.record._replace(picture=self.api.key.redact(facts))
         return True
+
+    async def _upload_files(self, run: JobRun) -> bool:
+        """Upload the files of a job. Return False if the client closed or the job ended meanwhile.
+
+        Raise InvalidRequestError, APIError or TransportError.
+        """
+        media, limit = run.media, finite(self.api.timeouts.submit)
+        assert media is not None  # noqa: S101 - the files are kept until they are sent
+        uploading = run.loop.create_task(self._uploaded(media.others))
+        closing = run.loop.create_task(self.api.closing.wait())
+        try:
+            ends = uploading, closing, run.future
+            await asyncio.wait(ends, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if uploading.done():
+                run.media = media._replace(others=uploading.result())
+                return True
+            if run.future.done():
+                return False
+            if not closing.done():
+                raise TransportError(f"the uploads took longer than {limit:g} s")
+            if run.state is JobState.SUBMITTING and (obstacle := self._obstacle(run)):
+                run.advance(obstacle)
+            return False
+        finally:
+            for task in (uploading, closing):
+                task.cancel()
+            await asyncio.gather(uploading, closing, return_exceptions=True)
 
     async def _uploaded(self, others: Mapping[str, Sources]) -> Mapping[str, Sources]:
         """Return the files with a URL for each. Raise InvalidRequestError, APIError or TransportError."""

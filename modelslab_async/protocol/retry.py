@@ -23,7 +23,7 @@ SUBMIT_ATTEMPTS = 6
 CALL_ATTEMPTS = 4
 """Attempts of a call that costs nothing."""
 _MAX_RETRY_AFTER = 60.0
-"""Seconds. If the service asks for a longer wait, it is down, and no job should hold a slot until it is up again."""
+"""Seconds. If the service asks for a longer wait, it is down, and neither a slot nor a caller should wait so long."""
 _FIRST_DELAY = 0.5
 _MAX_DELAY = 30.0
 
@@ -61,8 +61,10 @@ def after_submit(error: ModelsLabError) -> Verdict:
 def may_pass(error: ModelsLabError) -> bool:
     """Return whether a call that costs nothing may succeed if it is repeated.
 
-    It may after an error of the network, a gateway's page, 5xx or 429.
+    It may after an error of the network, a gateway's page, 5xx or 429, unless the service asks for a long wait.
     """
+    if isinstance(error, APIError) and (error.retry_after or 0.0) > _MAX_RETRY_AFTER:
+        return False
     return isinstance(error, TransportError | RateLimitError | ServerError | MalformedReplyError)
 
 

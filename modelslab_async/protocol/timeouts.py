@@ -16,8 +16,8 @@ class Timeouts:
 
     connect: until a connection is made, including the wait for a free connection, DNS and TLS. After this time nothing
         was sent.
-    submit: for the reply to a submit. After this time the job is UNCERTAIN, so the default is longer than gateways
-        wait (about 100 s). The service may also render the video before it answers.
+    submit: for the reply to a submit, and for all uploads before it. If no reply comes, the job is UNCERTAIN, so the
+        default is longer than gateways wait (about 100 s). The service may also render the video before it answers.
     fetch: for the reply to any other call.
     read: between two chunks of a file.
     link: from the service's report of success until one of the job's links can be read. Users saw about 40 s.

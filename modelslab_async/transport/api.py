@@ -75,17 +75,24 @@ class ServiceApi:
             return error
 
     async def call(
-        self, path: str, body: bytes, pick: Callable[[Body], _T], *, attempts: int = retry.CALL_ATTEMPTS
+        self,
+        path: str,
+        body: bytes,
+        pick: Callable[[Body], _T],
+        *,
+        attempts: int = retry.CALL_ATTEMPTS,
+        is_upload: bool = False,
     ) -> _T:
-        """Make a call that costs nothing, and return what *pick* takes from the reply.
+        """Make a call that costs nothing, and return what *pick* takes from the reply. An upload may take longer.
 
         Failures that may pass are retried. Raise APIError or TransportError after the last attempt.
         """
         delays = islice(self.backoff(), attempts - 1)
+        timeout = self.timeouts.submit if is_upload else self.timeouts.fetch
         while True:
             error: ModelsLabError
             try:
-                reply = wire.decode(await self.post("call", path, body, self.timeouts.fetch), self.key, pick)
+                reply = wire.decode(await self.post("call", path, body, timeout), self.key, pick)
                 if not isinstance(reply, Refused | Malformed):
                     return reply
                 error = wire.error_of(reply)
@@ -102,7 +109,7 @@ class ServiceApi:
         path = wire.VIDEO_UPLOAD_PATH if mime_type.startswith("video/") else wire.UPLOAD_PATH
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, wire.encode_upload, data, mime_type, self.key)
-        return await self.call(path, body, wire.upload)
+        return await self.call(path, body, wire.upload, is_upload=True)
 
     def log_notes(self, notes: tuple[str, ...]) -> None:
         """Log oddities of a reply: each note once, and 50 different notes at most."""

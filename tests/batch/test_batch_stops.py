@@ -13,9 +13,11 @@ from typing import Any
 
 import pytest
 from helpers.batches import MakeWorld, S, charges, ends, leave, requests, results, run
+from helpers.operations import a_request_for
+from helpers.world import PNG
 from rich.console import Console
 
-from modelslab_async import ConnectError, ImageToVideoUltra, InsufficientCreditsError
+from modelslab_async import Budget, BudgetExceededError, ConnectError, ImageToVideoUltra, InsufficientCreditsError
 from modelslab_async.batch import Step, open_batch
 from modelslab_async.batch import opening as opening_of_batches
 from modelslab_async.batch.folder import Folder, Owner, opened
@@ -85,6 +87,25 @@ async def test_an_account_without_money_stops_the_batch(world: MakeWorld, tmp_pa
     refilled = world(first_id=200_000)
     assert ends(await run(refilled, folder, requests(8))) == {(Step.KEPT, S.READY): 2, (Step.ENDED, S.READY): 6}
     assert (charges(here), charges(refilled)) == (2, 6)
+
+
+async def test_a_budget_is_used_up_before_the_batch_stops(world: MakeWorld, tmp_path: Path) -> None:
+    """The first items, which the budget allows, are made. Then its error is raised. A later run makes the others."""
+    here, folder = world(), tmp_path / "out"
+    with pytest.raises(BudgetExceededError):
+        await run(here, folder, requests(30), client={"budget": Budget(usd=1)})
+    assert [result.state for result in results(folder)] == [S.READY] * 5
+    assert charges(here) == 5
+    assert ends(await run(here, folder, requests(30))) == {(Step.KEPT, S.READY): 5, (Step.ENDED, S.READY): 25}
+    assert charges(here) == 30
+
+
+async def test_a_lost_upload_fails_no_item(world: MakeWorld, tmp_path: Path) -> None:
+    """While uploads break off, nothing is charged, and the items are submitted again."""
+    here, folder = world(faults=[Rule(Fault.RESET_AFTER, on="call", times=6)]), tmp_path / "out"
+    pictured = [a_request_for("image-to-video", init_image=PNG, seed=seed) for seed in range(3)]
+    assert ends(await run(here, folder, pictured)) == {(Step.ENDED, S.READY): 3}
+    assert charges(here) == 3
 
 
 async def test_an_outage_is_waited_out(world: MakeWorld, tmp_path: Path) -> None:

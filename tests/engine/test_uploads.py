@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers.left_behind import row_of
-from helpers.operations import a_request_for
-from helpers.world import PNG, MakeWorld
+from helpers.operations import CLIP, a_request_for
+from helpers.transports import PassOn, intercepted
+from helpers.world import PNG, MakeWorld, World, a_request
 
-from modelslab_async import InvalidRequestError, JobState, ServerError
+from modelslab_async import (
+    InvalidRequestError,
+    JobDetachedError,
+    JobState,
+    RateLimitError,
+    ServerError,
+    Timeouts,
+    TransportError,
+)
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.files import skeleton
 from modelslab_async.emulator.job import Work
+from modelslab_async.protocol.reply import HttpReply
 
 pytestmark = pytest.mark.looptime
 PICTURE_UPLOAD, VIDEO_UPLOAD = "/api/v6/base64_to_url", "/api/v6/video/base64_to_url"
@@ -58,6 +70,72 @@ async def test_a_failed_upload_costs_nothing(make_world: MakeWorld) -> None:
     assert (job.state, job.error.charged) == (JobState.REFUSED, False)
     assert world.count("/video-fusion/") == 0
     assert world.service.ledger.charges == []
+
+
+def with_hanging_uploads(world: World) -> World:
+    """Let no upload of this world end."""
+
+    async def hang(url: str, pass_on: PassOn) -> HttpReply:
+        if url.endswith(PICTURE_UPLOAD):
+            await asyncio.sleep(math.inf)
+        return await pass_on()
+
+    world.transport = intercepted(world, hang)
+    return world
+
+
+@pytest.mark.parametrize("journal", ["jobs.db", None])
+async def test_a_client_that_closes_waits_for_no_upload(
+    make_world: MakeWorld, tmp_path: Path, journal: str | None
+) -> None:
+    """The job waits in the journal for the next client. Without a journal it is refused, not charged."""
+    world = with_hanging_uploads(make_world())
+    async with world.client(journal=journal and tmp_path / journal) as client:
+        job = client.submit(a_request_for("image-to-video", init_image=PNG))
+        await asyncio.sleep(1.0)
+        async with asyncio.timeout(1.0):
+            await client.aclose(drain=False)
+    if journal:
+        assert isinstance(job.exception(), JobDetachedError)
+    else:
+        assert job.cancelled() or job.state is JobState.REFUSED
+    assert world.service.ledger.charges == []
+
+
+async def test_a_cancelled_job_delays_no_other(make_world: MakeWorld, tmp_path: Path) -> None:
+    """Its upload ends, so that the next job of the queue has its turn."""
+    world = with_hanging_uploads(make_world())
+    async with world.client(journal=tmp_path / "jobs.db") as client:
+        first, second = client.submit(a_request_for("image-to-video", init_image=PNG)), client.submit(a_request())
+        await asyncio.sleep(1.0)
+        first.cancel()
+        async with asyncio.timeout(1.0):
+            await second.submitted()
+        await client.aclose(drain=False)
+
+
+async def test_all_uploads_of_a_job_have_one_bound(make_world: MakeWorld) -> None:
+    """An upload that hangs ends the job after `Timeouts.submit`, not charged."""
+    world = with_hanging_uploads(make_world())
+    async with world.client(timeouts=Timeouts(submit=20.0)) as client, asyncio.timeout(20.5):
+        with pytest.raises(TransportError, match="took longer than 20 s") as caught:
+            await client.submit(a_request_for("motion-control", init_image=[PNG, PNG], init_video=CLIP))
+    assert caught.value.charged is False
+
+
+async def test_an_upload_that_may_come_much_later_is_not_waited_for(make_world: MakeWorld) -> None:
+    """If the service asks for half an hour of patience, the job is refused at once, and says why."""
+    world = make_world()
+
+    async def refuse(url: str, pass_on: PassOn) -> HttpReply:
+        if url.endswith(PICTURE_UPLOAD):
+            return HttpReply(429, b'{"status": "error", "message": "busy"}', retry_after="1800")
+        return await pass_on()
+
+    world.transport = intercepted(world, refuse)
+    async with world.client() as client, asyncio.timeout(1.0):
+        with pytest.raises(RateLimitError, match="busy"):
+            await client.submit(a_request_for("image-to-video", init_image=PNG))
 
 
 async def test_bytes_of_another_process_are_gone(make_world: MakeWorld, tmp_path: Path) -> None:
