@@ -5,15 +5,24 @@ import gzip
 import json
 import math
 import os
+import time
+import zlib
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import IO
 
 from modelslab_async.journal.base import Archive
+from modelslab_async.journal.liveness import try_lock
 from modelslab_async.protocol.lifecycle import JobState
+from modelslab_async.protocol.problems import refusal
 from modelslab_async.protocol.record import JobRecord
 
 BATCH = 500
 """Jobs that are deleted in one transaction, so that no other client waits long."""
+_RETRY_SECONDS = 0.05
+_CHUNK_BYTES = 2**20
+_GZIP = 31
+"""The number by which zlib reads gzip members."""
 OVER = (JobState.CANCELLED, JobState.FAILED, JobState.REFUSED)
 """States of jobs that are over. A READY job is over once its video was saved or acknowledged."""
 
@@ -48,15 +57,56 @@ async def prune(
 
 
 def archive_to(path: Path) -> Archive:
-    """Return an archive that appends records to a file: JSON Lines, compressed by gzip."""
+    """Return an archive that appends records to a file: JSON Lines, compressed by gzip.
+
+    Each call appends one gzip member as a whole. What a crash left of one is cut off, as its records were not deleted.
+    The archive raises InvalidRequestError if the file holds something else, and OSError.
+    """
+    known_end = -1
 
     def append(records: Sequence[JobRecord]) -> None:
-        with path.open("ab") as file:
-            with gzip.open(file, "wt", encoding="utf-8") as text:
-                for record in records:
-                    values = {**record._asdict(), "price": str(record.price)}
-                    text.write(json.dumps({name: value for name, value in values.items() if value is not None}) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        nonlocal known_end
+        member = gzip.compress("".join(map(_line, records)).encode())
+        with path.open("a+b") as file:
+            while not try_lock(file):  # another process appends just now
+                time.sleep(_RETRY_SECONDS)
+            end = file.seek(0, os.SEEK_END)
+            if end != known_end:
+                end = _end_of_members(file, path)
+                file.truncate(end)
+            try:
+                file.write(member)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(end)
+                raise
+            known_end = end + len(member)
 
     return append
+
+
+def _line(record: JobRecord) -> str:
+    values = {**record._asdict(), "price": str(record.price)}
+    return json.dumps({name: value for name, value in values.items() if value is not None}) + "\n"
+
+
+def _end_of_members(file: IO[bytes], path: Path) -> int:
+    """Return where the last whole gzip member ends."""
+    file.seek(0)
+    end, read, data = 0, 0, b""
+    while True:
+        member = zlib.decompressobj(wbits=_GZIP)
+        try:
+            while not member.eof:
+                if not data and not (data := file.read(_CHUNK_BYTES)):
+                    return end
+                read += len(data)
+                member.decompress(data)
+                data = b""
+        except zlib.error:
+            if end:
+                return end
+            raise refusal("archive", str(path), "must be a gzip file, or a new one", "choose another path") from None
+        read -= len(member.unused_data)
+        end, data = read, member.unused_data

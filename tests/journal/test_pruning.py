@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import random
+import signal
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -13,8 +16,12 @@ import pytest
 from helpers.command import Shell
 from helpers.journals import FULL, S, a_record, opened
 
+from modelslab_async import InvalidRequestError
 from modelslab_async.journal.pruning import archive_to
 from modelslab_async.journal.sqlite import SqliteJournal
+
+if sys.platform != "win32":
+    import resource
 
 LONG = "x" * 3000
 
@@ -72,6 +79,56 @@ def test_an_archive_has_every_field(tmp_path: Path) -> None:
     assert [line["ref"] for line in lines] == ["r1", "r2"]
     expected = {name: value for name, value in FULL._asdict().items() if value is not None}
     assert lines[0] == {**expected, "price": "0.20", "links": list(FULL.links)}
+
+
+def refs_in(path: Path) -> list[str]:
+    with gzip.open(path, "rt") as file:
+        return [json.loads(line)["ref"] for line in file]
+
+
+@pytest.mark.parametrize("left", [1, 0.5, 0.01])
+def test_an_archive_that_was_cut_off_goes_on(tmp_path: Path, left: float) -> None:
+    """A process was killed while it appended: its records are still in the journal, so the torn part is removed."""
+    path = tmp_path / "jobs.jsonl.gz"
+    archive_to(path)([FULL._replace(ref="r1")])
+    whole = path.read_bytes()
+    archive_to(path)([FULL._replace(ref="r2")])
+    rest = path.read_bytes()[len(whole) :]
+    path.write_bytes(whole + rest[: int(len(rest) * left)])
+    archive = archive_to(path)
+    for ref in ("r3", "r4"):
+        archive([FULL._replace(ref=ref)])
+    assert refs_in(path) == ["r1", *(["r2"] if left == 1 else []), "r3", "r4"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_a_full_disk_leaves_the_archive_whole(tmp_path: Path) -> None:
+    """What did not fit is removed again, so that the same records can be appended once there is room."""
+    path = tmp_path / "jobs.jsonl.gz"
+    archive = archive_to(path)
+    archive([FULL._replace(ref="r1")])
+    many = [FULL._replace(ref=f"r{number}", error=random.Random(number).randbytes(999).hex()) for number in range(9)]
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    reaction = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            archive(many)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, reaction)
+    assert refs_in(path) == ["r1"]
+    archive(many)
+    assert refs_in(path) == ["r1", *(record.ref for record in many)]
+
+
+def test_another_file_is_no_archive(tmp_path: Path) -> None:
+    """A file that is no gzip file is left as it is."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(b"mine")
+    with pytest.raises(InvalidRequestError, match="gzip"):
+        archive_to(path)([FULL])
+    assert path.read_bytes() == b"mine"
 
 
 def test_the_command_archives_or_deletes(tmp_path: Path) -> None:
