@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+from collections import Counter
+from pathlib import Path
 
 import pytest
+from helpers.operations import a_request_for
+from helpers.world import MakeWorld
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -93,3 +98,34 @@ def test_the_first_bytes_decide_the_container(at_once: int) -> None:
     assert container_of(b"\0\0\0\x18ftypisom") == "mp4"
     assert container_of(b"<html>") is None
     assert not Parser().is_whole
+
+
+@pytest.mark.looptime
+async def test_a_file_of_tiny_blocks_leaves_the_loop_to_others(
+    make_world: MakeWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a megabyte of the smallest blocks is parsed, other tasks have their turns, every 32 KiB at the latest."""
+    tiny = HEADER + b"," + bytes(9) + b"\2" + b"\1A" * 2**19 + b"\0;"
+    turns, parsed = [0], Counter[int]()
+
+    class Counted(gif.Parser):
+        def feed(self, chunk: bytes) -> None:
+            parsed[turns[0]] += len(chunk)
+            super().feed(chunk)
+
+    async def take_turns() -> None:
+        while True:
+            turns[0] += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(gif, "Parser", Counted)
+    world = make_world()
+    world.transport.render = lambda _: tiny
+    async with world.client() as client:
+        job = client.submit(a_request_for("text2video", output_type="gif"))
+        await job
+        others = asyncio.create_task(take_turns())
+        await job.save(tmp_path / "a.gif")
+        others.cancel()
+    assert parsed.total() == len(tiny)
+    assert max(parsed.values()) <= 2**15
