@@ -2,6 +2,7 @@
 
 ModelsLabError                         .charged .price .ref .job_id
 ├─ InvalidRequestError (ValueError)    .problems
+│  └─ RefInUseError                     the ref belongs to another request
 ├─ ClientStateError (RuntimeError)
 ├─ BudgetExceededError                 .needed .remaining
 ├─ JournalError
@@ -31,6 +32,16 @@ from typing import NamedTuple, Self
 _CHARGE = {False: "not charged", True: "charged", None: "may have been charged"}
 
 
+def usd(amount: Decimal | None) -> str:
+    """Return an amount in USD as text: "$0.20". It has more than two decimals only if the amount has.
+
+    None, for a price that is not known, gives "an unknown price".
+    """
+    if amount is None:
+        return "an unknown price"
+    return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount}"
+
+
 class ModelsLabError(Exception):
     """Base class of all errors of this package.
 
@@ -58,7 +69,7 @@ class ModelsLabError(Exception):
         if not names:
             return super().__str__()
         is_about_request = self.charged is not False or isinstance(self, TransportError | APIError)
-        price = f" ${self.price}" if self.price is not None and self.charged is not False else ""
+        price = f" {usd(self.price)}" if self.price is not None and self.charged is not False else ""
         charge = [_CHARGE[self.charged] + price] if is_about_request else []
         return f"{super().__str__()} [{', '.join([*charge, *names])}]"
 
@@ -97,6 +108,10 @@ class InvalidRequestError(ModelsLabError, ValueError):
 
     def __reduce__(self) -> tuple[type[Self], tuple[object, ...], dict[str, object]]:
         return type(self), (self.problems,), self.__dict__
+
+
+class RefInUseError(InvalidRequestError):
+    """The ref belongs to a job with another request. The problems name the parameters that differ."""
 
 
 class ClientStateError(ModelsLabError, RuntimeError):

@@ -33,7 +33,7 @@ def test_an_error_about_no_job_shows_no_charge(kind: type[ModelsLabError]) -> No
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize(("charged", "words"), [(True, "charged $0.2"), (None, "may have been charged $0.2")])
+@pytest.mark.parametrize(("charged", "words"), [(True, "charged $0.20"), (None, "may have been charged $0.20")])
 def test_an_error_about_a_job_that_may_be_charged_shows_charge_and_price(
     kind: type[ModelsLabError], charged: bool | None, words: str
 ) -> None:

@@ -134,7 +134,9 @@ def value_of(name: str, text: str) -> Any:
             return text if decimals.strip("0") else int(whole)
         if name in _DECIMALS:
             return float(text)
-    except ValueError:
+        if name == "extra":
+            return json.loads(text)
+    except (ValueError, RecursionError):
         return text
     return _WORDS.get(text.strip().lower(), text) if name in _FLAGS else text
 

@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import attrs
 
-from modelslab_async.batch.results import counted, usd
-from modelslab_async.errors import Problem
+from modelslab_async.batch.results import counted
+from modelslab_async.errors import Problem, usd
 
 MOST_PROBLEMS = 1000
 

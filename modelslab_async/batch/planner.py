@@ -12,11 +12,11 @@ from typing import assert_never
 from modelslab_async.batch.decider import Decider, Decision
 from modelslab_async.batch.manifest import Entry, Source, entries
 from modelslab_async.batch.plan import BatchPlan
-from modelslab_async.batch.results import counted, usd
+from modelslab_async.batch.results import counted
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
 from modelslab_async.engine.config import call_of
-from modelslab_async.errors import InvalidRequestError, Problem
+from modelslab_async.errors import InvalidRequestError, Problem, usd
 from modelslab_async.protocol.operations import DEFAULT_OPERATION
 from modelslab_async.protocol.pricing import Estimate
 from modelslab_async.protocol.problems import wrong

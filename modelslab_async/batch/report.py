@@ -27,9 +27,9 @@ from modelslab_async.batch.report_data import (
     state_label,
     title_of,
 )
-from modelslab_async.batch.results import Result, counted, read_results, usd
+from modelslab_async.batch.results import Result, counted, read_results
 from modelslab_async.batch.timeline import bars, picture
-from modelslab_async.errors import InvalidRequestError, Problem
+from modelslab_async.errors import InvalidRequestError, Problem, usd
 from modelslab_async.protocol.lifecycle import JobState
 
 REPORT_FILE = "report.html"

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from modelslab_async.batch.results import Result, counted, usd
+from modelslab_async.batch.results import Result, counted
 from modelslab_async.batch.timeline import Bar
+from modelslab_async.errors import usd
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.request import is_http_url
 

@@ -93,16 +93,6 @@ _FIELDS = frozenset(attrs.fields_dict(Result))
 _TIMES = [name for name in attrs.fields_dict(Result) if name.endswith("_at")]
 
 
-def usd(amount: Decimal | None) -> str:
-    """Return an amount in USD as text: "$0.20". It has more than two decimals only if the amount has.
-
-    None, for a price that is not known, gives "an unknown price".
-    """
-    if amount is None:
-        return "an unknown price"
-    return f"${amount:.2f}" if amount == round(amount, 2) else f"${amount}"
-
-
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: "1 job", "2 jobs"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from modelslab_async.batch import BatchEvent, Step
-from modelslab_async.batch.results import usd
 from modelslab_async.cli.output import Output
+from modelslab_async.errors import usd
 from modelslab_async.job.future import Job
 from modelslab_async.media import inputs
 from modelslab_async.media.images import is_data_uri

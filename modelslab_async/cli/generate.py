@@ -14,7 +14,7 @@ import click
 
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names
-from modelslab_async.batch.results import counted, usd
+from modelslab_async.batch.results import counted
 from modelslab_async.cli.display import follow, label_of
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.help import REQUEST, SAVING, WAITING, Command, option
@@ -24,7 +24,7 @@ from modelslab_async.cli.runner import handle_interrupts, open_client, run
 from modelslab_async.cli.settings import JOBS, Settings, common_options
 from modelslab_async.client import Client
 from modelslab_async.engine.config import call_of, normalize_request
-from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem, usd
 from modelslab_async.job.future import Job
 from modelslab_async.media.saved import SavedVideo
 from modelslab_async.protocol import wire

@@ -14,14 +14,14 @@ import click
 
 from modelslab_async.batch.files import save_as, values_of
 from modelslab_async.batch.naming import DEFAULT_NAME, names, pattern_problem
-from modelslab_async.batch.results import counted, usd
+from modelslab_async.batch.results import counted
 from modelslab_async.cli.exit_codes import Exit, code_of
 from modelslab_async.cli.help import DECISION, SAVING, SELECTION, Command, CommandGroup, WholeNumber, option
 from modelslab_async.cli.output import plain_lines, problem_line, record_values
 from modelslab_async.cli.runner import handle_interrupts, open_client, run
 from modelslab_async.cli.settings import JOBS, JOURNAL, Settings, common_options
 from modelslab_async.client import Client
-from modelslab_async.errors import InvalidRequestError, ModelsLabError, NotFoundError
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, NotFoundError, usd
 from modelslab_async.job.future import Job
 from modelslab_async.journal.pruning import archive_to
 from modelslab_async.media.saved import SavedVideo

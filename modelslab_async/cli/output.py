@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from modelslab_async.batch.results import usd
-from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem
+from modelslab_async.errors import InvalidRequestError, ModelsLabError, Problem, usd
 from modelslab_async.protocol.record import JobRecord
 from modelslab_async.protocol.secret import ApiKey
 

@@ -14,6 +14,7 @@ from modelslab_async.engine.claimer import Claimer
 from modelslab_async.engine.poller import Poller
 from modelslab_async.engine.saver import Saver
 from modelslab_async.engine.submitter import Submitter
+from modelslab_async.errors import usd
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error
 from modelslab_async.media.inputs import is_large
@@ -394,7 +395,7 @@ class EndedJobs:
 
 def _described(event: lifecycle.Event, price: Decimal | None) -> str:
     """Return a log line for an event: what happened, why, and what is known of the charge."""
-    cost = "an unknown price" if price is None else f"${price}"
+    cost = usd(price)
     match event:
         case lifecycle.Started():
             return "submitting"
@@ -415,4 +416,4 @@ def _described(event: lifecycle.Event, price: Decimal | None) -> str:
             return "the video can be read"
         case _:
             charged = {False: "Not charged", True: f"Charged {cost}", None: f"May have been charged {cost}"}
-            return f"{Exception.__str__(event.error)}. {charged[effects_of(event).charged]}"
+            return f"{Exception.__str__(event.error).rstrip('.')}. {charged[effects_of(event).charged]}"

@@ -32,6 +32,7 @@ from modelslab_async.errors import (
     InvalidRequestError,
     NotFoundError,
     Problem,
+    RefInUseError,
 )
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun
@@ -313,8 +314,10 @@ class Engine:
             media = None
             with suppress(InvalidRequestError):  # a file may be gone, and is not needed any more
                 media = inputs.examine(request, self.api.deployment)
-            if found := [*problems, *await differences(request, media, record, self.key)]:
-                raise InvalidRequestError(found)
+            if problems:
+                raise InvalidRequestError(problems)
+            if found := await differences(request, media, record, self.key):
+                raise RefInUseError(found)
         if run:
             return run.job
         assert row  # noqa: S101 - without a row the job was submitted

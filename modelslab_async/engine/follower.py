@@ -14,7 +14,7 @@ from modelslab_async.engine.recorder import Recorder, request_from_record
 from modelslab_async.engine.recovery import Recoverer
 from modelslab_async.engine.requests import differences
 from modelslab_async.engine.rows import RowReader
-from modelslab_async.errors import InvalidRequestError, JobTimeoutError, JournalError
+from modelslab_async.errors import InvalidRequestError, JobTimeoutError, JournalError, RefInUseError
 from modelslab_async.job.future import Job
 from modelslab_async.job.run import JobRun, internal_error
 from modelslab_async.journal.base import Row
@@ -160,7 +160,7 @@ class Follower:
         try:
             if claimed and run.request:
                 if problems := await differences(run.request, run.media, claimed, self.api_key):
-                    run.advance(lifecycle.Rejected(InvalidRequestError(problems)))
+                    run.advance(lifecycle.Rejected(RefInUseError(problems)))
                     return
                 run.record = claimed
             is_first, last_waiting_at = True, run.loop.time()

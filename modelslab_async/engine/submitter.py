@@ -64,7 +64,7 @@ class Submitter:
             if not run.media.is_local:
                 body, facts = self._encode(run.request, run.ref, run.media)
             else:
-                if not await self._upload_files(run):
+                if run.media.others and not await self._upload_files(run):
                     return False
                 loop = asyncio.get_running_loop()
                 body, facts = await loop.run_in_executor(None, self._encode, run.request, run.ref, run.media)

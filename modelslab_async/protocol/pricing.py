@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, cast
 
 import attrs
 
-from modelslab_async.errors import BudgetExceededError, InvalidRequestError, Problem
+from modelslab_async.errors import BudgetExceededError, InvalidRequestError, Problem, usd
 from modelslab_async.protocol.operations import DEFAULT_OPERATION, OPERATIONS
 from modelslab_async.protocol.problems import plural, refusal, require
 from modelslab_async.protocol.record import Charge, Charges
@@ -202,7 +202,7 @@ class _Limit(NamedTuple):
 
     def _exceeded(self, limit: Decimal) -> BudgetExceededError:
         if self.unit == "USD":
-            words = f"this job needs ${self.price} of the budget's ${limit}; ${self.remaining} remains"
+            words = f"this job needs {usd(self.price)} of the budget's {usd(limit)}; {usd(self.remaining)} remains"
         else:
             budget = plural(limit, self.unit)
             remain = "remains" if self.remaining == 1 else "remain"
@@ -399,7 +399,7 @@ class Budget:
         """Raise BudgetExceededError if a wallet of *wallet* USD holds less than may still be spent."""
         needed = self.remaining(now)
         if needed is not None and wallet < needed:
-            words = f"the account's wallet holds ${wallet}; the budget still allows ${needed}"
+            words = f"the account's wallet holds {usd(wallet)}; the budget still allows {usd(needed)}"
             raise BudgetExceededError(words, needed=needed, remaining=wallet)
 
     def _period(self, at: float) -> int:

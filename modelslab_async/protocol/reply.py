@@ -110,9 +110,10 @@ class Body:
 
     @property
     def words(self) -> str:
-        """The text of all message fields, without duplicates. `messege` is the service's own spelling."""
+        """The texts of all message fields, each once. `messege` is the service's own spelling."""
         fields = (self.raw.get(name) for name in ("message", "messege", "error", "tip", "tips"))
-        return " ".join(dict.fromkeys(filter(None, (_text(field)[:_MAX_FIELD_CHARACTERS] for field in fields))))
+        texts = list(dict.fromkeys(filter(None, (_text(field)[:_MAX_FIELD_CHARACTERS] for field in fields))))
+        return " ".join([*(f"{text}." if text[-1].isalnum() else text for text in texts[:-1]), *texts[-1:]])
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from modelslab_async import errors
 
 PublicCode = Literal[
-    "cancelled", "failed", "not_found", "refused", "timed_out", "unavailable", "uncertain", "unreadable"
+    "cancelled", "failed", "not_found", "refused", "taken", "timed_out", "unavailable", "uncertain", "unreadable"
 ]
 """What a page can act on. An application may show its own sentence for each code."""
 
@@ -33,6 +33,7 @@ _STATUSES: Mapping[PublicCode, int] = {
     "failed": 502,
     "not_found": 404,
     "refused": 422,
+    "taken": 409,
     "timed_out": 504,
     "unavailable": 503,
     "uncertain": 409,
@@ -43,6 +44,7 @@ _MESSAGES: Mapping[PublicCode, str] = {
     "failed": "The video could not be made. You can try again.",
     "not_found": "This video does not exist.",
     "refused": "This video cannot be made as requested. Change the picture or the text, and try again.",
+    "taken": "Another video was requested under this name. Reload the page, and request yours again.",
     "timed_out": "The video takes too long. It may still be finished; come back later.",
     "unavailable": "No videos can be made right now. Try again later.",
     "uncertain": "It is not clear yet whether this video is being made. Ask us before you request it again.",
@@ -51,6 +53,7 @@ _MESSAGES: Mapping[PublicCode, str] = {
 CODES: Mapping[type[BaseException], PublicCode] = {
     CancelledError: "cancelled",
     errors.InvalidRequestError: "refused",
+    errors.RefInUseError: "taken",
     errors.BadRequestError: "refused",
     errors.NotFoundError: "not_found",
     errors.JobError: "failed",

@@ -52,6 +52,15 @@ def test_a_table(tmp_path: Path) -> None:
     assert request.fps is None
 
 
+def test_a_table_may_have_more_parameters(tmp_path: Path) -> None:
+    """A cell of the column `extra` is a JSON object. Anything else is refused."""
+    head = "prompt,init_image,extra\n"
+    good, *bad = read(tmp_path / "a.csv", head + 'a,a.png,"{""loop"": true}"\nb,b.png,loop\nc,c.png,[1]\nd,d.png,[[[\n')
+    assert request_of(good).extra == {"loop": True}
+    for entry in bad:
+        assert "extra" in {problem.field for problem in (*entry.problems, *check(request_of(entry)))}
+
+
 def test_a_folder_of_pictures(tmp_path: Path) -> None:
     """Each picture, by its name or its content, is an entry, in the order of names; hidden files are left out."""
     for name, content in {"b.png": PNG, "a": PNG, "fake.jpg": b"text", "notes.txt": b"text", ".c.png": PNG}.items():

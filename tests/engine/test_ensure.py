@@ -16,6 +16,7 @@ from modelslab_async import (
     JobFailedError,
     JobState,
     JobTimeoutError,
+    RefInUseError,
     SubmitUncertainError,
     Timeouts,
 )
@@ -117,7 +118,7 @@ async def test_another_request_with_the_ref_is_refused(make_world: MakeWorld, tm
         job = await client.ensure(a_request(init_image=PNG, seed=7), ref="mine")
         fields = set[str]()
         for _ in range(3):
-            with pytest.raises(InvalidRequestError) as caught:
+            with pytest.raises(RefInUseError) as caught:
                 await client.ensure(a_request(init_image=PNG + b"!", seed=8, prompt="another"), ref="mine")
             fields = {problem.field for problem in caught.value.problems}
             assert fields >= {"prompt", "seed"}

@@ -170,9 +170,9 @@ REFUSALS: list[tuple[dict[str, Any], int, str]] = [
     ({"jobs": 0}, 0, "this job needs 1 of the budget's 0 jobs; 0 remain"),
     ({"jobs": 1}, 1, "this job needs 1 of the budget's 1 job; 0 remain"),
     ({"jobs": 2}, 2, "this job needs 1 of the budget's 2 jobs; 0 remain"),
-    ({"usd": 0}, 0, "this job needs $0.2 of the budget's $0; $0 remains"),
-    ({"usd": 1}, 5, "this job needs $0.2 of the budget's $1; $0.0 remains"),
-    ({"usd": "0.5"}, 2, "this job needs $0.2 of the budget's $0.5; $0.1 remains"),
+    ({"usd": 0}, 0, "this job needs $0.20 of the budget's $0.00; $0.00 remains"),
+    ({"usd": 1}, 5, "this job needs $0.20 of the budget's $1.00; $0.00 remains"),
+    ({"usd": "0.5"}, 2, "this job needs $0.20 of the budget's $0.50; $0.10 remains"),
     ({"credits": 0, "plan": Plan.BASIC}, 0, "this job needs 31 of the budget's 0 credits; 0 remain"),
     ({"credits": 1, "plan": Plan.BASIC}, 0, "this job needs 31 of the budget's 1 credit; 1 remains"),
     ({"credits": 32, "plan": Plan.BASIC}, 1, "this job needs 31 of the budget's 32 credits; 1 remains"),
@@ -195,4 +195,4 @@ def test_a_wallet_that_holds_less_than_the_budget() -> None:
     """The error names both amounts."""
     with pytest.raises(BudgetExceededError) as caught:
         Budget(usd=5).compare(Decimal("1.5"), 0.0)
-    assert str(caught.value) == "the account's wallet holds $1.5; the budget still allows $5"
+    assert str(caught.value) == "the account's wallet holds $1.50; the budget still allows $5.00"

@@ -130,6 +130,21 @@ def test_every_kind_of_refusal(body: Any, status: int, kind: type[errors.APIErro
         assert isinstance(wire.error_of(answer), kind)
 
 
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"message": "Invalid API Key", "tip": "Pass your key."}, "Invalid API Key. Pass your key."),
+        ({"message": "Wait!", "tips": "Or not"}, "Wait! Or not"),
+        ({"message": "no", "error": "no"}, "no"),
+    ],
+)
+def test_the_fields_of_a_message_are_sentences(body: dict[str, Any], message: str) -> None:
+    """A message and its tip are joined as two sentences. A text that is there twice counts once."""
+    answer = submitted({"status": "error", **body}, 200)
+    assert isinstance(answer, Refused)
+    assert answer.message == message
+
+
 @pytest.mark.parametrize("status", [308, 400, 401, 403, 404, 429])
 @pytest.mark.parametrize("body", [b"", b"<html>no</html>", b'{"message": "no"}'])
 def test_a_refusal_on_a_shared_connection(status: int, body: bytes) -> None:
