@@ -82,7 +82,7 @@ _LIMITS: Mapping[str, tuple[int, int] | None] = {
 """What the emulator can render, of the parameters that are numbers."""
 _NOT_WHOLE = ("guidance_scale", "sample_shift")
 _DEFAULTS: Mapping[str, int] = {"num_frames": 81, "num_inference_steps": 20, "fps": 16, "resolution": 480}
-_STEPS_OF_DEDICATED_SERVERS = 8
+"""What the emulator uses if the documentation names no default."""
 
 
 def _emulated(row: Row, deployment: Deployment) -> Operation:
@@ -96,7 +96,7 @@ def _emulated(row: Row, deployment: Deployment) -> Operation:
         submit_path=endpoint.submit,
         fetch_folders=folders,
         price_usd=_PRICE_USD if row.price is None else row.price.quantize(_PRICE_USD),
-        numbers={name: _number(row, endpoint, name, is_dedicated=is_dedicated) for name in _LIMITS},
+        numbers={name: _number(row, endpoint, name) for name in _LIMITS},
         required=tuple(dict.fromkeys((*documented, *needed))),
         files=files,
         main_file=row.inputs[0] if row.inputs else None,
@@ -106,17 +106,11 @@ def _emulated(row: Row, deployment: Deployment) -> Operation:
     )
 
 
-def _number(row: Row, endpoint: Endpoint, name: str, *, is_dedicated: bool) -> Number:
+def _number(row: Row, endpoint: Endpoint, name: str) -> Number:
     limit = endpoint.limits[None].get(name)
     is_whole = name not in _NOT_WHOLE
     documented = _documented(limit, least=int(is_whole)) if limit else None
-    default = _DEFAULTS.get(name)
-    if name == "num_frames" and endpoint.num_frames:
-        default = endpoint.num_frames
-    elif default is not None and name in row.typical:
-        default = round(row.typical[name])
-    if name == "num_inference_steps" and is_dedicated:
-        default = _STEPS_OF_DEDICATED_SERVERS
+    default = endpoint.defaults.get(name, _DEFAULTS[name]) if name in _DEFAULTS else None
     is_taken = name == "seed" or (name in row.parameters and (name != "resolution" or name in row.typical))
     return Number(default, _LIMITS[name] if is_taken else None, documented, is_whole)
 

@@ -12,7 +12,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from modelslab_async.errors import InvalidRequestError, Problem
-from modelslab_async.protocol.operations import Operation, Range, operation_of
+from modelslab_async.protocol.operations import Endpoint, Operation, Range, operation_of
 from modelslab_async.protocol.problems import shown, wrong
 from modelslab_async.protocol.request import (
     Deployment,
@@ -44,7 +44,7 @@ def check(request: Request, deployment: Deployment = Deployment.V6) -> list[Prob
     model = request.model_id if isinstance(request.model_id, str) else None
     ranges = endpoint.limits.get(model) or endpoint.limits[None]
     problems = _wrong_values(request, _table_of(operation), ranges)
-    for contradiction in _contradictions(request, endpoint.num_frames, deployment):
+    for contradiction in _contradictions(request, endpoint, deployment):
         # it replaces a documented limit's problem
         problems = [*(problem for problem in problems if problem.field != contradiction.field), contradiction]
     if request.extra != {}:
@@ -210,11 +210,11 @@ def _place_of(name: str) -> int:
     return [*_CHECKS].index(name) if name in _CHECKS else len(_CHECKS)
 
 
-def _contradictions(request: Request, default_frames: int | None, deployment: Deployment) -> Iterator[Problem]:
+def _contradictions(request: Request, endpoint: Endpoint, deployment: Deployment) -> Iterator[Problem]:
     fps: object = getattr(request, "fps", None)
-    if isinstance(fps, int) and default_frames is not None:
+    if isinstance(fps, int) and endpoint.is_fps_below_num_frames:
         given: object = getattr(request, "num_frames", None)
-        frames = default_frames if given is None else given
+        frames: object = endpoint.defaults.get("num_frames") if given is None else given
         if isinstance(frames, int) and fps >= frames > 0:
             yield wrong("fps", fps, f"must be less than num_frames ({frames})", "pass fewer fps or more num_frames")
     if deployment is Deployment.ENTERPRISE and getattr(request, "base64", None):

@@ -52,13 +52,15 @@ class Endpoint:
 
     submit: the path of the paid request. fetch: the path before a job's id.
     limits: the documented limits.
-    num_frames: the documented default, which fps must not reach; None if no page names such a rule.
+    defaults: the documented values that the service uses for parameters that it does not receive.
+    is_fps_below_num_frames: whether the documentation says that fps must be less than num_frames.
     """
 
     submit: str
     fetch: str
     limits: Limits = attrs.field(factory=lambda: {None: {}})
-    num_frames: int | None = None
+    defaults: Mapping[str, Any] = attrs.field(factory=dict[str, Any])
+    is_fps_below_num_frames: bool = False
 
 
 @attrs.frozen
@@ -157,6 +159,22 @@ _DEDICATED = {
     "guidance_scale": Range(1.0, 2.0),
     "fps": Range(maximum=18),
 }
+_DEFAULTS = {
+    "num_frames": 81,
+    "num_inference_steps": 20,
+    "portrait": False,
+    "sample_shift": 5,
+    "base64": False,
+    "temp": False,
+    "model_id": "wan2.2",  # from a later page
+}
+_DEDICATED_DEFAULTS = {
+    "num_frames": 92,
+    "num_inference_steps": 8,
+    "portrait": False,
+    "sample_shift": 3,
+    "temp": False,
+}
 _V6_FETCH = "/api/v6/video/fetch/"
 _FUSION = "/api/v7/video-fusion/"
 _ULTRA_SIZE = {"num_frames": 81, "resolution": 480, "num_inference_steps": 20}
@@ -170,13 +188,15 @@ _ROWS = (
                 "/api/v6/video/img2video_ultra",
                 _V6_FETCH,
                 {None: _PAGE, "wan2.2": {**_PAGE, "resolution": Range(maximum=720)}},  # the model's own, later page
-                num_frames=81,
+                _DEFAULTS,
+                is_fps_below_num_frames=True,
             ),
             Deployment.ENTERPRISE: Endpoint(
                 "/api/v1/enterprise/image_to_video_ultra/img2video",
                 "/api/v1/enterprise/image_to_video_ultra/fetch/",
                 {None: _DEDICATED},
-                num_frames=92,
+                _DEDICATED_DEFAULTS,
+                is_fps_below_num_frames=True,
             ),
         },
         summary="a picture and a prompt become a video",
@@ -194,7 +214,8 @@ _ROWS = (
                 "/api/v6/video/text2video_ultra",
                 _V6_FETCH,
                 {None: {**_PAGE, "num_inference_steps": Range(maximum=30)}},
-                num_frames=81,
+                {"num_frames": 81, "num_inference_steps": 25, "portrait": False, "sample_shift": 5, "temp": False},
+                is_fps_below_num_frames=True,
             ),
         },
         summary="a prompt becomes a video",
@@ -232,6 +253,22 @@ _SMALL_ROWS = (
                         "upscale_num_inference_steps": Range(maximum=50),
                     }
                 },
+                {
+                    "height": 512,
+                    "width": 512,
+                    "num_frames": 25,
+                    "num_inference_steps": 20,
+                    "guidance_scale": 7,
+                    "upscale_height": 640,
+                    "upscale_width": 1024,
+                    "upscale_strength": 0.6,
+                    "upscale_guidance_scale": 12,  # the page names 8 as the maximum
+                    "upscale_num_inference_steps": 20,
+                    "use_improved_sampling": False,
+                    "output_type": "gif",
+                    "instant_response": False,
+                    "temp": False,
+                },
             )
         },
         summary="a prompt becomes a short video or gif",
@@ -254,6 +291,14 @@ _SMALL_ROWS = (
                         "max_guidance_scale": Range(1.0, 8.0),
                         "noise_aug_strength": Range(0.0, 1.0),
                     }
+                },
+                {
+                    "num_frames": 16,
+                    "num_inference_steps": 20,
+                    "min_guidance_scale": 1,
+                    "max_guidance_scale": 3,
+                    "motion_bucket_id": 127,
+                    "temp": False,
                 },
             )
         },

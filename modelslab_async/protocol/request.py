@@ -58,18 +58,20 @@ class ImageToVideoUltra(Request):
         the request. They may be PNG, JPEG, WebP, GIF, AVIF or HEIC, of at most 5 MB.
     negative_prompt: description of what the video should not show.
     seed: the same seed gives the same video. If it is None, the service chooses a seed, which `Video.seed` names.
-    resolution: pixels of the shorter side; at most 480 (wan2.2: 720). ltx-2.3 accepts a ratio such as "16:9".
-    num_frames: default 81 (enterprise: 92), no documented maximum. The clip lasts num_frames / fps seconds.
-    num_inference_steps: denoising steps; default 20, at most 25 (enterprise: default 8, at most 8).
-    guidance_scale: 0.0 to 8.0 (enterprise: 1.0 to 2.0).
-    fps: frames per second, at most 16 (enterprise: 18), and less than num_frames.
-    portrait: whether the video is taller than wide; default False.
-    sample_shift: default 5, at most 10 (enterprise: default 3).
-    base64: omit it, since it follows from init_image. True means that init_image is a string of raw base64.
-    temp: whether the service deletes the file within 24 hours; default False.
+    resolution: pixels of the shorter side, or a ratio such as "16:9" for ltx-2.3. At most 480 (wan2.2: 720).
+    num_frames: frames of the video, which lasts num_frames / fps seconds. Default 81 (enterprise: 92), no documented
+        maximum.
+    num_inference_steps: denoising steps. Default 20, at most 25 (enterprise: default 8, at most 8).
+    guidance_scale: how closely the video follows the prompt. 0 to 8 (enterprise: 1 to 2).
+    fps: frames per second. At most 16 (enterprise: 18), and less than num_frames.
+    portrait: whether the video is taller than wide. Default False.
+    sample_shift: shift of the sampling. Default 5, at most 10 (enterprise: default 3).
+    base64: whether init_image is a text of raw base64; the client sends True with a local picture. Default False.
+    temp: whether the service deletes the file within 24 hours. Default False.
     webhook: an http(s) URL to which the service reports the end of the job.
     track_id: the job's `ref`, which the service sends with the webhook. If it is None, the client makes one.
-    model_id: "wan2.2" (the service's default), "ltx-2.3", "wan2.1" or "cogvideox"; from later documentation pages.
+    model_id: the service's name of the model. Default "wan2.2"; also "ltx-2.3", "wan2.1" and "cogvideox". The names are
+        from later documentation pages.
     extra: parameters that the page does not document, which are sent unchanged.
     """
 
@@ -93,11 +95,19 @@ class TextToVideoUltra(Request):
     """A request for a video from a prompt alone. A parameter that is None is not sent.
 
     Nothing is checked before the request is submitted. The parameters are those of `ImageToVideoUltra`, without the
-    picture. These differ:
+    picture.
 
-    resolution: at most 480. ltx-2.3 accepts a ratio such as "16:9".
-    num_inference_steps: default 25, at most 30.
-    model_id: "wan2.2" (which is sent if it is None) or "ltx-2.3".
+    prompt: description of the video; not empty.
+    negative_prompt: description of what the video should not show.
+    resolution: pixels of the shorter side, or a ratio such as "16:9" for ltx-2.3. At most 480.
+    num_frames: frames of the video, which lasts num_frames / fps seconds. Default 81, no documented maximum.
+    num_inference_steps: denoising steps. Default 25, at most 30.
+    guidance_scale: how closely the video follows the prompt. 0 to 8.
+    fps: frames per second. At most 16, and less than num_frames.
+    portrait: whether the video is taller than wide. Default False.
+    sample_shift: shift of the sampling. Default 5, at most 10.
+    temp: whether the service deletes the file within 24 hours. Default False.
+    model_id: the service's name of the model. "wan2.2", which is sent if it is None, or "ltx-2.3".
     """
 
     operation: str = attrs.field(default="text2video_ultra", init=False, repr=False)
@@ -133,15 +143,16 @@ class VideoFusion(Request):
     operation: "image-to-video", "text-to-video", "video-to-video", "lip-sync" or "motion-control".
     model_id: the model, such as "seedance-i2v", "kling-v2-1-i2v", "lipsync-2" or "kling-motion-control".
     prompt: description of the video; most models need it.
+    negative_prompt: description of what the video should not show.
     init_image, init_video, init_audio: the files to start from: http(s) URLs, or lists of them for models that take
         several. A local picture, or a local mp4 of at most 5 MB, is uploaded first. A sound must be a URL. Required are
         init_image for "image-to-video" and "motion-control", init_video for "video-to-video", "lip-sync" and
         "motion-control", and init_audio for "lip-sync".
     duration: seconds, such as "5". A whole number is sent as a text.
-    aspect_ratio: such as "16:9", "9:16" or "1:1".
-    resolution: such as "480p", "720p" or "1920x1080".
+    aspect_ratio: width to height, such as "16:9", "9:16" or "1:1".
+    resolution: the size of the video, such as "480p", "720p" or "1920x1080".
     width, height: pixels, 512 to 1024 for most models that have them.
-    generate_audio: whether the video has sound, for models that make some.
+    generate_audio: whether the video has sound, for models that make sound.
     """
 
     operation: str
@@ -164,14 +175,24 @@ class TextToVideo(Request):
     """A request for a short video of at most 512 pixels from a prompt. A parameter that is None is not sent.
 
     model_id: the page's schema names "cogvideox" and "wanx", its text "wan2.2" and "ltx-2.3".
-    height, width: pixels; default 512, at most 512.
-    num_frames: default 25, at most 25. num_inference_steps: default 20, at most 50. fps: at most 16.
-    guidance_scale: default 7, 0 to 8. clip_skip: at most 2.
-    upscale_height, upscale_width: pixels; default 640 and 1024, at most 1024.
-    upscale_strength: default 0.6, 0 to 1. upscale_num_inference_steps: default 20, at most 50.
-    upscale_guidance_scale: the page names 12 as default and 8 as maximum.
-    output_type: "mp4", which is sent if it is None, or "gif", which is the service's own default.
-    temp: whether the service deletes the file within 24 hours.
+    prompt: description of the video; not empty.
+    negative_prompt: description of what the video should not show.
+    height, width: pixels. Default 512, at most 512.
+    num_frames: frames of the video. Default 25, at most 25.
+    num_inference_steps: denoising steps. Default 20, at most 50.
+    guidance_scale: how closely the video follows the prompt. Default 7, 0 to 8.
+    clip_skip: layers of CLIP to skip. At most 2.
+    upscale_height: pixels after upscaling. Default 640, at most 1024.
+    upscale_width: pixels after upscaling. Default 1024, at most 1024.
+    upscale_strength: how much upscaling changes. Default 0.6, 0 to 1.
+    upscale_guidance_scale: guidance of upscaling; the page's default is above its own maximum. Default 12, 0 to 8.
+    upscale_num_inference_steps: denoising steps of upscaling. Default 20, at most 50.
+    use_improved_sampling: whether to use a sampling that is more consistent over time. Default False.
+    improved_sampling_seed: the seed of the improved sampling.
+    fps: frames per second. At most 16.
+    output_type: the format of the file. "mp4", which is sent if it is None, or "gif", which is the service's default.
+    instant_response: whether the service replies to the submit at once, with the links to come. Default False.
+    temp: whether the service deletes the file within 24 hours. Default False.
     """
 
     operation: str = attrs.field(default="text2video", init=False, repr=False)
@@ -202,13 +223,20 @@ class ImageToVideo(Request):
     """A request for a short video of at most 512 pixels from a picture. A parameter that is None is not sent.
 
     model_id: the page's schema names "svd", its text "wan2.2" and "ltx-2.3".
-    init_image: an http(s) URL. A local picture of at most 5 MB is uploaded first.
-    height, width: pixels; at most 512. num_frames: default 16, at most 25. fps: at most 16.
-    num_inference_steps: default 20, at most 50.
-    min_guidance_scale, max_guidance_scale: default 1 and 3, 1 to 8.
-    motion_bucket_id: default 127. noise_aug_strength: 0 to 1.
-    output_type: "mp4", which is sent if it is None, or "gif".
-    temp: whether the service deletes the file within 24 hours.
+    init_image: the picture to start from: an http(s) URL, a path, bytes, or a data URI. A local picture of at most 5 MB
+        is uploaded first.
+    prompt: description of the video.
+    negative_prompt: description of what the video should not show.
+    height, width: pixels. At most 512.
+    num_frames: frames of the video. Default 16, at most 25.
+    num_inference_steps: denoising steps. Default 20, at most 50.
+    min_guidance_scale: the start value of the guidance scale. Default 1, 1 to 8.
+    max_guidance_scale: the end value of the guidance scale. Default 3, 1 to 8.
+    motion_bucket_id: how much the video moves. Default 127.
+    noise_aug_strength: strength of the noise that is added to the picture. 0 to 1.
+    fps: frames per second. At most 16.
+    output_type: the format of the file. "mp4", which is sent if it is None, or "gif".
+    temp: whether the service deletes the file within 24 hours. Default False.
     """
 
     operation: str = attrs.field(default="img2video", init=False, repr=False)
