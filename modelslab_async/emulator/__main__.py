@@ -98,7 +98,7 @@ def _eta(text: str) -> dict[str, float]:
 
 
 def arguments_from(environment: Mapping[str, str]) -> list[str]:
-    """Return the flags that the environment orders."""
+    """Return the flags that the environment variables set."""
     arguments: list[str] = []
     for action in _parser_and_flags()[1]:
         flag = action.option_strings[-1]

@@ -100,7 +100,7 @@ class Operation:
     request_type: the class of its requests.
     endpoints: where each deployment serves it.
     summary: what it does, in one line.
-    confidence: how sure its parameters are, in one line.
+    confidence: how well its parameters are known, in one line.
     price: USD of a call; None if no page documents it.
     inputs: the parameters that are files.
     models: the documented models. The service silently replaces any other. Empty if any may be right.

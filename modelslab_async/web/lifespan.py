@@ -46,7 +46,7 @@ def lifespan(
     on_recovered: called in a separate task for each job that the client takes over, as soon as it does so. It may await
         the job. What it raises is logged, without the key. A shutdown cancels it. Another client then calls it for the
         job again, unless its video was saved or `job.delivered()` was called. None only drives jobs to their ends.
-    resubmit: False does not send jobs that a client left before it sent them.
+    resubmit: False does not send the jobs that earlier clients never sent.
     """
 
     @asynccontextmanager
