@@ -45,7 +45,7 @@ _COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
     metavar="N",
     default=100,
     show_default=True,
-    help="read the newest rows only",
+    help="read only the newest rows",
 )
 @common_options(*JOURNAL)
 def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
@@ -80,7 +80,12 @@ def _time_of(_: click.Context, __: click.Parameter, text: str) -> float:
 
 @jobs.command(cls=Command, example="modelslab-async jobs prune --before 90d --archive jobs.jsonl.gz")
 @option(
-    "--before", group=SELECTION, required=True, callback=_time_of, metavar="AGE|DATE", help="when the jobs had ended"
+    "--before",
+    group=SELECTION,
+    required=True,
+    callback=_time_of,
+    metavar="AGE|DATE",
+    help="jobs that ended before this",
 )
 @option(
     "--archive",
@@ -116,7 +121,7 @@ def prune(settings: Settings, *, before: float, archive: Path | None, delete: bo
 @click.argument("ref")
 @common_options(*JOURNAL)
 def show(settings: Settings, ref: str) -> None:
-    """Show the journal's row of the job with this ref, or id."""
+    """Show the journal's row of the job with this ref or id."""
 
     async def work() -> Exit:
         async with open_client(settings) as client:
@@ -206,10 +211,10 @@ async def _save(job: Job, target: Path, name: str) -> SavedVideo:
 
 
 @click.command(cls=Command, example="modelslab-async recover --search")
-@option("--search", group=SELECTION, is_flag=True, help="list the account's videos that the journal does not know too")
+@option("--search", group=SELECTION, is_flag=True, help="also list the account's videos that are not in the journal")
 @common_options(*JOURNAL)
 def recover(settings: Settings, *, search: bool) -> None:
-    """List the jobs that dead processes left. Nothing is submitted or paid for."""
+    """List the jobs that dead processes left behind. Nothing is submitted or paid for."""
 
     async def work() -> Exit:
         async with open_client(settings) as client:
@@ -254,7 +259,7 @@ def recover(settings: Settings, *, search: bool) -> None:
 @option("--lost", group=DECISION, is_flag=True, help="the service never accepted the job: it is not charged")
 @common_options(*JOURNAL)
 def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> None:
-    """Resolve an uncertain job by hand. The service is only asked whether it knows the id."""
+    """Resolve an uncertain job by hand. The service is asked only whether it knows the id."""
     if bool(job_id and job_id.strip()) == lost:
         raise click.UsageError("pass either --id ID or --lost")
 

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="paths in messag
         (["batch", ".", "-p", "zoom", "-o", "out", "--budget", "0.1", "--yes"], "budget=$0.10: "),
         (["batch", ".", "-p", "zoom", "-o", "out", "--name", "x"], "name=x: must end in .mp4"),
         (["batch", "gone", "-o", "out"], "'gone' does not exist"),
-        (["emulator", "--host", "203.0.113.1"], "cannot listen at 203.0.113.1:8787: "),
+        (["emulator", "--host", "203.0.113.1"], "cannot listen on 203.0.113.1:8787: "),
         (["balance", "--base-url", "http://127.0.0.1:1"], "127.0.0.1:1 refused it"),
         (["completion"], "Missing argument 'SHELL'"),
     ],
