@@ -41,7 +41,7 @@ def _dollars(text: str) -> Decimal:
     with suppress(InvalidOperation):
         if (amount := Decimal(text)).is_finite() and amount >= 0:
             return amount
-    raise click.BadParameter(f"{text}: must be an amount of dollars (hint: pass 20 or 1.50)")
+    raise click.BadParameter(f"{text}: must be an amount in dollars (hint: pass 20 or 1.50)")
 
 
 _MANIFEST = click.argument("manifest", type=click.Path(path_type=Path, exists=True))

@@ -175,7 +175,7 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path | None, name
             codes = await asyncio.gather(*(_collect(settings, job, target, name) for job in found.jobs))
             missing = [row for row in rows if row.ref not in {job.ref for job in found.jobs}]
             for row in missing:
-                reason = "another process has the job"
+                reason = "another process runs the job"
                 if row in found.unsent:
                     reason = "the job was never sent, and is not charged"
                 settings.output.say(f"{row.ref}: {row.state.value}: {row.error or reason}", "red")
@@ -234,14 +234,14 @@ def recover(settings: Settings, *, search: bool) -> None:
         counts = {
             f"paid for and not collected (hint: {settings.command('collect')} saves the videos)": len(found.jobs),
             "never sent, and not charged": len(found.unsent),
-            "owned by another process that runs": len(found.owned_elsewhere),
+            "owned by another running process": len(found.owned_elsewhere),
             f"uncertain (hint: {settings.command('resolve')} REF with --id ID or --lost)": len(found.uncertain),
         }
         for text, count in counts.items():
             if count:
                 say(f"{counted(count, 'job')} {text}")
         if not any(counts.values()):
-            say("no jobs were left")
+            say("no jobs were left behind")
         if found.uncertain:
             settings.output.table({}, _COLUMNS, [_cells(row) for row in found.uncertain], "")
         if search:
@@ -287,7 +287,9 @@ async def _find(client: Client, ref: str) -> JobRecord:
     if not rows:
         raise NotFoundError(f"the journal has no job {ref} of this account")
     if len(rows) > 1:
-        raise NotFoundError(f"the journal has {len(rows)} jobs that begin with {ref} (hint: pass more of the ref)")
+        raise NotFoundError(
+            f"the journal has {len(rows)} jobs whose refs begin with {ref} (hint: pass more of the ref)"
+        )
     return rows[0]
 
 

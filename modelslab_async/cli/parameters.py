@@ -97,7 +97,7 @@ def _parse_extra(_: click.Context, __: click.Parameter, given: tuple[str, ...]) 
     try:
         return {name: json.loads(value) for name, value in map(_pair, given)}
     except ValueError as error:
-        hint = """put a text in quotes: --extra 'NAME="text"'"""
+        hint = """put text in quotes: --extra 'NAME="text"'"""
         raise click.BadParameter(f"the value must be JSON (hint: {hint})") from error
 
 

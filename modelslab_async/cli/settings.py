@@ -118,7 +118,7 @@ def config() -> Mapping[str, Any]:
         raise click.UsageError(f"{path}: cannot be read: {error}") from error
     known = set(_COMMON) - {"emulate", "as_json"}
     if "api_key" in given:
-        raise click.UsageError(f"{path}: cannot hold the API key (hint: keep it in its own file, named by key_file)")
+        raise click.UsageError(f"{path}: cannot hold the API key (hint: keep it in a separate file, named by key_file)")
     if unknown := sorted(given.keys() - known):
         raise click.UsageError(f"{path}: unknown setting {unknown[0]} (hint: use one of {', '.join(sorted(known))})")
     return given

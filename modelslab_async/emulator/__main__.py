@@ -98,7 +98,7 @@ def _checked(read: Callable[[str], _T]) -> Callable[[str], _T]:
 def _amount(text: str) -> Decimal:
     amount = Decimal(text)
     if not amount.is_finite():
-        raise ValueError(f"{text!r} is no amount")
+        raise ValueError(f"{text!r} is not an amount")
     return amount
 
 

@@ -63,7 +63,7 @@ class Recoverer:
     def journal(self) -> Journal:
         """The open journal. Raises ClientStateError if there is none."""
         if self.recorder.journal is None or not self.recorder.is_open:
-            raise ClientStateError("this client keeps no journal (hint: use async with Client(journal=...))")
+            raise ClientStateError("this client has no journal (hint: use async with Client(journal=...))")
         return self.recorder.journal
 
     async def recover(self, refs: Collection[str] | None) -> Recovery:

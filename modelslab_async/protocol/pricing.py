@@ -61,7 +61,7 @@ class CallPrice(NamedTuple):
     def require_known(self) -> Decimal:
         """Return the price in USD. Raise InvalidRequestError if it is unknown."""
         if self.usd is None:
-            requirement = f"must include the price of {self.call}, which no documentation names"
+            requirement = f"must include the price of {self.call}, which is not documented"
             hint = f'pass PriceList(of={{"{self.call.partition(" ")[0]}": ...}}), or Budget(jobs=...)'
             raise InvalidRequestError([Problem("prices", "unknown", requirement, hint)])
         return self.usd
@@ -107,7 +107,7 @@ class PriceList:
         requirement, hint = "must be whole numbers of at least 0, by Plan", "pass {Plan.BASIC: 31}, or omit it"
         others = self.of.items() if isinstance(self.of, Mapping) else [(None, None)]
         are_prices = all(_is_call(call) and _is_amount(price, whole=False) for call, price in others)
-        of_requirement = "must be amounts of USD by operation, or by (operation, model_id)"
+        of_requirement = "must be amounts in USD by operation, or by (operation, model_id)"
         of_hint = f'pass {{"image-to-video": 0.5}}; the operations are {", ".join(OPERATIONS)}'
         require(
             _amount("usd", self.usd),
@@ -435,7 +435,7 @@ class Budget:
         if self._plan is None:
             return 0
         if isinstance(prices, CallPrice) and not prices.credits:
-            requirement = f"must be known for a budget in credits: no documentation names those of {prices.call}"
+            requirement = f"must be known for a budget in credits: the credits of {prices.call} are not documented"
             raise refusal("prices.credits", {}, requirement, "pass Budget(usd=...) or Budget(jobs=...)")
         if self._plan not in prices.credits:
             requirement = f"must include credits of {self._plan}, which the budget counts"

@@ -200,7 +200,7 @@ class _Recovery:
         try:
             await on_recovered(job)
         except JobDetachedError:
-            _log.debug("%r goes on after this shutdown", job)
+            _log.debug("%r continues after this shutdown", job)
         except ModelsLabError as error:
             _log.warning("on_recovered: %r: %s", job, self.client.api_key.redact(str(error)))
         except Exception as error:  # noqa: BLE001 - the application's code

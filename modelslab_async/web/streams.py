@@ -151,7 +151,9 @@ async def event_stream(
     if starlette and isinstance(request, starlette[0]):
         return starlette[1](stream, stream.status, stream.headers)
     hint = "use EventStream, which works in any framework"
-    raise TypeError(f"request={type(request).__name__}: must be of aiohttp, Starlette or FastAPI (hint: {hint})")
+    raise TypeError(
+        f"request={type(request).__name__}: must be a request of aiohttp, Starlette or FastAPI (hint: {hint})"
+    )
 
 
 @cache

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="paths in messag
         (["generate", "a.png", "-p", " "], 'prompt=" ": '),
         (["generate", "a.png", "-p", "zoom", "--seed", "1.5"], "seed=1.5: "),
         (["generate", "a.png", "-p", "zoom", "--extra", "a=[NaN]"], 'extra={"a": [nan]}: '),
-        (["generate", "a.png", "-p", "zoom", "--extra", "a=b"], "the value must be JSON (hint: put a text in quotes"),
+        (["generate", "a.png", "-p", "zoom", "--extra", "a=b"], "the value must be JSON (hint: put text in quotes"),
         (["generate", "a.png", "-p", "zoom", "--timeout", "x"], "is not a valid number."),
         (["generate", "a.png", "-p", "zoom", "--max-in-flight", "x"], "is not a valid whole number."),
         (["generate", "a.png", "-p", "zoom", "-o", "a.png"], "output=a.png: "),
