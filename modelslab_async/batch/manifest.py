@@ -245,7 +245,7 @@ def _object(line: str) -> Mapping[str, Any] | Problem:
     except json.JSONDecodeError as error:
         return _hidden(f"cannot be read: not JSON at character {error.pos + 1}: {error.msg}", hint)
     except (ValueError, RecursionError):
-        return _hidden("cannot be read: the JSON is too large or too deeply nested", hint)
+        return _hidden("cannot be read: not JSON, or too large or too deeply nested", hint)
     if isinstance(params, dict):
         return {name: _read(name, value) for name, value in params.items()}
     return _hidden("cannot be read: not an object", hint)

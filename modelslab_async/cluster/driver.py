@@ -115,7 +115,7 @@ async def _connected(address: str) -> AsyncIterator[Any]:
         dask: Any = distributed.Client(address, asynchronous=True, timeout=_CONNECT_SECONDS, set_as_default=False)
         await dask
     except (OSError, ValueError, TimeoutError) as error:
-        raise refusal("cluster", address, f"no scheduler answers there: {error}", hint) from None
+        raise refusal("cluster", address, f"has no scheduler that answers: {error}", hint) from None
     try:
         yield dask
     finally:

@@ -192,7 +192,7 @@ async def test_a_wrong_worker_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("address", "message"), [("tcp://127.0.0.1:1", "no scheduler answers"), ("tcp://10.0.0.1:8786", "postgresql")]
+    ("address", "message"), [("tcp://127.0.0.1:1", "no scheduler that answers"), ("tcp://10.0.0.1:8786", "postgresql")]
 )
 async def test_a_cluster_that_cannot_be_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
