@@ -48,7 +48,7 @@ def updated(page: str, rows: Rows) -> str:
 
 
 def _overview(rows: Rows) -> str:
-    head = ("operation", "request", "what it does", "documented price", "how sure the parameters are")
+    head = ("operation", "request", "what it does", "documented price", "how well its parameters are known")
     return _table(
         head,
         [

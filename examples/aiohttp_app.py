@@ -1,4 +1,4 @@
-"""A job and its progress in aiohttp: `python aiohttp_app.py`. For key and emulator see fastapi_minimal.py."""
+"""Submit a job and stream its progress: `python aiohttp_app.py`. For key and emulator see fastapi_minimal.py."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 // A program in JavaScript against the emulator: node examples/emulator.mjs
-// It starts the emulator, submits a photograph, polls, saves rocket.mp4, and orders a fault.
+// It starts the emulator, submits a photograph, polls, saves rocket.mp4, and injects a fault.
 import { spawn } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
 import { once } from "node:events";
@@ -31,14 +31,14 @@ try {
     end = await call(`/api/v6/video/fetch/${job.id}`, { key });
   }
   let file = await fetch(end.output[0]);
-  while (file.status !== 200) {  // a link may answer 404 for some seconds after success
+  while (file.status !== 200) {  // a link may return 404 for some seconds after success
     await sleep(0.2);
     file = await fetch(end.output[0]);
   }
   await writeFile("rocket.mp4", Buffer.from(await file.arrayBuffer()));
   console.log("saved rocket.mp4");
 
-  // A track_id of this form orders a fault for its job only.
+  // A track_id of this form injects a fault into its job only.
   const refused = await call("/api/v6/video/img2video_ultra", { ...request, track_id: "fault:rate_limit:1" });
   console.log("fault:", refused.http, refused.message);
   const ledger = await (await fetch(`${url}/emulator/ledger`)).json();

@@ -1,13 +1,13 @@
 #!/bin/sh
-# The emulator with curl: sh examples/emulator.sh URL, where `python -m modelslab_async.emulator` serves.
+# Use the emulator with curl: sh examples/emulator.sh URL, the address of `python -m modelslab_async.emulator`.
 set -eu
 url=${1:-http://127.0.0.1:8787}
 post() { curl -sS -X POST "$url$1" -d "$2"; }
 
 curl -sS "$url/emulator/health"; echo
-# Each test has a key of its own, here with a wallet for two jobs.
+# Each test has a separate key, here with a wallet for two jobs.
 post /emulator/accounts '{"key": "my-test", "wallet": "0.40"}'; echo
-# The first poll fails with a page of a gateway.
+# The first poll fails with a gateway's error page.
 post /emulator/faults '{"fault": "html_502", "on": "fetch", "times": 1}'; echo
 
 picture="$url/emulator/no-such-picture"   # with --offline-pictures, a URL that cannot be fetched gives a placeholder

@@ -1,4 +1,4 @@
-"""Make several videos of one picture at once. All slots stay in use; each video is saved when it is ready.
+"""Make several videos of one picture at once. All slots stay in use, and each video is saved when it is ready.
 
 python examples/fan_out.py           uses an emulator on this machine: no account, no money
 python examples/fan_out.py --live    uses ModelsLab, with MODELSLAB_API_KEY: four calls, $0.80

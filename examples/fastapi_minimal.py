@@ -1,6 +1,7 @@
 """Upload a picture and a prompt, get an mp4: `uvicorn fastapi_minimal:app`, with MODELSLAB_API_KEY.
 
-Without an account: run `modelslab-async emulator` and set MODELSLAB_BASE_URL=http://127.0.0.1:8787 and any key.
+Without an account: run `modelslab-async emulator`, and set MODELSLAB_BASE_URL=http://127.0.0.1:8787 and
+MODELSLAB_API_KEY=any.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ app = FastAPI(lifespan=lifespan(lambda: Client(base_url=URL, journal="jobs.db", 
 
 @app.post("/videos")
 async def make(client: ModelsLabClient, prompt: Annotated[str, Form()], picture: UploadFile) -> FileResponse:
-    """Make a video for $0.20. The response is sent when it is ready; examples/studio shows the progress meanwhile."""
+    """Make a video for $0.20. The response is sent when the video is ready; examples/studio shows progress."""
     try:
         job = client.submit(prompt=prompt, init_image=await picture.read(), num_frames=49)
         saved = await job.save(Path(tempfile.gettempdir()) / f"{job.ref}.mp4")

@@ -73,25 +73,26 @@ class Client:
     """Submit requests, wait for the jobs, and keep within the account's limits.
 
     Use it as `async with Client() as client:`. Leaving the block normally waits for all jobs. If an exception leaves
-    the block, the client submits no more jobs and detaches from the jobs that run. `attach` resumes them, here or in
+    the block, the client submits no more jobs and detaches from the running jobs. `attach` resumes them, here or in
     another process.
 
     api_key: None takes it from the environment's MODELSLAB_API_KEY.
     base_url: https, or http on loopback, where an emulator listens.
-    allow_http: True allows a `base_url` with plain http on every host, for an emulator on another one. The key then
+    allow_http: True allows a `base_url` with plain http on any host, for an emulator on another host. The key then
         travels in clear text, and the client warns once, with InsecureTransportWarning.
     enterprise: True uses the paths and limits of a dedicated server.
-    max_in_flight: jobs at the service at a time. If the service allows fewer, the client finds and keeps that limit.
+    max_in_flight: the most jobs at the service at a time. If the service allows fewer, the client finds and keeps that
+        limit.
     limits: "refuse" raises for a request beyond the documented limits, "warn" warns and sends it, None just sends it.
     wait: "auto" polls the service until it reports success, then probes the links until the file can be read; "poll"
-        trusts the report of success; "links" probes the announced links, and polls now and then to see a failure.
-    poll_cost: seconds of lateness that are worth one poll. A smaller value polls more often.
+        trusts the report of success; "links" probes the announced links, and polls now and then to detect a failure.
+    poll_cost: the cost of a poll, in seconds of waiting. A smaller value polls more often.
     max_polls_per_second: a bound for the polls of all running jobs together; None for no bound. Probes after the
         service reported success are not counted.
-    journal: a path such as "jobs.db" keeps every job on disk, so that `recover` can collect what a process that died
-        has paid for. The clients of several processes share a file, and those of several hosts share a PostgreSQL
+    journal: a path such as "jobs.db" keeps every job on disk, so that `recover` can collect what a dead process has
+        paid for. The clients of several processes share a file, and those of several hosts share a PostgreSQL
         database, "postgresql://..." (extra `postgres`). All clients of an account together keep to its slots. Any
-        `Journal` will do. A client with a journal is used as `async with`. None keeps nothing.
+        `Journal` will do. A client with a journal must be used as `async with`. None keeps nothing.
     budget: what may be spent, see `Budget`; several clients may share one. None for no bound.
     prices: what calls cost, for budget and estimates; None for the documented prices.
     timeouts: see `Timeouts`.
@@ -99,15 +100,15 @@ class Client:
         keeps it. None only polls.
     telemetry: is notified of what happens, see `modelslab_async.telemetry.Telemetry`.
     session: an aiohttp session to use; the client does not close it. None opens two at the first request: one for
-        submits, each on a new connection, and one for the rest. A session that is passed in cannot promise that:
-        a reply left in one of its pooled connections may answer a submit. So a refusal that is not the service's own
-        JSON is UNCERTAIN then.
+        submits, each on a new connection, and one for the rest. A session that is passed in cannot guarantee new
+        connections: a reply left in one of its pooled connections may answer a submit. With such a session, a refusal
+        that is not the service's own JSON is therefore UNCERTAIN.
     proxy: the URL of an http(s) proxy for all requests except to loopback. None uses HTTPS_PROXY, HTTP_PROXY, ALL_PROXY
         and NO_PROXY of the environment, as curl does. With `session`, that session's own settings apply.
-    rng: for jitter; None seeds one from the system.
+    rng: the random generator for jitter; None makes one that the system seeds.
     transport: carries requests instead of aiohttp, such as an emulator in this process.
 
-    Raises InvalidRequestError for arguments that cannot be right, AuthenticationError without a key.
+    Raises InvalidRequestError for invalid arguments, AuthenticationError without a key.
     """
 
     _api_key = ApiKey("")
@@ -175,7 +176,7 @@ class Client:
     async def __aenter__(self) -> Self:
         """Open the journal and check the wallet.
 
-        Raises JournalError for a journal that cannot be kept, BudgetExceededError if the wallet is too small, APIError
+        Raises JournalError for a journal that cannot be used, BudgetExceededError if the wallet is too small, APIError
         or TransportError if the wallet cannot be read, and ClientStateError for a closed client. Only
         `Budget(check_balance=True)` reads the wallet.
         """
@@ -189,24 +190,24 @@ class Client:
         """Close the client, in one of three ways.
 
         - By default, wait for all jobs first, including those that still wait for their turn.
-        - With *timeout*, in seconds, submit no more jobs, and wait at most that long for the jobs that run.
+        - With *timeout*, in seconds, submit no more jobs, and wait at most that long for the running jobs.
         - Without *drain*, submit no more jobs, and wait for none.
 
-        Replies to submits under way are always waited for, within `Timeouts.submit`, however often the caller is
-        cancelled, because they decide whether a job is paid for. Then the client detaches from the jobs that run. With
-        a journal, a job that was not sent stays WAITING there: the next client finds it in `recover().unsent` and sends
-        it by `resubmit`. Without a journal it is cancelled.
+        The client always waits for the replies to submits under way, within `Timeouts.submit`, however often the caller
+        is cancelled. These replies decide whether a job is paid for. Then the client detaches from the running jobs.
+        With a journal, a job that was not sent stays WAITING there: the next client finds it in `recover().unsent` and
+        sends it by `resubmit`. Without a journal, the job is cancelled.
         """
         await self._engine.close(drain=drain, timeout=timeout)
 
     @property
     def base_url(self) -> str:
-        """Where requests go."""
+        """The URL of the server to which requests go."""
         return self._engine.shared.base_url
 
     @property
     def deployment(self) -> Deployment:
-        """The service's deployment that is used: the shared one, or a dedicated server."""
+        """The deployment in use: the shared service, or a dedicated server."""
         return self._engine.shared.deployment
 
     @property
@@ -216,7 +217,7 @@ class Client:
 
     @property
     def journal(self) -> Journal | None:
-        """The journal; None if the client keeps none."""
+        """The journal; None if the client has none."""
         return self._engine.recorder.journal
 
     @property
@@ -244,8 +245,9 @@ class Client:
     ) -> Client:
         """Return the client of another account, for an application with many users.
 
-        It has separate slots and a separate budget. It shares this client's session, journal, bound on polls and
-        estimates, and closes with this client. A second call with the same key returns the same client.
+        The returned client has separate slots and a separate budget. It shares this client's session, journal, limit of
+        polls and duration estimates, and closes with this client. A second call with the same key returns the same
+        client.
 
         Raises AuthenticationError for a missing or unusable key, InvalidRequestError, JournalError, ClientStateError.
         If the budget checks the wallet, raises BudgetExceededError, APIError or TransportError too.
@@ -285,13 +287,13 @@ class Client:
         """Submit a request. Return its job future at once; the request is sent when a slot is free.
 
         The request is an `ImageToVideoUltra` or the request of another operation, a mapping with the names of the
-        documentation page, or keywords. Keywords override the others. A mapping may name its `operation`; without it,
-        mappings and keywords are those of an `ImageToVideoUltra`.
+        documentation page, or keywords. Keywords override fields of the request or the mapping. A mapping may name its
+        `operation`; without it, mappings and keywords make an `ImageToVideoUltra`.
 
         If the journal has a job with the same `track_id`, which was or may have been sent, nothing is sent: the new job
-        becomes that one. If that one was another request, the new job ends as REFUSED.
+        becomes that job. If that job has a different request, the new job ends as REFUSED.
 
-        Raises InvalidRequestError with all that is wrong, ClientStateError for a closed client or a foreign event loop.
+        Raises InvalidRequestError with all problems, ClientStateError for a closed client or a foreign event loop.
         Awaiting the job raises all other errors, such as BudgetExceededError if the budget does not allow it.
         """
         return self._engine.submit(*parse_request(request, params)).job
@@ -305,7 +307,7 @@ class Client:
     def check(self, request: AnyRequest | None = None, /, **params: Any) -> None:
         """Check a request as `submit` does, without sending or reserving anything.
 
-        Raises InvalidRequestError with all that is wrong.
+        Raises InvalidRequestError with all problems.
         """
         self._engine.require_usable()
         self._engine.check(*parse_request(request, params), stacklevel=4)
@@ -332,13 +334,13 @@ class Client:
         Call it in the body of a task of a task queue: a task that runs twice pays once.
 
         - A job that is unknown to the journal, was refused, or was cancelled is submitted.
-        - A job of another client is followed, see `follow`. A job that a client left behind is taken up, and one that
-          timed out is polled again.
+        - A job of another client is followed, see `follow`. A job that a client left behind is taken over, and a job
+          that timed out is polled again.
         - A job that is READY is returned as done.
 
         Raises the error of a job that failed or is uncertain: it is not submitted again. Raises InvalidRequestError for
-        a wrong request, and if the job with this ref has other parameters or another picture; ClientStateError without
-        a journal; JournalError.
+        an invalid request, and if the job with this ref has other parameters or another picture; ClientStateError
+        without a journal; JournalError.
         """
         return await self._engine.ensure(*_with_ref(parse_request(request, params), ref))
 
@@ -353,17 +355,17 @@ class Client:
         return await self._engine.follow(ref)
 
     async def attach(self, ref_or_id: str | int, *, operation: str = DEFAULT_OPERATION) -> Job:
-        """Return the job with this ref, or with this id of the service. Nothing is paid.
+        """Return the job with this ref, or with this id of the service. This costs nothing.
 
-        operation: the operation of a job that was submitted elsewhere: the service answers only where it was submitted.
-            A job that is known here has its own.
+        operation: the operation of a job that was submitted elsewhere: the service answers polls only at the path of
+            that operation. It is ignored for a job that is known here.
 
         - A job that is open here is returned as it is.
-        - A job that ended here lately (the last 100) is returned as it is, unless a new poll may change its end. That
-          is a job that timed out, was detached, is uncertain or has no readable video. It is polled again if its id is
-          known.
-        - A job of the journal is followed if another live client owns it, and else resumed. If it ended, the returned
-          job is done.
+        - A job that ended here recently (one of the last 100) is returned as it is, unless a new poll may change its
+          end. That is so if the job timed out, was detached, is uncertain or has no readable video. It is polled again
+          if its id is known.
+        - A job of the journal is followed if another live client owns it, and is resumed otherwise. If it ended, the
+          returned job is done.
         - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
           does not know it, the job ends with NotFoundError, not charged.
 
@@ -388,7 +390,7 @@ class Client:
         return tuple(await self._engine.recoverer.journal.recent(self.account_id, limit))
 
     async def recover(self, refs: Collection[str] | None = None, *, search: bool = False) -> Recovery:
-        """Take up what clients that are gone left in the journal, see `Recovery`. Nothing is submitted again.
+        """Take over the jobs that earlier clients left in the journal, see `Recovery`. Nothing is submitted again.
 
         refs: only these jobs, by ref or id, including READY ones whose video was saved before. None for all.
         search: list the account's recent videos that are in no row, as candidates. The client does not match them to
@@ -405,12 +407,12 @@ class Client:
         The journal is searched now, and again every two seconds. So a job of a process that dies is taken over within
         seconds, or within a lease if the process ran on another host. Each job goes to one of the clients that search.
 
-        - A job that runs goes on here. One that is READY was neither saved nor acknowledged, see `Job.delivered`.
-        - A job that was never sent is queued. Without *resubmit* it stays in the journal for `recover`.
+        - A running job continues here. A READY job was neither saved nor acknowledged, see `Job.delivered`.
+        - A job that was never sent is queued. Without *resubmit*, it stays in the journal for `recover`.
         - A job whose reply was lost is yielded as ended with SubmitUncertainError. `resolve` takes the user's decision.
 
-        A job that `ensure`, `follow` or a webhook made this client take over is yielded too. While the journal is away,
-        the search goes on. Raises ClientStateError without a journal.
+        A job that `ensure`, `follow` or a webhook made this client take over is yielded too. While the journal cannot
+        be reached, the client keeps trying. Raises ClientStateError without a journal.
         """
         async with aclosing(self._engine.recovered(resubmit=resubmit)) as jobs:
             async for job in jobs:
@@ -465,9 +467,9 @@ class Client:
 
         lookahead: at most this many jobs are submitted and not yet yielded.
 
-        A request that is invalid, or that the budget does not allow, is yielded as a REFUSED job. What the iterable
-        raises is raised here, after the jobs before it were yielded. Raises InvalidRequestError for a *lookahead* below
-        1.
+        A request that is invalid, or that the budget does not allow, is yielded as a REFUSED job. An error that the
+        iterable raises is raised here, after the jobs before it were yielded. Raises InvalidRequestError for a
+        *lookahead* below 1.
         """
         if lookahead < 1:
             raise refusal("lookahead", lookahead, "must be at least 1", "omit it for 20")
@@ -519,7 +521,7 @@ class Client:
         return await self._engine.balance()
 
     async def queue_depth(self) -> int:
-        """Return how many jobs the account has queued or processing, of all endpoints and processes.
+        """Return how many jobs the account has queued or processing, from all endpoints and processes.
 
         The service takes at most 30 such calls a minute. Raises APIError or TransportError.
         """
@@ -528,8 +530,8 @@ class Client:
     async def upload(self, file: ImageInput) -> str:
         """Upload a local picture or mp4 (path, bytes or data URI; 5 MB at most).
 
-        Return a URL that the service keeps 24 hours. Raises InvalidRequestError if *file* is neither, APIError or
-        TransportError.
+        Return a URL that the service keeps for 24 hours. Raises InvalidRequestError if *file* is neither a picture nor
+        an mp4, APIError or TransportError.
         """
         return await self._engine.upload(file)
 

@@ -179,7 +179,7 @@ class NotFoundError(APIError):
 
 
 class RateLimitError(APIError):
-    """All slots of the account are used, or calls come too fast."""
+    """All slots of the account are used, or calls are too frequent."""
 
 
 class ServerError(APIError):
@@ -217,7 +217,7 @@ class JobTimeoutError(JobError, TimeoutError):
 class JobDetachedError(JobError):
     """The client was closed before the job ended.
 
-    `Client.attach(job_id)` polls a job again that was sent. `Client.resubmit` sends a job that was not, if the journal
+    `Client.attach(job_id)` resumes a job that was sent. `Client.resubmit` sends a job that was not sent, if the journal
     has it.
     """
 

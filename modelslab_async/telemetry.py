@@ -14,7 +14,7 @@ _P = ParamSpec("_P")
 
 
 class Telemetry:
-    """Base class for `Client(telemetry=...)`. Override the methods of interest; here they do nothing.
+    """Base class for `Client(telemetry=...)`. Override the methods that you need; here they do nothing.
 
     The event loop calls the methods, so they must return at once. An exception that one raises is logged and goes no
     further.
@@ -32,7 +32,7 @@ class Telemetry:
     def recovered(self, job: Job) -> None:
         """This client took the job over from a client that is gone, so it reported no `submitted`.
 
-        If the job is done by now, because its video was there or its reply was lost, no `ended` follows.
+        If the job is already done, because its video was ready or its reply was lost, no `ended` follows.
         """
 
     def accepted(self, job: Job) -> None:

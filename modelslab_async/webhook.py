@@ -1,8 +1,8 @@
 """Receive the service's webhook deliveries, in any web framework.
 
-The service signs no delivery, so each job has a separate URL, with a token that only the secret can make. A delivery
-wakes its job: the client then polls the service, and only the service's answer counts. So a repeated, early, late or
-forged delivery costs one poll at most.
+The service signs no delivery, so each job has a separate URL, with a token that only the holder of the secret can make.
+A delivery wakes its job: the client then polls the service, and only the service's answer counts. A delivery without
+the token costs no poll. A repeated, early or late delivery costs at most a few polls.
 """
 
 from __future__ import annotations

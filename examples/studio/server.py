@@ -67,7 +67,7 @@ COOKIE = "visitor"
 PAGE = Path(__file__).with_name("page.html")
 LOCAL_HOSTS = ("localhost", "127.0.0.1")
 SETTINGS = "STUDIO_SETTINGS"
-"""The variable of the environment through which the worker processes get their settings, in JSON."""
+"""The environment variable from which the worker processes read their settings, in JSON."""
 _REF = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}-[0-9a-f]{16}")
 _HOST_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 _IS_OPEN = (JobState.WAITING, JobState.SUBMITTING, JobState.PROCESSING)
@@ -162,7 +162,7 @@ class Studio:
             raise HTTPException(503, "The studio is busy. Try again in a few minutes.")
 
     def require_first(self, prefix: str, rows: Sequence[JobRecord], price: str) -> None:
-        """Raise HTTPException (409) with a question if the same video was, or may be, made before.
+        """Raise HTTPException (409) with a question if the same video was, or may have been, made before.
 
         prefix: how the refs of the visitor's jobs with the same picture and prompt begin.
         rows: the journal's rows.
@@ -194,7 +194,7 @@ class Studio:
         return job
 
     async def status(self, client: Client) -> Mapping[str, Any]:
-        """Return the price, the slots, the queue and the rest of today's budget, over all processes."""
+        """Return the price, the slots, the queue and the rest of today's budget, across all processes."""
         at, known = self._status
         if time.monotonic() - at < _STATUS_EVERY:
             return known

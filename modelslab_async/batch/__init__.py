@@ -75,10 +75,10 @@ async def run_batch(
 ) -> AsyncGenerator[BatchEvent]:
     """Make the videos of a manifest in *folder*, write a line of `results.jsonl` for each, and yield the events.
 
-    The client must have a journal. Run again with the same manifest, folder and journal, the batch continues. Finished
-    videos are kept. The digest of a file is compared if its size, or the time of its last change, differs. Paid jobs
-    are collected. Uncertain and failed items are left. All other items are submitted. No item is paid for twice, and a
-    failed item never stops the others.
+    The client must have a journal. If the batch is run again with the same manifest, folder and journal, it continues.
+    Finished videos are kept. The digest of a file is compared if its size, or the time of its last change, differs.
+    Paid jobs are collected. Uncertain and failed items are left as they are. All other items are submitted. No item is
+    paid for twice, and a failed item never stops the others.
 
     The folder is locked against other runs, unless the journal is in PostgreSQL. Then runs on several hosts, with the
     same manifest, journal and folder, share the work: each item is made by one of them, and each run ends with all

@@ -193,11 +193,11 @@ def opened(path: Path, owner: Owner, *, shared: bool = False) -> Iterator[Folder
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise _refusal(path, "cannot be made: a file is in its way", "choose another folder") from None
+        raise _refusal(path, "cannot be made: a file is in the way", "choose another folder") from None
     with (path / BATCH_FILE).open("a+b") as lock:
         if not liveness.try_lock(lock, shared=shared):
             hint = "wait for its end, or choose another folder"
-            raise _refusal(path, "cannot be used: another run is at work in it", hint)
+            raise _refusal(path, "cannot be used: another run is using it", hint)
         with (
             (path / RESULTS_FILE).open("ab+") as results,
             (path / RESULTS_FILE).open("rb") as reader,

@@ -241,13 +241,13 @@ def _objects(file: Iterable[str]) -> Iterator[_Line]:
 def _object(line: str) -> Mapping[str, Any] | Problem:
     if requirement := _broken(line):
         return _hidden(requirement, _SAVE_AS_UTF_8)
-    hint = "write one JSON object a line; the name of a table ends in .csv"
+    hint = "write one JSON object per line; the name of a table ends in .csv"
     try:
         params = json.loads(line)
     except json.JSONDecodeError as error:
         return _hidden(f"cannot be read: not JSON at character {error.pos + 1}: {error.msg}", hint)
     except (ValueError, RecursionError):
-        return _hidden("cannot be read: not JSON of an ordinary size", hint)
+        return _hidden("cannot be read: not JSON, or too large or too deeply nested", hint)
     if isinstance(params, dict):
         return {name: _read(name, value) for name, value in params.items()}
     return _hidden("cannot be read: not an object", hint)
@@ -343,7 +343,7 @@ def _row(head: list[str], row: list[str]) -> Mapping[str, Any] | Problem:
             params[name] = value_of(name, cell)
         elif cell and number > len(head):
             hint = "put quotes around a cell that holds a separator"
-            return _hidden(f"cannot have {len(row)} cells: the head has {len(head)}", hint)
+            return _hidden(f"cannot have {len(row)} cells: the header has {len(head)}", hint)
         elif cell and not is_index:
             return _hidden(f"cannot have a cell in column {number}, which has no name", "name the column, or empty it")
     return params

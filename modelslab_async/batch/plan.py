@@ -21,7 +21,7 @@ class BatchPlan:
     collect: items that are paid for and not saved yet.
     kept: items that an earlier run finished.
     uncertain, failed: items that would be left as they are.
-    usd: the cost in USD of the items to submit, without those of an unknown price.
+    usd: the cost in USD of the items to submit, without those with an unknown price.
     unpriced: how many of the items to submit have an unknown price.
     problems: the first 1000 problems, by line and field.
     problem_count: the number of all problems.
@@ -41,7 +41,7 @@ class BatchPlan:
     @property
     def cost(self) -> str:
         """The cost as text."""
-        unpriced = f"{counted(self.unpriced, 'video')} of an unknown price"
+        unpriced = f"{counted(self.unpriced, 'video')} with an unknown price"
         if self.unpriced and not self.usd:
             return unpriced
         return f"{usd(self.usd)} and {unpriced}" if self.unpriced else usd(self.usd)

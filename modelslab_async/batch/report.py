@@ -119,7 +119,7 @@ def _totals(results: Sequence[Result]) -> str:
         (str(sum(result.file is not None for result in results)), f"of {counted(len(results), 'video')}"),
         (usd(sum((result.cost or Decimal(0) for result in results), Decimal(0))), spent),
         *([(usd(uncertain), may_be_spent)] if uncertain else []),
-        *([(str(unpriced), "of an unknown price")] if unpriced else []),
+        *([(str(unpriced), "with an unknown price")] if unpriced else []),
         *_medians(results),
     ]
     return f'<ul class="totals">{"".join(f"<li><b>{value}</b> {name}</li>" for value, name in totals)}</ul>'

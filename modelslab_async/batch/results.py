@@ -27,7 +27,7 @@ _FILE = re.compile(_FILE_KEY + rb"(null|" + _TEXT + rb")[,}]")
 
 @attrs.frozen(kw_only=True)
 class Result:
-    """The result of one item: a line of `results.jsonl`. If an item has several lines, the last one holds.
+    """The result of one item: a line of `results.jsonl`. If an item has several lines, the last one counts.
 
     item: the item's name: its track_id, or a digest of its request.
     ref: the job's ref, which differs for each attempt.
@@ -45,7 +45,7 @@ class Result:
     sha256, size_bytes, width, height, frames, fps, duration: facts of the file; None if unknown. *duration* is in
         seconds.
     mtime_ns: when the file was last modified, as its file system says, nanoseconds since 1970; None if unknown.
-    created_at: when the item's turn came in this program. This and all other times are None if it did not happen.
+    created_at: when this program began with the item. This and all other times are None if the event did not happen.
     submitted_at: when the request was sent.
     accepted_at: when the service accepted the job.
     ended_at: when the service had finished the job.

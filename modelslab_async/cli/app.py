@@ -25,29 +25,29 @@ GROUPS: Mapping[str, Mapping[str, tuple[str, str]]] = {
     },
     "Jobs of earlier runs": {
         "jobs": ("jobs", "List the unfinished jobs in the journal."),
-        "show": ("jobs", "Show all that the journal knows of a job."),
+        "show": ("jobs", "Show what the journal knows about a job."),
         "collect": ("jobs", "Save the videos of paid jobs."),
-        "recover": ("jobs", "List the jobs that dead processes left."),
+        "recover": ("jobs", "List the jobs that dead processes left behind."),
         "resolve": ("jobs", "Resolve an uncertain job by hand."),
     },
     "Service": {
         "balance": ("service", "Show the wallet's balance."),
         "emulator": ("service", "Run an emulator of the service on this machine."),
-        "completion": ("service", "Print the script with which your shell completes commands."),
+        "completion": ("service", "Print a script that makes your shell complete commands."),
     },
 }
 """The commands by group: the module of each, and its line in the group's help."""
 COMMANDS: Mapping[str, tuple[str, str]] = {name: known for group in GROUPS.values() for name, known in group.items()}
 _EPILOG = """\
 The API key comes from MODELSLAB_API_KEY, from a file that only you can read (--key-file), or from the system's
-keyring. Options that most commands take can be set by environment variables, or in config.toml.
+keyring. Options that most commands take can also be set by environment variables, or in config.toml.
 
 \b
 Exit codes:
   0  done                        5    no such job
   1  a job or the disk failed,   6    wallet or budget too small
      or you answered no          7    the job took too long
-  2  a mistake, nothing is sent  10   network or service down
+  2  usage error, nothing sent   10   network or service down
   3  the API key                 130  interrupted by Ctrl-C
   4  rate limit
 

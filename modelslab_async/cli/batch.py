@@ -41,12 +41,12 @@ def _dollars(text: str) -> Decimal:
     with suppress(InvalidOperation):
         if (amount := Decimal(text)).is_finite() and amount >= 0:
             return amount
-    raise click.BadParameter(f"{text}: must be an amount of dollars (hint: pass 20 or 1.50)")
+    raise click.BadParameter(f"{text}: must be an amount in dollars (hint: pass 20 or 1.50)")
 
 
 _MANIFEST = click.argument("manifest", type=click.Path(path_type=Path, exists=True))
 _PROMPT = option(
-    "-p", "--prompt", group=REQUEST, metavar="TEXT", help="for lines without one; a folder of pictures needs it"
+    "-p", "--prompt", group=REQUEST, metavar="TEXT", help="for lines without a prompt; a folder of pictures needs it"
 )
 _SET = option(
     "--set",
@@ -55,7 +55,7 @@ _SET = option(
     metavar="NAME=VALUE",
     multiple=True,
     callback=parse_defaults,
-    help="a parameter for lines without it",
+    help="a parameter for lines that do not set it",
 )
 
 
@@ -80,11 +80,11 @@ _SET = option(
     "--name", group=SAVING, metavar="PATTERN", default=DEFAULT_NAME, show_default=True, help="pattern of file names"
 )
 @option("--budget", group=MONEY, type=_dollars, metavar="USD", help="spend at most this amount")
-@option("--check-wallet", group=MONEY, is_flag=True, help="check first that the account can pay")
+@option("--check-wallet", group=MONEY, is_flag=True, help="first check that the wallet covers the cost")
 @option("--yes", group=MONEY, is_flag=True, help="do not ask for confirmation")
 @option("--verify", group=SAVING, is_flag=True, help="compare the digests of all finished videos")
-@option("--retry-failed", group=MONEY, is_flag=True, help="submit lines again that failed before")
-@option("--resubmit-uncertain", group=MONEY, is_flag=True, help="submit lines again that may be paid for")
+@option("--retry-failed", group=MONEY, is_flag=True, help="submit again the lines that failed before")
+@option("--resubmit-uncertain", group=MONEY, is_flag=True, help="submit again the lines that may be paid for")
 @option(
     "--cluster",
     group=WAITING,

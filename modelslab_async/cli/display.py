@@ -194,7 +194,7 @@ class BatchDisplay:
         parts += [f"{counts[name]} {name}" for name in ("failed", "unsaved", "uncertain", "left") if counts[name]]
         parts += [f"{usd(self.spent)} {self.spending}"]
         parts += [f"{usd(self.uncertain)} uncertain"] if self.uncertain else []
-        parts += [f"{self.unpriced} of an unknown price"] if self.unpriced else []
+        parts += [f"{self.unpriced} with an unknown price"] if self.unpriced else []
         return ", ".join(parts)
 
     def _remaining(self) -> str:

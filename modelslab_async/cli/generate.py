@@ -36,12 +36,12 @@ def _help() -> str:
     rows = "\n".join(f"  {row.name:16} {_price(row.price):8} {row.confidence}" for row in OPERATIONS.values())
     return f"""Turn IMAGE (a path or a URL) into an mp4, or make a video by another operation.
 
-    The operations, the price of a call, and how sure their parameters are:
+    The operations, the price of a call, and how well their parameters are known:
 
     \b
 {rows}
 
-    IMAGE is the parameter init_image. Without a price, ModelsLab documents none.
+    IMAGE is the parameter init_image. A price is unknown if ModelsLab documents none.
     """
 
 
@@ -75,14 +75,14 @@ def _price(price: Decimal | None) -> str:
     help="path of the video; default PICTURE-SEED.mp4",
 )
 @option("--force", group=SAVING, is_flag=True, help="replace an existing file")
-@option("--no-wait", group=WAITING, is_flag=True, help="print the ref and exit; collect it later")
+@option("--no-wait", group=WAITING, is_flag=True, help="print the ref and exit; collect the video later")
 @parameter_options
 @common_options("emulate", *JOBS, "limits")
 def generate(settings: Settings, **options: Any) -> None:
     """Make one video."""
     if options["no_wait"] and settings.emulate:
         raise click.UsageError(
-            "--no-wait cannot be used with --emulate, whose emulator ends with the command "
+            "--no-wait cannot be used with --emulate, because its emulator ends with the command "
             "(hint: start one with modelslab-async emulator)"
         )
     run(settings.output, lambda: _generate(settings, **options))

@@ -45,7 +45,7 @@ _COLUMNS = ("ref", "id", "state", "since", "cost", "prompt")
     metavar="N",
     default=100,
     show_default=True,
-    help="read the newest rows only",
+    help="read only the newest rows",
 )
 @common_options(*JOURNAL)
 def jobs(settings: Settings, *, with_finished: bool, limit: int) -> None:
@@ -80,7 +80,12 @@ def _time_of(_: click.Context, __: click.Parameter, text: str) -> float:
 
 @jobs.command(cls=Command, example="modelslab-async jobs prune --before 90d --archive jobs.jsonl.gz")
 @option(
-    "--before", group=SELECTION, required=True, callback=_time_of, metavar="AGE|DATE", help="when the jobs had ended"
+    "--before",
+    group=SELECTION,
+    required=True,
+    callback=_time_of,
+    metavar="AGE|DATE",
+    help="jobs that ended before this",
 )
 @option(
     "--archive",
@@ -116,7 +121,7 @@ def prune(settings: Settings, *, before: float, archive: Path | None, delete: bo
 @click.argument("ref")
 @common_options(*JOURNAL)
 def show(settings: Settings, ref: str) -> None:
-    """Show the journal's row of the job with this ref, or id."""
+    """Show the journal's row of the job with this ref or id."""
 
     async def work() -> Exit:
         async with open_client(settings) as client:
@@ -170,7 +175,7 @@ def collect(settings: Settings, refs: tuple[str, ...], target: Path | None, name
             codes = await asyncio.gather(*(_collect(settings, job, target, name) for job in found.jobs))
             missing = [row for row in rows if row.ref not in {job.ref for job in found.jobs}]
             for row in missing:
-                reason = "another process has the job"
+                reason = "another process runs the job"
                 if row in found.unsent:
                     reason = "the job was never sent, and is not charged"
                 settings.output.say(f"{row.ref}: {row.state.value}: {row.error or reason}", "red")
@@ -206,10 +211,10 @@ async def _save(job: Job, target: Path, name: str) -> SavedVideo:
 
 
 @click.command(cls=Command, example="modelslab-async recover --search")
-@option("--search", group=SELECTION, is_flag=True, help="list the account's videos that the journal does not know too")
+@option("--search", group=SELECTION, is_flag=True, help="also list the account's videos that are not in the journal")
 @common_options(*JOURNAL)
 def recover(settings: Settings, *, search: bool) -> None:
-    """List the jobs that dead processes left. Nothing is submitted or paid for."""
+    """List the jobs that dead processes left behind. Nothing is submitted or paid for."""
 
     async def work() -> Exit:
         async with open_client(settings) as client:
@@ -229,14 +234,14 @@ def recover(settings: Settings, *, search: bool) -> None:
         counts = {
             f"paid for and not collected (hint: {settings.command('collect')} saves the videos)": len(found.jobs),
             "never sent, and not charged": len(found.unsent),
-            "owned by another process that runs": len(found.owned_elsewhere),
+            "owned by another running process": len(found.owned_elsewhere),
             f"uncertain (hint: {settings.command('resolve')} REF with --id ID or --lost)": len(found.uncertain),
         }
         for text, count in counts.items():
             if count:
                 say(f"{counted(count, 'job')} {text}")
         if not any(counts.values()):
-            say("no jobs were left")
+            say("no jobs were left behind")
         if found.uncertain:
             settings.output.table({}, _COLUMNS, [_cells(row) for row in found.uncertain], "")
         if search:
@@ -254,7 +259,7 @@ def recover(settings: Settings, *, search: bool) -> None:
 @option("--lost", group=DECISION, is_flag=True, help="the service never accepted the job: it is not charged")
 @common_options(*JOURNAL)
 def resolve(settings: Settings, ref: str, job_id: str | None, *, lost: bool) -> None:
-    """Resolve an uncertain job by hand. The service is only asked whether it knows the id."""
+    """Resolve an uncertain job by hand. The service is asked only whether it knows the id."""
     if bool(job_id and job_id.strip()) == lost:
         raise click.UsageError("pass either --id ID or --lost")
 
@@ -282,7 +287,9 @@ async def _find(client: Client, ref: str) -> JobRecord:
     if not rows:
         raise NotFoundError(f"the journal has no job {ref} of this account")
     if len(rows) > 1:
-        raise NotFoundError(f"the journal has {len(rows)} jobs that begin with {ref} (hint: pass more of the ref)")
+        raise NotFoundError(
+            f"the journal has {len(rows)} jobs whose refs begin with {ref} (hint: pass more of the ref)"
+        )
     return rows[0]
 
 

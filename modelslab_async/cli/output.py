@@ -36,7 +36,7 @@ AS_FLAGS = {
     r"\bpass allow_http=True\b": "pass --allow-http",
     r"\bpass an int\b": "pass a whole number",
     r"\bpass a float\b": "pass a number",
-    r"\bpass a str\b": "pass a text",
+    r"\bpass a str\b": "pass text",
     r"\bpass a dict\b": "pass an object",
     r"\bpass True or False\b": "pass true or false",
 }

@@ -17,18 +17,18 @@ _WORDS = {"image": "the picture", "video": "the video", "audio": "the sound"}
 _OPTIONS = {
     "negative_prompt": ("TEXT", "what to avoid in the video"),
     "seed": ("INT", "the same seed gives the same video"),
-    "resolution": ("PIXELS", "of the shorter side, at most 480; 720p for v7"),
+    "resolution": ("PIXELS", "length of the shorter side, at most 480; 720p for v7"),
     "num_frames": ("INT", "frames of the video; default 81"),
     "num_inference_steps": ("INT", "steps of the model; default 20, at most 25"),
     "guidance_scale": ("FLOAT", "how closely to follow the prompt, 0 to 8"),
-    "fps": ("INT", "frames a second, at most 16, and less than the frames"),
+    "fps": ("INT", "frames per second, at most 16, and less than num-frames"),
     "sample_shift": ("INT", "shift of the sampler; default 5, at most 10"),
-    "portrait": ("yes|no", "taller than wide"),
+    "portrait": ("yes|no", "whether the video is taller than wide"),
     "duration": ("SECONDS", "length of the video, for a v7 operation"),
     "aspect_ratio": ("W:H", "shape of the video, for a v7 operation"),
     "generate_audio": ("yes|no", "make sound too, for a v7 operation"),
     "temp": ("yes|no", "delete the file within 24 hours"),
-    "webhook": ("URL", "address that the service calls at the end"),
+    "webhook": ("URL", "URL that the service calls at the end"),
     "track_id": ("TEXT", "the job's ref; a new one pays for another video"),
     "model_id": ("TEXT", "the model; default wan2.2. v7 operations need one"),
 }
@@ -76,7 +76,7 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
             group=REQUEST,
             metavar="FILE|URL",
             multiple=True,
-            help=f"{_WORDS[each.kind]} that the operation takes; several for a list",
+            help=f"{_WORDS[each.kind]} that the operation takes; repeat it for a list",
         )
         for name, each in names.items()
     ]
@@ -97,7 +97,7 @@ def _parse_extra(_: click.Context, __: click.Parameter, given: tuple[str, ...]) 
     try:
         return {name: json.loads(value) for name, value in map(_pair, given)}
     except ValueError as error:
-        hint = """put a text in quotes: --extra 'NAME="text"'"""
+        hint = """put text in quotes: --extra 'NAME="text"'"""
         raise click.BadParameter(f"the value must be JSON (hint: {hint})") from error
 
 

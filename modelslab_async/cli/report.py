@@ -46,7 +46,10 @@ def print_report(output: Output, folder: Path, target: Path | None) -> None:
         with target.open("rb") as file:
             is_page = file.read(14).lower() == b"<!doctype html"
         if not is_page:
-            requirement, hint = "cannot be replaced: the file is no report", "choose another file, or remove it first"
+            requirement, hint = (
+                "cannot be replaced: the file is not a report",
+                "choose another file, or remove it first",
+            )
             raise InvalidRequestError([Problem("output", repr(str(target)), requirement, hint)])
     path = write_report(folder, to=target)
     output.result({"event": "report", "path": path}, str(path))

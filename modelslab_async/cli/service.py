@@ -36,7 +36,7 @@ def balance(settings: Settings) -> None:
 
 @click.command(cls=Command, example="modelslab-async emulator --speed 10 --port 8787")
 @option(
-    "--host", group=EMULATOR, metavar="ADDRESS", default="127.0.0.1", show_default=True, help="address to listen at"
+    "--host", group=EMULATOR, metavar="ADDRESS", default="127.0.0.1", show_default=True, help="address to listen on"
 )
 @option(
     "--port",
@@ -54,14 +54,14 @@ def balance(settings: Settings) -> None:
     metavar="N",
     default=5,
     show_default=True,
-    help="slots of each key",
+    help="slots per key",
 )
 @option(
     "--workers",
     group=EMULATOR,
     type=WholeNumber(1),
     metavar="N",
-    help="jobs of a key processed at once; default all",
+    help="jobs per key that are processed at once; default all",
 )
 @option(
     "--speed",
@@ -79,7 +79,7 @@ def balance(settings: Settings) -> None:
 )  # fmt: skip
 @common_options()
 def emulator(settings: Settings, **options: Any) -> None:
-    """Run the emulator of the service on this machine until Ctrl-C. It is not ModelsLab, and takes no money."""
+    """Run the emulator of the service on this machine until Ctrl-C. It is not ModelsLab, and costs nothing."""
     require_emulator()
 
     async def work() -> Exit:
@@ -106,14 +106,14 @@ def _listen_message(error: OSError, *, host: str, port: int, **_: object) -> str
     # A name that is not found has a negative number. Since Python 3.13, an address of another machine has none.
     reason = os.strerror(number) if number > 0 else error.strerror or "no address of this machine"
     hint = "--port 0 picks a free port" if number in (errno.EADDRINUSE, errno.EACCES) else "omit --host for 127.0.0.1"
-    return f"cannot listen at {host}:{port}: {reason} (hint: {hint})"
+    return f"cannot listen on {host}:{port}: {reason} (hint: {hint})"
 
 
 @click.command(cls=Command, example='eval "$(modelslab-async completion bash)"')
 @click.argument("shell", metavar="SHELL", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script with which your shell completes this command."""
+    """Print a script that makes your shell complete this command."""
     root = context.find_root()
     kind = get_completion_class(shell)
     assert kind is not None  # noqa: S101 - click has these three

@@ -118,7 +118,7 @@ def config() -> Mapping[str, Any]:
         raise click.UsageError(f"{path}: cannot be read: {error}") from error
     known = set(_COMMON) - {"emulate", "as_json"}
     if "api_key" in given:
-        raise click.UsageError(f"{path}: cannot hold the API key (hint: keep it in its own file, named by key_file)")
+        raise click.UsageError(f"{path}: cannot hold the API key (hint: keep it in a separate file, named by key_file)")
     if unknown := sorted(given.keys() - known):
         raise click.UsageError(f"{path}: unknown setting {unknown[0]} (hint: use one of {', '.join(sorted(known))})")
     return given
@@ -247,7 +247,7 @@ _SECONDS = Number(0, min_open=True)
 _COMMON: Mapping[str, Callable[[Any], Any]] = {
     "emulate": option("--emulate", group=SERVICE, is_flag=True, help="use an emulator: no account, no money"),
     "base_url": option(
-        "--base-url", group=SERVICE, metavar="URL", envvar=URL_VARIABLE, show_envvar=True, help="of another server"
+        "--base-url", group=SERVICE, metavar="URL", envvar=URL_VARIABLE, show_envvar=True, help="use another server"
     ),
     "allow_http": option(
         "--allow-http",
@@ -255,7 +255,7 @@ _COMMON: Mapping[str, Callable[[Any], Any]] = {
         is_flag=True,
         envvar="MODELSLAB_ALLOW_HTTP",
         show_envvar=True,
-        help="send the key in clear text, to an emulator on another host",
+        help="send the key in clear text to an emulator on another host",
     ),
     "enterprise": option(
         "--enterprise",
@@ -263,7 +263,7 @@ _COMMON: Mapping[str, Callable[[Any], Any]] = {
         is_flag=True,
         envvar="MODELSLAB_ENTERPRISE",
         show_envvar=True,
-        help="a dedicated server",
+        help="use a dedicated server",
     ),
     "key_file": option(
         "--key-file",
@@ -295,7 +295,7 @@ _COMMON: Mapping[str, Callable[[Any], Any]] = {
         envvar="MODELSLAB_MAX_IN_FLIGHT",
         show_envvar=True,
         show_default=True,
-        help="jobs at the service at a time",
+        help="the most jobs at the service at a time",
     ),
     "timeout": option(
         "--timeout",
@@ -315,7 +315,7 @@ _COMMON: Mapping[str, Callable[[Any], Any]] = {
         envvar="MODELSLAB_POLL_COST",
         show_envvar=True,
         show_default=True,
-        help="lateness that is worth one poll; less polls more often",
+        help="cost of a poll in seconds of waiting; a lower cost polls more often",
     ),
     "limits": option(
         "--limits",

@@ -84,8 +84,8 @@ async def run_batch(
     """Make the videos of a manifest on a cluster, as `modelslab_async.batch.run_batch` does in one process.
 
     *client* only reads the journal, and counts the budget: it writes the results and sends nothing. Its journal is in
-    PostgreSQL, or in a file if all workers are on this host. If this process dies, the same call again collects what
-    was paid for. So it does if the scheduler dies. The tasks of a worker that dies run again on another one.
+    PostgreSQL, or in a file if all workers are on this host. If this process or the scheduler dies, repeat the call: it
+    collects what was paid for. The tasks of a worker that dies run again on another worker.
 
     cluster: the scheduler's address, such as "tcp://scheduler:8786"; "local" starts a cluster on this machine.
     options: how the workers make their clients: arguments of `Client` such as max_in_flight, limits, timeouts or

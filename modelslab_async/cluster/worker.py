@@ -195,7 +195,7 @@ def _answer(setup: Setup, answer: Path) -> None:
         answer.write_text(setup.token)
     except OSError as error:
         requirement = f"must be writable on all hosts: on {platform.node()}, {error.strerror}"
-        raise refusal("folder", str(setup.folder), requirement, "give the workers the right to write") from None
+        raise refusal("folder", str(setup.folder), requirement, "give the workers write permission") from None
 
 
 def _with_picture(task: Task) -> Entry:

@@ -25,7 +25,7 @@ from modelslab_async.errors import InvalidRequestError
 PREFIX = "MODELSLAB_EMULATOR_"
 """A variable of this name and a flag's name, such as MODELSLAB_EMULATOR_PORT, has the flag's default."""
 _TRUE = ("1", "true", "yes", "on")
-_EXITS = """exit codes: 0 after an interrupt, 1 cannot listen or write, 2 wrong option, 3 a package is missing"""
+_EXITS = """Exit codes: 0 after an interrupt, 1 cannot listen or write, 2 wrong option, 3 a package is missing"""
 _T = TypeVar("_T")
 
 
@@ -39,8 +39,8 @@ def _parser_and_flags() -> tuple[argparse.ArgumentParser, Sequence[argparse.Acti
     parser = argparse.ArgumentParser(
         prog="python -m modelslab_async.emulator",
         description="Emulate ModelsLab's video endpoints on this machine. This is not ModelsLab.",
-        epilog=f"Each flag has a variable, such as {PREFIX}PORT for --port; texts of a flag that may be repeated are "
-        f"separated by blanks. {_EXITS}.",
+        epilog=f"Each flag has an environment variable, such as {PREFIX}PORT for --port. In the variable of a flag "
+        f"that may be repeated, separate the values by spaces. {_EXITS}.",
     )
     flags = list[argparse.Action]()
 
@@ -50,23 +50,33 @@ def _parser_and_flags() -> tuple[argparse.ArgumentParser, Sequence[argparse.Acti
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8787, help="port to listen on, 0 for a free port (default: 8787)")
     add("--public-url", metavar="URL", help="begins all links (default: the Host header of each request)")
-    add("--files-origin", metavar="URL", help="begins links to files; its port is listened on, too")
-    add("--profile", choices=get_args(Profile), default="documented", help="how errors are answered")
+    add("--files-origin", metavar="URL", help="begins links to files; the emulator listens on its port too")
+    add(
+        "--profile",
+        choices=get_args(Profile),
+        default="documented",
+        help="how errors are reported (default: documented)",
+    )
     add("--queue-limit", type=int, default=5, metavar="N", help="jobs queued or processing per key (default: 5)")
     add("--workers", type=int, metavar="N", help="jobs processed at a time per key (default: all)")
     add("--speed", type=float, default=1.0, metavar="X", help="divides all times (default: 1, about 40 s a job)")
     add("--seed", type=int, default=0, metavar="N", help="seed of all random draws (default: 0)")
     add("--deterministic", action="store_true", help="the same ids and file names in each run")
-    eta_help = f"kinds of eta and their weights, such as good=3,absent=1; of {', '.join(get_args(EtaKind))}"
+    eta_help = f"weights of the kinds of eta, such as good=3,absent=1; kinds: {', '.join(get_args(EtaKind))}"
     add("--eta", type=_checked(_eta), metavar="KINDS", help=eta_help)
     fault_help = "NAME[=TIMES][,on=...][,rate=...][,seconds=...], such as reset_after=1; may be repeated"
     add("--fault", action="append", type=_checked(rule_from_text), metavar="RULE", dest="faults", help=fault_help)
     add("--list-faults", action="store_true", help="print all faults, and exit")
     add("--key", action="append", metavar="KEY", dest="keys", help="an accepted key; may be repeated (default: any)")
     add("--wallet", type=_checked(_amount), metavar="USD", help="what each key may spend (default: no limit)")
-    add("--render", choices=("mp4", "skeleton"), default="mp4", help="skeleton: files that no player shows, at once")
-    add("--offline-pictures", action="store_true", help="pictures of other hosts are placeholders")
-    add("--keep", type=int, default=10_000, metavar="N", help="jobs and charges that are kept (default: 10000)")
+    add(
+        "--render",
+        choices=("mp4", "skeleton"),
+        default="mp4",
+        help="skeleton makes, at once, files that no player shows",
+    )
+    add("--offline-pictures", action="store_true", help="use placeholders for pictures on other hosts")
+    add("--keep", type=int, default=10_000, metavar="N", help="how many jobs and charges are kept (default: 10000)")
     add("--record", metavar="FILE", help="append each exchange to a file, without the key")
     add("--replay", metavar="FILE", help="answer from a recording")
     add("--verbose", action="store_true", help="log each request to stderr")
@@ -88,7 +98,7 @@ def _checked(read: Callable[[str], _T]) -> Callable[[str], _T]:
 def _amount(text: str) -> Decimal:
     amount = Decimal(text)
     if not amount.is_finite():
-        raise ValueError(f"{text!r} is no amount")
+        raise ValueError(f"{text!r} is not an amount")
     return amount
 
 
@@ -98,7 +108,7 @@ def _eta(text: str) -> dict[str, float]:
 
 
 def arguments_from(environment: Mapping[str, str]) -> list[str]:
-    """Return the flags that the environment orders."""
+    """Return the flags that the environment variables set."""
     arguments: list[str] = []
     for action in _parser_and_flags()[1]:
         flag = action.option_strings[-1]

@@ -267,7 +267,7 @@ def _required(call: ControlCall, name: str) -> str:
     value = call.params.get(name)
     if not isinstance(value, str) or not value:
         shown = "hidden" if name == "key" else value
-        raise refusal(name, shown, "must be a text that is not empty", f'pass {{"{name}": "..."}}')
+        raise refusal(name, shown, "must be non-empty text", f'pass {{"{name}": "..."}}')
     return value
 
 

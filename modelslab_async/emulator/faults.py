@@ -160,7 +160,7 @@ _MAGIC = re.compile(r"fault:([^:]+):.+", re.DOTALL)
 
 
 def magic_rule(track_id: object) -> Rule | None:
-    """Return the rule that a track_id such as "fault:reset_after:ANYTHING" orders for its job, or None.
+    """Return the rule that a track_id such as "fault:reset_after:ANYTHING" requests for its job, or None.
 
     Raises InvalidRequestError if there is no such fault, or if it would hit other requests too.
     """

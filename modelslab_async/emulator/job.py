@@ -83,7 +83,7 @@ class EmulatedJob:
     polls: int = 0
     """How often the job was fetched."""
     faults_used: bool = False
-    """Whether the fault that its track_id orders has hit."""
+    """Whether the fault that its track_id requests has hit."""
 
     @property
     def track_id(self) -> Any:

@@ -54,7 +54,7 @@ class UnwantedError(Exception):
 
 
 def render(work: Work, *, is_wanted: Callable[[], bool] = lambda: True) -> bytes:
-    """Return the video: exactly `frames` frames at `fps`, of `width` × `height`. It is an mp4, or a gif if so ordered.
+    """Return the video, an mp4 or a gif: exactly `frames` frames at `fps`, of `width` × `height`.
 
     Call it in a thread: it takes about a second. *is_wanted* is called before each frame.
 

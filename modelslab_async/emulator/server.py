@@ -85,12 +85,12 @@ class Emulator:
     queue_limit: how many jobs a key may have queued or processing at a time.
     workers: how many of a key's jobs are processed at a time. None: all.
     speed: divides all times. A job of 480p, 81 frames and 20 steps takes about 40 s at speed 1. No job is done before
-        its video is rendered, and its eta counts the videos that are rendered before it.
-    seed: of all random draws. The ids and file names are new ones in each run nevertheless.
-    deterministic: give out the same ids and file names in each run. A journal of an earlier run would take them for
-        those of its jobs.
+        its video is rendered, and its eta includes the videos that are rendered before it.
+    seed: the seed of all random draws. The ids and file names still differ in each run.
+    deterministic: use the same ids and file names in each run. Use a new journal then, because the journal of an
+        earlier run has the same ids.
     eta: weights of the kinds of eta, such as {"good": 1}.
-    faults: what goes wrong, see `Rule`. A job whose track_id is "fault:NAME:ANYTHING" gets this fault.
+    faults: the faults to inject, see `Rule`. A job whose track_id is "fault:NAME:ANYTHING" gets this fault.
     keys: the accepted keys. None: any.
     wallet: USD that each key may spend. None: no limit, and the balance starts at 100.
     keep: how many jobs, charges, uploads and accounts are kept, the newest ones. Totals count all.
@@ -99,13 +99,13 @@ class Emulator:
     host, port: where to listen; by default on loopback, on a free port. With "0.0.0.0", other hosts can use the
         emulator, see `Client(allow_http=True)`: links follow the Host header of the request.
     public_url: begins all links, for an emulator behind a proxy. None: links follow the Host header of the request.
-    files_origin: begins the links to files, such as "http://127.0.0.1:8788". The emulator listens at its port too, 0
-        for a free one, and serves only files there. None: the files are where the API is. A key that comes with a
+    files_origin: begins the links to files, such as "http://127.0.0.1:8788". The emulator listens on its port too (0
+        for a free port), and serves only files there. None: the files are where the API is. A key that comes with a
         request for a file is reported in the ledger in any case.
     record: a file to which each exchange with the API, and each file, is appended, without the key.
-    replay: a file of this kind, from which all requests are answered. Nothing is charged or rendered then.
+    replay: a file that `record` wrote, from which all requests are answered. Nothing is charged or rendered then.
     render: called in a thread with a job's work; returns its file. None renders a real mp4, which needs the extra
-        `emulator`. `skeleton` makes bare boxes in no time.
+        `emulator`. `skeleton` makes only the boxes of an mp4, which takes no time.
 
     Raises InvalidRequestError if an option is wrong. Entering the context raises OSError if a port is taken, and
     ImportError if the extra is needed and missing.
@@ -194,7 +194,7 @@ class Emulator:
         self._end_job(job_id, message)
 
     def advance(self, seconds: float) -> None:
-        """Put the clock forward by *seconds* of the service's time, which `speed` divides as it divides all times."""
+        """Move the clock forward by *seconds* of the service's time, which `speed` divides as it divides all times."""
 
         def advance() -> None:
             self._offset += max(seconds, 0.0) / self.service.speed

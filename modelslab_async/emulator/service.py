@@ -338,7 +338,7 @@ class Service:
         return answer
 
     def _magic_rule(self, call: Call, occasion: Occasion) -> Rule | None:
-        """Return the rule that the track_id of a submit orders. A fault of the reply hits each track_id once."""
+        """Return the rule that the track_id of a submit requests. A fault of the reply hits each track_id once."""
         if occasion != "submit" or call.refusal or call.params is None:
             return None
         rule = magic_rule(call.params.get("track_id"))
@@ -355,7 +355,7 @@ class Service:
         return rule
 
     def _rule_of_job(self, job: EmulatedJob, occasion: Occasion, excluding: Collection[Fault] = ()) -> Rule | None:
-        """Return the rule that the job's track_id orders for this occasion. It hits each job once."""
+        """Return the rule that the job's track_id requests for this occasion. It hits each job once."""
         rule = magic_rule(job.track_id)
         if rule is None or rule.occasion != occasion or rule.fault in excluding or job.faults_used:
             return None

@@ -369,7 +369,7 @@ class Engine:
         except InvalidRequestError as error:
             problems += error.problems
         if isinstance(request.track_id, str) and self._open_run(request.track_id):
-            requirement = "cannot be used twice at a time: a job with this track_id is open"
+            requirement = "cannot be used twice at the same time: a job with this track_id is open"
             problems.append(wrong("track_id", request.track_id, requirement, "choose another, or omit it"))
         known = {problem.field for problem in known_problems}
         problems = [*known_problems, *(problem for problem in problems if problem.field not in known)]

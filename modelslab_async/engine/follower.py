@@ -185,7 +185,7 @@ class Follower:
     def _give_up(self, run: JobRun) -> None:
         if not run.future.done() and run.runtime is self:
             words = f"the client that runs this job has not reported its end within {self._patience:.0f} s"
-            run.abandon(JobTimeoutError(f"{words} (hint: Client.follow({run.ref!r}) goes on with it)"))
+            run.abandon(JobTimeoutError(f"{words} (hint: Client.follow({run.ref!r}) resumes it)"))
 
     async def _step(self, run: JobRun, row: Row) -> None:
         """Bring the job to where its row is, or take it over if its owner is gone."""

@@ -27,11 +27,12 @@ _RESUMABLE = (JobState.PROCESSING, JobState.READY, JobState.TIMED_OUT)
 class Recovery(NamedTuple):
     """What `Client.recover` found in the journal. None of it was, or will be, submitted again.
 
-    jobs: paid jobs that go on, and those that are READY and not saved yet. `job.save` and `await job` work as usual.
+    jobs: paid jobs that continue, and jobs that are READY and not saved yet. `job.save` and `await job` work as usual.
     uncertain: jobs whose reply was lost. `Client.resolve` takes the user's decision on them.
-    unsent: jobs that never had their turn. Nothing is charged; `Client.resubmit` sends them.
+    unsent: jobs that were never sent, and are not charged. `Client.resubmit` sends them.
     owned_elsewhere: jobs of another client that is alive.
-    candidates: with `search`, recent videos of the account that are in no row. One may be an uncertain job's.
+    candidates: with `search`, recent videos of the account that are in no row. Each may be the video of an uncertain
+        job.
     """
 
     jobs: tuple[Job, ...]
@@ -62,7 +63,7 @@ class Recoverer:
     def journal(self) -> Journal:
         """The open journal. Raises ClientStateError if there is none."""
         if self.recorder.journal is None or not self.recorder.is_open:
-            raise ClientStateError("this client keeps no journal (hint: use async with Client(journal=...))")
+            raise ClientStateError("this client has no journal (hint: use async with Client(journal=...))")
         return self.recorder.journal
 
     async def recover(self, refs: Collection[str] | None) -> Recovery:

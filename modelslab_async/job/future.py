@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """A video that is being made. Await the job for its `Video`.
+    """A video that is being made. Await the job to get its `Video`.
 
     Cancelling a task that awaits a job does not cancel the job, because the job is paid for.
     """
@@ -65,7 +65,7 @@ class Job:
 
     @property
     def request(self) -> Request | None:
-        """What was asked for; None for a job that was attached to by its id."""
+        """The request; None if the client attached to the job by its id."""
         return self._run.request
 
     @property
@@ -88,8 +88,8 @@ class Job:
         """The file or folder that the video is meant for, as `JobRecord.target` keeps it; None if it was not set.
 
         Set it right after `submit`, before the job is sent. The journal keeps the absolute path, without the key, so
-        that a later process can save the video there. Nothing is saved by itself, and without a journal nothing is
-        kept.
+        that a later process can save the video there. The client does not save the video there by itself. Without a
+        journal, the path is not kept.
         """
         return self._run.record.target if self._run.record else None
 
@@ -112,10 +112,10 @@ class Job:
 
     @property
     def eta(self) -> float | None:
-        """The client's estimate of the seconds until the video is there: it is too long as often as too short.
+        """The client's estimate of the seconds until the video is ready. It is too long as often as too short.
 
         The estimate starts from the service's eta and from how long similar jobs took. It counts down, and rises if a
-        poll finds the job still running. It is 0 once the video is there and at least 1 before. It is None before the
+        poll finds the job still running. It is 0 once the video is ready, and at least 1 before. It is None before the
         service accepted the job, and after an end without a video.
         """
         return self._run.eta
@@ -124,8 +124,8 @@ class Job:
     def progress(self) -> float:
         """How much of the expected time has passed: 0.0 before the service accepted the job, 1.0 once it is done.
 
-        The value never falls, and stays below 1.0 until the video is there. After an end without a video it stays
-        where it was.
+        The value never falls, and stays below 1.0 until the video is ready. After an end without a video, it does not
+        change.
         """
         return self._run.event_now().progress
 
@@ -145,7 +145,10 @@ class Job:
         return self._run.future.result()
 
     def exception(self) -> BaseException | None:
-        """Return the error that ended the job, or None. Raises as `result` does before the end and if withdrawn."""
+        """Return the error that ended the job, or None for success.
+
+        Raises as `result` does if the job has not ended or was withdrawn.
+        """
         return self._run.future.exception()
 
     @property
@@ -154,7 +157,7 @@ class Job:
         return self._run.error
 
     def add_done_callback(self, callback: Callable[[Job], object]) -> None:
-        """Have the event loop call `callback(job)` soon after the end, or soon if the job has ended."""
+        """Have the event loop call `callback(job)` soon after the end, or soon if the job has already ended."""
         self._run.future.add_done_callback(_Callback(self, callback))
 
     def remove_done_callback(self, callback: Callable[[Job], object]) -> int:
@@ -166,13 +169,13 @@ class Job:
         return self._run.loop
 
     def wake(self) -> None:
-        """Poll now, because something says that the job ended. The service's answer decides."""
+        """Poll now, for example because a webhook reported the end. The service's answer decides."""
         self._run.wake()
 
     def cancel(self) -> bool:
         """Withdraw the job. Return True only if it was still waiting for its turn: then nothing is charged.
 
-        A job that was sent goes on, because the service cannot cancel it. So does a job that another client runs, see
+        A job that was sent continues, because the service cannot cancel it. So does a job that another client runs, see
         `Client.follow`.
         """
         return self._run.cancel()
@@ -190,7 +193,7 @@ class Job:
         return self.id or ""
 
     async def wait(self, timeout: float | None = None) -> bool:
-        """Wait for the end, for at most *timeout* seconds. Return whether it came. Raises no error of the job."""
+        """Wait for the end, for at most *timeout* seconds. Return whether the job has ended. Never raises its error."""
         done, _ = await asyncio.wait([self._run.future], timeout=timeout)
         return bool(done)
 
@@ -198,7 +201,7 @@ class Job:
         """Yield the job's events so far, then each as it happens, until the end.
 
         An event is a new state, or a poll that found the job running. With *every*, in seconds, an event with the
-        present eta and progress comes at least that often, so that a progress bar moves between polls.
+        current eta and progress comes at least that often, so that a progress bar moves between polls.
         """
         run, given = self._run, 0
         while True:
@@ -223,10 +226,10 @@ class Job:
         return await self._run.runtime.save(self._run, path, progress, overwrite=overwrite, max_bytes=max_bytes)
 
     async def delivered(self) -> None:
-        """Wait for the video, and note in the journal that the application has what it needs.
+        """Wait for the video, and note in the journal that the application has received it.
 
-        `Client.recover` and `Client.recovered` then leave the job out. Call it when the URL was handed out, or the file
-        was copied. A job that was saved needs no such call, and without a journal the call does nothing.
+        `Client.recover` and `Client.recovered` then omit the job. Call it when the URL was handed out, or the file
+        was copied. A job that was saved needs no such call. Without a journal, the call does nothing.
 
         Raises the job's error, JournalError.
         """

@@ -338,7 +338,7 @@ class JobRun:
             hint = (
                 "Client.recover() lists it as unsent"
                 if is_unsent
-                else f"Client.attach({self.id or self.ref!r}) goes on with it"
+                else f"Client.attach({self.id or self.ref!r}) resumes it"
             )
             charged = None if self.is_unknown else not is_unsent
             when = "before this job was sent" if is_unsent else "while this job was running"
@@ -347,7 +347,7 @@ class JobRun:
     def stop_following(self) -> None:
         """End the job because its client closes while another client runs the job, or is about to send it."""
         words = (
-            f"the client was closed while another one ran this job (hint: Client.follow({self.ref!r}) goes on with it)"
+            f"the client was closed while another client ran this job (hint: Client.follow({self.ref!r}) resumes it)"
         )
         self._end_detached(words, charged=True if self.state in (JobState.PROCESSING, JobState.READY) else None)
 

@@ -42,7 +42,10 @@ DURATIONS_OF_KIND = 128
 MAX_DURATIONS = 64 * DURATIONS_OF_KIND
 """Durations that a journal keeps in all."""
 Archive = Callable[[Sequence[JobRecord]], object]
-"""Is called with records before they are deleted, in a thread. Returns when they are on disk, or raises OSError."""
+"""Callback that a thread calls with records before they are deleted.
+
+It returns once they are on disk, or raises OSError.
+"""
 
 
 class Journal(Protocol):
@@ -104,9 +107,9 @@ class Journal(Protocol):
 
         - Return Follow, and change nothing, if the ref belongs to another job, as `append` defines it.
         - Count the slots that the account's other clients hold, see `JobRecord.holds_slot`, and call `claims.decide`.
-          UNCERTAIN jobs are counted from their rows, those of this client too: *ask* does not include them.
-          The account's cap is kept for all clients. Clients count as asking from their first claim in vain until they
-          get a slot or close, but only while they ask again within `claims.ASK_HOLDS`.
+          UNCERTAIN jobs, including those of this client, are counted from their rows: *ask* does not include them.
+          The account's cap is kept for all clients. A client counts as asking from its first refused claim until it
+          gets a slot or closes, but only while it asks again within `claims.ASK_HOLDS`.
         - Raise BudgetExceededError if `ask.spending` does not allow the job, with the charges that the rows record.
         - Return Claimed and write *record*, or return NoSlot and write it as WAITING, unless the ref has a row that is
           WAITING, of whichever client. So two clients that ask for the same ref do not wake each other in turns.
@@ -154,7 +157,7 @@ class Journal(Protocol):
     async def unfinished(self, account: str, *, ready: bool = True) -> Sequence[Row]:
         """Return the account's jobs that still need a client, see `record.UNFINISHED`, the oldest first.
 
-        With *ready*, finished videos that were neither saved nor acknowledged are among them.
+        With *ready*, jobs with finished videos that were neither saved nor acknowledged are included.
         """
         ...
 
@@ -194,7 +197,7 @@ class Journal(Protocol):
     async def charges(self, account: str, *, since: float = -math.inf, apart_from: Collection[str] = ()) -> Charges:
         """Return what the account was charged, or may have been.
 
-        since: the begin of a UTC day, unix seconds; -infinity for all days. Of accepted jobs, those count that were
+        since: the beginning of a UTC day, unix seconds; -infinity for all days. An accepted job counts only if it was
             accepted since then.
         apart_from: keys of accepted jobs that do not count, see `record.key_of`.
         """
@@ -204,8 +207,8 @@ class Journal(Protocol):
         """Delete the account's jobs that are over and ended before *before* (unix seconds). Return their number.
 
         A job is over if it was refused, cancelled or has failed, or if its video was saved or acknowledged. A job whose
-        reply was lost is never deleted, nor one that still needs a client. What a deleted job cost counts on in `claim`
-        and `charges`. Its ref is free again, so that `Client.ensure` would pay for it once more.
+        reply was lost is never deleted, nor a job that still needs a client. The cost of a deleted job still counts in
+        `claim` and `charges`. Its ref is free again, so `Client.ensure` would pay for the ref once more.
 
         archive: is called with some records at a time, before they are deleted. If the process is killed then, they are
             both in the archive and in the journal.

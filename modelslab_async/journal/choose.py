@@ -14,7 +14,7 @@ def is_database(value: str | os.PathLike[str]) -> bool:
 def journal_of(value: str | os.PathLike[str]) -> Journal:
     """Return the journal at a path, or in the PostgreSQL database of a URL such as postgresql://USER@HOST/DATABASE.
 
-    Raise InvalidRequestError if the URL cannot be right.
+    Raise InvalidRequestError if the URL is invalid.
     """
     if isinstance(value, str) and is_database(value):
         from modelslab_async.journal.postgres import PostgresJournal  # noqa: PLC0415 - most clients use a file

@@ -111,9 +111,9 @@ class LivenessLock:
         return found
 
     def others_alive(self) -> bool:
-        """Return whether another client is alive. Leave the files alone: who is opening has not locked its own yet.
+        """Return whether another client is alive. No file is removed: a client that is opening has not locked its file.
 
-        On Windows, a file that is there counts as that of a client which is alive.
+        On Windows, each file that exists counts as the file of a client that is alive.
         """
         path = Path(os.path.realpath(self._path))
         files = path.parent.glob(f"{glob.escape(path.name)}-*.alive")

@@ -57,7 +57,7 @@ class PostgresJournal:
 
     The pictures of jobs that wait are kept in the database, at most 5 MB each.
 
-    Raises InvalidRequestError for arguments that cannot be right.
+    Raises InvalidRequestError for invalid arguments.
     """
 
     keeps_pictures = True

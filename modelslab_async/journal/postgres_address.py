@@ -48,7 +48,7 @@ class Address:
         self.is_valid = parts.scheme in SCHEMES
 
     def require(self) -> None:
-        """Raise InvalidRequestError if the URL cannot be right."""
+        """Raise InvalidRequestError if the URL is invalid."""
         if not self.is_valid:
             hint = "pass postgresql://USER:PASSWORD@HOST:PORT/DATABASE, with special characters percent-encoded"
             raise InvalidRequestError([Problem("dsn", "", "must be a URL of PostgreSQL", hint)])

@@ -143,13 +143,13 @@ class Database:
 
     def unwritable(self, words: str, error: BaseException) -> UnwritableError:
         """Return the error of a job whose values no row can hold."""
-        hint = "remove from the request what no database can hold"
+        hint = "remove from the request the values that a database cannot store"
         return self.address.error(UnwritableError, f"this job cannot be written: {words}", hint, error)
 
     def _set_away(self, failure: Exception | None) -> None:
         """Log when the database goes away, and when it is back."""
         if failure and not self._is_away:
-            _log.warning("%s. What cannot be done now is tried again", failure)
+            _log.warning("%s. Work that fails now is tried again", failure)
         elif self._is_away and not failure:
             _log.warning("%s: the database is back", self.address.name)
         self._is_away = failure is not None

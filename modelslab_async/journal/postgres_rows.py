@@ -389,7 +389,7 @@ async def write_ask(connection: "AnyConnection", account: str, ask: ClientAsk) -
 async def count_charges(connection: "AnyConnection", account: str, since: float) -> Counter[Decimal]:
     """Return how many jobs were accepted since then, or are in doubt since any time, by price.
 
-    since: the begin of a UTC day, unix seconds; -infinity for all days.
+    since: the beginning of a UTC day, unix seconds; -infinity for all days.
     """
     return _counted(await connection.fetch(_COUNT_CHARGES, account, _day(since)))
 

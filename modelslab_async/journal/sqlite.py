@@ -38,7 +38,7 @@ _HINTS = {
     "full": "make room on the disk",
     "readonly": "make it writable, or choose another path",
     "unable to open": "check that the folder exists and is writable",
-    "not a database": "the file is something else: choose another path",
+    "not a database": "the file is not a journal: choose another path",
     "is damaged": "restore a copy of the file",
     "malformed": "the file is damaged: restore a copy, or move it away and start a new one",
     "I/O": "check the disk",
@@ -292,7 +292,7 @@ class SqliteStore:
                 case _:
                     assert_never(change)
         except rows.UNWRITABLE as error:
-            hint = "remove from the request what no file can hold"
+            hint = "remove from the request the values that a file cannot store"
             return UnwritableError(f"{self.name}: this job cannot be written: {error} (hint: {hint})")
 
     def _claim(self, connection: sqlite3.Connection, record: JobRecord, ask: Ask) -> Outcome:

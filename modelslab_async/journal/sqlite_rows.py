@@ -275,7 +275,7 @@ def remove_asks(connection: sqlite3.Connection, owner: str) -> None:
 def count_charges(connection: sqlite3.Connection, account: str, since: float) -> Counter[Decimal]:
     """Return how many jobs were accepted since then, or are in doubt since any time, by price.
 
-    since: the begin of a UTC day, unix seconds; -infinity for all days.
+    since: the beginning of a UTC day, unix seconds; -infinity for all days.
     """
     accepted = "SELECT price, sum(jobs) FROM totals WHERE account = ? AND day >= ? GROUP BY price"
     doubted = f"SELECT price, count(*) {_IN_DOUBT_CHARGES} AND (charged IS NULL OR {_AT_OF_DOUBT} >= ?) GROUP BY price"

@@ -21,7 +21,7 @@ class Verdict(Enum):
     """What a file is, by the bytes that were fed."""
 
     WHOLE = "a whole gif"
-    CUT_SHORT = "a gif that is cut short"
+    CUT_SHORT = "a truncated gif"
     NO_IMAGE = "a gif without an image"
     NOT_GIF = "not a gif"
 

@@ -301,8 +301,8 @@ def _decode(field: str, text: str) -> Source:
     data = unquote(data).strip()
     digits = "".join(data.split())
     if " " in data and len(digits) % 4:
-        hint = "pass the bytes themselves: a form may have turned + into blanks"
-        raise refusal(field, text, "must be whole base64", hint)
+        hint = "pass the bytes themselves: a form may have turned + into spaces"
+        raise refusal(field, text, "must be complete base64", hint)
     digits = digits.translate(_URL_SAFE).rstrip("=")
     try:
         return Bytes(base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True))
@@ -337,7 +337,7 @@ def _check(field: str, kind: InputKind, source: File | Bytes, head: bytes, size_
     if kind == "video" and (found := sniff_media(head)) != "video/mp4":
         requirement = "cannot be sent: it is not a video"
         if found and found.startswith("video/"):
-            requirement = f"must be a URL: the service has an upload for mp4 only, and this is {found}"
+            requirement = f"must be a URL: the service takes uploads of mp4 only, and this is {found}"
         raise refusal(field, value, requirement, "pass an mp4, or the video's URL")
 
 

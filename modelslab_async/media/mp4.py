@@ -26,7 +26,7 @@ class Verdict(Enum):
     """What a file is, by the bytes that were fed."""
 
     WHOLE = "a whole mp4"
-    CUT_SHORT = "an mp4 that is cut short"
+    CUT_SHORT = "a truncated mp4"
     NO_TRACK = "an mp4 without a track"
     NOT_MP4 = "not an mp4"
 

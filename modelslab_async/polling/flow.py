@@ -333,7 +333,7 @@ def poll_until_readable(
     404.
     """
     if not links:
-        return Unreadable("no link was named")
+        return Unreadable("the service named no link")
     deadline = math.inf if grace is None else now + grace
     timeout = math.inf if probe_timeout is None else probe_timeout
     delays = backoff()

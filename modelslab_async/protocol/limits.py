@@ -24,7 +24,7 @@ from modelslab_async.protocol.request import (
 _NUMBER = (int, float)
 _MAX_INTEGER = 2**63
 _MAX_FLOAT = 1e308
-_JSON_HINT = "pass texts, finite numbers, lists or dicts"
+_JSON_HINT = "pass text, finite numbers, lists or dicts"
 _OVERRIDE = 'or pass Client(limits="warn") to send the value anyway'
 
 
@@ -86,9 +86,9 @@ def _is_finite(value: object) -> bool:
     return isinstance(value, _NUMBER) and not isinstance(value, bool) and abs(value) < _MAX_FLOAT
 
 
-_word = partial(_must_be, _is_word, "must be a text that is not empty")
+_word = partial(_must_be, _is_word, "must be non-empty text")
 _prompt, _name = _word("describe the video"), _word("pass a str, or omit it")
-_text = _must_be(lambda value: isinstance(value, str), "must be a text", "pass a str, or omit it")
+_text = _must_be(lambda value: isinstance(value, str), "must be text", "pass a str, or omit it")
 _webhook = _must_be(is_http_url, "must be an http(s) URL", "pass the whole URL, or omit it")
 _flag = _must_be(lambda value: isinstance(value, bool), "must be a boolean", "pass True or False")
 _finite = _must_be(_is_finite, "must be a finite number", "pass a float")
@@ -101,7 +101,7 @@ def unwritable(name: str, value: str) -> Problem | None:
     """
     if value == value.encode(errors="replace").decode():
         return None
-    return wrong(name, value, "must be a text that UTF-8 can encode", "pass a text without lone surrogates")
+    return wrong(name, value, "must be text that UTF-8 can encode", "pass text without lone surrogates")
 
 
 def _integer(name: str, value: object, minimum: int = -_MAX_INTEGER + 1) -> Problem | None:
@@ -127,7 +127,7 @@ def _text_or_count(name: str, value: object) -> Problem | None:
 def _duration(name: str, value: object) -> Problem | None:
     if isinstance(value, str) and re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value):
         return None
-    return wrong(name, value, "must be seconds as a text", 'pass "5"')
+    return wrong(name, value, "must be a number of seconds, as text", 'pass "5"')
 
 
 def _container(name: str, value: object) -> Problem | None:
@@ -231,7 +231,7 @@ def _wrong_extra(request: Request, reserved: frozenset[str]) -> Iterator[Problem
         if name == "key":
             yield Problem("extra", _entry("key"), "cannot hold the API key", "pass it as Client(api_key=...)")
         elif not isinstance(name, str):
-            yield Problem("extra", _entry(name), "must have names that are texts", "pass a str as the name")
+            yield Problem("extra", _entry(name), "must have text as names", "pass a str as the name")
         elif name in reserved:
             yield Problem("extra", _entry(name), "cannot hold a documented parameter", f"pass it as {name}=")
         elif not _is_json({name: value}):

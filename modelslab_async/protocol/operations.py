@@ -102,7 +102,7 @@ class Operation:
     request_type: the class of its requests.
     endpoints: where each deployment serves it.
     summary: what it does, in one line.
-    confidence: how sure its parameters are, in one line.
+    confidence: how well its parameters are known, in one line.
     price: USD of a call; None if no page documents it.
     inputs: the parameters that are files.
     models: the documented models. The service silently replaces any other. Empty if any may be right.
@@ -335,7 +335,7 @@ _FUSION_ROWS = (
     _fusion(
         "image-to-video",
         "a picture becomes a video",
-        "path sure, models' parameters from users",
+        "path certain, models' parameters reported by users",
         _PICTURE,
         _MAYBE_VIDEO,
         _MAYBE_SOUND,
@@ -343,7 +343,7 @@ _FUSION_ROWS = (
     _fusion(
         "text-to-video",
         "a prompt becomes a video",
-        "path sure, models' parameters from users",
+        "path certain, models' parameters reported by users",
         _MAYBE_PICTURE,
         _MAYBE_VIDEO,
         _MAYBE_SOUND,

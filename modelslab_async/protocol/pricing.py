@@ -61,7 +61,7 @@ class CallPrice(NamedTuple):
     def require_known(self) -> Decimal:
         """Return the price in USD. Raise InvalidRequestError if it is unknown."""
         if self.usd is None:
-            requirement = f"must include the price of {self.call}, which no documentation names"
+            requirement = f"must include the price of {self.call}, which is not documented"
             hint = f'pass PriceList(of={{"{self.call.partition(" ")[0]}": ...}}), or Budget(jobs=...)'
             raise InvalidRequestError([Problem("prices", "unknown", requirement, hint)])
         return self.usd
@@ -84,16 +84,16 @@ def _prices_of(value: PriceOf) -> Mapping[str | tuple[str, str], Decimal]:
 
 @attrs.frozen(kw_only=True)
 class PriceList:
-    """The prices of calls, by default the documentation pages'.
+    """The prices of calls, by default those of the documentation pages.
 
     usd: the price of an Image to Video Ultra in USD. The page names $0.2.
     credits: its price in credits of each plan. The page names 31 for the Basic plan and 43 for the Standard plan. The
         credits of other operations are not documented.
-    of: the prices in USD of other calls, by the operation's name, or by (operation, model_id), which comes first. A
-        request without a model has the operation's default model. An operation that is not in it has its documented
+    of: the prices in USD of other calls, by the operation's name, or by (operation, model_id), which takes precedence.
+        A request without a model has the operation's default model. An operation that is not in it has its documented
         price, or none.
 
-    Raises InvalidRequestError for prices that cannot be right.
+    Raises InvalidRequestError for invalid prices.
     """
 
     usd: Decimal = attrs.field(default=Decimal("0.2"), converter=_money)
@@ -108,7 +108,7 @@ class PriceList:
         requirement, hint = "must be whole numbers of at least 0, by Plan", "pass {Plan.BASIC: 31}, or omit it"
         others = self.of.items() if isinstance(self.of, Mapping) else [(None, None)]
         are_prices = all(_is_call(call) and _is_amount(price, whole=False) for call, price in others)
-        of_requirement = "must be amounts of USD by operation, or by (operation, model_id)"
+        of_requirement = "must be amounts in USD by operation, or by (operation, model_id)"
         of_hint = f'pass {{"image-to-video": 0.5}}; the operations are {", ".join(OPERATIONS)}'
         require(
             _amount("usd", self.usd),
@@ -211,11 +211,11 @@ class _Limit(NamedTuple):
 
 
 class SpendingLimit(NamedTuple):
-    """What a budget allows over all clients of an account, whose charges a journal counts.
+    """What a budget allows to all clients of an account together, whose charges a journal counts.
 
     usd, jobs, credits: the limits; None for no limit.
     price: USD of the job that is about to be sent. credit: its price in credits of the budget's plan, or 0.
-    since: the begin of a UTC day, unix seconds; -infinity for all days. Only charges since then count, and all jobs
+    since: the beginning of a UTC day, unix seconds; -infinity for all days. Only charges since then count, and all jobs
         that may have been charged.
     """
 
@@ -255,7 +255,7 @@ class Budget:
     check_balance: whether a client, when it starts, compares the account's wallet with the budget. It raises
         BudgetExceededError if the wallet holds less than may still be spent.
 
-    Raises InvalidRequestError for limits that cannot be right.
+    Raises InvalidRequestError for invalid limits.
     """
 
     def __init__(
@@ -297,15 +297,15 @@ class Budget:
         return _usd(self._counts[_State.HELD, None])
 
     def spent(self, now: float) -> Decimal:
-        """Return the USD that were charged in the period of *now*."""
+        """Return the amount in USD that was charged in the period of *now*."""
         return _usd(self._settled(now))
 
     def remaining(self, now: float) -> Decimal | None:
-        """Return the USD that may still be spent, never below 0. Return None if there is no limit in USD."""
+        """Return the amount in USD that may still be spent, never below 0. Return None if there is no limit in USD."""
         return None if self._usd is None else max(self._usd - _usd(self._counting(now)), Decimal(0))
 
     def jobs_left(self, prices: Priced, now: float) -> int | None:
-        """Return how many more calls all limits allow at this price. Return None if calls are free, for any number.
+        """Return how many more calls all limits allow at this price. Return None if calls are free.
 
         Raises InvalidRequestError if the price is unknown in what the budget limits.
         """
@@ -345,7 +345,7 @@ class Budget:
         self._put(key, _Call(_Price(prices.usd or Decimal(0), self._credits_of(prices)), _State.RESERVED))
 
     def shared_limit(self, prices: Priced, now: float) -> SpendingLimit | None:
-        """Return what this budget allows over all clients of an account, for one job at these prices.
+        """Return what this budget allows to all clients of an account together, for one job at these prices.
 
         Return None without `per`: then the budget counts only the spending through this object.
         """
@@ -369,7 +369,7 @@ class Budget:
             self._put(key, _Call(call.price, _State.HELD))
 
     def since(self, now: float) -> float:
-        """Return the begin of the period of *now*, unix seconds; -infinity if all spending counts."""
+        """Return the beginning of the period of *now*, unix seconds; -infinity if all spending counts."""
         return self._period(now) * DAY if self._per == "day" else -math.inf
 
     def known(self, account: str) -> Collection[str]:
@@ -388,7 +388,7 @@ class Budget:
         """Count what the journal records of an account, apart from the calls that are `known`.
 
         The counts are those since `since`. They replace what the same storage reported of the account before. Without
-        `per` nothing of it counts.
+        `per`, these charges do not count.
         """
         if self._per is not None:
             counts = Counter({_Price(usd, None): count for usd, count in charges.counts.items()})
@@ -437,7 +437,7 @@ class Budget:
         if self._plan is None:
             return 0
         if isinstance(prices, CallPrice) and not prices.credits:
-            requirement = f"must be known for a budget in credits: no documentation names those of {prices.call}"
+            requirement = f"must be known for a budget in credits: the credits of {prices.call} are not documented"
             raise refusal("prices.credits", {}, requirement, "pass Budget(usd=...) or Budget(jobs=...)")
         if self._plan not in prices.credits:
             requirement = f"must include credits of {self._plan}, which the budget counts"

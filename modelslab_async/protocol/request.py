@@ -128,7 +128,7 @@ _LONG_NUMBER = 10**9
 
 
 def _text_of_number(value: str | int | None) -> str | None:
-    """Return a whole number as a text, because the service documents texts such as "5". The rest is checked later."""
+    """Return a whole number as text, because the service documents strings such as "5". The rest is checked later."""
     is_short = isinstance(value, int) and not isinstance(value, bool) and abs(value) < _LONG_NUMBER
     return str(value) if is_short else cast("str | None", value)
 
@@ -145,10 +145,10 @@ class VideoFusion(Request):
     prompt: description of the video; most models need it.
     negative_prompt: description of what the video should not show.
     init_image, init_video, init_audio: the files to start from: http(s) URLs, or lists of them for models that take
-        several. A local picture, or a local mp4 of at most 5 MB, is uploaded first. A sound must be a URL. Required are
-        init_image for "image-to-video" and "motion-control", init_video for "video-to-video", "lip-sync" and
-        "motion-control", and init_audio for "lip-sync".
-    duration: seconds, such as "5". A whole number is sent as a text.
+        several. A local picture, or a local mp4 of at most 5 MB, is uploaded first. A sound must be a URL.
+        "image-to-video" and "motion-control" need init_image; "video-to-video", "lip-sync" and "motion-control" need
+        init_video; "lip-sync" needs init_audio.
+    duration: seconds, such as "5". A whole number is sent as text.
     aspect_ratio: width to height, such as "16:9", "9:16" or "1:1".
     resolution: the size of the video, such as "480p", "720p" or "1920x1080".
     width, height: pixels, 512 to 1024 for most models that have them.

@@ -116,7 +116,7 @@ class ServiceApi:
         for note in notes:
             if note not in self._logged_notes and len(self._logged_notes) < _MAX_LOGGED_NOTES:
                 self._logged_notes.add(note)
-                _log.warning("unexpected reply of the service (logged once): %s", note)
+                _log.warning("unexpected reply from the service (logged once): %s", note)
 
 
 def finite(seconds: float | None) -> float | None:

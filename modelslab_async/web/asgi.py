@@ -50,8 +50,8 @@ class EndResponses:
     """ASGI middleware that ends the open responses when the server stops, so that uvicorn logs no traceback for each.
 
     An `event_stream` does this by itself, unless a task of a middleware or of the framework is around it. That is so in
-    Quart, and with a `BaseHTTPMiddleware`, which `@app.middleware("http")` makes. Then add this one last, so that it is
-    the outermost: `app.add_middleware(EndResponses)`.
+    Quart, and with a `BaseHTTPMiddleware`, which `@app.middleware("http")` makes. Then add `EndResponses` last, so that
+    it is the outermost middleware: `app.add_middleware(EndResponses)`.
     """
 
     def __init__(self, app: Application) -> None:

@@ -46,7 +46,7 @@ def lifespan(
     on_recovered: called in a separate task for each job that the client takes over, as soon as it does so. It may await
         the job. What it raises is logged, without the key. A shutdown cancels it. Another client then calls it for the
         job again, unless its video was saved or `job.delivered()` was called. None only drives jobs to their ends.
-    resubmit: False does not send jobs that a client left before it sent them.
+    resubmit: False does not send the jobs that earlier clients never sent.
     """
 
     @asynccontextmanager
@@ -200,7 +200,7 @@ class _Recovery:
         try:
             await on_recovered(job)
         except JobDetachedError:
-            _log.debug("%r goes on after this shutdown", job)
+            _log.debug("%r continues after this shutdown", job)
         except ModelsLabError as error:
             _log.warning("on_recovered: %r: %s", job, self.client.api_key.redact(str(error)))
         except Exception as error:  # noqa: BLE001 - the application's code

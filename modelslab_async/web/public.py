@@ -1,4 +1,4 @@
-"""Say to a visitor why there is no video, without a word of the operator's side."""
+"""Tell a visitor why there is no video, without details that concern only the operator."""
 
 from asyncio import CancelledError
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from modelslab_async import errors
 PublicCode = Literal[
     "cancelled", "failed", "not_found", "refused", "taken", "timed_out", "unavailable", "uncertain", "unreadable"
 ]
-"""What a page can act on. An application may show its own sentence for each code."""
+"""The codes on which a page can act. An application may show its own sentence for each code."""
 
 
 class PublicError(NamedTuple):
@@ -84,7 +84,7 @@ def public_error(error: BaseException) -> PublicError:
     """Return what a visitor may read of an error: a code and a sentence.
 
     Both depend on the error's class only. So they hold no key, wallet, host, ref or URL, and no text of the service;
-    all these belong in the log. The code is "unavailable" for an error that is not of this package, such as an OSError.
+    all these belong in the log. The code is "unavailable" for an error from outside this package, such as an OSError.
     """
     codes: list[PublicCode] = [CODES[kind] for kind in type(error).__mro__ if kind in CODES] or ["unavailable"]
     return PublicError(codes[0], _MESSAGES[codes[0]])

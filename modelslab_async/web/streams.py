@@ -43,7 +43,7 @@ class EventStream:
     ASGI application too, which Starlette and Litestar accept as the result of a handler. For Starlette, FastAPI and
     aiohttp see `event_stream`.
 
-    The stream begins with the present state. Then a message comes for each change, and at least every *every* seconds
+    The stream begins with the current state. Then a message comes for each change, and at least every *every* seconds
     while the job runs. A message is of the type "progress", and its data are JSON: `state`; `elapsed`, in seconds from
     the job's creation; `eta`, in seconds, or null if it is not known; `progress`, from 0 to 1. The last message is of
     the type "end". Its data have `error` too: null, or `code` and `message` for the public, see `public_error`. If the
@@ -151,7 +151,9 @@ async def event_stream(
     if starlette and isinstance(request, starlette[0]):
         return starlette[1](stream, stream.status, stream.headers)
     hint = "use EventStream, which works in any framework"
-    raise TypeError(f"request={type(request).__name__}: must be of aiohttp, Starlette or FastAPI (hint: {hint})")
+    raise TypeError(
+        f"request={type(request).__name__}: must be a request of aiohttp, Starlette or FastAPI (hint: {hint})"
+    )
 
 
 @cache

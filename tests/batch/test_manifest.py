@@ -121,8 +121,8 @@ def test_a_wrong_line_is_reported_and_the_others_are_read(
 @pytest.mark.parametrize(
     ("text", "requirement"),
     [
-        ("prompt,init_image\na,secret,c.png\n", "cannot have 3 cells: the head has 2"),
-        ("prompt,init_image\na,b.png,,,secret\n", "cannot have 5 cells: the head has 2"),
+        ("prompt,init_image\na,secret,c.png\n", "cannot have 3 cells: the header has 2"),
+        ("prompt,init_image\na,b.png,,,secret\n", "cannot have 5 cells: the header has 2"),
         ("prompt,,init_image\na,secret,c.png\n", "cannot have a cell in column 2, which has no name"),
         ("prompt,init_image,\na,b.png,7\n", "cannot have a cell in column 3, which has no name"),
         (",prompt,init_image\nsecret,a,b.png\n", "cannot have a cell in column 1, which has no name"),

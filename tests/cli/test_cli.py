@@ -191,7 +191,7 @@ def test_a_ref_may_be_shortened_to_its_beginning(tmp_path: Path) -> None:
         collected, many, none = shell.run("collect", "one-2"), shell.run("show", "one"), shell.run("show", "two")
         latin = shell.run_process("jobs", "--all", changes={"PYTHONIOENCODING": "latin-1"})
     assert (collected.code, many.code, none.code) == (0, Exit.NOT_FOUND, Exit.NOT_FOUND), collected
-    assert "2 jobs that begin with one" in many.err
+    assert "2 jobs whose refs begin with one" in many.err
     assert (latin.code, "one-1" in latin.out) == (0, True), latin.err  # though latin-1 cannot write the prompt
 
 
@@ -233,8 +233,8 @@ def invoke(*words: str, **environment: str) -> Result:
     [
         (["batch", ".", "-o", "out"], "with -p PROMPT"),
         (["cost", "."], "with -p PROMPT"),
-        (["batch", ".", "-p", "zoom", "-o", "out", "--budget", "-1"], "must be an amount of dollars"),
-        (["batch", ".", "-p", "zoom", "-o", "out", "--budget", "inf"], "must be an amount of dollars"),
+        (["batch", ".", "-p", "zoom", "-o", "out", "--budget", "-1"], "must be an amount in dollars"),
+        (["batch", ".", "-p", "zoom", "-o", "out", "--budget", "inf"], "must be an amount in dollars"),
         (["batch", ".", "-p", "zoom", "-o", "out", "--set", "speed=1"], "speed: unknown parameter"),
         (["batch", ".", "-p", "zoom", "-o", "out", "--set", "fps"], "must be NAME=VALUE"),
         (["generate", "a.png", "-p", "zoom", "--extra", "lora=x"], "must be JSON"),
@@ -304,7 +304,7 @@ def test_a_file_that_is_no_report_is_not_replaced(tmp_path: Path) -> None:
         refused = shell.run("report", "out", "-o", str(video))
         again = shell.run("report", "out")
     assert (refused.code, again.code) == (Exit.USAGE, 0)
-    assert "the file is no report" in refused.err
+    assert "the file is not a report" in refused.err
     assert video.read_bytes()[4:8] == b"ftyp"
 
 

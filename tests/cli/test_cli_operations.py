@@ -107,7 +107,7 @@ def test_a_manifest_mixes_operations(tmp_path: Path) -> None:
         made = shell.run("batch", "in/shots.jsonl", "-o", "out", "--yes", "--report")
         tabled = shell.run("batch", "in/shots.csv", "-o", "more", "--yes")
         names = [job.operation.name for job in emulator.service.jobs.values()]
-    assert cost.out.startswith("3 videos: $0.40 and 1 video of an unknown price")
+    assert cost.out.startswith("3 videos: $0.40 and 1 video with an unknown price")
     assert refused.code != 0
     assert "line 3: prices=unknown" in refused.err
     assert (made.code, tabled.code) == (0, 0)
@@ -116,4 +116,4 @@ def test_a_manifest_mixes_operations(tmp_path: Path) -> None:
     assert results["lip-sync"].price is None
     assert results["lip-sync"].request["init_video"] == [str(tmp_path / "in" / "clip.mp4")]
     report = (tmp_path / "out" / "report.html").read_text()
-    assert "of an unknown price" in report
+    assert "with an unknown price" in report

@@ -353,7 +353,7 @@ async def test_closing_while_the_database_is_away_says_what_is_lost(
     async with asyncio.timeout(10):
         await journal.close()
     assert "closed with 2 rows that could not be written" in caplog.text
-    assert "What cannot be done now is tried again" in caplog.text
+    assert "Work that fails now is tried again" in caplog.text
 
 
 async def test_callers_do_not_wait_for_a_journal_that_was_closed(proxy: Proxy, journal: PostgresJournal) -> None:

@@ -127,12 +127,12 @@ def test_base64_as_tools_write_it(encoder: str, more: bytes, head: str) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_base64_that_lost_its_plus_signs_is_refused(count: int) -> None:
-    """A form turns + into blanks. Decoded without them, another picture would be paid for."""
+    """A form turns + into spaces. Decoded without them, another picture would be paid for."""
     text = base64.b64encode(PNG + b"\0" + b"\xfb\xef\xbe" + bytes(3)).decode()
     assert text.endswith("++++AAAA")
     problem = examined("data:image/png;base64," + text.replace("+", " ", count))
     assert isinstance(problem, Problem)
-    assert "blanks" in problem.hint
+    assert "spaces" in problem.hint
 
 
 @given(st.text(max_size=60), st.sampled_from(["", "data:", *DATA_URI_HEADS]))

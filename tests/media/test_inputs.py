@@ -70,7 +70,7 @@ def test_files_as_the_operations_take_them(tmp_path: Path) -> None:
     ("name", "files", "field", "requirement"),
     [
         ("lip-sync", {"init_audio": HEADS["audio/wav"]}, "init_audio", "must be a URL: the service has no upload"),
-        ("lip-sync", {"init_video": HEADS["video/webm"]}, "init_video", "must be a URL: the service has an upload for"),
+        ("lip-sync", {"init_video": HEADS["video/webm"]}, "init_video", "must be a URL: the service takes uploads of"),
         ("lip-sync", {"init_video": PNG}, "init_video", "cannot be sent: it is not a video"),
         ("lip-sync", {"init_video": MP4 + bytes(MAX_IMAGE_BYTES)}, "init_video", "cannot have more than 5000000"),
         ("lip-sync", {"init_video": b""}, "init_video", "cannot be empty"),

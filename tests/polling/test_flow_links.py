@@ -94,10 +94,10 @@ def test_links_that_never_become_readable() -> None:
 
 @pytest.mark.parametrize("grace", [60.0, None])
 def test_without_links_there_is_nothing_to_wait_for(grace: float | None) -> None:
-    """If no link was named, the flow ends at once, even if it has no time limit."""
+    """If the service named no link, the flow ends at once, even if it has no time limit."""
     steps = flow.poll_until_readable((), partial(DELAYS, 8.0), now=1000.0, probe_timeout=10.0, grace=grace)
     driver = Driver(lambda *_: Unreadable("HTTP 404"))
-    assert driver.run(steps) == Unreadable("no link was named")
+    assert driver.run(steps) == Unreadable("the service named no link")
     assert driver.actions == []
 
 

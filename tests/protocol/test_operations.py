@@ -161,7 +161,7 @@ def test_an_estimate_says_how_many_prices_are_unknown() -> None:
     ("budget", "field"), [(Budget(usd=5), "prices"), (Budget(credits=99, plan=Plan.BASIC), "prices.credits")]
 )
 def test_a_budget_refuses_what_it_cannot_count(budget: Budget, field: str) -> None:
-    """A budget in USD or credits refuses a call of an unknown price, with the way out. One in jobs counts it."""
+    """A budget in USD or credits refuses a call with an unknown price, with the way out. One in jobs counts it."""
     unknown = PriceList().price_of("another", "a model")
     refused: list[Callable[[], None]] = [
         lambda: budget.require_prices(unknown),

@@ -64,7 +64,7 @@ def test_the_source_is_searched(messages: list[Message]) -> None:
         "unknown parameter",  # Problem(...)
         'must be "day", "ever" or None',  # a check of require(...)
         "must be seconds above 0, or None",  # a loop of checks
-        "must be a text that is not empty",  # partial(...)
+        "must be non-empty text",  # partial(...)
         "pass it as …=",  # an f-string
     } <= texts
 
