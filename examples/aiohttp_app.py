@@ -16,7 +16,10 @@ async def submit(request: web.Request) -> web.StreamResponse:
     """Submit {"prompt": ..., "init_image": "https://..."} for $0.20, and stream the progress of the job."""
     try:
         params = {**await request.json()}
-        job = request.app[CLIENT].submit(prompt=params.get("prompt", ""), init_image=str(params.get("init_image")))
+        picture = str(params.get("init_image"))
+        if not picture.startswith("https://"):  # other text would name a file of this server
+            raise ValueError("init_image must be an https URL")
+        job = request.app[CLIENT].submit(prompt=params.get("prompt", ""), init_image=picture)
     except (TypeError, ValueError) as error:  # InvalidRequestError is a ValueError
         raise web.HTTPUnprocessableEntity(text=str(error)) from error
     return await event_stream(job, request)  # if the visitor leaves, the job continues

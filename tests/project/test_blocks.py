@@ -63,7 +63,7 @@ def test_programs_run(name: str, folder: Path) -> None:
     warnings = () if PEER in block else ("-W", "error")
     result = run(*warnings, "program.py", folder=folder)
     assert (result.returncode, "Traceback" in result.stderr) == (0, False), result.stderr
-    saves = any(text in block for text in (".save(", "run_batch(", ".write_bytes("))
+    saves = any(text in block for text in (".save(", "run_batch(", "batch.run(", ".write_bytes("))
     assert bool(list(folder.rglob("*.mp4"))) == saves
 
 

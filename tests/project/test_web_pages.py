@@ -47,7 +47,10 @@ async def test_an_application_serves_a_visitor(framework: str, tmp_path: Path) -
             assert ([end["error"] for end in visitor.ends], visitor.refusal) == ([None], 204)
             assert await _public_error(session.get(f"{url}/videos/unknown/events")) == (404, "not_found")
             another = {"id": "order-1001", "prompt": "another", "picture": "https://pictures.invalid/a.png"}
-            assert await _public_error(session.post(f"{url}/videos", json=another)) == (422, "refused")
+            assert await _public_error(session.post(f"{url}/videos", json=another)) == (409, "taken")
+            for wrong in ({"id": "../evil"}, {"id": "a" * 65}, {"picture": "/etc/passwd"}, {"picture": "a.png"}):
+                order = {**another, "id": "order-1002", **wrong}
+                assert await _public_error(session.post(f"{url}/videos", json=order)) == (422, "refused")
             async with session.post(f"{url}/hooks/forged.token", data=b"{}") as answer:
                 assert answer.status == 404
         finally:
