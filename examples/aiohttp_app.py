@@ -18,7 +18,7 @@ async def submit(request: web.Request) -> web.StreamResponse:
         params = {**await request.json()}
         picture = str(params.get("init_image"))
         if not picture.startswith("https://"):  # other text would name a file of this server
-            raise ValueError("init_image must be an https URL")
+            raise web.HTTPUnprocessableEntity(text="init_image must be an https URL")
         job = request.app[CLIENT].submit(prompt=params.get("prompt", ""), init_image=picture)
     except (TypeError, ValueError) as error:  # InvalidRequestError is a ValueError
         raise web.HTTPUnprocessableEntity(text=str(error)) from error

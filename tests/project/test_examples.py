@@ -102,8 +102,9 @@ async def test_aiohttp_app_streams_the_progress(tmp_path: Path, unused_tcp_port:
             stream = (await answer.read()).decode()
         assert stream.count("event: progress") >= 3
         assert '"state": "ready"' in stream.split("event: end")[1]
-        async with session.post(f"{url}/videos", json={"prompt": ""}) as answer:
-            assert answer.status == 422
+        for wrong in ({"prompt": ""}, {**params, "init_image": "/etc/passwd"}, {**params, "init_image": "a.png"}):
+            async with session.post(f"{url}/videos", json=wrong) as answer:
+                assert answer.status == 422
         assert len(emulator.ledger.charges) == 1
 
 
