@@ -11,9 +11,11 @@ from modelslab_async.job.future import Job
 from modelslab_async.protocol import wire
 from modelslab_async.protocol.lifecycle import JobState
 from modelslab_async.protocol.request import Deployment
+from modelslab_async.protocol.secret import hides_key
 from modelslab_async.protocol.wire import ServerCommand
 
 
+@hides_key
 class DedicatedServer:
     """The dedicated server of `Client(enterprise=True)`, see `Client.dedicated_server`.
 
@@ -23,9 +25,9 @@ class DedicatedServer:
     """
 
     def __init__(self, engine: Engine) -> None:
+        self._engine, self._api_key = engine, engine.key
         if engine.api.deployment is not Deployment.ENTERPRISE:
             raise ClientStateError("this client uses the public API (hint: pass Client(enterprise=True))")
-        self._engine = engine
 
     async def restart(self) -> str:
         """Restart the server. Return the service's message. Jobs that run there may be lost."""

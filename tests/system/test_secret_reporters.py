@@ -16,6 +16,7 @@ from helpers.world import PNG
 
 from modelslab_async import Budget, Client, ModelsLabError, Timeouts
 from modelslab_async.emulator import Fault, Rule
+from modelslab_async.engine.dedicated import DedicatedServer
 
 Failure = Callable[[Path], Awaitable[object]]
 
@@ -109,6 +110,11 @@ async def attach(*rules: Rule, **options: Any) -> None:
         await (await client.attach("7"))
 
 
+async def command_fails(name: str, rule: Rule, _: Path) -> None:
+    async with client_of(rule, enterprise=True) as client:
+        await getattr(client.dedicated_server, name)()
+
+
 FAILURES: dict[str, Failure] = {
     "submit refused": lambda _: generate(keys=["another"]),
     "submit fails": lambda _: generate(Rule(Fault.UNAVAILABLE_503)),
@@ -177,6 +183,11 @@ FAILURES: dict[str, Failure] = {
             Rule(Fault.HTML_502, on="call"),
         )
     },
+    **{
+        f"dedicated_server.{name} {rule.fault.name}": partial(command_fails, name, rule)
+        for name in ("restart", "update", "clear_cache", "clear_queue", "system_details")
+        for rule in (Rule(Fault.ERROR_500, on="call"), Rule(Fault.STALL, on="call"))
+    },
     "balance refused": lambda _: call("balance", keys=["another"]),
 }
 """Each public call, in each way in which it fails."""
@@ -223,7 +234,7 @@ async def await_if_needed(made: object) -> None:
 
 def test_every_public_method_is_guarded() -> None:
     """Each public method but the generators has the decorator that hides the key, and keeps its signature and kind."""
-    for name, member in vars(Client).items():
+    for name, member in (*vars(Client).items(), *vars(DedicatedServer).items()):
         if inspect.isfunction(member) and not name.startswith("_") and not inspect.isasyncgenfunction(member):
             assert hasattr(member, "__wrapped__"), name
             assert inspect.iscoroutinefunction(member) == inspect.iscoroutinefunction(inspect.unwrap(member)), name
