@@ -369,8 +369,9 @@ class Client:
         - Any other name is taken for an id that the same key submitted elsewhere, and is polled at once. If the service
           does not know it, the job ends with NotFoundError, not charged.
 
-        Raises InvalidRequestError for an empty name, for a name that holds the key, for an unknown operation, and for a
-        job that cannot be attached to now; JournalError; ClientStateError.
+        Raises InvalidRequestError for an empty name, for a name that holds the key, for an operation that is unknown or
+        that a dedicated server does not have, and for a job that cannot be attached to now; JournalError;
+        ClientStateError.
         """
         return await self._engine.attach(str(ref_or_id).strip(), operation)
 

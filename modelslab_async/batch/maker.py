@@ -20,7 +20,14 @@ from modelslab_async.batch.naming import names
 from modelslab_async.batch.results import Result
 from modelslab_async.batch.steps import Action
 from modelslab_async.client import Client
-from modelslab_async.errors import InvalidRequestError, InvalidVideoError, JobDetachedError, NotFoundError
+from modelslab_async.engine.requests import differences
+from modelslab_async.errors import (
+    InvalidRequestError,
+    InvalidVideoError,
+    JobDetachedError,
+    NotFoundError,
+    RefInUseError,
+)
 from modelslab_async.job.future import Job
 from modelslab_async.journal.base import Journal
 from modelslab_async.protocol.lifecycle import JobState
@@ -120,7 +127,14 @@ class LocalMaker:
         return Made(self._result(entry, current) if current else None)
 
     async def collect(self, entry: Entry, known: Result | None, record: JobRecord, observer: Observer) -> Made:
-        """Resume or follow a job that is paid for, and save its video unless an earlier run has saved it."""
+        """Resume or follow a job that is paid for, and save its video unless an earlier run has saved it.
+
+        A `track_id` of the manifest may be that of a job with another request, whose video is not the item's.
+        """
+        if known is None and entry.request and entry.request.track_id:
+            key = self.client.api_key
+            if problems := await differences(entry.request, None, record, key):
+                return Made(self.refused(entry, record.ref, RefInUseError(problems)))
         if found := await self.saved_before(entry, record, known):
             return Made(found)
         try:

@@ -64,7 +64,7 @@ class Run:
     _jobs: dict[str, Job] = attrs.field(factory=dict[str, Job])
     """The jobs that have begun and not ended, by item."""
     _tasks: set[asyncio.Task[None]] = attrs.field(factory=set[asyncio.Task[None]])
-    _source_error: Exception | None = None
+    _reading_error: Exception | None = None
     """The error after which no more items are read; None if there was none."""
 
     @property
@@ -90,10 +90,12 @@ class Run:
                     yield event
                     if event.step not in (Step.BEGUN, Step.DELAYED):
                         free_slots.release()
+            if self.error:
+                raise self.error
             if not reader.cancelled():
                 await reader
-            if error := self.error or self._source_error:
-                raise error
+            if self._reading_error:
+                raise self._reading_error
         finally:
             await _cancel([reader, stopper, *self._tasks])
 
@@ -119,16 +121,16 @@ class Run:
         raised when the items before it were returned.
         """
         chunk = list[Entry]()
-        while self._source_error is None and (not chunk or (is_ready and not free_slots.locked())):
+        while self._reading_error is None and (not chunk or (is_ready and not free_slots.locked())):
             await free_slots.acquire()
             try:
                 chunk.append(await anext(items))
             except StopAsyncIteration:
                 break
             except Exception as error:  # noqa: BLE001 - whatever the caller's iterable raises
-                self._source_error = error
-        if self._source_error and not chunk:
-            raise self._source_error
+                self._reading_error = error
+        if self._reading_error and not chunk:
+            raise self._reading_error
         return chunk
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
@@ -147,7 +149,7 @@ class Run:
         try:
             event = await self._event_of(entry)
         except BudgetExceededError as error:  # the items before this one are within the budget, and go on
-            self._source_error = self._source_error or error
+            self._reading_error = self._reading_error or error
         except Exception as error:  # noqa: BLE001 - `events` raises it once all running jobs have ended
             self.error = self.error or error
             self.stop.set()

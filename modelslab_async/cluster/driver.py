@@ -207,9 +207,7 @@ class ClusterMaker:
             outcome = await self._outcome(task)
         finally:
             await self._watcher.end(decision.ref)
-        if outcome.error:
-            raise outcome.error
-        result = self._with_own_picture(entry, outcome.result)
+        result = None if outcome.error else self._with_own_picture(entry, outcome.result)
         charged = result.charged if result else job.record.charged if job.record else False
         if budget and charged:
             budget.settle(budget_key, time.time())
@@ -217,6 +215,8 @@ class ClusterMaker:
             budget.hold(budget_key)
         elif budget:
             budget.release(budget_key)
+        if outcome.error:
+            raise outcome.error
         return Made(result, job if job.record else None)
 
     def _with_own_picture(self, entry: Entry, line: bytes | None) -> Result | None:

@@ -9,6 +9,7 @@ from typing import Any
 from modelslab_async.aio import wait_for_event
 from modelslab_async.engine.recorder import Recorder
 from modelslab_async.errors import (
+    JobError,
     JobFailedError,
     MalformedReplyError,
     ModelsLabError,
@@ -73,6 +74,8 @@ class Submitter:
                 known = error if isinstance(error, ModelsLabError) else internal_error(run, error)
                 run.advance(lifecycle.Rejected(known))
             return False
+        if run.future.done():
+            return False
         run.body = body
         if run.record:
             run.record = run.record._replace(picture=self.api.key.redact(facts))
@@ -81,7 +84,7 @@ class Submitter:
     async def _upload_files(self, run: JobRun) -> bool:
         """Upload the files of a job. Return False if the client closed or the job ended meanwhile.
 
-        Raise InvalidRequestError, APIError or TransportError.
+        Raise InvalidRequestError, APIError, TransportError, or JobError if they take too long.
         """
         media, limit = run.media, finite(self.api.timeouts.submit)
         assert media is not None  # noqa: S101 - the files are kept until they are sent
@@ -96,7 +99,7 @@ class Submitter:
             if run.future.done():
                 return False
             if not closing.done():
-                raise TransportError(f"the uploads took longer than {limit:g} s")
+                raise JobError(f"the uploads took longer than {limit:g} s (hint: raise Timeouts.submit)")
             if run.state is JobState.SUBMITTING and (obstacle := self._obstacle(run)):
                 run.advance(obstacle)
             return False

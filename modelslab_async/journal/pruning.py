@@ -1,6 +1,7 @@
 """Delete jobs that are over from a journal, and write them to an archive first."""
 
 import asyncio
+import errno
 import gzip
 import json
 import math
@@ -11,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from modelslab_async.errors import InvalidRequestError
 from modelslab_async.journal.base import Archive
 from modelslab_async.journal.liveness import try_lock
 from modelslab_async.protocol.lifecycle import JobState
@@ -20,6 +22,8 @@ from modelslab_async.protocol.record import JobRecord
 BATCH = 500
 """Jobs that are deleted in one transaction, so that no other client waits long."""
 _RETRY_SECONDS = 0.05
+_LOCKED_SECONDS = 30.0
+"""How long another process may lock the archive before that is an error."""
 _CHUNK_BYTES = 2**20
 _GZIP = 31
 """The number by which zlib reads gzip members."""
@@ -59,8 +63,9 @@ async def prune(
 def archive_to(path: Path) -> Archive:
     """Return an archive that appends records to a file: JSON Lines, compressed by gzip.
 
-    Each call appends one gzip member as a whole. What a crash left of one is cut off, as its records were not deleted.
-    The archive raises InvalidRequestError if the file holds something else, and OSError.
+    Each call appends one gzip member as a whole. If a crash left a part of one at the end, it is cut off: its records
+    were not deleted. The archive raises InvalidRequestError if the file is damaged or contains something else, and
+    OSError.
     """
     known_end = -1
 
@@ -68,7 +73,10 @@ def archive_to(path: Path) -> Archive:
         nonlocal known_end
         member = gzip.compress("".join(map(_line, records)).encode())
         with path.open("a+b") as file:
+            give_up_at = time.monotonic() + _LOCKED_SECONDS
             while not try_lock(file):  # another process appends just now
+                if time.monotonic() > give_up_at:
+                    raise TimeoutError(errno.ETIMEDOUT, "another process has locked the archive", str(path))
                 time.sleep(_RETRY_SECONDS)
             end = file.seek(0, os.SEEK_END)
             if end != known_end:
@@ -86,13 +94,17 @@ def archive_to(path: Path) -> Archive:
     return append
 
 
+def _not_an_archive(path: Path) -> InvalidRequestError:
+    return refusal("archive", str(path), "must be a whole gzip file, or a new one", "choose another path")
+
+
 def _line(record: JobRecord) -> str:
     values = {**record._asdict(), "price": str(record.price)}
     return json.dumps({name: value for name, value in values.items() if value is not None}) + "\n"
 
 
 def _end_of_members(file: IO[bytes], path: Path) -> int:
-    """Return where the last whole gzip member ends."""
+    """Return where the last whole gzip member ends. Raise InvalidRequestError if there is none, or one is damaged."""
     file.seek(0)
     end, read, data = 0, 0, b""
     while True:
@@ -100,13 +112,13 @@ def _end_of_members(file: IO[bytes], path: Path) -> int:
         try:
             while not member.eof:
                 if not data and not (data := file.read(_CHUNK_BYTES)):
+                    if read and not end:
+                        raise _not_an_archive(path)
                     return end
                 read += len(data)
                 member.decompress(data)
                 data = b""
         except zlib.error:
-            if end:
-                return end
-            raise refusal("archive", str(path), "must be a gzip file, or a new one", "choose another path") from None
+            raise _not_an_archive(path) from None
         read -= len(member.unused_data)
         end, data = read, member.unused_data

@@ -33,7 +33,7 @@ HOLDING = (_S.SUBMITTING, _S.UNCERTAIN, _S.PROCESSING)
 class JobRecord(NamedTuple):
     """A job's row in the journal.
 
-    account: a fingerprint of the key and the base URL.
+    account: a fingerprint of the key and the base URL, and for a dedicated server of the deployment too.
     ref: the job's reference, which is sent as track_id.
     owner: the client that runs the job, see `LivenessLock`.
     state: the job's state.

@@ -22,7 +22,7 @@ SUBMIT_ATTEMPTS = 6
 """Attempts of a submit that the service certainly did not accept, over about 15 seconds."""
 CALL_ATTEMPTS = 4
 """Attempts of a call that costs nothing."""
-_MAX_RETRY_AFTER = 60.0
+MAX_RETRY_AFTER = 60.0
 """Seconds. If the service asks for a longer wait, it is down, and neither a slot nor a caller should wait so long."""
 _FIRST_DELAY = 0.5
 _MAX_DELAY = 30.0
@@ -44,7 +44,7 @@ def after_submit(error: ModelsLabError) -> Verdict:
     MalformedReplyError.
     """
     match error:
-        case ServerError(http_status=503, retry_after=seconds) if (seconds or 0.0) > _MAX_RETRY_AFTER:
+        case ServerError(http_status=503, retry_after=seconds) if (seconds or 0.0) > MAX_RETRY_AFTER:
             return Verdict.REFUSED
         case ConnectError() | ServerError(http_status=503):
             return Verdict.REPEAT
@@ -61,10 +61,8 @@ def after_submit(error: ModelsLabError) -> Verdict:
 def may_pass(error: ModelsLabError) -> bool:
     """Return whether a call that costs nothing may succeed if it is repeated.
 
-    It may after an error of the network, a gateway's page, 5xx or 429, unless the service asks for a long wait.
+    It may after an error of the network, a gateway's page, 5xx or 429.
     """
-    if isinstance(error, APIError) and (error.retry_after or 0.0) > _MAX_RETRY_AFTER:
-        return False
     return isinstance(error, TransportError | RateLimitError | ServerError | MalformedReplyError)
 
 

@@ -81,18 +81,21 @@ class ServiceApi:
         pick: Callable[[Body], _T],
         *,
         attempts: int = retry.CALL_ATTEMPTS,
-        is_upload: bool = False,
+        timeout: float | None = None,
     ) -> _T:
-        """Make a call that costs nothing, and return what *pick* takes from the reply. An upload may take longer.
+        """Make a call that costs nothing, and return what *pick* takes from the reply.
 
-        Failures that may pass are retried. Raise APIError or TransportError after the last attempt.
+        timeout: the longest wait for a reply, in seconds; None for `Timeouts.fetch`.
+
+        Failures that may pass are retried, unless the service asks for a long wait. Raise APIError or TransportError
+        after the last attempt.
         """
         delays = islice(self.backoff(), attempts - 1)
-        timeout = self.timeouts.submit if is_upload else self.timeouts.fetch
+        longest = self.timeouts.fetch if timeout is None else timeout
         while True:
             error: ModelsLabError
             try:
-                reply = wire.decode(await self.post("call", path, body, timeout), self.key, pick)
+                reply = wire.decode(await self.post("call", path, body, longest), self.key, pick)
                 if not isinstance(reply, Refused | Malformed):
                     return reply
                 error = wire.error_of(reply)
@@ -100,16 +103,17 @@ class ServiceApi:
                 error = lost
             error.charged = False
             delay = next(delays, None)
-            if delay is None or not retry.may_pass(error):
+            pause = retry_after(error)
+            if delay is None or pause > retry.MAX_RETRY_AFTER or not retry.may_pass(error):
                 raise error
-            await asyncio.sleep(max(delay, retry_after(error)))
+            await asyncio.sleep(max(delay, pause))
 
     async def upload(self, data: bytes, mime_type: str) -> str:
         """Upload a picture or an mp4. Return the URL that the service gives it. Raise APIError or TransportError."""
         path = wire.VIDEO_UPLOAD_PATH if mime_type.startswith("video/") else wire.UPLOAD_PATH
         loop = asyncio.get_running_loop()
         body = await loop.run_in_executor(None, wire.encode_upload, data, mime_type, self.key)
-        return await self.call(path, body, wire.upload, is_upload=True)
+        return await self.call(path, body, wire.upload, timeout=self.timeouts.submit)
 
     def log_notes(self, notes: tuple[str, ...]) -> None:
         """Log oddities of a reply: each note once, and 50 different notes at most."""

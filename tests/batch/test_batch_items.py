@@ -150,3 +150,18 @@ async def test_text_that_utf8_cannot_write_is_refused(world: MakeWorld, tmp_path
     problems = (await plan(here, tmp_path / "new", wanted)).problems
     assert [problem.field for problem in problems] == ["line 1: prompt", "line 2: track_id"]
     assert len(here.service.ledger.charges) == 2
+
+
+async def test_the_track_id_of_another_request_gives_no_other_video(world: MakeWorld, tmp_path: Path) -> None:
+    """A job of the journal has the item's track_id and another prompt: the item is refused, and nothing is paid."""
+    here = world()
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        await client.generate(a_request(track_id="mine", prompt="a cat"))
+    wanted = [a_request(track_id="mine", prompt="a dog"), *requests(1)]
+    assert ends(await run(here, tmp_path / "out", wanted)) == {(Step.ENDED, S.REFUSED): 1, (Step.ENDED, S.READY): 1}
+    refused = next(result for result in results(tmp_path / "out") if result.ref == "mine")
+    assert refused.error is not None
+    assert "prompt='a dog': must be 'a cat', as in the earlier request" in refused.error
+    assert charges(here) == 2
+    async with here.client(journal=tmp_path / "jobs.db") as client:
+        assert (await (await client.ensure(a_request(prompt="a cat"), ref="mine"))).ref == "mine"

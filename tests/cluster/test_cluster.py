@@ -151,7 +151,7 @@ async def test_a_scheduler_that_dies(tmp_path: Path, cluster: Any) -> None:
 
 async def test_a_stop_lets_the_running_jobs_end(tmp_path: Path, cluster: Any) -> None:
     """Jobs that wait for a slot are not sent. Running ones are saved."""
-    async with a_studio(tmp_path, speed=30.0) as studio:
+    async with a_studio(tmp_path, speed=10.0) as studio:
         stop = asyncio.Event()
         running = asyncio.create_task(studio.run(cluster, studio.requests(10), stop=stop))
         await studio.until_charged(3)

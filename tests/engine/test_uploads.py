@@ -16,11 +16,11 @@ from helpers.world import PNG, MakeWorld, World, a_request
 from modelslab_async import (
     InvalidRequestError,
     JobDetachedError,
+    JobError,
     JobState,
     RateLimitError,
     ServerError,
     Timeouts,
-    TransportError,
 )
 from modelslab_async.emulator import Fault, Rule
 from modelslab_async.emulator.files import skeleton
@@ -118,7 +118,7 @@ async def test_all_uploads_of_a_job_have_one_bound(make_world: MakeWorld) -> Non
     """An upload that hangs ends the job after `Timeouts.submit`, not charged."""
     world = with_hanging_uploads(make_world())
     async with world.client(timeouts=Timeouts(submit=20.0)) as client, asyncio.timeout(20.5):
-        with pytest.raises(TransportError, match="took longer than 20 s") as caught:
+        with pytest.raises(JobError, match="took longer than 20 s") as caught:
             await client.submit(a_request_for("motion-control", init_image=[PNG, PNG], init_video=CLIP))
     assert caught.value.charged is False
 

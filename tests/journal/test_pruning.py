@@ -17,6 +17,8 @@ from helpers.command import Shell
 from helpers.journals import FULL, S, a_record, opened
 
 from modelslab_async import InvalidRequestError
+from modelslab_async.journal import pruning
+from modelslab_async.journal.liveness import try_lock
 from modelslab_async.journal.pruning import archive_to
 from modelslab_async.journal.sqlite import SqliteJournal
 
@@ -123,12 +125,26 @@ def test_a_full_disk_leaves_the_archive_whole(tmp_path: Path) -> None:
 
 
 def test_another_file_is_no_archive(tmp_path: Path) -> None:
-    """A file that is no gzip file is left as it is."""
+    """A file that is not a gzip file, not a whole one, or a damaged one, is left as it is."""
     path = tmp_path / "notes.txt"
-    path.write_bytes(b"mine")
-    with pytest.raises(InvalidRequestError, match="gzip"):
-        archive_to(path)([FULL])
-    assert path.read_bytes() == b"mine"
+    members = [gzip.compress(b"%d" % number * 99) for number in range(9)]
+    damaged = b"".join([members[0], members[1][:-5], bytes([members[1][-5] ^ 1]), members[1][-4:], *members[2:]])
+    for content in (b"mine", members[0][:-1], damaged):
+        path.write_bytes(content)
+        with pytest.raises(InvalidRequestError, match="gzip"):
+            archive_to(path)([FULL])
+        assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such lock")
+def test_an_archive_that_another_process_has_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The wait for a process that was stopped has an end."""
+    monkeypatch.setattr(pruning, "_LOCKED_SECONDS", 0.1)
+    path = tmp_path / "jobs.jsonl.gz"
+    with path.open("ab") as file:
+        assert try_lock(file)
+        with pytest.raises(TimeoutError, match="locked the archive"):
+            archive_to(path)([FULL])
 
 
 def test_the_command_archives_or_deletes(tmp_path: Path) -> None:

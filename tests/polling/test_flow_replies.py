@@ -23,6 +23,8 @@ PASSING = [
     Malformed(reason="a page", http_status=502),
     Refused(kind=errors.ServerError, message="down", http_status=503),
     Refused(kind=errors.RateLimitError, message="slowly", http_status=429),
+    Refused(kind=errors.RateLimitError, message="try again in 2 minutes", http_status=429, retry_after=120.0),
+    Refused(kind=errors.ServerError, message="down", http_status=503, retry_after=120.0),
     wire.NotReady(under_failed=True),
     wire.UnknownId(message="Request not found"),
     Refused(kind=errors.NotFoundError, message="hm", http_status=404),

@@ -331,7 +331,7 @@ def test_the_account_is_right_behind_the_proxy() -> None:
 
     Only documented errors are raised, no task or file is left open, and each saved file is the job's own.
     """
-    jobs, damages = 60, Damages(seed=1, rate=0.4)
+    jobs, damages = 24, Damages(seed=1, rate=0.4)
     account = asyncio.run(_chaos.run(jobs, lambda _: None, rate=0.05, damages=damages, limit=40))
     notes = "\n".join(account.notes)
     assert sum(account.ends.values()) == jobs, notes
