@@ -43,7 +43,7 @@ async def a_page(scheme: Literal["light", "dark"], width: int, height: int) -> A
 
 async def take_report(folder: Path) -> None:
     """Make a batch of which some items fail, and take its report."""
-    faults = [Rule(Fault.JOB_FAILS, rate=0.12), Rule(Fault.RESET_AFTER, rate=0.1)]
+    faults = [Rule(Fault.JOB_FAILS, rate=0.12), Rule(Fault.RESET_AFTER, rate=0.1, times=1)]
     requests = [
         ImageToVideoUltra(prompt=PROMPTS[number % 3], init_image=ROCKET, seed=100 + number, num_frames=33, fps=16)
         for number in range(40)
@@ -78,7 +78,7 @@ async def take_studio(folder: Path) -> None:
                     await page.click("#make")
                     if prompt.startswith("slow"):
                         await page.locator("li a.button").wait_for(timeout=60_000)
-                await page.locator("li progress").wait_for()
+                await page.locator("li[data-state=processing] progress").wait_for()
                 await page.wait_for_timeout(4000)  # until the bar has moved
                 await page.set_input_files("#picture", ROCKET)
                 await page.fill("#prompt", "the rocket lifts off")
