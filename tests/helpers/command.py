@@ -26,7 +26,7 @@ from modelslab_async.cli.app import app
 from modelslab_async.emulator import Emulator, Work, skeleton
 
 COMMAND = [sys.executable, "-m", "modelslab_async"]
-PATIENCE = 20.0
+PATIENCE = 40.0
 SLOW = 60.0
 """At this speed of the emulator, a job takes two thirds of a second."""
 
