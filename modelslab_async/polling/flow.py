@@ -154,7 +154,7 @@ def poll_until_done(
         gap = 0.0 if policy.at_once and not polls.count else schedule.gap(now - started)
         delay_after_wake = delays_after_wake.popleft() if delays_after_wake else math.inf
         gap = max(min(gap, replies.grace_left(now), delay_after_wake), failure_delay)
-        result = yield Wait(_until_poll(gap, deadline - now, now))
+        result = yield Wait(_until_poll(gap, deadline - now, now, is_first=not polls.count))
         allowed_at = rate_limiter.reserve(result.at)
         if allowed_at > result.at and not result.woken:
             result = yield Wait(min(allowed_at, deadline) - result.at)
@@ -185,13 +185,17 @@ def poll_until_done(
             failure_delay = max(next(failure_delays), outcome)
 
 
-def _until_poll(gap: float, left: float, now: float) -> float:
+def _until_poll(gap: float, left: float, now: float, *, is_first: bool) -> float:
     """Return the seconds to wait before the next poll: *gap*, rounded up to a tick, and at most *left*.
 
-    A last poll is sent before the deadline, which is in *left* seconds, so that there is time for its reply.
+    A last poll is sent before the deadline, which is in *left* seconds, so that there is time for its reply. However
+    short the time is, there is one poll.
     """
     until_last = left - LAST_POLL
-    wait = min(gap, until_last if until_last >= _MIN_GAP_TO_LAST_POLL else left)
+    if until_last >= _MIN_GAP_TO_LAST_POLL:
+        wait = min(gap, until_last)
+    else:
+        wait = min(gap, left / 2 if is_first else left)
     if wait >= _MIN_ALIGNED_WAIT:
         wait = math.ceil((now + wait) / TICK) * TICK - now
     return min(wait, left)

@@ -111,6 +111,14 @@ def test_there_is_a_last_poll_before_the_deadline(eta: float) -> None:
     assert driver.now <= 1100 - flow.LAST_POLL + 1e-6
 
 
+@pytest.mark.parametrize("timeout", [0.5, 1.0, 3.0, 5.5, 6.5])
+def test_a_job_is_polled_however_short_its_time_is(timeout: float) -> None:
+    """A job that ended is not reported as one that timed out, although its end was expected later."""
+    driver = Driver(ends_after(timeout / 10))
+    assert driver.run(polling(300.0, timeout=timeout)) == READY
+    assert len(driver.times(Fetch)) == 1
+
+
 def test_a_job_of_unknown_age_is_polled_at_once() -> None:
     """With `at_once`, the first poll is sent without a wait, because the job may have ended long ago."""
     driver = Driver(ends_after(0))
@@ -126,8 +134,9 @@ def test_polls_are_aligned_to_ticks(begun: float, gap: float, timeout: float | N
     """
     first = next(flow.poll_until_done(PollPolicy(timeout=timeout), Every(gap), RateLimiter(), DELAYS, now=begun))
     assert isinstance(first, Wait)
-    last = flow.LAST_POLL if timeout is not None and timeout >= flow.LAST_POLL + 1 else 0.0
-    due = gap if timeout is None else min(gap, timeout - last)
+    due = gap
+    if timeout is not None:  # the only poll of a short time comes in its middle
+        due = min(gap, timeout - flow.LAST_POLL if timeout >= flow.LAST_POLL + 1 else timeout / 2)
     assert due - 1e-6 <= first.seconds <= due + (flow.TICK if due >= 1 else 0.0) + 1e-6
     ticks = (begun + first.seconds) / flow.TICK
     assert due < 1 or first.seconds == pytest.approx(timeout) or abs(ticks - round(ticks)) < 1e-6
