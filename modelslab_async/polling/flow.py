@@ -192,10 +192,9 @@ def _until_poll(gap: float, left: float, now: float, *, is_first: bool) -> float
     short the time is, there is one poll.
     """
     until_last = left - LAST_POLL
-    if until_last >= _MIN_GAP_TO_LAST_POLL:
-        wait = min(gap, until_last)
-    else:
-        wait = min(gap, left / 2 if is_first else left)
+    if until_last < _MIN_GAP_TO_LAST_POLL:
+        until_last = left / 2 if is_first else left
+    wait = min(gap, until_last)
     if wait >= _MIN_ALIGNED_WAIT:
         wait = math.ceil((now + wait) / TICK) * TICK - now
     return min(wait, left)
