@@ -131,7 +131,7 @@ class LocalMaker:
 
         A `track_id` of the manifest may be that of a job with another request, whose video is not the item's.
         """
-        if known is None and entry.request and entry.request.track_id:
+        if entry.request and entry.request.track_id:
             key = self.client.api_key
             if problems := await differences(entry.request, None, record, key):
                 return Made(self.refused(entry, record.ref, RefInUseError(problems)))
