@@ -3,7 +3,6 @@
 import glob
 import os
 import sys
-import time
 import uuid
 import weakref
 from contextlib import suppress
@@ -13,7 +12,6 @@ from typing import IO
 if sys.platform != "win32":
     import fcntl
 
-_RETRY_SECONDS = 0.001
 _locked = weakref.WeakSet[IO[bytes]]()
 
 
@@ -66,13 +64,15 @@ class LivenessLock:
     def acquire(self) -> None:
         """Be alive under a new name until `release`, or until the process ends in any way. Raise OSError.
 
-        Another client that reads all lock files may hold the new one for a moment.
+        Another client that reads all lock files may hold the new one for a moment. Then another name is used.
         """
         self._path = Path(os.path.realpath(self._path))
-        self.owner = uuid.uuid4().hex[:16]
-        self._file = self.path_of(self.owner).open("xb", buffering=0)
-        while not try_lock(self._file):
-            time.sleep(_RETRY_SECONDS)
+        while True:
+            self.owner = uuid.uuid4().hex[:16]
+            self._file = self.path_of(self.owner).open("xb", buffering=0)
+            if try_lock(self._file):
+                return
+            self.release()
 
     def release(self) -> None:
         """Release the lock and remove its file. A forked child leaves its parent's file alone: its copy is closed."""

@@ -124,7 +124,7 @@ class TextToVideoUltra(Request):
 
 
 _LONG_NUMBER = 10**9
-"""No duration has so many seconds. Python refuses to write much longer numbers."""
+"""More seconds than any duration has. Python refuses to convert a number of more than 4,300 digits to text."""
 
 
 def _text_of_number(value: str | int | None) -> str | None:

@@ -1,4 +1,4 @@
-"""Tell a visitor why there is no video, without details that concern only the operator."""
+"""Turn an error into a code and a sentence for visitors, without details that concern only the operator."""
 
 from asyncio import CancelledError
 from collections.abc import Mapping

@@ -111,7 +111,9 @@ async def test_a_cancelled_job_delays_no_other(make_world: MakeWorld, tmp_path: 
         first.cancel()
         async with asyncio.timeout(1.0):
             await second.submitted()
+        assert (first.cancelled(), second.state) == (True, JobState.PROCESSING)
         await client.aclose(drain=False)
+    assert world.service.ledger.track_ids() == [second.ref]
 
 
 async def test_all_uploads_of_a_job_have_one_bound(make_world: MakeWorld) -> None:
